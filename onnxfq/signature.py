@@ -1,0 +1,34 @@
+"""What a model takes and gives, without the model: names, types, shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Dimension = int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One graph input or output.
+
+    Attributes:
+        name: as in the model.
+        dtype: numpy's name of the element type ("int64", "float32", "float16", "bool", "bfloat16", …), or "string",
+            "sequence", "optional" for what no array holds.
+        shape: a number, a symbolic name, or None where nothing is known; None as a whole when even the rank is unknown.
+        vocabulary: for integer inputs that index an embedding (directly or through Cast, Reshape and their like): how
+            many rows that embedding has, so that ids must lie in [0, vocabulary). None where nothing limits them.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...] | None
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """All inputs a caller must feed, and all outputs, in the model's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
