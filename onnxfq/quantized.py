@@ -7,12 +7,18 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from numba import njit, prange
 
 from onnxfq.scheme import ScaleType
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
 
+STORED_TYPES: dict[ScaleType, np.dtype[np.generic]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 # The smallest positive scale that a storage type holds and that kernels do not flush to zero.
 SMALLEST_SCALE: dict[ScaleType, float] = {"float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 
@@ -54,15 +60,67 @@ class QuantizedWeight:
         return scale * (self.codes.astype(np.float32) - zero_point.astype(np.float32))
 
 
-def round_scale(scale: npt.NDArray[np.floating], scale_type: ScaleType) -> Float32Array:
+def round_scale(scale: npt.NDArray[np.floating], scale_type: ScaleType, *, cover: bool = False) -> Float32Array:
     """Round scales to the type they will be stored in, as float32; magnitudes stay at least the smallest usable one.
 
-    Rounds to nearest: solvers choose codes *after* this, on the grid that will be stored.
+    Solvers choose codes *after* this, on the grid that will be stored.
+
+    Args:
+        scale: any shape, either sign.
+        scale_type: the stored type.
+        cover: take the next larger magnitude instead of the nearest where the nearest falls short of `scale` by more
+            than a millionth, so that a grid still covers the range it was made for.
     """
-    stored = np.asarray(scale, np.float32)
-    if scale_type == "float16":
-        stored = np.clip(stored, -65504.0, 65504.0).astype(np.float16).astype(np.float32)
-    elif scale_type == "bfloat16":
-        stored = stored.astype(ml_dtypes.bfloat16).astype(np.float32)
+    dtype = STORED_TYPES[scale_type]
+    largest = float(ml_dtypes.finfo(dtype).max)
+    exact = np.clip(np.asarray(scale, np.float64), -largest, largest)
+    stored = exact.astype(dtype)
+    if cover:
+        short = np.abs(stored.astype(np.float64)) < np.abs(exact) * (1 - 2.0**-20)
+        stored = np.where(short, np.nextafter(stored, np.copysign(largest, exact).astype(dtype)), stored)
+    rounded = stored.astype(np.float32)
     smallest = np.float32(SMALLEST_SCALE[scale_type])
-    return np.where(np.abs(stored) < smallest, np.copysign(smallest, stored), stored).astype(np.float32)
+    return np.where(np.abs(rounded) < smallest, np.copysign(smallest, rounded), rounded)
+
+
+def energy(weight: Float32Array) -> float:
+    """Σ w² in float64; not finite exactly when some weight is NaN or infinite."""
+    rows = np.empty(weight.shape[0], np.float64)
+    _row_energies(weight, rows)
+    return float(rows.sum())
+
+
+def squared_error(weight: Float32Array, q: QuantizedWeight) -> float:
+    """Σ (w − dequantised)² in float64, without building the dequantised weight; the same for any thread count."""
+    rows = np.empty(weight.shape[0], np.float64)
+    _row_errors(weight, q.codes, q.scale, q.zero_point, q.block_size, rows)
+    return float(rows.sum())
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
+    for row in prange(weight.shape[0]):
+        total = 0.0
+        for column in range(weight.shape[1]):
+            total += np.float64(weight[row, column]) ** 2
+        rows[row] = total
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _row_errors(
+    weight: Float32Array,
+    codes: Uint8Array,
+    scale: Float32Array,
+    zero_point: Uint8Array,
+    block_size: int,
+    rows: npt.NDArray[np.float64],
+) -> None:
+    n, k = weight.shape
+    for row in prange(n):
+        total = 0.0
+        for block in range(scale.shape[1]):
+            step = scale[row, block]
+            zero = np.float32(zero_point[row, block])
+            for column in range(block * block_size, min(k, (block + 1) * block_size)):
+                total += np.float64(weight[row, column] - step * (np.float32(codes[row, column]) - zero)) ** 2
+        rows[row] = total

@@ -1,0 +1,5 @@
+"""`python -m onnxfq` is `onnxfq`."""
+
+from onnxfq.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""How far a model's outputs are from another's, summed up feed by feed: no output is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from onnxfq.errors import DataError, ModelError
+from onnxfq.evaluate.sums import EqualSums, FloatSums
+from onnxfq.feeds import Feed, Feeds
+from onnxfq.session import NOT_ARRAYS, Array, Session
+from onnxfq.signature import TensorSpec
+
+LOGITS_WORDS = ("logits", "scores")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputAccuracy:
+    """One output of the candidate against the reference's, over all feeds. All values are safe to write as JSON.
+
+    None stands for a figure that does not apply, or that is not finite; `note` then says why.
+
+    Attributes:
+        name: of the output.
+        dtype: element type in the reference.
+        elements: how many elements of the reference were compared.
+        relative_mse: Σ(y−y₀)² / Σ(y₀−mean y₀)², the mean per feature (last axis) over all rows and feeds. Where every
+            row is the same, and so this denominator 0, the mean is taken over all elements; where all elements are
+            the same, the error is 0 if the candidate's are equal and otherwise infinite (None).
+        cosine: mean over rows of the cosine between y and y₀ along the last axis.
+        max_abs: largest |y−y₀|.
+        kl: of outputs that are logits, mean over rows of KL(reference ‖ candidate) in nats, softmax over the last axis.
+        top1: of outputs that are logits, the fraction of rows with the same largest element.
+        equal: of outputs that are not floating-point, the fraction of equal elements.
+        nonfinite: elements that are NaN or infinite in one model and different in the other.
+        shared_nonfinite: elements that are NaN in both, or the same infinity; left out of all other figures.
+        note: what to know about these figures; None where there is nothing.
+    """
+
+    name: str
+    dtype: str
+    elements: int = 0
+    relative_mse: float | None = None
+    cosine: float | None = None
+    max_abs: float | None = None
+    kl: float | None = None
+    top1: float | None = None
+    equal: float | None = None
+    nonfinite: int = 0
+    shared_nonfinite: int = 0
+    note: str | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the elements are floating-point numbers."""
+        return self.dtype.startswith(("float", "bfloat"))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing to compare: the reference gave no elements."""
+        return self.elements == 0
+
+
+def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> list[OutputAccuracy]:
+    """Run both models on the same feeds and compare every output of the reference.
+
+    Raises:
+        DataError: no feeds, or the models cannot run on them.
+        ModelError: a model does not run.
+    """
+    generated = isinstance(feeds, Feeds) and feeds.is_generated
+    outputs = [_Output(spec) for spec in reference.signature().outputs]
+    shared = _shared_outputs(reference, candidate)
+    count = 0
+    for feed in feeds:
+        expected = _run_reference(reference, feed, generated=generated)
+        got = candidate.run(feed, shared)
+        for output in outputs:
+            output.add(expected.get(output.name), got.get(output.name))
+        count += 1
+    if not count:
+        raise DataError("There is nothing to compare the models on (got 0 samples). Give at least one.")
+    return [output.result() for output in outputs]
+
+
+def _shared_outputs(reference: Session, candidate: Session) -> list[str]:
+    wanted = {spec.name for spec in reference.signature().outputs}
+    return [s.name for s in candidate.signature().outputs if s.name in wanted and s.dtype not in NOT_ARRAYS]
+
+
+def _run_reference(reference: Session, feed: Feed, *, generated: bool) -> dict[str, Array]:
+    try:
+        return reference.run(feed)
+    except (DataError, ModelError) as error:
+        if not generated:
+            raise
+        raise DataError(
+            f"The original model does not run on made-up inputs, so that nothing can be compared: {error} "
+            "Give inputs that suit it with --calib FILE, or skip the comparison with --no-validate."
+        ) from error
+
+
+class _Output:
+    """What has been seen of one output."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.name = spec.name
+        self.blank = OutputAccuracy(spec.name, spec.dtype)
+        logits = any(word in spec.name.lower() for word in LOGITS_WORDS)
+        self.sums = FloatSums(logits=logits) if self.blank.is_float else EqualSums()
+        self.seen = 0
+        self.trouble: str | None = None
+
+    def add(self, expected: Array | None, got: Array | None) -> None:
+        """Add one run; None where the model gave no array."""
+        if expected is None:
+            return
+        self.seen += expected.size
+        if got is None:
+            self.trouble = "the candidate has no such output"
+        elif got.shape != expected.shape:
+            self.trouble = f"shapes differ: {list(expected.shape)} in the reference, {list(got.shape)} in the candidate"
+        else:
+            self.sums.add(expected, got)
+
+    def result(self) -> OutputAccuracy:
+        """The figures; none but counts where outputs could not be compared."""
+        result = replace(self.blank, elements=self.seen)
+        if result.dtype in NOT_ARRAYS:
+            return replace(result, note="not compared: it is no array")
+        if not self.seen:
+            return replace(result, note="not compared: it has no elements")
+        if self.trouble:
+            return replace(result, note=self.trouble)
+        if isinstance(self.sums, EqualSums):
+            return replace(result, equal=self.sums.equal / self.seen)
+        return _float_result(result, self.sums)
+
+
+def _float_result(result: OutputAccuracy, sums: FloatSums) -> OutputAccuracy:
+    result = replace(result, nonfinite=sums.nonfinite, shared_nonfinite=sums.shared_nonfinite)
+    if sums.nonfinite:
+        return replace(result, note=f"{sums.nonfinite} elements are NaN or infinite in only one of the models")
+    if sums.shared_nonfinite == sums.elements:
+        return replace(result, note="no element is finite in either model")
+    return replace(
+        result,
+        relative_mse=_relative(sums),
+        cosine=_mean(sums.cosines, sums.rows),
+        max_abs=_finite(sums.max_abs),
+        kl=_mean(sums.divergence, sums.distributions),
+        top1=_mean(sums.same_top, sums.distributions),
+        note=_note(sums),
+    )
+
+
+def _relative(sums: FloatSums) -> float | None:
+    spread = sums.spread.total()
+    if spread == 0.0:
+        return 0.0 if sums.squared == 0.0 else None
+    return _finite(sums.squared / spread)
+
+
+def _note(sums: FloatSums) -> str | None:
+    if sums.spread.total() == 0.0 and sums.squared > 0.0:
+        return "the reference is constant and the candidate differs: the relative error is infinite"
+    if sums.spread.widths_differ:
+        return "the last axis varies in length: the error is relative to the variance about the mean of all elements"
+    if sums.shared_nonfinite:
+        return f"{sums.shared_nonfinite} elements, NaN or infinite alike in both models, are left out"
+    return None
+
+
+def _mean(total: float, count: int) -> float | None:
+    return _finite(total / count) if count else None
+
+
+def _finite(value: float) -> float | None:
+    """None in place of NaN and infinity, which JSON cannot hold."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,10 @@
+"""Calibration and evaluation inputs: read from files, or made up from a model's signature."""
+
+from __future__ import annotations
+
+from onnxfq.feeds.feed import Feed, Feeds
+from onnxfq.feeds.files import load_feeds
+from onnxfq.feeds.generate import fill, generate, has_cache
+from onnxfq.feeds.text import load_tokenizer, longest
+
+__all__ = ["Feed", "Feeds", "fill", "generate", "has_cache", "load_feeds", "load_tokenizer", "longest"]

@@ -1,0 +1,74 @@
+"""Whether given inputs fit a model: everything wrong with a sample in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from onnxfq.errors import DataError
+from onnxfq.feeds.names import is_float, role
+from onnxfq.session import Array, dtype_name
+from onnxfq.signature import Dimension, Signature, TensorSpec
+
+
+def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
+    """Refuse inputs that do not fit.
+
+    Args:
+        feed: what was given for one run, by input name.
+        signature: the model's inputs.
+        where: names the sample, such as "line 3 of data.jsonl".
+
+    Raises:
+        DataError: with every problem: unknown names, types, shapes, ids beyond the vocabulary, NaN and infinity.
+    """
+    check_names(feed, signature, where)
+    problems = [
+        problem for spec in signature.inputs if spec.name in feed for problem in _problems(spec, feed[spec.name])
+    ]
+    if problems:
+        raise DataError(f"The data do not fit the model (in {where}): {'; '.join(problems)}.")
+
+
+def check_names(names: Mapping[str, object], signature: Signature, where: str) -> None:
+    """Refuse names that the model does not have."""
+    known = [spec.name for spec in signature.inputs]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DataError(
+            f"The model has no such inputs (in {where}; got {', '.join(unknown)}). Its inputs: {', '.join(known)}."
+        )
+
+
+def shape_text(shape: tuple[Dimension, ...] | None) -> str:
+    """A shape for people: `[batch, 3, ?]`."""
+    return "any shape" if shape is None else f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _problems(spec: TensorSpec, array: Array) -> Iterator[str]:
+    got = dtype_name(array)
+    if got != spec.dtype:
+        yield f"{spec.name} is {got}, wanted {spec.dtype}"
+        return
+    if not _fits(spec.shape, array.shape):
+        yield f"{spec.name} has shape {shape_text(array.shape)}, wanted {shape_text(spec.shape)}"
+    if array.size == 0:
+        if role(spec) != "cache":
+            yield f"{spec.name} is empty"
+        return
+    if is_float(spec) and not np.isfinite(array).all():
+        yield f"{spec.name} holds NaN or infinity"
+    if spec.vocabulary is not None and not (array.min() >= 0 and array.max() < spec.vocabulary):
+        yield (
+            f"{spec.name} holds ids from {array.min()} to {array.max()}, wanted 0 to {spec.vocabulary - 1} "
+            "(is the tokenizer that of this model?)"
+        )
+
+
+def _fits(wanted: tuple[Dimension, ...] | None, got: tuple[int, ...]) -> bool:
+    if wanted is None:
+        return True
+    if len(wanted) != len(got):
+        return False
+    return all(size == number for size, number in zip(wanted, got, strict=True) if isinstance(size, int))

@@ -1,0 +1,40 @@
+"""What one run of a model is fed with, and a collection of such runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from onnxfq.session import Array
+
+Feed = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feeds(Sequence[Feed]):
+    """Complete inputs of several runs.
+
+    Attributes:
+        samples: one feed a run, every input of the model in it.
+        origin: where they come from, for reports: "given: data.npz" or "generated".
+        is_generated: whether they were made up.
+    """
+
+    samples: tuple[Feed, ...]
+    origin: str
+    is_generated: bool = False
+
+    def __len__(self) -> int:
+        """How many runs."""
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Feed: ...
+    @overload
+    def __getitem__(self, index: slice) -> Feeds: ...
+    def __getitem__(self, index: int | slice) -> Feed | Feeds:
+        """One feed, or some of them with the same origin."""
+        if isinstance(index, slice):
+            return Feeds(self.samples[index], self.origin, self.is_generated)
+        return self.samples[index]

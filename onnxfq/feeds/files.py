@@ -1,0 +1,81 @@
+"""Inputs from files: arrays in .npz, samples in .jsonl, running text in .txt."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxfq.errors import DataError, UsageError
+from onnxfq.feeds.check import check
+from onnxfq.feeds.feed import Feed, Feeds
+from onnxfq.feeds.generate import fill
+from onnxfq.feeds.jsonl import read_jsonl
+from onnxfq.feeds.npz import read_npz
+from onnxfq.feeds.text import Text
+from onnxfq.signature import Signature
+
+
+def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samples: int, seq_len: int) -> Feeds:
+    """Read inputs for a model; what follows from them (masks, positions, an empty cache) is filled in.
+
+    Args:
+        path: `.npz`: an array an input, the first axis counting samples; a folder of such files; `.jsonl`: a sample a
+            line, an object with `text`, or `input_ids`, or the model's inputs by name (lines of blank text are passed
+            over); `.txt`: encoded as a whole and cut into consecutive windows of `seq_len` tokens.
+        signature: the model's inputs.
+        tokenizer: the folder with tokenizer.json, or that file; only text needs it.
+        samples: how many to read at most, the first ones.
+        seq_len: the longest sample of text, in tokens; the model's own limit holds besides.
+
+    Raises:
+        DataError: the file cannot be read, or does not fit the model.
+        UsageError: text without a tokenizer, or a number below 1.
+    """
+    for option, number in (("samples", samples), ("seq-len", seq_len)):
+        if number < 1:
+            raise UsageError(f"There must be at least one (got --{option} {number}). Use 1 or more.")
+    text = Text(tokenizer, signature, seq_len)
+    found = itertools.islice(_read(path, signature, text, samples), samples)
+    feeds = tuple(_complete(feed, signature, where) for feed, where in found)
+    if not feeds:
+        raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
+    return Feeds(feeds, f"given: {path.resolve().name}")
+
+
+def _complete(feed: Feed, signature: Signature, where: str) -> Feed:
+    check(feed, signature, where)
+    return fill(feed, signature)
+
+
+def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[tuple[Feed, str]]:
+    """Samples, each with the words that say where it stands."""
+    if path.is_dir():
+        return _read_folder(path, signature)
+    if not path.exists():
+        raise DataError(f"There is no file {path}. Give a .npz, .jsonl or .txt file, or a folder of .npz files.")
+    match path.suffix.lower():
+        case ".npz":
+            return read_npz(path, signature)
+        case ".jsonl":
+            return read_jsonl(_read_lines(path), path.name, signature, text)
+        case ".txt":
+            windows = text.windows("".join(_read_lines(path)), samples)
+            return ((feed, f"window {index} of {path.name}") for index, feed in enumerate(windows, start=1))
+    raise DataError(f"{path} is of no known kind (got {path.suffix or 'no suffix'!r}). Use .npz, .jsonl or .txt.")
+
+
+def _read_folder(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
+    files = sorted(path.glob("*.npz"))
+    if not files:
+        raise DataError(f"There are no .npz files in the folder {path}. Give a folder that holds some.")
+    return itertools.chain.from_iterable(read_npz(file, signature) for file in files)
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    """Line by line: of a large file only the beginning may be wanted."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from file
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Give a readable text file.") from error

@@ -1,0 +1,77 @@
+"""Samples from lines of JSON: text, ids of tokens, or the model's inputs by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from onnxfq.errors import DataError
+from onnxfq.feeds.check import check_names
+from onnxfq.feeds.feed import Feed
+from onnxfq.feeds.generate import element_type
+from onnxfq.feeds.names import is_float, is_integer
+from onnxfq.feeds.text import Text
+from onnxfq.session import Array
+from onnxfq.signature import Signature, TensorSpec
+
+
+def read_jsonl(lines: Iterable[str], name: str, signature: Signature, text: Text) -> Iterator[tuple[Feed, str]]:
+    """Each sample with the words that say where it stands; lines that are blank, or whose text is, are passed over.
+
+    Args:
+        lines: of the file.
+        name: of the file.
+        signature: the model's inputs.
+        text: encodes `text` and cuts `input_ids` that stand alone; beside other inputs they stay whole.
+
+    Raises:
+        DataError: a line is no JSON object, or what it holds does not become the model's inputs.
+    """
+    for number, line in enumerate(lines, start=1):
+        where = f"line {number} of {name}"
+        feed = _parse_line(line, signature, text, where) if line.strip() else None
+        if feed is not None:
+            yield feed, where
+
+
+def _parse_line(line: str, signature: Signature, text: Text, where: str) -> Feed | None:
+    """One sample; None for blank text."""
+    try:
+        sample = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"This is no JSON (in {where}): {error}. Write one JSON object a line.") from error
+    if not isinstance(sample, dict):
+        raise DataError(f"This is no JSON object (in {where}; got {type(sample).__name__}). Write one object a line.")
+    if "text" in sample:
+        if not isinstance(sample["text"], str):
+            raise DataError(f"`text` is no string (in {where}; got {type(sample['text']).__name__}). Give a string.")
+        return text.encode(sample["text"])
+    if list(sample) == ["input_ids"]:
+        return text.from_ids(sample["input_ids"], where)
+    check_names(sample, signature, where)
+    specs = [spec for spec in signature.inputs if spec.name in sample]
+    return {spec.name: to_array(sample[spec.name], spec, where) for spec in specs}
+
+
+def to_array(value: object, spec: TensorSpec, where: str) -> Array:
+    """An array of the input's type from JSON's lists, with the batch axis that they may lack."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{spec.name} is no array (in {where}): {error}. Give lists of equal lengths.") from error
+    array = _cast(array, spec)
+    missing_batch = spec.shape is not None and array.ndim == len(spec.shape) - 1
+    return array[np.newaxis] if missing_batch else array
+
+
+def _cast(array: Array, spec: TensorSpec) -> Array:
+    """JSON knows one kind of integer and one of float; anything else keeps its type, for the check to refuse."""
+    if array.size == 0:  # [] is of no type
+        return array.astype(element_type(spec))
+    fits_integer = is_integer(spec) and array.dtype.kind in "iu"
+    if fits_integer or (is_float(spec) and array.dtype.kind in "iuf"):
+        cast = array.astype(element_type(spec))
+        return array if fits_integer and (cast != array).any() else cast
+    return array

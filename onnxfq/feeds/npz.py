@@ -1,0 +1,96 @@
+"""Samples from arrays: one array an input, the first axis counting samples."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from onnxfq.errors import DataError
+from onnxfq.feeds.check import check_names, shape_text
+from onnxfq.feeds.feed import Feed
+from onnxfq.feeds.generate import element_type
+from onnxfq.session import Array
+from onnxfq.signature import Signature, TensorSpec
+
+
+def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
+    """Each sample with the words that say where it stands.
+
+    An array with as many axes as the input is cut along its first into batches of one (or of the size that the model
+    fixes, what is left over being dropped); with one axis more, each element is a whole input.
+
+    Raises:
+        DataError: the file cannot be read, an input is unknown, or the arrays disagree about the number of samples.
+    """
+    arrays = _load_npz(path)
+    check_names(arrays, signature, path.name)
+    specs = {spec.name: spec for spec in signature.inputs}
+    arrays = {name: _to_type(array, specs[name]) for name, array in arrays.items()}
+    for index in range(_count(arrays, specs, path)):
+        where = f"sample {index + 1} of {path.name}"
+        yield {name: _sample(array, specs[name], index) for name, array in arrays.items()}, where
+
+
+def _load_npz(path: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(path):  # numpy reads other kinds of file too, under the same name
+            pass
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(array) for name, array in file.items()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as arrays: {error}. Write it with numpy.savez, without objects."
+        ) from error
+
+
+def _to_type(array: Array, spec: TensorSpec) -> Array:
+    """A .npz file has no bfloat16: float32 stands for it."""
+    if spec.dtype == "bfloat16" and array.dtype == np.float32:
+        return array.astype(element_type(spec))
+    return array
+
+
+def _count(arrays: Mapping[str, Array], specs: Mapping[str, TensorSpec], path: Path) -> int:
+    """How many samples the arrays hold, which all of them must agree on."""
+    wrong = [
+        f"{name} has shape {shape_text(array.shape)}, wanted {shape_text(specs[name].shape)}"
+        for name, array in arrays.items()
+        if array.ndim == 0 or not (_is_stacked(array, specs[name]) or array.ndim == _rank(specs[name], array))
+    ]
+    if wrong:
+        raise DataError(f"The data do not fit the model (in {path.name}): {'; '.join(wrong)}.")
+    counts = {name: len(array) // _batch(array, specs[name]) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise DataError(
+            f"The arrays in {path.name} hold different numbers of samples (got {listed}). Give as many of each."
+        )
+    return next(iter(counts.values()), 0)
+
+
+def _rank(spec: TensorSpec, array: Array) -> int:
+    return array.ndim if spec.shape is None else len(spec.shape)
+
+
+def _is_stacked(array: Array, spec: TensorSpec) -> bool:
+    """Whether the first axis stands before the input's own axes; else it is the input's own first axis."""
+    return array.ndim == _rank(spec, array) + 1
+
+
+def _batch(array: Array, spec: TensorSpec) -> int:
+    """How many rows of an array make a sample: one, unless the model fixes its batch."""
+    if _is_stacked(array, spec) or not spec.shape:
+        return 1
+    first = spec.shape[0]
+    return first if isinstance(first, int) and first > 0 else 1
+
+
+def _sample(array: Array, spec: TensorSpec, index: int) -> Array:
+    if _is_stacked(array, spec):
+        return np.asarray(array[index])
+    rows = _batch(array, spec)
+    return array[index * rows : (index + 1) * rows]

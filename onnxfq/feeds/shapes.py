@@ -1,0 +1,213 @@
+"""Sizes for the symbolic dimensions of a model's inputs: one name, one size, in all inputs of a run."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from onnxfq.errors import DataError
+from onnxfq.feeds.names import is_integer, role, stem
+from onnxfq.session import Array
+from onnxfq.signature import Dimension, Signature, TensorSpec
+
+Shape = tuple[Dimension, ...]
+
+CHANNELS = 3
+IMAGE_SIDE = 224
+OTHER = 4  # a dimension of which nothing is known
+
+_SEQUENCE_WORDS = ("seq", "len", "time", "token", "frame")
+_SIDE_WORDS = ("height", "width", "image")
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+}
+
+
+@dataclass
+class Sizes:
+    """The sizes of one run.
+
+    Attributes:
+        sequence: new tokens, and whatever else looks like a length.
+        past: tokens already in the cache.
+        encoder: length of what an encoder-decoder's encoder read.
+        batch: rows fed at once.
+        cached: whether the model takes cached tokens at all.
+        known: size of each symbolic dimension, as it becomes known.
+    """
+
+    sequence: int
+    past: int = 0
+    encoder: int = 1
+    batch: int = 1
+    cached: bool = False
+    known: dict[str, int] = field(default_factory=dict)
+
+    def shape(self, spec: TensorSpec) -> tuple[int, ...]:
+        """The shape to feed an input with.
+
+        Raises:
+            DataError: even the rank is unknown.
+        """
+        if spec.shape is None:
+            raise DataError(
+                f"Nothing is known about the shape of input {spec.name} (got no rank), so that no data can be made up "
+                "for it. Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
+            )
+        size = self._cache_size if role(spec) == "cache" else self._size
+        return tuple(size(spec, spec.shape, axis) for axis in range(len(spec.shape)))
+
+    def bind(self, spec: TensorSpec, array: Array) -> None:
+        """Learn the sizes of an input's symbolic dimensions from what was given for it."""
+        if spec.shape is None or len(spec.shape) != array.ndim:
+            return
+        for dimension, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(dimension, str):
+                self.known.setdefault(dimension, size)
+
+    def _size(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
+        dimension = shape[axis]
+        if isinstance(dimension, int):
+            return dimension
+        if self.cached and axis == 1 and _is_token_mask(spec):
+            # Not by its name, which exporters choose loosely ("past_sequence_length + 1" for a whole prompt).
+            return self.past + self.sequence
+        if dimension is None:
+            return self._by_position(shape, axis)
+        if dimension not in self.known:
+            value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
+            self.known[dimension] = self._by_position(shape, axis) if value is None else value
+        return self.known[dimension]
+
+    def _cache_size(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
+        """Caches are [..., tokens, head size], and [batch, ...] unless the batch is named elsewhere."""
+        dimension = shape[axis]
+        if isinstance(dimension, int):
+            return dimension
+        name, counts_tokens = dimension or "", axis == len(shape) - 2
+        if _of_encoder(name) or (counts_tokens and _of_encoder(stem(spec.name))):
+            return self.known.get(name, self.encoder)
+        return self.past if counts_tokens or "past" in name else self._size(spec, shape, axis)
+
+    def _by_word(self, name: str) -> int | None:
+        """The size that a name speaks of; None where it says nothing."""
+        word = name.lower()
+        if "batch" in word:
+            return self.batch
+        if "past" in word:
+            return self.past
+        if _of_encoder(word):
+            return self.encoder
+        if any(part in word for part in _SEQUENCE_WORDS):
+            return self.sequence + self.past * ("total" in word or "mask" in word)
+        if "channel" in word:
+            return CHANNELS
+        return IMAGE_SIDE if any(part in word for part in _SIDE_WORDS) else None
+
+    def _by_position(self, shape: Shape, axis: int) -> int:
+        if axis == 0:
+            return self.batch
+        if len(shape) == 4:
+            return _image_size(shape, axis)
+        return self.sequence if axis == 1 and len(shape) <= 3 else OTHER
+
+
+def sizes_of(feed: Mapping[str, Array], signature: Signature, *, sequence: int, past: int, encoder: int) -> Sizes:
+    """The sizes that the signature or a feed already fix, and the given ones for the rest.
+
+    Args:
+        feed: what was given so far, by input name.
+        signature: the model's inputs.
+        sequence: how many new tokens where nothing says.
+        past: how many cached tokens where nothing says.
+        encoder: how many tokens an encoder read where nothing says.
+    """
+    caches = [spec for spec in signature.inputs if role(spec) == "cache"]
+    sizes = Sizes(sequence, past=_fixed_past(caches, past), encoder=encoder, cached=bool(caches))
+    for spec in signature.inputs:
+        array = feed.get(spec.name)
+        if array is not None:
+            sizes.bind(spec, array)
+        _learn(sizes, spec, spec.shape if array is None else array.shape)
+    return sizes
+
+
+def _learn(sizes: Sizes, spec: TensorSpec, shape: Shape | None) -> None:
+    """Take over the sizes that an input's shape, of the signature or of given data, fixes."""
+    if shape is None:
+        return
+    if role(spec) == "cache":
+        if _has_token_axis(spec):
+            sizes.past = _fixed(shape[-2], sizes.past)
+    elif _holds_tokens(spec, len(shape)):
+        sizes.batch, sizes.sequence = _fixed(shape[0], sizes.batch), _fixed(shape[1], sizes.sequence)
+    elif stem(spec.name) == "encoder_hidden_states" and len(shape) == 3:
+        sizes.encoder = _fixed(shape[1], sizes.encoder)
+
+
+def _fixed_past(caches: list[TensorSpec], past: int) -> int:
+    """Cached tokens of a cache [batch, heads, tokens, head size] of fixed size; states of other kinds count none."""
+    if not any(_has_token_axis(spec) for spec in caches):
+        fixed = [spec.shape[-2] for spec in caches if spec.shape is not None and len(spec.shape) == 4]
+        return next((size for size in fixed if isinstance(size, int)), past)
+    return past
+
+
+def _has_token_axis(spec: TensorSpec) -> bool:
+    """Whether a cache grows with the tokens seen."""
+    return spec.shape is not None and not isinstance(spec.shape[-2], int) and not _of_encoder(stem(spec.name))
+
+
+def _fixed(dimension: Dimension, otherwise: int) -> int:
+    return dimension if isinstance(dimension, int) else otherwise
+
+
+def _holds_tokens(spec: TensorSpec, rank: int) -> bool:
+    """Whether an input holds the new tokens: their ids or embeddings."""
+    if role(spec) != "data":
+        return False
+    return (is_integer(spec) and rank == 2) or (stem(spec.name) == "inputs_embeds" and rank == 3)
+
+
+def _of_encoder(name: str) -> bool:
+    return "encoder" in name.replace("decoder", "")
+
+
+def _is_token_mask(spec: TensorSpec) -> bool:
+    return stem(spec.name) in {"attention_mask", "decoder_attention_mask"} and len(spec.shape or ()) == 2
+
+
+def _image_size(shape: Shape, axis: int) -> int:
+    """[batch, channels, height, width], or [batch, height, width, channels] where the last is a number of channels."""
+    channels_axis = 3 if shape[3] in (1, 3, 4) else 1
+    return CHANNELS if axis == channels_axis else IMAGE_SIDE
+
+
+def _evaluate(expression: str, size: Callable[[str], int | None]) -> int | None:
+    """The value of a dimension such as `past_sequence_length + sequence_length`; None where an operand is unknown."""
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError):
+        return size(expression)
+    if isinstance(tree, ast.BinOp):
+        return _calculate(tree, size)
+    return size(expression)
+
+
+def _calculate(node: ast.expr, size: Callable[[str], int | None]) -> int | None:
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, int) else None
+    if isinstance(node, ast.Name):
+        return size(node.id)
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _OPERATORS:
+        return None
+    left, right = _calculate(node.left, size), _calculate(node.right, size)
+    if left is None or right is None or (right == 0 and isinstance(node.op, ast.FloorDiv | ast.Div)):
+        return None
+    return _OPERATORS[type(node.op)](left, right)

@@ -1,0 +1,167 @@
+"""Text as token ids, by the model's own tokenizer."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxfq.errors import DataError, UsageError
+from onnxfq.feeds.feed import Feed
+from onnxfq.feeds.generate import element_type
+from onnxfq.feeds.names import stem, takes_token_ids
+from onnxfq.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import tokenizers
+
+UNLIMITED = 10**6  # tokenizers without a limit say 10**30
+_LIMITS = (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings"))
+
+
+class Text:
+    """Turns text into feeds; the tokenizer is loaded when the first text comes.
+
+    Args:
+        tokenizer: the folder with tokenizer.json (and the configurations that know the longest input), or that file.
+        signature: the model's inputs.
+        seq_len: the longest sample, in tokens.
+    """
+
+    def __init__(self, tokenizer: Path | None, signature: Signature, seq_len: int) -> None:
+        self._path = tokenizer
+        self._signature = signature
+        self._seq_len = seq_len
+
+    def encode(self, text: str) -> Feed | None:
+        """One sample, with the tokenizer's special tokens, cut to the longest length; None for blank text."""
+        if not text.strip():
+            return None
+        self._tokenizer.enable_truncation(self._length)
+        ids = self._tokenizer.encode(text).ids
+        return self._feed(ids) if ids else None
+
+    def windows(self, text: str, samples: int) -> Iterator[Feed]:
+        """The first consecutive windows of a text encoded as a whole; a text shorter than one window is one.
+
+        Raises:
+            DataError: the text has no tokens.
+        """
+        self._tokenizer.no_truncation()
+        ids = self._tokenizer.encode(text).ids if text.strip() else []
+        full = len(ids) // self._length
+        for start in range(0, min(samples, max(full, 1)) * self._length, self._length):
+            if ids:
+                yield self._feed(ids[start : start + self._length])
+
+    def from_ids(self, value: object, where: str) -> Feed:
+        """One sample from ids that are given, cut to the longest length.
+
+        Raises:
+            DataError: these are no ids.
+        """
+        flat = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
+        if not isinstance(flat, list) or not all(type(number) is int and 0 <= number < 2**31 for number in flat):
+            raise DataError(f"`input_ids` is no list of token ids (in {where}). Give the ids of one sample.")
+        return self._feed(flat)
+
+    def _feed(self, ids: Sequence[int]) -> Feed:
+        """The ids for every input that takes them; where the model fixes the length, filled up and masked."""
+        ids = list(ids[: self._length])
+        padding = (self._fixed_length or len(ids)) - len(ids)
+        feed: Feed = {}
+        for spec in self._inputs:
+            row = np.array([*ids, *[self._padding_id] * padding] if padding else ids, np.int64)
+            feed[spec.name] = (row if spec.shape and len(spec.shape) == 1 else row[np.newaxis]).astype(
+                element_type(spec)
+            )
+        for spec in self._signature.inputs:
+            if padding and stem(spec.name) == "attention_mask":
+                feed[spec.name] = np.array([[1] * len(ids) + [0] * padding], element_type(spec))
+        return feed
+
+    @functools.cached_property
+    def _inputs(self) -> list[TensorSpec]:
+        """The inputs that take the ids: `input_ids` (and `decoder_input_ids` beside it), or the only one there is."""
+        takers = [spec for spec in self._signature.inputs if takes_token_ids(spec)]
+        named = [spec for spec in takers if stem(spec.name) in {"input_ids", "decoder_input_ids"}]
+        if not named and len(takers) != 1:
+            listed = ", ".join(spec.name for spec in self._signature.inputs)
+            raise DataError(
+                f"The model has no input for text (got inputs {listed}; wanted input_ids, or a single input of token "
+                "ids). Give its inputs by name in a .npz file."
+            )
+        return named or takers
+
+    @functools.cached_property
+    def _fixed_length(self) -> int | None:
+        """The number of tokens that the model's shape fixes."""
+        shape = self._inputs[0].shape
+        return shape[-1] if shape and isinstance(shape[-1], int) else None
+
+    @functools.cached_property
+    def _length(self) -> int:
+        """The longest sample: what was asked for, within what the model takes."""
+        limits = [self._seq_len, longest(self._path), self._fixed_length]
+        return min(limit for limit in limits if limit is not None)
+
+    @functools.cached_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        return load_tokenizer(self._path)
+
+    @functools.cached_property
+    def _padding_id(self) -> int:
+        """Masked anyway, but it must be in the vocabulary: 0 where the tokenizer names none."""
+        token = _read_setting(self._path, "tokenizer_config.json", "pad_token") if self._path else None
+        token = token.get("content") if isinstance(token, dict) else token
+        return (self._tokenizer.token_to_id(token) if isinstance(token, str) else None) or 0
+
+
+def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:
+    """A tokenizer as the model's authors left it, but for padding and truncation, which are switched off.
+
+    Raises:
+        UsageError: there is no tokenizer, or no package to read it.
+        DataError: the file cannot be read as one.
+    """
+    if path is None:
+        raise UsageError("Text needs the model's tokenizer. Name its folder with --tokenizer DIR.")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UsageError("Text needs the package tokenizers. Install it with `pip install onnxfq[text]`.") from error
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"There is no {file}. Name the folder of the model's tokenizer.json with --tokenizer DIR.")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise DataError(
+            f"{file} cannot be read as a tokenizer: {error}. Give the model's own tokenizer.json."
+        ) from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def longest(path: Path | None) -> int | None:
+    """The longest input in tokens that the configurations beside a tokenizer allow; None where they say nothing."""
+    settings = [_read_setting(path, file, key) for file, key in _LIMITS] if path else []
+    limits = [int(setting) for setting in settings if isinstance(setting, int | float)]
+    return min((limit for limit in limits if 0 < limit < UNLIMITED), default=None)
+
+
+def _read_setting(path: Path, file: str, key: str) -> object:
+    """One setting from a configuration file; None where there is none."""
+    source = (path if path.is_dir() else path.parent) / file
+    try:
+        settings = json.loads(source.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{source} cannot be read as JSON: {error}. Repair or remove it.") from error
+    return settings.get(key) if isinstance(settings, dict) else None

@@ -1,0 +1,24 @@
+"""Models as graphs on disk. The only room that imports onnx and onnx_graphsurgeon."""
+
+from onnxfq.graph.bodies import Body, Node
+from onnxfq.graph.constants import Constant, NotConstant
+from onnxfq.graph.model import MICROSOFT, Graph, make_node
+from onnxfq.graph.probe import single_node
+from onnxfq.graph.save import save
+from onnxfq.graph.spool import Spool
+from onnxfq.graph.tensors import NUMPY_TYPES, type_name
+
+__all__ = [
+    "MICROSOFT",
+    "NUMPY_TYPES",
+    "Body",
+    "Constant",
+    "Graph",
+    "Node",
+    "NotConstant",
+    "Spool",
+    "make_node",
+    "save",
+    "single_node",
+    "type_name",
+]

@@ -1,0 +1,160 @@
+"""The scopes of a model: its graph, the bodies of If, Loop and Scan, and local functions, with what each defines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxfq.errors import ModelError
+
+
+@dataclass(eq=False)
+class Body:
+    """One scope: a graph, a subgraph of a node, or a local function.
+
+    Attributes:
+        proto: the GraphProto or FunctionProto.
+        parent: the scope whose names it may use too; None for the main graph and for functions.
+        label: for people: "" for the main graph, else where it is.
+        depth: how many scopes enclose it.
+    """
+
+    proto: GraphProto | FunctionProto
+    parent: Body | None = None
+    label: str = ""
+    depth: int = 0
+
+    @property
+    def is_function(self) -> bool:
+        """Functions hold no initializers and see no outer names."""
+        return isinstance(self.proto, FunctionProto)
+
+    @cached_property
+    def root(self) -> Body:
+        """The outermost scope whose names this one sees."""
+        return self.parent.root if self.parent else self
+
+    @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        """Initializers by name."""
+        return {t.name: t for t in self.proto.initializer} if isinstance(self.proto, GraphProto) else {}
+
+    @cached_property
+    def inputs(self) -> frozenset[str]:
+        """Names of the formal inputs."""
+        return frozenset(i.name if isinstance(self.proto, GraphProto) else i for i in self.proto.input)
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        """The node that computes each name.
+
+        Raises:
+            ModelError: two nodes compute the same name.
+        """
+        made: dict[str, NodeProto] = {}
+        for node in self.proto.node:
+            for name in node.output:
+                if name in made or (name and name in self.initializers):
+                    raise ModelError(f"The name '{name}' is defined twice{self.where}. The model is damaged.")
+                if name:
+                    made[name] = node
+        return made
+
+    @cached_property
+    def sparse(self) -> frozenset[str]:
+        """Names of sparse initializers."""
+        if isinstance(self.proto, FunctionProto):
+            return frozenset()
+        return frozenset(s.values.name for s in self.proto.sparse_initializer)
+
+    @property
+    def where(self) -> str:
+        """` in LABEL`, or nothing for the main graph."""
+        return f" in {self.label}" if self.label else ""
+
+    def forget(self) -> None:
+        """Drop what was derived from the proto, after it was edited."""
+        for name in ("initializers", "inputs", "producers", "sparse"):
+            self.__dict__.pop(name, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A node as rules see it.
+
+    Attributes:
+        proto: the message (rules read the fields below instead).
+        body: the scope it stands in.
+    """
+
+    proto: NodeProto
+    body: Body = field(repr=False)
+
+    @property
+    def op_type(self) -> str:
+        """The operator's name."""
+        return str(self.proto.op_type)
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain; "" for ONNX's own ("ai.onnx" is the same)."""
+        return "" if self.proto.domain == "ai.onnx" else str(self.proto.domain)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Input names; "" for an optional input left out."""
+        return tuple(self.proto.input)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Output names."""
+        return tuple(self.proto.output)
+
+    @property
+    def name(self) -> str:
+        """What reports call it: its own name, or its first output's where it has none."""
+        return str(self.proto.name) or next((str(o) for o in self.proto.output if o), "")
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        """Numbers and strings by name; references to a function's attributes are in `references`."""
+        return {a.name: _value(a) for a in self.proto.attribute if not a.ref_attr_name}
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Attributes whose value the caller of the enclosing function chooses."""
+        return tuple(a.name for a in self.proto.attribute if a.ref_attr_name)
+
+
+def _value(attribute: AttributeProto) -> Any:
+    kinds = {
+        AttributeProto.INT: lambda: int(attribute.i),
+        AttributeProto.FLOAT: lambda: float(attribute.f),
+        AttributeProto.STRING: lambda: attribute.s.decode("utf-8", "replace"),
+        AttributeProto.INTS: lambda: tuple(attribute.ints),
+        AttributeProto.FLOATS: lambda: tuple(attribute.floats),
+        AttributeProto.TENSOR: lambda: attribute.t,
+    }
+    return kinds[attribute.type]() if attribute.type in kinds else None
+
+
+def bodies(model: ModelProto) -> list[Body]:
+    """All scopes of a model, the main graph first."""
+    found = list(_walk(Body(model.graph)))
+    for function in model.functions:
+        found += _walk(Body(function, None, f"function '{function.domain}:{function.name}'"))
+    return found
+
+
+def _walk(body: Body) -> Iterator[Body]:
+    yield body
+    for node in body.proto.node:
+        for attribute in node.attribute:
+            graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
+            for graph in graphs:
+                label = f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{body.where}"
+                yield from _walk(Body(graph, body, label, body.depth + 1))

@@ -1,0 +1,144 @@
+"""Slices of files: where a tensor's bytes lie, and which files a model may read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from onnxfq.errors import ModelError
+
+_CHUNK = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """`length` bytes at `offset` of the file at `path`."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytearray:
+        """Read the bytes (not through a memory map, whose pages would count as our memory).
+
+        Raises:
+            ModelError: the file cannot be read or is shorter than it was.
+        """
+        buffer = bytearray(self.length)
+        view, done = memoryview(buffer), 0
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset)
+                while done < self.length:
+                    count = file.readinto(view[done : done + _CHUNK])
+                    if not count:
+                        raise ModelError(
+                            f"'{self.path}' is shorter than it was: wanted {self.length} bytes at {self.offset}."
+                        )
+                    done += count
+        except OSError as error:
+            raise ModelError(f"Cannot read '{self.path}' ({error.strerror or error}).") from error
+        return buffer
+
+
+def external_file(model: Path, location: str, tensor: str) -> Path:
+    """The file that an external tensor's `location` names, if the model may read it.
+
+    Locations are relative to the model's folder and stay inside it. A symbolic link out of the folder is followed only
+    as Hugging Face's cache needs it: the model itself is a link, and both links end in the same folder.
+
+    Raises:
+        ModelError: the location escapes the folder, or is not a regular, readable file.
+    """
+    where = f"external data of tensor '{tensor}' in '{model}' (location {location!r})"
+    pure, windows = PurePosixPath(location), PureWindowsPath(location)
+    escapes = pure.is_absolute() or windows.drive or windows.root or ".." in pure.parts or ".." in windows.parts
+    if escapes or not location or "\0" in location:
+        raise ModelError(
+            f"The {where} leaves the model's folder: refused. External data must lie beside the model or below it; "
+            "move the file there and correct the location."
+        )
+    path = model.parent / location
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"The {where} is missing: no file '{path}'. Put it beside the model.") from error
+    if not stat.S_ISREG(mode):
+        raise ModelError(f"The {where} is not a regular file: refused.")
+    folder = model.parent.resolve()
+    same_cache = model.is_symlink() and real.parent == model.resolve().parent
+    if not real.is_relative_to(folder) and not same_cache:
+        raise ModelError(
+            f"The {where} is a symbolic link out of the model's folder, to '{real}': refused. "
+            "Copy the file beside the model."
+        )
+    return path
+
+
+def check_slice(piece: FileSlice, tensor: str, wanted: int, *, open_end: bool) -> FileSlice:
+    """The slice, checked against the file's size and the bytes its shape needs.
+
+    Args:
+        piece: offset and length as the model gives them; length -1 where it gives none.
+        tensor: name, for messages.
+        wanted: bytes that shape and type need.
+        open_end: no length was given: as many bytes as wanted.
+    """
+    size = piece.path.stat().st_size
+    length = wanted if open_end else piece.length
+    if length != wanted:
+        raise ModelError(
+            f"Tensor '{tensor}' declares a shape of {wanted} bytes, but {length} bytes of data "
+            f"(in '{piece.path}'). The model is damaged."
+        )
+    if piece.offset < 0 or piece.offset + length > size:
+        raise ModelError(
+            f"External data of tensor '{tensor}' is cut short: bytes {piece.offset} to {piece.offset + length} wanted, "
+            f"'{piece.path}' has {size}. Fetch the file again."
+        )
+    return FileSlice(piece.path, piece.offset, length)
+
+
+def copy_bytes(piece: FileSlice, target: int) -> None:
+    """Append a slice to the open file descriptor `target`, inside the kernel where it can.
+
+    Raises:
+        ModelError: the source is shorter than it was.
+        OSError: the target cannot be written.
+    """
+    source = os.open(piece.path, os.O_RDONLY)
+    try:
+        done = 0
+        while done < piece.length:
+            count = _copy_some(source, target, piece.offset + done, min(piece.length - done, _CHUNK))
+            if count == 0:
+                raise ModelError(f"'{piece.path}' is shorter than it was: {piece.length - done} bytes are missing.")
+            done += count
+    finally:
+        os.close(source)
+
+
+def _copy_some(source: int, target: int, offset: int, count: int) -> int:
+    """Copy up to `count` bytes; `copy_file_range` where kernel and file systems offer it."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, count, offset_src=offset)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+    data = os.pread(source, count, offset)
+    write_all(target, data)
+    return len(data)
+
+
+def write_all(target: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data` to a file descriptor, however many calls it takes."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(target, view) :]
+
+
+_NO_KERNEL_COPY = frozenset({1, 18, 22, 38, 95})  # EPERM, EXDEV, EINVAL, ENOSYS, EOPNOTSUPP

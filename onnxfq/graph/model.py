@@ -1,0 +1,229 @@
+"""The graph of a model on disk: load it without its weights, look at it, change nodes, and hand it to `save`."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import stat
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, NodeProto, TensorProto
+
+from onnxfq.errors import ModelError
+from onnxfq.graph.bodies import Body, Node, bodies
+from onnxfq.graph.constants import Constant, NotConstant, resolve
+from onnxfq.graph.editing import Edits
+from onnxfq.graph.files import FileSlice
+from onnxfq.graph.signatures import read_signature
+from onnxfq.graph.spool import Spool
+from onnxfq.graph.standins import standin
+from onnxfq.graph.tensors import NEW, describe, refer, tensor_header, tensor_proto
+from onnxfq.graph.wire import lift
+from onnxfq.signature import Signature
+
+MICROSOFT = "com.microsoft"
+_INLINE_BYTES = 1024  # tensors below this stay in the message
+
+
+class Graph:
+    """A model whose tensors stay on disk.
+
+    Attributes:
+        path: where it was read from; never written to.
+        model: the ModelProto, with every large tensor as a reference to a file.
+        edits: nodes to replace, applied by `finish`.
+    """
+
+    def __init__(self, path: Path, model: ModelProto, stamps: dict[Path, tuple[int, int]]) -> None:
+        self.path = path
+        self.model = model
+        self.bodies = bodies(model)
+        self._stamps = stamps
+        self.edits = Edits(self.bodies)
+
+    @classmethod
+    def load(cls, path: Path) -> Graph:
+        """Read a model's structure, and check that all its tensors are there.
+
+        Raises:
+            ModelError: no such file, not ONNX, damaged, external data missing or outside the model's folder.
+        """
+        model = _parse(path)
+        if not model.HasField("graph") or not model.graph.node:
+            raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
+        graph = cls(path, model, {})
+        graph._check_tensors()
+        graph.check()
+        return graph
+
+    def _check_tensors(self) -> None:
+        files = {self.path}
+        for name, proto in self._tensors():
+            piece = describe(proto, self.path, name).piece
+            if piece is not None:
+                files.add(piece.path)
+        self._stamps = {file: _stamp(file) for file in sorted(files)}
+
+    def _tensors(self) -> Iterator[tuple[str, TensorProto]]:
+        """Every constant tensor with a name to call it by."""
+        for body in self.bodies:
+            yield from body.initializers.items()
+            for node in body.proto.node:
+                for attribute in node.attribute:
+                    label = node.output[0] if node.output else node.name
+                    for tensor in (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors:
+                        yield label, tensor
+
+    def check(self) -> None:
+        """Run ONNX's own checker, on everything but the tensors' bytes.
+
+        Raises:
+            ModelError: the model breaks ONNX's rules.
+        """
+        try:
+            for body in self.bodies:
+                _ = body.producers
+            onnx.checker.check_model(standin(self.model))
+        except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().split("\n\n")[0]
+            raise ModelError(f"'{self.path}' breaks ONNX's rules: {reason}") from error
+
+    @property
+    def files(self) -> list[Path]:
+        """The files the model is made of, itself first."""
+        return [self.path, *(f for f in self._stamps if f != self.path)]
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on when a source file was changed since `load`.
+
+        Raises:
+            ModelError: a file has another size or modification time now.
+        """
+        for file, stamp in self._stamps.items():
+            if not file.exists() or _stamp(file) != stamp:
+                raise ModelError(f"'{file}' was changed while it was being read. Run again when it is complete.")
+
+    def source_hash(self) -> str:
+        """SHA-256 over the files' bytes, the model file first, then its data files by name."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(1 << 22))
+        for file in self.files:
+            with file.open("rb", buffering=0) as stream:
+                while count := stream.readinto(buffer):
+                    digest.update(buffer[:count])
+        return digest.hexdigest()
+
+    @property
+    def source_bytes(self) -> int:
+        """Size of all files of the model."""
+        return sum(size for size, _ in self._stamps.values())
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What callers feed and get."""
+        return read_signature(self.model, self.bodies)
+
+    @property
+    def uses_external_data(self) -> bool:
+        """Whether some tensor lies in another file than the model's own."""
+        return len(self._stamps) > 1
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes of all scopes, in file order."""
+        for body in self.bodies:
+            for proto in body.proto.node:
+                yield Node(proto, body)
+
+    def constant(self, node: Node, index: int) -> Constant | NotConstant:
+        """What the node's input number `index` is made of."""
+        overridable = self.model.ir_version >= 4
+        return resolve(node.body, node.inputs[index], self.path, overridable=overridable)
+
+    def add_tensor(self, home: Body, base: str, array: npt.NDArray[Any], spool: Spool) -> str:
+        """Store a new constant and make it known in a scope, under a name like `base` that is still free."""
+        name = self.edits.fresh_name(base)
+        if array.nbytes < _INLINE_BYTES:
+            proto = tensor_proto(name, array)
+        else:
+            piece = spool.append(array)
+            proto = tensor_header(name, array)
+            refer(proto, NEW, piece.offset, piece.length)
+        self.edits.add_constant(home, proto)
+        return name
+
+    def replace(self, node: Node, new_nodes: list[NodeProto]) -> None:
+        """Put other nodes in the place of one (done by `finish`)."""
+        self.edits.replace(node, new_nodes)
+
+    def finish(self, abandoned: Iterable[Constant]) -> None:
+        """Apply all replacements and drop constants that nothing reads any more."""
+        self.edits.apply(self.model, list(abandoned))
+        self.bodies = bodies(self.model)
+        self.edits = Edits(self.bodies)
+
+    def set_metadata(self, values: dict[str, str]) -> None:
+        """Set entries of `metadata_props`, replacing those of the same key."""
+        kept = [(p.key, p.value) for p in self.model.metadata_props if p.key not in values]
+        del self.model.metadata_props[:]
+        for key, value in (*kept, *values.items()):
+            self.model.metadata_props.add(key=key, value=value)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's `metadata_props`."""
+        return {p.key: p.value for p in self.model.metadata_props}
+
+    def read_initializer(self, body: Body, name: str) -> npt.NDArray[Any]:
+        """Read a constant that a node of `body` names, through its chain of nodes.
+
+        Raises:
+            ModelError: it is not constant.
+        """
+        value = resolve(body, name, self.path, overridable=False)
+        if isinstance(value, NotConstant):
+            raise ModelError(f"'{name}' in '{self.path}' is not constant ({value.reason}).")
+        return np.asarray(value.load())
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ModelError(f"'{path}' is not a file. Give an ONNX file or a folder with ONNX files.")
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                raise ModelError(f"'{path}' is empty. Export or fetch the model again.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+                skeleton = lift(view, str(path))
+    except FileNotFoundError as error:
+        raise ModelError(f"No such file: '{path}'. Give the path of an ONNX file, or of a folder with some.") from error
+    except OSError as error:
+        raise ModelError(f"Cannot read '{path}' ({error.strerror or error}).") from error
+    try:
+        return ModelProto.FromString(skeleton)
+    except DecodeError as error:
+        raise ModelError(f"'{path}' is not an ONNX model (its bytes do not decode: {error}).") from error
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def new_slice(tensor: TensorProto, spool: Path) -> FileSlice:
+    """Where a tensor that is new in this run lies in the spool."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return FileSlice(spool, int(entries["offset"]), int(entries["length"]))
+
+
+def make_node(
+    op_type: str, inputs: list[str], outputs: list[str], *, name: str = "", domain: str = "", **attributes: Any
+) -> NodeProto:
+    """A node message."""
+    return onnx.helper.make_node(op_type, inputs, outputs, name=name or None, domain=domain or None, **attributes)

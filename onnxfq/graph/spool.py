@@ -1,0 +1,58 @@
+"""A growing file of tensors, aligned so that runtimes can map them into memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.graph.files import FileSlice, copy_bytes, write_all
+
+PAGE = 4096  # ONNX asks for page-aligned offsets so that tensors can be mapped
+LINE = 64  # small tensors need not waste a page
+
+
+class Spool:
+    """Appends arrays and slices of other files; remembers nothing but its length."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.length = 0
+        self._shared: dict[FileSlice, int] = {}
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def __enter__(self) -> Self:
+        """Return itself; leaving closes the file."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def append(self, array: npt.NDArray[Any]) -> FileSlice:
+        """Append an array's bytes (little endian, C order)."""
+        data = np.ascontiguousarray(array)
+        offset = self._align(data.nbytes)
+        write_all(self._descriptor, data.view(np.uint8).data if data.nbytes else b"")
+        self.length = offset + data.nbytes
+        return FileSlice(self.path, offset, data.nbytes)
+
+    def append_slice(self, piece: FileSlice) -> FileSlice:
+        """Append bytes of another file; bytes that were appended before are shared."""
+        if piece not in self._shared:
+            offset = self._align(piece.length)
+            copy_bytes(piece, self._descriptor)
+            self.length = offset + piece.length
+            self._shared[piece] = offset
+        return FileSlice(self.path, self._shared[piece], piece.length)
+
+    def _align(self, nbytes: int) -> int:
+        unit = PAGE if nbytes >= PAGE else LINE
+        offset = -(-self.length // unit) * unit
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+        return offset

@@ -1,0 +1,167 @@
+"""Constant tensors of a model: where their bytes are, and how to read them, without holding them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from onnxfq.errors import ModelError
+from onnxfq.graph.files import FileSlice, check_slice, external_file
+from onnxfq.graph.wire import SELF, reference
+
+NUMPY_TYPES: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.UINT8: np.dtype(np.uint8),
+    TensorProto.INT8: np.dtype(np.int8),
+    TensorProto.UINT16: np.dtype(np.uint16),
+    TensorProto.INT16: np.dtype(np.int16),
+    TensorProto.INT32: np.dtype(np.int32),
+    TensorProto.INT64: np.dtype(np.int64),
+    TensorProto.BOOL: np.dtype(np.bool_),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.DOUBLE: np.dtype(np.float64),
+    TensorProto.UINT32: np.dtype(np.uint32),
+    TensorProto.UINT64: np.dtype(np.uint64),
+    TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+ONNX_TYPES = {dtype: number for number, dtype in NUMPY_TYPES.items()}
+NEW = "\0new"  # location of tensors that are new in this run, in the spool
+_MOST_BYTES = 1 << 50
+
+
+def type_name(number: int) -> str:
+    """A readable name of an ONNX element type: numpy's where there is one."""
+    if number in NUMPY_TYPES:
+        return NUMPY_TYPES[number].name
+    return str(TensorProto.DataType.Name(number)).lower() if number in TensorProto.DataType.values() else "unknown"
+
+
+def bit_width(number: int) -> int:
+    """Bits of one element; 0 for strings and unknown types."""
+    if number in NUMPY_TYPES:
+        return NUMPY_TYPES[number].itemsize * 8
+    name = type_name(number)
+    if name in ("uint4", "int4", "float4e2m1"):
+        return 4
+    if name in ("uint2", "int2"):
+        return 2
+    return 8 if name.startswith("float8") else {"complex64": 64, "complex128": 128}.get(name, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One constant tensor, still on disk unless it is small.
+
+    Attributes:
+        name: of the initializer, or of the Constant node's output.
+        shape: dimensions.
+        type: ONNX element type number.
+        piece: where the bytes are, for tensors in files; None for small inline ones.
+        proto: the message itself.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    piece: FileSlice | None
+    proto: TensorProto = field(compare=False, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, as stored raw."""
+        return (math.prod(self.shape) * bit_width(self.type) + 7) // 8
+
+    def read(self) -> npt.NDArray[Any]:
+        """Load the values, in the tensor's own type.
+
+        Raises:
+            ModelError: an element type that numpy has no array for, or damaged data.
+        """
+        if self.piece is None:
+            try:
+                return np.asarray(onnx.numpy_helper.to_array(self.proto))
+            except (ValueError, TypeError) as error:
+                raise ModelError(f"Tensor '{self.name}' is damaged: {error}.") from error
+        if self.type not in NUMPY_TYPES:
+            raise ModelError(f"Tensor '{self.name}' has elements of type {type_name(self.type)}, which is not read.")
+        return np.frombuffer(self.piece.read(), NUMPY_TYPES[self.type]).reshape(self.shape)
+
+
+def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor:
+    """Locate a tensor's bytes and check them against its shape.
+
+    Args:
+        proto: the tensor.
+        model: the model's path, which external locations are relative to.
+        name: what to call it, where the proto has no name of its own (Constant nodes).
+
+    Raises:
+        ModelError: impossible shape, data missing, too short, or outside the model's folder.
+    """
+    label = name or proto.name
+    shape = tuple(proto.dims)
+    if any(d < 0 for d in shape) or math.prod(shape) > _MOST_BYTES:
+        raise ModelError(f"Tensor '{label}' declares an impossible shape {list(shape)}. The model is damaged.")
+    if proto.data_location != TensorProto.EXTERNAL:
+        _check_inline(proto, label)
+        return Tensor(label, shape, proto.data_type, None, proto)
+    if not bit_width(proto.data_type):
+        raise ModelError(f"Tensor '{label}' has external data of type {type_name(proto.data_type)}, which is invalid.")
+    wanted = (math.prod(shape) * bit_width(proto.data_type) + 7) // 8
+    location, offset, length = _reference(proto, label)
+    if location == NEW or not wanted:
+        return Tensor(label, shape, proto.data_type, FileSlice(Path(location), offset, wanted), proto)
+    path = model if location == SELF else external_file(model, location, label)
+    piece = check_slice(FileSlice(path, offset, length), label, wanted, open_end=length < 0)
+    return Tensor(label, shape, proto.data_type, piece, proto)
+
+
+def _check_inline(proto: TensorProto, label: str) -> None:
+    width = bit_width(proto.data_type)
+    if not proto.HasField("raw_data") or not width:
+        return
+    wanted = (math.prod(proto.dims) * width + 7) // 8
+    if len(proto.raw_data) != wanted:
+        raise ModelError(
+            f"Tensor '{label}' declares a shape {list(proto.dims)} of {wanted} bytes, but {len(proto.raw_data)} bytes "
+            "of data. The model is damaged."
+        )
+
+
+def _reference(proto: TensorProto, label: str) -> tuple[str, int, int]:
+    """(location, offset, length or -1) of external data."""
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or -1)
+    except ValueError as error:
+        raise ModelError(f"External data of tensor '{label}' has a garbled offset or length ({error}).") from error
+    if offset < 0 or length < -1:
+        raise ModelError(f"External data of tensor '{label}' has a negative offset or length.")
+    return entries.get("location", ""), offset, length
+
+
+def refer(proto: TensorProto, location: str, offset: int, length: int) -> None:
+    """Make a tensor message refer to external data instead of holding its values."""
+    for values in ("external_data", "raw_data", "float_data", "int32_data", "int64_data", "data_location"):
+        proto.ClearField(values)
+    proto.MergeFromString(reference(location, offset, length))
+
+
+def tensor_proto(name: str, array: npt.NDArray[Any]) -> TensorProto:
+    """A tensor message with values inside (for small tensors)."""
+    header = tensor_header(name, array)
+    header.raw_data = np.ascontiguousarray(array).tobytes()
+    return header
+
+
+def tensor_header(name: str, array: npt.NDArray[Any]) -> TensorProto:
+    """A tensor message with name, type and shape, without values."""
+    return TensorProto(name=name, data_type=ONNX_TYPES[array.dtype], dims=array.shape)

@@ -1,0 +1,233 @@
+"""Every byte-level fact of MatMulNBits' inputs B, scales and zero_points, and a digest of what they decode to.
+
+B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside a byte. Zero points are packed the same
+way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that
+padded weights are 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+from onnxfq.quantized import STORED_TYPES, Float32Array, QuantizedWeight, Uint8Array
+from onnxfq.scheme import ScaleType
+
+Uint64Array = npt.NDArray[np.uint64]
+
+_CHUNK_WORDS = 8192  # 64 KiB are hashed as one unit of parallel work
+_LANES = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A weight as MatMulNBits reads it.
+
+    Attributes:
+        b: [N, k_blocks, block_size * bits / 8] uint8.
+        scales: [N, k_blocks] float32, float16 or bfloat16.
+        zero_points: [N, ceil(k_blocks * bits / 8)] uint8; None where every one is the default `2**(bits-1)`.
+        bits: 2, 4 or 8.
+        block_size: the kernel's.
+    """
+
+    b: Uint8Array
+    scales: npt.NDArray[np.generic]
+    zero_points: Uint8Array | None
+    bits: int
+    block_size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three tensors together."""
+        return self.b.nbytes + self.scales.nbytes + (0 if self.zero_points is None else self.zero_points.nbytes)
+
+
+def pack(q: QuantizedWeight, block_size: int) -> Packed:
+    """Lay a quantised weight out for a kernel of the given block size.
+
+    Args:
+        q: the weight, [N, K].
+        block_size: the kernel's; see `at_block_size` for which ones can express `q`.
+
+    Raises:
+        ValueError: the kernel's blocks cannot express the weight's.
+    """
+    n = q.shape[0]
+    q = at_block_size(q, block_size)
+    k_blocks = q.scale.shape[1]
+    b = np.empty((n, k_blocks * block_size * q.bits // 8), np.uint8)
+    _pack_rows(np.ascontiguousarray(q.codes), q.zero_point, block_size, q.bits, b)
+    return Packed(
+        b=b.reshape(n, k_blocks, block_size * q.bits // 8),
+        scales=q.scale.astype(STORED_TYPES[q.scale_type]),
+        zero_points=None if q.symmetric else _pack_zero_points(q.zero_point, q.bits),
+        bits=q.bits,
+        block_size=block_size,
+    )
+
+
+def unpack(packed: Packed, k: int) -> QuantizedWeight:
+    """Exact inverse of `pack`, in the kernel's blocks.
+
+    Args:
+        packed: the three tensors.
+        k: the number of inputs K, which B alone does not tell when the last block is padded.
+    """
+    n, k_blocks = packed.scales.shape
+    codes = np.empty((n, k), np.uint8)
+    _unpack_rows(np.ascontiguousarray(packed.b.reshape(n, -1)), packed.bits, codes)
+    if packed.zero_points is None:
+        zero_point = np.full((n, k_blocks), 1 << (packed.bits - 1), np.uint8)
+    else:
+        zero_point = np.empty((n, k_blocks), np.uint8)
+        _unpack_rows(np.ascontiguousarray(packed.zero_points), packed.bits, zero_point)
+    return QuantizedWeight(
+        codes=codes,
+        scale=packed.scales.astype(np.float32),
+        zero_point=zero_point,
+        bits=packed.bits,
+        block_size=packed.block_size,
+        scale_type=next(name for name, dtype in STORED_TYPES.items() if dtype == packed.scales.dtype),
+        symmetric=packed.zero_points is None,
+    )
+
+
+def at_block_size(q: QuantizedWeight, block_size: int) -> QuantizedWeight:
+    """The same weight with scales and zero points repeated for a kernel's blocks.
+
+    Possible where `block_size` divides the weight's, or where one block holds a whole row in both or in the weight.
+
+    Raises:
+        ValueError: the kernel's blocks cannot express the weight's.
+    """
+    k = q.shape[1]
+    if q.block_size == block_size:
+        return q
+    if q.scale.shape[1] > 1 and q.block_size % block_size:
+        raise ValueError(
+            f"A kernel block of {block_size} cannot express blocks of {q.block_size} weights (K={k}). "
+            "It must divide them, or one block must hold the whole row."
+        )
+    k_blocks = -(-k // block_size)
+    repeats = k_blocks if q.scale.shape[1] == 1 else q.block_size // block_size
+    return replace(
+        q,
+        scale=np.ascontiguousarray(np.repeat(q.scale, repeats, axis=1)[:, :k_blocks]),
+        zero_point=np.ascontiguousarray(np.repeat(q.zero_point, repeats, axis=1)[:, :k_blocks]),
+        block_size=block_size,
+    )
+
+
+def stored_bytes(n: int, k: int, bits: int, block_size: int, symmetric: bool, scale_type: ScaleType) -> int:
+    """Bytes that `pack` would need for a weight of `n` outputs and `k` inputs, without packing it."""
+    k_blocks = -(-k // block_size)
+    zero_points = 0 if symmetric else -(-k_blocks * bits // 8)
+    return n * (k_blocks * block_size * bits // 8 + k_blocks * STORED_TYPES[scale_type].itemsize + zero_points)
+
+
+def fingerprint(codes: Uint8Array, scale: Float32Array, zero_point: Uint8Array) -> str:
+    """A digest (64 hexadecimal digits) that two weights share when and, up to accident, only when they are equal.
+
+    Runs at about the speed of memory and does not depend on the number of threads. Not cryptographic.
+    """
+    digest = hashlib.sha256()
+    for array in (codes, scale, zero_point):
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        whole = raw.size - raw.size % 8
+        words = raw[:whole].view(np.uint64)
+        lanes = np.empty((-(-words.size // _CHUNK_WORDS), _LANES), np.uint64)
+        _hash_chunks(words, lanes)
+        digest.update(lanes.tobytes())
+        digest.update(raw[whole:].tobytes())
+    return digest.hexdigest()
+
+
+def _pack_zero_points(zero_point: Uint8Array, bits: int) -> Uint8Array:
+    n, k_blocks = zero_point.shape
+    packed = np.empty((n, -(-k_blocks * bits // 8)), np.uint8)
+    padding = np.zeros((n, 1), np.uint8)
+    _pack_rows(np.ascontiguousarray(zero_point), padding, 8 * packed.shape[1], bits, packed)
+    return packed
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: int, packed: Uint8Array) -> None:
+    """Pack each row of `codes` [N, K] into `packed` [N, bytes]; beyond K stands the block's value of `padding`."""
+    n, k = codes.shape
+    per_byte = 8 // bits
+    whole = k // per_byte
+    for row in prange(n):
+        if bits == 8:
+            for i in range(whole):
+                packed[row, i] = codes[row, i]
+        elif bits == 4:
+            for i in range(whole):
+                packed[row, i] = codes[row, 2 * i] | (codes[row, 2 * i + 1] << 4)
+        else:
+            for i in range(whole):
+                low = codes[row, 4 * i] | (codes[row, 4 * i + 1] << 2)
+                packed[row, i] = low | (codes[row, 4 * i + 2] << 4) | (codes[row, 4 * i + 3] << 6)
+        for i in range(whole, packed.shape[1]):
+            byte = 0
+            for j in range(per_byte):
+                column = i * per_byte + j
+                code = codes[row, column] if column < k else padding[row, column // block_size]
+                byte |= code << (j * bits)
+            packed[row, i] = byte
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _unpack_rows(packed: Uint8Array, bits: int, codes: Uint8Array) -> None:
+    """Fill `codes` [N, K] from the rows of `packed` [N, bytes], leaving out what lies beyond K."""
+    n, k = codes.shape
+    per_byte = 8 // bits
+    whole = k // per_byte
+    for row in prange(n):
+        if bits == 8:
+            for i in range(whole):
+                codes[row, i] = packed[row, i]
+        elif bits == 4:
+            for i in range(whole):
+                codes[row, 2 * i] = packed[row, i] & 15
+                codes[row, 2 * i + 1] = packed[row, i] >> 4
+        else:
+            for i in range(whole):
+                for j in range(4):
+                    codes[row, 4 * i + j] = (packed[row, i] >> (2 * j)) & 3
+        for column in range(whole * per_byte, k):
+            codes[row, column] = (packed[row, whole] >> (column % per_byte * bits)) & ((1 << bits) - 1)
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _hash_chunks(words: Uint64Array, lanes: Uint64Array) -> None:
+    """Four interleaved multiply-and-rotate hashes of every chunk of `words`; each step can be undone."""
+    factor = np.uint64(0x9E3779B97F4A7C15)
+    for chunk in prange(lanes.shape[0]):
+        start = chunk * _CHUNK_WORDS
+        stop = min(words.size, start + _CHUNK_WORDS)
+        h0 = h1 = h2 = h3 = factor
+        whole = start + (stop - start) // _LANES * _LANES
+        for i in range(start, whole, _LANES):
+            h0 = _mix(h0, words[i])
+            h1 = _mix(h1, words[i + 1])
+            h2 = _mix(h2, words[i + 2])
+            h3 = _mix(h3, words[i + 3])
+        for i in range(whole, stop):
+            h0 = _mix(h0, words[i])
+        lanes[chunk, 0] = h0
+        lanes[chunk, 1] = h1
+        lanes[chunk, 2] = h2
+        lanes[chunk, 3] = h3
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _mix(h: np.uint64, word: np.uint64) -> np.uint64:
+    """Take one word into a hash."""
+    h = (h ^ word) * np.uint64(0xD6E8FEB86659FD93)
+    return (h << np.uint64(29)) | (h >> np.uint64(35))

@@ -1,0 +1,218 @@
+"""What a run did and what it measured: as data, as JSON, and as plain text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxfq.errors import GateError, UsageError
+from onnxfq.evaluate import Gate, Latency, OutputAccuracy
+from onnxfq.rules import Skip
+
+JSON_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One quantised node.
+
+    Attributes:
+        name: the node's.
+        op_type: what it was.
+        n: outputs.
+        k: inputs.
+        bits: bits a code.
+        block_size: of the kernel that runs it.
+        granularity: what shares a scale: the block size asked for, "channel" or "tensor".
+        algorithm: what chose the codes.
+        relative_error: Σ(w−ŵ)² / Σw², weights only; None until solved.
+        float_bytes: the weight in the source.
+        bytes: codes, scales and zero points together; 0 where they are shared with an earlier target.
+        speed: "fast" or "slow", as the kernel table says.
+        shares: the earlier target with which the weight is shared, or "".
+        model: the file it belongs to, where there are several.
+    """
+
+    name: str
+    op_type: str
+    n: int
+    k: int
+    bits: int
+    block_size: int
+    granularity: int | str
+    algorithm: str
+    relative_error: float | None
+    float_bytes: int
+    bytes: int
+    speed: str
+    shares: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SkipReport:
+    """One node left alone, with the reason."""
+
+    name: str
+    op_type: str
+    reason: str
+    quantized: bool = False
+    float_bytes: int = 0
+    model: str = ""
+
+    @classmethod
+    def of(cls, skip: Skip) -> SkipReport:
+        """From what a rule said."""
+        return cls(skip.name, skip.op_type, skip.reason, skip.quantized, skip.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes before and after.
+
+    Attributes:
+        source_bytes: all files of the source.
+        output_bytes: all files of the output (predicted by `inspect`, measured by `quantize`).
+        target_float_bytes: the targets' weights in the source, each counted once.
+        target_bytes: the same after: codes, scales and zero points.
+        target_weights: how many weights that are.
+    """
+
+    source_bytes: int
+    output_bytes: int
+    target_float_bytes: int
+    target_bytes: int
+    target_weights: int
+
+    @property
+    def ratio(self) -> float:
+        """Output size relative to the source."""
+        return self.output_bytes / self.source_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """True bits of a quantised weight, scales and zero points included."""
+        return 8 * self.target_bytes / self.target_weights if self.target_weights else 0.0
+
+    @property
+    def coverage(self) -> float:
+        """The part of the source's bytes that was quantised."""
+        return min(1.0, self.target_float_bytes / self.source_bytes)
+
+    def as_json(self) -> dict[str, float | int]:
+        """All of it, derived figures included."""
+        derived = {"ratio": self.ratio, "bits_per_weight": self.bits_per_weight, "coverage": self.coverage}
+        return {**asdict(self), **derived}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, from the sizes alone: orders of magnitude."""
+
+    seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a run of `quantize` or `inspect` found, did and measured.
+
+    Attributes:
+        source: the model or folder.
+        output: what was written; None for `inspect`.
+        scheme: in words.
+        algorithm: what chose the codes.
+        provider: "cpu" or "cuda".
+        targets: quantised nodes.
+        skipped: MatMul, Gemm and quantised nodes left alone.
+        size: bytes before and after.
+        estimate: expected time and memory.
+        outputs: error of every output against the original, empty where nothing was compared.
+        latency: original against output, empty where nothing was compared.
+        inputs: where the inputs of the comparison came from; "" where nothing was compared.
+        gates: limits and whether they hold.
+        warnings: what the user should know.
+        kernels_run: how many kinds of kernel were run against their codes.
+    """
+
+    source: str
+    output: str | None
+    scheme: str
+    algorithm: str
+    provider: str
+    targets: tuple[TargetReport, ...]
+    skipped: tuple[SkipReport, ...]
+    size: Size
+    estimate: Estimate
+    outputs: tuple[OutputAccuracy, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    inputs: str = ""
+    gates: tuple[Gate, ...] = ()
+    warnings: tuple[str, ...] = ()
+    kernels_run: int = 0
+    onnxfq_version: str = ""
+    runtime_version: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+    def require(self) -> Report:
+        """Return itself if every gate holds.
+
+        Raises:
+            GateError: one does not.
+        """
+        failed = [str(gate) for gate in self.gates if not gate.passed]
+        if failed:
+            raise GateError(f"{self.output or self.source} fails {len(failed)} gates: {'; '.join(failed)}.")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `version` is the layout's."""
+        return {
+            "version": JSON_VERSION,
+            "onnxfq": self.onnxfq_version,
+            "onnxruntime": self.runtime_version,
+            "source": self.source,
+            "output": self.output,
+            "scheme": self.scheme,
+            "algorithm": self.algorithm,
+            "provider": self.provider,
+            "settings": self.settings,
+            "targets": [asdict(t) for t in self.targets],
+            "skipped": [asdict(s) for s in self.skipped],
+            "size": self.size.as_json(),
+            "estimate": asdict(self.estimate),
+            "inputs": self.inputs,
+            "outputs": [asdict(o) for o in self.outputs],
+            "latency": [asdict(x) for x in self.latency],
+            "gates": [asdict(g) for g in self.gates],
+            "kernels_run": self.kernels_run,
+            "warnings": list(self.warnings),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the report as a JSON file.
+
+        Raises:
+            UsageError: the name does not end in .json.
+        """
+        check_report_path(path)
+        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_report_path(path: Path) -> None:
+    """Refuse a report that could not be written, before any work.
+
+    Raises:
+        UsageError: its name does not end in .json, or its folder does not exist.
+    """
+    if path.suffix != ".json":
+        raise UsageError(f"Unknown kind of report (got --report {path}). Give a name that ends in .json.")
+    if not path.parent.is_dir():
+        raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")

@@ -1,0 +1,162 @@
+"""MatMul and Gemm with a constant weight → com.microsoft.MatMulNBits.
+
+    MatMul(A, B)                      → MatMulNBits(A, quantised Bᵀ)
+    Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantised alpha·B′ᵀ, bias) [→ Add(C)]
+
+Source: com.microsoft.MatMulNBits in ONNX Runtime's ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing import Any
+
+import numpy as np
+
+from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NotConstant, Spool, make_node, type_name
+from onnxfq.kernels import Kernel
+from onnxfq.packing import Packed
+from onnxfq.quantized import STORED_TYPES
+from onnxfq.rules.target import Skip, Target
+
+SMALLEST_WEIGHT = 1024
+_SCALE_TYPES = ("float32", "float16", "bfloat16")
+_ALREADY = frozenset(
+    {"MatMulNBits", "MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
+    | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "GatherBlockQuantized", "QLinearConv"}
+)
+_FUSED = frozenset({"FusedMatMul", "FusedGemm", "TransposeMatMul", "Attention", "MultiHeadAttention", "GemmFastGelu"})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Names of a quantised weight's tensors in the graph; `zero_points` is "" where all are the default."""
+
+    codes: str
+    scales: str
+    zero_points: str
+
+
+def match(graph: Graph, node: Node) -> Target | Skip | None:
+    """Decide about one node: a target, a node left alone with the reason, or none of this rule's business."""
+    if node.op_type in _ALREADY and node.domain in ("", MICROSOFT):
+        return Skip(node.name, node.op_type, "already quantised", quantized=True)
+    if node.op_type in _FUSED and node.domain == MICROSOFT:
+        return _fused(graph, node)
+    if node.op_type not in ("MatMul", "Gemm") or node.domain:
+        return None
+    if node.references:
+        given = ", ".join(node.references)
+        return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
+    weight = graph.constant(node, 1)
+    if isinstance(weight, NotConstant):
+        return _not_constant(graph, node, weight)
+    return _target(graph, node, weight)
+
+
+def _fused(graph: Graph, node: Node) -> Skip | None:
+    if not any(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs[:3]) if name):
+        return None
+    reason = "fused by ONNX Runtime's optimiser: quantise the model as it was exported, before optimisation"
+    return Skip(node.name, node.op_type, reason)
+
+
+def _not_constant(graph: Graph, node: Node, weight: NotConstant) -> Skip:
+    left = graph.constant(node, 0)
+    if isinstance(left, Constant) and not weight.quantized and len(left.shape) > 1:
+        return Skip(node.name, node.op_type, "the constant weight is the left operand", nbytes=left.leaf.nbytes)
+    return Skip(node.name, node.op_type, weight.reason, quantized=weight.quantized)
+
+
+def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
+    def skip(reason: str) -> Skip:
+        return Skip(node.name, node.op_type, reason, nbytes=weight.leaf.nbytes)
+
+    if isinstance(graph.constant(node, 0), Constant):
+        return skip("both inputs are constant: nothing is computed at run time")
+    if len(weight.shape) != 2:
+        return skip(f"unsupported shape: the weight has {len(weight.shape)} dimensions {list(weight.shape)}, not 2")
+    scale_type = type_name(weight.type)
+    if scale_type not in _SCALE_TYPES:
+        return skip(f"unsupported type: {scale_type} weights (MatMulNBits computes in float32, float16 or bfloat16)")
+    transposed = not (node.op_type == "Gemm" and node.attributes.get("transB", 0))
+    k, n = weight.shape if transposed else weight.shape[::-1]
+    if n * k < SMALLEST_WEIGHT:
+        return skip(f"too small: {n * k} weights (fewer than {SMALLEST_WEIGHT} are not worth it)")
+    alpha = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
+    return Target(node.name, node, weight, n, k, transposed, alpha, scale_type)
+
+
+def store(graph: Graph, target: Target, packed: Packed, spool: Spool) -> Stored:
+    """Add the quantised weight's tensors beside the float one; nodes that share the weight share them."""
+    base, home = target.weight.leaf.name, target.weight.home
+    codes = graph.add_tensor(home, f"{base}_Q{packed.bits}", packed.b, spool)
+    scales = graph.add_tensor(home, f"{base}_scales", packed.scales, spool)
+    if packed.zero_points is None:
+        return Stored(codes, scales, "")
+    return Stored(codes, scales, graph.add_tensor(home, f"{base}_zero_points", packed.zero_points, spool))
+
+
+def rewrite(graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool: Spool) -> list[Constant]:
+    """Replace the target's node; names of the node and of its output stay.
+
+    Returns:
+        The constants that the node has read and reads no more.
+    """
+    node = target.node
+    source, product, before, after = node.inputs[0], node.outputs[0], [], []
+    inputs = [source, stored.codes, stored.scales, stored.zero_points]
+    if node.attributes.get("transA", 0):
+        inputs[0] = graph.edits.fresh_name(f"{source}_transposed")
+        before.append(make_node("Transpose", [source], [inputs[0]], perm=[1, 0]))
+    if len(node.inputs) > 2 and node.inputs[2] and node.attributes.get("beta", 1.0) != 0.0:
+        bias = _bias(graph, target, kernel, spool)
+        if bias:
+            inputs += ["", bias]
+        else:
+            product = graph.edits.fresh_name(f"{product}_product")
+            after = _add(graph, target, product, spool)
+    before.append(_node(target, kernel, _without_trailing_blanks(inputs), product))
+    graph.replace(node, before + after)
+    return [target.weight]
+
+
+def _node(target: Target, kernel: Kernel, inputs: list[str], product: str) -> Any:
+    attributes = {"K": target.k, "N": target.n, "bits": kernel.bits, "block_size": kernel.block_size}
+    attributes["accuracy_level"] = kernel.accuracy_level
+    name = str(target.node.proto.name)
+    return make_node("MatMulNBits", inputs, [product], name=name, domain=MICROSOFT, **attributes)
+
+
+def _bias(graph: Graph, target: Target, kernel: Kernel, spool: Spool) -> str:
+    """The name of a Gemm's C as [N] with beta in it, where it is such a constant and the kernel is fast with it."""
+    node = target.node
+    bias = graph.constant(node, 2)
+    if kernel.provider != "cpu" or isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
+        return ""
+    beta = float(node.attributes.get("beta", 1.0))
+    if beta == 1.0 and len(bias.shape) == 1:
+        return node.inputs[2]
+    values = bias.load().reshape(-1)
+    scaled = (values.astype(np.float32) * np.float32(beta)).astype(values.dtype)
+    return graph.add_tensor(bias.home, f"{node.inputs[2]}_scaled", scaled, spool)
+
+
+def _add(graph: Graph, target: Target, product: str, spool: Spool) -> list[Any]:
+    """Nodes that add beta · C to the product."""
+    term, output, nodes = target.node.inputs[2], target.node.outputs[0], []
+    beta = float(target.node.attributes.get("beta", 1.0))
+    if beta != 1.0:
+        value = np.array(beta, STORED_TYPES[target.scale_type])
+        factor, scaled = graph.add_tensor(target.node.body, f"{term}_beta", value, spool), f"{term}_scaled"
+        scaled = graph.edits.fresh_name(scaled)
+        nodes.append(make_node("Mul", [term, factor], [scaled]))
+        term = scaled
+    return [*nodes, make_node("Add", [product, term], [output])]
+
+
+def _without_trailing_blanks(inputs: list[str]) -> list[str]:
+    while not inputs[-1]:
+        inputs = inputs[:-1]
+    return inputs

@@ -1,0 +1,314 @@
+"""ONNX Runtime: providers and sessions. The only file that imports it, and only when a session is wanted."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.errors import DataError, ModelError, ProviderError
+from onnxfq.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Provider = Literal["cpu", "cuda"]
+Array = npt.NDArray[Any]
+
+NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds
+
+_PROVIDER_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NUMPY_NAMES = {
+    "float": "float32",
+    "double": "float64",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+}
+_CONTAINERS = {"seq": "sequence", "optional": "optional", "map": "map", "sparse_tensor": "sparse"}
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16, which numpy alone does not know
+_FATAL = 4  # logging severity: what goes wrong arrives as an exception, nothing is printed beside it
+
+# A serialised model, y = Relu(x) on float32 [1]: small enough to find out whether a provider really runs.
+_PROBE = (
+    b'\x08\x08:9\n\x0e\n\x01x\x12\x01y"\x04Relu:\x00\x12\x05probeZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+def runtime_version() -> str:
+    """ONNX Runtime's version, such as `1.23.0`."""
+    return str(_runtime().__version__)
+
+
+def available_providers() -> tuple[Provider, ...]:
+    """The providers that really run here; a CUDA build without its libraries or without a device has only "cpu"."""
+    return ("cpu",) if _why_no_cuda() else ("cpu", "cuda")
+
+
+def resolve_provider(provider: str) -> Provider:
+    """Turn what the user asked for into a provider that runs.
+
+    Args:
+        provider: "cpu", "cuda", or "auto": CUDA where it is usable, otherwise the CPU.
+
+    Raises:
+        ProviderError: no such provider, or CUDA was asked for and cannot run.
+    """
+    if provider == "auto":
+        return available_providers()[-1]
+    if provider == "cuda":
+        _require_cuda()
+        return "cuda"
+    if provider == "cpu":
+        return "cpu"
+    raise ProviderError(f"Unknown provider (got provider={provider!r}). Use auto, {', '.join(get_args(Provider))}.")
+
+
+class Session:
+    """A loaded model that runs.
+
+    Args:
+        model: a file, or a serialised model.
+        provider: where it runs, "cpu" or "cuda".
+        threads: threads inside an operator; None leaves the choice to ONNX Runtime.
+        external_data_folder: for a serialised model, the folder its external initializers lie in.
+        config: further ONNX Runtime session config entries.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        ProviderError: CUDA was asked for and cannot run.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        external_data_folder: Path | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = str(model) if isinstance(model, Path) else "the model in memory"
+        self.provider = provider
+        if isinstance(model, Path) and not model.is_file():
+            raise ModelError(f"There is no model file {model}. Give the path of an ONNX file.")
+        if provider == "cuda":
+            _require_cuda()
+        options = _options(threads, external_data_folder, config or {})
+        self._session = self._load(model, options)
+        self._check_provider()
+        self._signature = _signature(self._session)
+        self._dtypes = {spec.name: spec.dtype for spec in self._signature.inputs}
+        self._outputs = tuple(spec.name for spec in self._signature.outputs if spec.dtype not in NOT_ARRAYS)
+        used = {spec.dtype for spec in (*self._signature.inputs, *self._signature.outputs)}
+        self._by_value = "bfloat16" in used
+
+    def signature(self) -> Signature:
+        """Inputs and outputs as ONNX Runtime sees them; it does not tell a scalar from an unknown rank (shape None)."""
+        return self._signature
+
+    def run(self, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run the model once.
+
+        Args:
+            feed: an array for each input.
+            outputs: names of the outputs to return; None returns all that are arrays.
+
+        Returns:
+            The outputs by name, in host memory.
+
+        Raises:
+            DataError: the feed does not fit the model: names, types, shapes, or values it cannot work with.
+            ModelError: the model does not run, or has no such output.
+        """
+        names = self._outputs if outputs is None else tuple(outputs)
+        self._check_outputs(names)
+        self._check_feed(feed)
+        with self._translated():
+            run = self._run_values if self._by_value else self._session.run
+            return dict(zip(names, run(list(names), dict(feed)), strict=True))
+
+    def _load(self, model: Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        """Build the session, without ONNX Runtime's own way of falling back to other providers."""
+        wanted = list(dict.fromkeys((_PROVIDER_NAMES[self.provider], _PROVIDER_NAMES["cpu"])))
+        source = str(model) if isinstance(model, Path) else model
+        try:
+            return _runtime().InferenceSession(source, options, providers=wanted, enable_fallback=0)
+        except _failures() as error:
+            raise ModelError(
+                f"ONNX Runtime {runtime_version()} cannot load {self.name} on {self.provider}: {_reason(error)}. "
+                "Check the model with onnx.checker; a newer ONNX Runtime may know operators that this one lacks."
+            ) from error
+
+    def _check_provider(self) -> None:
+        got = self._session.get_providers()
+        if _PROVIDER_NAMES[self.provider] not in got:
+            raise ProviderError(
+                f"ONNX Runtime loaded {self.name} without CUDA (got {', '.join(got)}, wanted "
+                f"{_PROVIDER_NAMES[self.provider]}). Use --provider cpu, or repair CUDA."
+            )
+
+    def _check_outputs(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self._outputs]
+        if unknown:
+            raise ModelError(
+                f"{self.name} has no such array output (got {', '.join(unknown)}). "
+                f"Its array outputs: {', '.join(self._outputs) or 'none'}."
+            )
+
+    def _check_feed(self, feed: Mapping[str, Array]) -> None:
+        """Names and element types; shapes are ONNX Runtime's to judge."""
+        problems = [f"{name} is missing" for name in self._dtypes if name not in feed]
+        problems += [f"{name} is not an input" for name in feed if name not in self._dtypes]
+        for name, array in feed.items():
+            got, wanted = dtype_name(array), self._dtypes.get(name)
+            if wanted is not None and got != wanted:
+                problems.append(f"{name} is {got}, wanted {wanted}")
+        if problems:
+            inputs = ", ".join(self._dtypes) or "none"
+            raise DataError(f"The data do not fit {self.name}: {'; '.join(problems)}. Its inputs: {inputs}.")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise onnxfq's errors in place of ONNX Runtime's."""
+        try:
+            yield
+        except _failures() as error:
+            where = f"{self.name} cannot run on {self.provider}"
+            if type(error).__name__ == "InvalidArgument":
+                raise DataError(
+                    f"{where} with these data: {_reason(error)}. Give inputs that fit the model (--calib FILE.npz)."
+                ) from error
+            raise ModelError(
+                f"{where}: {_reason(error)}. "
+                "Check that it runs by itself and that memory suffices, or try another provider."
+            ) from error
+
+    def _run_values(self, names: list[str], feed: dict[str, Array]) -> list[Array]:
+        """Run through ONNX Runtime's own tensors, which alone carry bfloat16."""
+        values = {name: _to_value(array) for name, array in feed.items()}
+        return [_to_array(value) for value in self._session.run_with_ort_values(names, values)]
+
+
+def dtype_name(array: Array) -> str:
+    """The element type of an array in the words of `TensorSpec.dtype`."""
+    return "string" if array.dtype.kind in "OSUT" else array.dtype.name
+
+
+@functools.cache
+def _runtime() -> ModuleType:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_FATAL)
+    module: ModuleType = onnxruntime
+    return module
+
+
+@functools.cache
+def _failures() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own types, which share no base, and Python's for what its binding refuses."""
+    _runtime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError)
+
+
+@functools.cache
+def _why_no_cuda() -> str:
+    """Why CUDA cannot be used here; empty when it can. Found out by running a model of one operator."""
+    runtime = _runtime()
+    if _PROVIDER_NAMES["cuda"] not in runtime.get_available_providers():
+        return "this ONNX Runtime was built without it"
+    told = _preload()
+    try:
+        session = runtime.InferenceSession(
+            _PROBE, _options(None, None, {}), providers=[_PROVIDER_NAMES["cuda"]], enable_fallback=0
+        )
+        if _PROVIDER_NAMES["cuda"] not in session.get_providers():
+            return told or "ONNX Runtime could not start it and gave no reason"
+        session.run(None, {"x": np.ones(1, np.float32)})
+    except _failures() as error:
+        return _reason(error)
+    return ""
+
+
+def _preload() -> str:
+    """Load CUDA's libraries from the Python packages that hold them; what could not be loaded, as one line."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _runtime().preload_dlls()
+    return "; ".join(line for line in printed.getvalue().splitlines() if line.startswith("Failed"))
+
+
+def _require_cuda() -> None:
+    reason = _why_no_cuda()
+    if reason:
+        raise ProviderError(
+            f"CUDA cannot be used here: {reason}. Install ONNX Runtime's CUDA libraries with "
+            "`pip install onnxfq[cuda]`, check the driver with nvidia-smi, or use --provider cpu."
+        )
+
+
+def _options(threads: int | None, folder: Path | None, config: Mapping[str, str]) -> onnxruntime.SessionOptions:
+    options = _runtime().SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Threads that wait for the next run keep cores busy that another session may be using.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def _signature(session: onnxruntime.InferenceSession) -> Signature:
+    inputs = tuple(_spec(argument) for argument in session.get_inputs())
+    return Signature(inputs, tuple(_spec(argument) for argument in session.get_outputs()))
+
+
+def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
+    container, _, element = argument.type.partition("(")
+    if container in _CONTAINERS:
+        return TensorSpec(argument.name, _CONTAINERS[container], None)
+    element = element.rstrip(")")
+    shape = tuple(None if isinstance(size, int) and size < 0 else size for size in argument.shape)
+    return TensorSpec(argument.name, _NUMPY_NAMES.get(element, element), shape or None)
+
+
+def _reason(error: Exception) -> str:
+    """The message without ONNX Runtime's prefix of codes, on one line, without a final full stop."""
+    text = " ".join(str(error).split())
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return text.rstrip(". ") or type(error).__name__
+
+
+def _to_value(array: Array) -> onnxruntime.OrtValue:
+    kind = _runtime().OrtValue
+    if array.dtype == ml_dtypes.bfloat16:
+        return kind.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16), _BFLOAT16)
+    return kind.ortvalue_from_numpy(array)
+
+
+def _to_array(value: onnxruntime.OrtValue) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        return np.asarray(value.numpy())
+    array = np.empty(value.shape(), ml_dtypes.bfloat16)
+    ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
+    return array

@@ -1,0 +1,68 @@
+"""Round to nearest: the range of every block becomes its grid, and every weight takes the nearest point."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array, round_scale
+from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.blocks import block_ranges, encode
+from onnxfq.statistics import Need, Statistics
+
+Float64Array = npt.NDArray[np.float64]
+
+
+class Rtn:
+    """Round to nearest on the min/max grid. Needs no data; no weight is clipped.
+
+    Asymmetric grids always contain 0 exactly, so that blocks of one sign keep their far end. Symmetric ones take the
+    sign of scale that lets the extra negative code serve the larger side.
+    """
+
+    name = "rtn"
+    needs: frozenset[Need] = frozenset()
+
+    def solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    ) -> QuantizedWeight:
+        """Quantise one weight [N, K]; see `Solver.solve`. `|weight − dequantised| ≤ |scale| / 2` everywhere."""
+        weight = np.ascontiguousarray(weight, np.float32)
+        scale, zero_point = range_grid(weight, scheme, scale_type)
+        block_size = scheme.columns_per_block(weight.shape[1])
+        return QuantizedWeight(
+            codes=encode(weight, scale, zero_point, scheme.bits, block_size),
+            scale=scale,
+            zero_point=zero_point,
+            bits=scheme.bits,
+            block_size=block_size,
+            scale_type=scale_type,
+            symmetric=scheme.symmetric,
+        )
+
+
+def range_grid(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> tuple[Float32Array, Uint8Array]:
+    """The grid that spans every block's range.
+
+    Returns:
+        scale and zero_point, [N, ceil(K / block_size)], the scale representable in `scale_type`. Where the type is too
+        coarse for the exact scale, the next larger one.
+    """
+    lowest, highest = block_ranges(weight, scheme.columns_per_block(weight.shape[1]))
+    low, high = lowest.astype(np.float64), highest.astype(np.float64)
+    if scheme.block_size == "tensor":
+        low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
+    exact = _symmetric_scale(low, high, scheme) if scheme.symmetric else (high - low) / (scheme.levels - 1)
+    scale = round_scale(exact, scale_type, cover=True)
+    if scheme.symmetric:
+        return scale, np.full(scale.shape, scheme.default_zero_point, np.uint8)
+    zero_point = np.clip(np.rint(-low / scale), 0, scheme.levels - 1)
+    return scale, zero_point.astype(np.uint8)
+
+
+def _symmetric_scale(low: Float64Array, high: Float64Array, scheme: Scheme) -> Float64Array:
+    """The smaller of the two scales, of either sign, whose grids hold [low, high]."""
+    wide, narrow = scheme.default_zero_point, scheme.default_zero_point - 1
+    upright = np.maximum(high / narrow, -low / wide)
+    mirrored = np.maximum(high / wide, -low / narrow)
+    return np.where(upright <= mirrored, upright, -mirrored)

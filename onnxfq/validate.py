@@ -1,0 +1,81 @@
+"""Original against output: the same inputs through both, their difference, and how long each takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxfq.evaluate import Latency, OutputAccuracy, compare, measure
+from onnxfq.feeds import Feed, Feeds, generate, has_cache, load_feeds
+from onnxfq.session import Provider, Session
+from onnxfq.signature import Signature
+
+GENERATED_SAMPLES = 8
+GENERATED_TOKENS = 64
+LATENCY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What both models will be fed with.
+
+    Attributes:
+        feeds: for accuracy; the first also for latency.
+        decode: one decoding step after some cached tokens, for models with a KV cache; else None.
+    """
+
+    feeds: Feeds
+    decode: Feed | None
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What the comparison found."""
+
+    outputs: tuple[OutputAccuracy, ...]
+    latency: tuple[Latency, ...]
+    inputs: str
+
+
+def prepare(
+    signature: Signature, *, calib: Path | None, tokenizer: Path | None, samples: int, seq_len: int, seed: int
+) -> Inputs:
+    """Read or make up the inputs of the comparison.
+
+    Raises:
+        DataError: they cannot be read, do not fit the model, or cannot be made up.
+    """
+    if calib is not None:
+        feeds = load_feeds(calib, signature, tokenizer=tokenizer, samples=samples, seq_len=seq_len)
+    else:
+        tokens = min(seq_len, GENERATED_TOKENS)
+        feeds = generate(signature, samples=min(samples, GENERATED_SAMPLES), seq_len=tokens, seed=seed)
+    decode = None
+    if has_cache(signature):
+        decode = generate(signature, samples=1, seq_len=1, seed=seed, past=min(seq_len, GENERATED_TOKENS))[0]
+    return Inputs(feeds, decode)
+
+
+def try_original(source: Path, inputs: Inputs, provider: Provider, threads: int | None) -> None:
+    """Run the original once, so that inputs that do not suit it fail before the long work.
+
+    Raises:
+        ModelError: the original does not load or run.
+        DataError: it does not run on these inputs.
+    """
+    session = Session(source, provider=provider, threads=threads)
+    compare(session, session, inputs.feeds[:1])
+
+
+def validate(source: Path, output: Path, inputs: Inputs, provider: Provider, threads: int | None) -> Validation:
+    """Compare the two files and time them in turn."""
+    original = Session(source, provider=provider, threads=threads)
+    quantized = Session(output, provider=provider, threads=threads)
+    outputs = compare(original, quantized, inputs.feeds)
+    cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
+    if inputs.decode is not None:
+        cases["decode, 1 token"] = inputs.decode
+    latency = [
+        measure(original, quantized, feed, case=case, seconds=LATENCY_SECONDS) for case, feed in cases.items()
+    ]
+    return Validation(tuple(outputs), tuple(latency), inputs.feeds.origin)
