@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 
@@ -76,7 +76,27 @@ AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats tha
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
 
 
+def _reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn deliberate errors and interruptions into a message and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        console = Console(stderr=True)
+        try:
+            command(**arguments)
+        except OnnxfqError as error:
+            console.print("Error: ", style="bold red", end="")
+            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            console.print("Interrupted: nothing was left behind.", style="bold red")
+            raise typer.Exit(INTERRUPTED) from error
+
+    return wrapped
+
+
 @app.command()
+@_reported
 def quantize(
     model: ModelArgument,
     output: Annotated[
@@ -139,6 +159,7 @@ def quantize(
 
 
 @app.command()
+@_reported
 def inspect(
     model: ModelArgument,
     bits: Bits = 4,
@@ -167,6 +188,7 @@ def inspect(
 
 
 @app.command()
+@_reported
 def doctor(as_json: JsonFlag = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
@@ -249,26 +271,13 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit code."""
-    return _guard(lambda: app(arguments, standalone_mode=False, prog_name="onnxfq"))
-
-
-def _guard(command: Callable[[], object]) -> int:
-    console = Console(stderr=True)
     try:
-        result = command()
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show(sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        console.print("Interrupted: nothing was left behind.", style="bold red")
+        app(arguments, prog_name="onnxfq")
+    except KeyboardInterrupt:
         return INTERRUPTED
-    except OnnxfqError as error:
-        console.print("Error: ", style="bold red", end="")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
-    return result if isinstance(result, int) else 0
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    return 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

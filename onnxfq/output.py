@@ -10,16 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from onnxfq.errors import OutputError, UsageError
+from onnxfq.errors import OnnxfqError, OutputError, UsageError
 
 try:
     import fcntl
 except ImportError:  # Windows has no flock; there, two runs on one output are not detected
     fcntl = None  # type: ignore[assignment,unused-ignore]
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some disk space or choose another place with -o.",
+    errno.EDQUOT: "Your disk quota is used up; choose another place with -o.",
+}
 
 
 @contextmanager
@@ -29,38 +34,61 @@ def staging(output: Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, or another run is writing the same output.
     """
+    folder = _staging_folder(output)
     if not output.parent.is_dir():
         raise OutputError(f"Cannot write '{output}': the folder '{output.parent}' does not exist. Create it first.")
-    folder = output.parent / f".{output.name}.partial"
-    with writing(output), _lock(output.parent / f".{output.name}.lock", output):
-        _remove(folder)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            _remove(folder)
-
-
-@contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Turn the operating system's errors about writing into an `OutputError`."""
     try:
-        yield
+        with _lock(output):
+            _recover(folder, output)
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                _remove(folder)
     except OSError as error:
-        remedy = {
-            errno.ENOSPC: "Free some disk space or choose another place with -o.",
-            errno.EDQUOT: "Your disk quota is used up; choose another place with -o.",
-        }.get(error.errno or 0, "Choose a place that can be written with -o.")
-        reason = error.strerror or str(error)
-        raise OutputError(f"Cannot write '{output}' ({reason}). Nothing was left behind. {remedy}") from error
+        raise OutputError(_message(error, output)) from error
+    except OnnxfqError as error:  # what is wrong with a staged file is told under its final name
+        error.args = (str(error).replace(f"{folder}{os.sep}", f"{output.parent}{os.sep}"),)
+        raise
+
+
+def _staging_folder(output: Path) -> Path:
+    return output.parent / f".{output.name}.partial"
+
+
+def _lock_file(output: Path) -> Path:
+    return output.parent / f".{output.name}.lock"
+
+
+def _data_file(output: Path) -> Path:
+    return output.with_name(output.name + ".data")
+
+
+def _retired(staged: Path) -> Path:
+    """Where the old output waits until the new one is in place."""
+    return staged.parent / "replaced"
+
+
+def _message(error: OSError, output: Path) -> str:
+    """What the operating system refused, about which file, and what to do."""
+    reason = error.strerror or str(error)
+    folder = _staging_folder(output)
+    left = f"'{folder}' could not be removed." if folder.exists() else "Nothing was left behind."
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else output
+    own = named in (output, _data_file(output), _lock_file(output)) or named.is_relative_to(folder)
+    about = "" if own else f"'{named}': "
+    remedy = _REMEDIES.get(error.errno or 0, "Check permissions, or choose another place with -o.")
+    return f"Cannot write '{output}' ({about}{reason}). {left} {remedy}"
 
 
 @contextmanager
-def _lock(path: Path, output: Path) -> Iterator[None]:
+def _lock(output: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = _acquire(path, output)
+    path = _lock_file(output)
+    while (descriptor := _acquire(path, output)) is None:
+        pass
     try:
         yield
     finally:
@@ -68,21 +96,32 @@ def _lock(path: Path, output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, output: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise OutputError(
-                f"Another run is writing '{output}' just now. Wait for it, or choose another output with -o."
-            ) from error
-        except FileNotFoundError:
-            pass  # the run that held the lock removed it between our open and our look: try again
+def _acquire(path: Path, output: Path) -> int | None:
+    """Lock a file; None where the run that held the lock removed the file meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+    except BlockingIOError as error:
         os.close(descriptor)
+        raise OutputError(
+            f"Another run is writing '{output}' just now. Wait for it, or choose another output with -o."
+        ) from error
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _recover(folder: Path, output: Path) -> None:
+    """Clear what a killed run left; an old output that it was just replacing comes back."""
+    retired = _retired(folder / output.name)
+    if retired.is_dir() and not os.path.lexists(output):
+        for path in retired.iterdir():
+            path.replace(output.with_name(path.name))
+    _remove(folder)
 
 
 def _remove(path: Path) -> None:
@@ -92,8 +131,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Make a file's bytes, or a folder's entries, durable."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -102,24 +143,14 @@ def sync(path: Path) -> None:
 
 
 def commit_files(staged: Path, output: Path) -> None:
-    """Move a model and its data file into place.
+    """Move a model and its data file into place of an old model and its data file.
 
-    The old model goes first, then the data arrive, then the model: a crash at any point leaves no pair of halves.
+    A model without data replaces another in one step. Otherwise the old model goes first, then the old data, then the
+    new data come and at last the new model: a crash at any point leaves no pair of halves, and an error the old pair.
     """
-    data, old_data = staged.with_name(staged.name + ".data"), output.with_name(output.name + ".data")
-    with writing(output):
-        for path in (staged, data):
-            if path.exists():
-                sync(path)
-        if data.exists() or old_data.exists():
-            output.unlink(missing_ok=True)
-            sync(output.parent)
-        if data.exists():
-            data.replace(old_data)
-        else:
-            old_data.unlink(missing_ok=True)
-        staged.replace(output)
-        sync(output.parent)
+    data = _data_file(staged)
+    pairs = [(data, _data_file(output))] if data.exists() or os.path.lexists(_data_file(output)) else []
+    _exchange([*pairs, (staged, output)])
 
 
 def commit_folder(staged: Path, output: Path) -> None:
@@ -128,45 +159,121 @@ def commit_folder(staged: Path, output: Path) -> None:
     Raises:
         OutputError: `output` is a file, or a folder with files that the new one does not have.
     """
-    strangers = unexpected(staged, output)
-    if strangers:
-        raise OutputError(
-            f"Will not replace '{output}': it holds {len(strangers)} files that the result does not have "
-            f"(such as '{strangers[0]}'). Choose another folder with -o or remove it first."
-        )
-    with writing(output):
-        for path in sorted(staged.rglob("*")):
-            sync(path)
-        retired = staged.with_name(staged.name + ".old")
-        _remove(retired)
-        if output.exists():
-            output.rename(retired)
-        staged.rename(output)
-        sync(output.parent)
-        _remove(retired)
+    refuse_losing(output, [path.relative_to(staged) for path in staged.rglob("*")])
+    _exchange([(staged, output)])
 
 
-def unexpected(staged: Path, output: Path) -> list[str]:
-    """What `output` holds that `staged` does not."""
-    if not output.exists():
-        return []
+def refuse_losing(output: Path, new: Iterable[Path]) -> None:
+    """Refuse to replace a folder that holds what the new one will not.
+
+    Args:
+        output: the folder, which need not exist.
+        new: what the new one will hold, relative to it.
+
+    Raises:
+        OutputError: it holds something else, or is no folder.
+    """
+    if not os.path.lexists(output):
+        return
     if not output.is_dir():
-        return [output.name]
-    new = {p.relative_to(staged) for p in staged.rglob("*")}
-    return sorted(str(p.relative_to(output)) for p in output.rglob("*") if p.relative_to(output) not in new)
+        raise OutputError(f"Will not replace '{output}' by a folder: it is none. Choose another folder with -o.")
+    old = {path.relative_to(output) for path in output.rglob("*")}
+    lost = sorted(str(path) for path in old.difference(new))
+    if lost:
+        raise OutputError(
+            f"Will not replace '{output}': it holds {len(lost)} entries that the result does not have "
+            f"(such as '{lost[0]}'). Choose another folder with -o or remove it first."
+        )
+
+
+def _exchange(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Move new files or folders into place, in order; if anything fails, all is again as it was.
+
+    Args:
+        moves: (new, place). A new one that does not exist only clears its place. The last one decides: its old one goes
+            first, and itself it comes last.
+    """
+    new, place = moves[-1]
+    for path in (path for new, _ in moves if new.exists() for path in (new, *new.rglob("*"))):
+        _sync(path)
+    if len(moves) == 1 and new.is_file():
+        new.replace(place)
+    else:
+        _swap(moves, _retired(new))
+    _sync(place.parent)
+
+
+def _swap(moves: Sequence[tuple[Path, Path]], retired: Path) -> None:
+    retired.mkdir()
+    undo: list[tuple[Path, Path]] = []
+    try:
+        for _, place in reversed(moves):
+            if os.path.lexists(place):
+                _move(place, retired / place.name, undo)
+        for new, place in moves:
+            if new.exists():
+                _move(new, place, undo)
+    except BaseException:
+        for place, back in reversed(undo):
+            if os.path.lexists(place) and not os.path.lexists(back):
+                place.rename(back)
+        raise
+
+
+def _move(path: Path, place: Path, undo: list[tuple[Path, Path]]) -> None:
+    undo.append((place, path))
+    path.rename(place)
+
+
+def check_place(output: Path, *, folder: bool) -> None:
+    """Refuse an output that is something else than what will be written there.
+
+    Raises:
+        UsageError: a folder where a file will be written, the other way round, or neither of both.
+    """
+    if folder:
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"The source is a folder, but the output '{output}' is a file. Name a folder with -o.")
+        return
+    if output.is_dir():
+        raise UsageError(
+            f"The output '{output}' is a folder. Name a file in it with -o, such as '{output / 'model.int4.onnx'}'."
+        )
+    for path in (output, _data_file(output)):
+        if path.exists() and not path.is_file():
+            raise UsageError(f"The output '{path}' exists and is no regular file. Choose another name with -o.")
+
+
+def check_space(staged: Path, wanted: int) -> None:
+    """Refuse early what cannot fit on the disk.
+
+    Args:
+        staged: a folder on that disk.
+        wanted: bytes that will be written.
+
+    Raises:
+        OutputError: fewer are free.
+    """
+    free = shutil.disk_usage(staged).free
+    if wanted > free:
+        raise OutputError(
+            f"The output needs about {wanted / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free in "
+            f"'{staged.parent}'. Free some space or choose another place with -o."
+        )
 
 
 def refuse_overwriting(output: Path, sources: Iterable[Path]) -> None:
-    """Refuse an output, or its data file, that is one of the source's files.
+    """Refuse an output that is one of the source's files, or for which one would be written or removed.
 
     Raises:
         UsageError: it would overwrite the source.
     """
-    for target in (output, output.with_name(output.name + ".data")):
-        for source in sources:
-            same = target.exists() and source.exists() and target.samefile(source)
-            if same or target.resolve() == source.resolve():
-                raise UsageError(
-                    f"The output '{target}' would overwrite the source '{source}', which is never touched. "
-                    "Choose another name with -o."
-                )
+    targets = (output, _data_file(output), _lock_file(output))
+    for source in sources:
+        real = source.resolve()
+        clash = [t for t in targets if t.resolve() == real or (t.exists() and source.exists() and t.samefile(source))]
+        if clash or real.is_relative_to(_staging_folder(output).resolve()):
+            raise UsageError(
+                f"The output '{clash[0] if clash else output}' would overwrite the source '{source}', which is never "
+                "touched. Choose another name with -o."
+            )

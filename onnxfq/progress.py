@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from onnxfq.terminal import one_line
+
+SECONDS_BETWEEN_LINES = 2.0
+
+Told = Callable[[str, int, int], None]
+
 
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A function to call with (what, done, total) while inside."""
+def progress(console: Console) -> Iterator[Told]:
+    """A function to call with (what, done, total) while inside; a total of 0 marks a remark, which stays."""
     if not console.is_terminal:
         yield _plain(console)
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
@@ -25,18 +32,33 @@ def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading", total=1)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+        def tell(what: str, done: int, total: int) -> None:
+            if total:
+                bar.update(task, description=one_line(what), completed=done, total=total)
+            else:
+                _print(console, what)
+
+        yield tell
 
 
-def _plain(console: Console) -> Callable[[str, int, int], None]:
-    """One line for each new stage, and one for every tenth of a long one."""
-    last = ""
+def _plain(console: Console) -> Told:
+    """One line for each new stage and remark; how far a stage is, where it takes long."""
+    stage, told = "", 0.0
 
     def tell(what: str, done: int, total: int) -> None:
-        nonlocal last
-        line = what if total < 2 or not done else f"{what}: {10 * (10 * done // total)} %"
-        if line != last:
-            console.print(line, markup=False, highlight=False)
-            last = line
+        nonlocal stage, told
+        if what != stage or not total:
+            line = what
+        elif 0 < done < total and monotonic() - told >= SECONDS_BETWEEN_LINES:
+            line = f"{what}: {100 * done // total} %"
+        else:
+            return
+        stage, told = what, monotonic()
+        _print(console, line)
 
     return tell
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(one_line(line), markup=False, highlight=False, soft_wrap=True, emoji=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxfq.errors import GateError, UsageError
+from onnxfq.errors import GateError, OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.rules import Skip
 
@@ -196,23 +198,50 @@ class Report:
             "warnings": list(self.warnings),
         }
 
-    def save(self, path: Path) -> None:
-        """Write the report as a JSON file.
+    def save(self, path: str | Path) -> None:
+        """Write the report as a JSON file, whole or not at all.
 
         Raises:
-            UsageError: the name does not end in .json.
+            UsageError: the name does not end in .json, or its folder does not exist.
+            OutputError: the file cannot be written.
         """
+        path = Path(path)
         check_report_path(path)
-        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            done = f" The model itself is complete: '{self.output}'." if self.output else ""
+            raise OutputError(
+                f"Cannot write the report '{path}' ({error.strerror or error}). Choose another place with --report.{done}"
+            ) from error
 
 
-def check_report_path(path: Path) -> None:
-    """Refuse a report that could not be written, before any work.
+def check_report_path(path: Path, source: Path | None = None, output: Path | None = None) -> None:
+    """Refuse a report that could not be written, or would change the source or the output, before any work.
 
     Raises:
-        UsageError: its name does not end in .json, or its folder does not exist.
+        UsageError: its name does not end in .json, its place cannot be written, or it is or lies in source or output.
     """
     if path.suffix != ".json":
         raise UsageError(f"Unknown kind of report (got --report {path}). Give a name that ends in .json.")
     if not path.parent.is_dir():
         raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"Cannot write the report '{path}': it is a folder, or not writable. Choose another place.")
+    for what, taken in (("source", source), ("output", output)):
+        if taken is not None and path.resolve().is_relative_to(taken.resolve()):
+            raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
+
+
+def size_text(count: float) -> str:
+    """Bytes in decimal units: `12.3 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -10,19 +10,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from onnxfq.errors import DataError, ModelError, ProviderError
+from onnxfq.kernels import Provider as Provider
 from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
 
-Provider = Literal["cpu", "cuda"]
+
 Array = npt.NDArray[Any]
 
 NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds

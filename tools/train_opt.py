@@ -183,9 +183,7 @@ def main() -> None:
     print(json.dumps({"training_tokens": int(rows.size), "held_out": [len(h) for h in held_out]}), flush=True)
     model = build_model()
     history = train(model, rows, np.concatenate(held_out), arguments.minutes * 60, arguments.batch)
-    final = {
-        path.name: round(evaluate(model, held), 4) for (path, _), held in zip(sources, held_out, strict=True)
-    }
+    final = {path.name: round(evaluate(model, held), 4) for (path, _), held in zip(sources, held_out, strict=True)}
     model.save_pretrained(arguments.out)
     record = {"history": history, "final_held_out_nats": final, "torch": torch.__version__}
     (arguments.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -144,27 +144,29 @@ def _float_result(result: OutputAccuracy, sums: FloatSums) -> OutputAccuracy:
         return replace(result, note=f"{sums.nonfinite} elements are NaN or infinite in only one of the models")
     if sums.shared_nonfinite == sums.elements:
         return replace(result, note="no element is finite in either model")
+    spread = sums.spread.total()
     return replace(
         result,
-        relative_mse=_relative(sums),
+        relative_mse=_relative(sums.squared, spread),
         cosine=_mean(sums.cosines, sums.rows),
         max_abs=_finite(sums.max_abs),
         kl=_mean(sums.divergence, sums.distributions),
         top1=_mean(sums.same_top, sums.distributions),
-        note=_note(sums),
+        note=_note(sums, spread),
     )
 
 
-def _relative(sums: FloatSums) -> float | None:
-    spread = sums.spread.total()
-    if spread == 0.0:
-        return 0.0 if sums.squared == 0.0 else None
-    return _finite(sums.squared / spread)
+def _relative(squared: float, spread: float) -> float | None:
+    if squared == 0.0:
+        return 0.0
+    return _finite(squared / spread) if spread != 0.0 and math.isfinite(spread) else None
 
 
-def _note(sums: FloatSums) -> str | None:
-    if sums.spread.total() == 0.0 and sums.squared > 0.0:
+def _note(sums: FloatSums, spread: float) -> str | None:
+    if sums.squared != 0.0 and spread == 0.0:
         return "the reference is constant and the candidate differs: the relative error is infinite"
+    if sums.squared != 0.0 and not (math.isfinite(sums.squared) and math.isfinite(spread)):
+        return "the values are too large for sums of their squares"
     if sums.spread.widths_differ:
         return "the last axis varies in length: the error is relative to the variance about the mean of all elements"
     if sums.shared_nonfinite:

@@ -48,7 +48,7 @@ class Spread:
     def total(self) -> float:
         """About the mean of each feature, or about the mean of all elements where every row is the same."""
         per_feature = float(self.squares.sum())
-        return per_feature if per_feature > 0.0 else self._about_all()[2]
+        return self._about_all()[2] if per_feature == 0.0 else per_feature
 
     def _start(self, shift: Float64Array) -> None:
         self.shift = shift
@@ -68,7 +68,8 @@ class Spread:
         means = self.mean + (self.shift - self.shift[0])
         count = float(self.count.sum())
         mean = float((self.count * means).sum()) / max(count, 1.0)
-        return count, mean, float(self.squares.sum() + (self.count * (means - mean) ** 2).sum())
+        with np.errstate(over="ignore"):
+            return count, mean, float(self.squares.sum() + (self.count * (means - mean) ** 2).sum())
 
     def _collapse(self) -> None:
         """Go on with one feature, from the moment that rows come in different widths."""

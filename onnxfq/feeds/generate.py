@@ -111,7 +111,7 @@ def _make(spec: TensorSpec, sizes: Sizes, rng: np.random.Generator | None) -> Ar
             return np.full(shape, sizes.past + sizes.sequence, dtype)
         case "length":
             return np.full(shape, sizes.sequence, dtype)
-        case "data":
+        case "data":  # `fill` has refused it where there is no generator
             return _random(spec, shape, rng or np.random.default_rng(0)).astype(dtype)
 
 

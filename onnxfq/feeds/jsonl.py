@@ -59,8 +59,10 @@ def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     """An array of the input's type from JSON's lists, with the batch axis that they may lack."""
     try:
         array = np.asarray(value)
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{spec.name} is no array (in {where}): {error}. Give lists of equal lengths.") from error
+    except ValueError:  # lists of different lengths
+        array = np.empty(0, object)
+    if array.dtype == object:
+        raise DataError(f"{spec.name} is no array (in {where}). Give numbers or text, in lists of equal lengths.")
     array = _cast(array, spec)
     missing_batch = spec.shape is not None and array.ndim == len(spec.shape) - 1
     return array[np.newaxis] if missing_batch else array

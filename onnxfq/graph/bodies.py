@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxfq.errors import ModelError
+
+Value = int | float | str | tuple[int, ...] | tuple[float, ...] | TensorProto | None
 
 
 @dataclass(eq=False)
@@ -76,6 +77,17 @@ class Body:
         """` in LABEL`, or nothing for the main graph."""
         return f" in {self.label}" if self.label else ""
 
+    def home_of(self, name: str) -> Body | None:
+        """The scope that defines a name, as seen from this one; None where nothing does."""
+        body: Body | None = self
+        while body is not None and not body.defines(name):
+            body = body.parent
+        return body
+
+    def defines(self, name: str) -> bool:
+        """Whether the name stands for something of this very scope."""
+        return name in self.inputs or name in self.initializers or name in self.producers or name in self.sparse
+
     def forget(self) -> None:
         """Drop what was derived from the proto, after it was edited."""
         for name in ("initializers", "inputs", "producers", "sparse"):
@@ -120,9 +132,24 @@ class Node:
         return str(self.proto.name) or next((str(o) for o in self.proto.output if o), "")
 
     @cached_property
-    def attributes(self) -> Mapping[str, Any]:
-        """Numbers and strings by name; references to a function's attributes are in `references`."""
+    def attributes(self) -> Mapping[str, Value]:
+        """Values by name; references to a function's attributes are in `references`, subgraphs are None."""
         return {a.name: _value(a) for a in self.proto.attribute if not a.ref_attr_name}
+
+    def integer(self, name: str, default: int) -> int:
+        """An integer attribute; the default where it is absent or no integer."""
+        value = self.attributes.get(name)
+        return value if isinstance(value, int) else default
+
+    def real(self, name: str, default: float) -> float:
+        """A floating attribute; the default where it is absent or no number."""
+        value = self.attributes.get(name)
+        return float(value) if isinstance(value, (int, float)) else default
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """An attribute that is a list of integers; None where it is absent."""
+        value = self.attributes.get(name)
+        return tuple(int(v) for v in value) if isinstance(value, tuple) else None
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -130,31 +157,38 @@ class Node:
         return tuple(a.name for a in self.proto.attribute if a.ref_attr_name)
 
 
-def _value(attribute: AttributeProto) -> Any:
-    kinds = {
-        AttributeProto.INT: lambda: int(attribute.i),
-        AttributeProto.FLOAT: lambda: float(attribute.f),
-        AttributeProto.STRING: lambda: attribute.s.decode("utf-8", "replace"),
-        AttributeProto.INTS: lambda: tuple(attribute.ints),
-        AttributeProto.FLOATS: lambda: tuple(attribute.floats),
-        AttributeProto.TENSOR: lambda: attribute.t,
-    }
-    return kinds[attribute.type]() if attribute.type in kinds else None
+def _value(attribute: AttributeProto) -> Value:
+    kind = attribute.type
+    if kind == AttributeProto.INT:
+        return int(attribute.i)
+    if kind == AttributeProto.FLOAT:
+        return float(attribute.f)
+    if kind == AttributeProto.STRING:
+        return str(attribute.s.decode("utf-8", "replace"))
+    if kind == AttributeProto.INTS:
+        return tuple(int(v) for v in attribute.ints)
+    if kind == AttributeProto.FLOATS:
+        return tuple(float(v) for v in attribute.floats)
+    return attribute.t if kind == AttributeProto.TENSOR else None
 
 
 def bodies(model: ModelProto) -> list[Body]:
     """All scopes of a model, the main graph first."""
-    found = list(_walk(Body(model.graph)))
+    found = scopes(model.graph)
     for function in model.functions:
-        found += _walk(Body(function, None, f"function '{function.domain}:{function.name}'"))
+        found += scopes(function, f"function '{function.domain}:{function.name}'")
     return found
+
+
+def scopes(proto: GraphProto | FunctionProto, label: str = "") -> list[Body]:
+    """A graph or function, and all subgraphs in it."""
+    return list(_walk(Body(proto, None, label)))
 
 
 def _walk(body: Body) -> Iterator[Body]:
     yield body
     for node in body.proto.node:
         for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
-            for graph in graphs:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 label = f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{body.where}"
                 yield from _walk(Body(graph, body, label, body.depth + 1))

@@ -64,7 +64,7 @@ def external_file(model: Path, location: str, tensor: str) -> Path:
     try:
         real = path.resolve(strict=True)
         mode = real.stat().st_mode
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"The {where} is missing: no file '{path}'. Put it beside the model.") from error
     if not stat.S_ISREG(mode):
         raise ModelError(f"The {where} is not a regular file: refused.")
@@ -78,28 +78,29 @@ def external_file(model: Path, location: str, tensor: str) -> Path:
     return path
 
 
-def check_slice(piece: FileSlice, tensor: str, wanted: int, *, open_end: bool) -> FileSlice:
+def check_slice(piece: FileSlice, tensor: str, wanted: int) -> FileSlice:
     """The slice, checked against the file's size and the bytes its shape needs.
 
     Args:
-        piece: offset and length as the model gives them; length -1 where it gives none.
+        piece: path, offset and length as the model gives them.
         tensor: name, for messages.
         wanted: bytes that shape and type need.
-        open_end: no length was given: as many bytes as wanted.
+
+    Raises:
+        ModelError: other bytes than wanted, or bytes that the file does not have.
     """
-    size = piece.path.stat().st_size
-    length = wanted if open_end else piece.length
-    if length != wanted:
+    size, end = piece.path.stat().st_size, piece.offset + piece.length
+    if piece.length != wanted:
         raise ModelError(
-            f"Tensor '{tensor}' declares a shape of {wanted} bytes, but {length} bytes of data "
+            f"Tensor '{tensor}' declares a shape of {wanted} bytes, but {piece.length} bytes of data "
             f"(in '{piece.path}'). The model is damaged."
         )
-    if piece.offset < 0 or piece.offset + length > size:
+    if end > size:
         raise ModelError(
-            f"External data of tensor '{tensor}' is cut short: bytes {piece.offset} to {piece.offset + length} wanted, "
+            f"External data of tensor '{tensor}' is cut short: bytes {piece.offset} to {end} wanted, "
             f"'{piece.path}' has {size}. Fetch the file again."
         )
-    return FileSlice(piece.path, piece.offset, length)
+    return piece
 
 
 def copy_bytes(piece: FileSlice, target: int) -> None:

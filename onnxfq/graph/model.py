@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
+from onnxfq.graph.census import tensors
 from onnxfq.graph.constants import Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
 from onnxfq.graph.files import FileSlice
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.standins import standin
-from onnxfq.graph.tensors import NEW, describe, refer, tensor_header, tensor_proto
+from onnxfq.graph.tensors import NEW, describe, embed, refer, tensor_header, tensor_proto
 from onnxfq.graph.wire import lift
 from onnxfq.signature import Signature
 
@@ -65,21 +66,14 @@ class Graph:
 
     def _check_tensors(self) -> None:
         files = {self.path}
-        for name, proto in self._tensors():
-            piece = describe(proto, self.path, name).piece
-            if piece is not None:
-                files.add(piece.path)
+        for held in tensors(self.model):
+            piece = describe(held.proto, self.path, held.label).piece
+            if piece is None:
+                continue
+            if not piece.length:
+                embed(held.proto, b"")  # nothing to fetch, wherever it is said to be
+            files.add(piece.path)
         self._stamps = {file: _stamp(file) for file in sorted(files)}
-
-    def _tensors(self) -> Iterator[tuple[str, TensorProto]]:
-        """Every constant tensor with a name to call it by."""
-        for body in self.bodies:
-            yield from body.initializers.items()
-            for node in body.proto.node:
-                for attribute in node.attribute:
-                    label = node.output[0] if node.output else node.name
-                    for tensor in (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors:
-                        yield label, tensor
 
     def check(self) -> None:
         """Run ONNX's own checker, on everything but the tensors' bytes.
@@ -128,7 +122,7 @@ class Graph:
     @cached_property
     def signature(self) -> Signature:
         """What callers feed and get."""
-        return read_signature(self.model, self.bodies)
+        return read_signature(self.model, self.bodies, self.path)
 
     @property
     def uses_external_data(self) -> bool:
@@ -143,13 +137,13 @@ class Graph:
 
     def constant(self, node: Node, index: int) -> Constant | NotConstant:
         """What the node's input number `index` is made of."""
-        overridable = self.model.ir_version >= 4
+        overridable = self.model.ir_version >= OVERRIDABLE_FROM_IR
         return resolve(node.body, node.inputs[index], self.path, overridable=overridable)
 
     def add_tensor(self, home: Body, base: str, array: npt.NDArray[Any], spool: Spool) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free."""
         name = self.edits.fresh_name(base)
-        if array.nbytes < _INLINE_BYTES:
+        if array.nbytes < _INLINE_BYTES or home.root.is_function:  # functions are written without data files
             proto = tensor_proto(name, array)
         else:
             piece = spool.append(array)
@@ -158,9 +152,9 @@ class Graph:
         self.edits.add_constant(home, proto)
         return name
 
-    def replace(self, node: Node, new_nodes: list[NodeProto]) -> None:
-        """Put other nodes in the place of one (done by `finish`)."""
-        self.edits.replace(node, new_nodes)
+    def replace(self, node: Node, new_nodes: list[NodeProto], heir: NodeProto) -> None:
+        """Put other nodes in the place of one (done by `finish`); `heir` keeps its name and what is said about it."""
+        self.edits.replace(node, new_nodes, heir)
 
     def finish(self, abandoned: Iterable[Constant]) -> None:
         """Apply all replacements and drop constants that nothing reads any more."""

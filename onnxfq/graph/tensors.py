@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,20 @@ NUMPY_TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
 ONNX_TYPES = {dtype: number for number, dtype in NUMPY_TYPES.items()}
-NEW = "\0new"  # location of tensors that are new in this run, in the spool
-_MOST_BYTES = 1 << 50
+NEW = f"\0new:{secrets.token_hex(16)}"  # location of tensors that are new in this run, in the spool; see wire.SELF
+_MOST_ELEMENTS = 1 << 50
+_VALUE_FIELDS = (
+    *("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"),
+    *("external_data", "data_location"),
+)
+_TYPED_FIELDS = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT64: "uint64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.STRING: "string_data",
+}
 
 
 def type_name(number: int) -> str:
@@ -77,7 +90,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Size in bytes, as stored raw."""
-        return (math.prod(self.shape) * bit_width(self.type) + 7) // 8
+        return self.piece.length if self.piece else (math.prod(self.shape) * bit_width(self.type) + 7) // 8
 
     def read(self) -> npt.NDArray[Any]:
         """Load the values, in the tensor's own type.
@@ -108,51 +121,77 @@ def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor
     """
     label = name or proto.name
     shape = tuple(proto.dims)
-    if any(d < 0 for d in shape) or math.prod(shape) > _MOST_BYTES:
+    if any(d < 0 for d in shape) or math.prod(shape) > _MOST_ELEMENTS:
         raise ModelError(f"Tensor '{label}' declares an impossible shape {list(shape)}. The model is damaged.")
     if proto.data_location != TensorProto.EXTERNAL:
         _check_inline(proto, label)
         return Tensor(label, shape, proto.data_type, None, proto)
-    if not bit_width(proto.data_type):
-        raise ModelError(f"Tensor '{label}' has external data of type {type_name(proto.data_type)}, which is invalid.")
-    wanted = (math.prod(shape) * bit_width(proto.data_type) + 7) // 8
+    if proto.data_type == TensorProto.STRING:
+        raise ModelError(f"Tensor '{label}' has strings as external data, which ONNX does not allow.")
+    if proto.HasField("raw_data"):
+        raise ModelError(f"Tensor '{label}' is stored both inline and as external data. The model is damaged.")
+    return Tensor(label, shape, proto.data_type, _locate(proto, model, label), proto)
+
+
+def _locate(proto: TensorProto, model: Path, label: str) -> FileSlice:
+    """Where the bytes of an external tensor are."""
     location, offset, length = _reference(proto, label)
-    if location == NEW or not wanted:
-        return Tensor(label, shape, proto.data_type, FileSlice(Path(location), offset, wanted), proto)
+    width = bit_width(proto.data_type)
+    wanted = (math.prod(proto.dims) * width + 7) // 8 if width else length or 0  # unknown types: as the model says
+    if location == NEW:
+        return FileSlice(Path(location), offset, wanted)
+    if not wanted:
+        return FileSlice(model, 0, 0)
     path = model if location == SELF else external_file(model, location, label)
-    piece = check_slice(FileSlice(path, offset, length), label, wanted, open_end=length < 0)
-    return Tensor(label, shape, proto.data_type, piece, proto)
+    return check_slice(FileSlice(path, offset, wanted if length is None else length), label, wanted)
 
 
 def _check_inline(proto: TensorProto, label: str) -> None:
-    width = bit_width(proto.data_type)
-    if not proto.HasField("raw_data") or not width:
+    """Whether there are as many values as the shape needs; 4-bit and complex ones are left to ONNX's checker."""
+    if proto.HasField("raw_data"):
+        width, unit, got = bit_width(proto.data_type), "bytes", len(proto.raw_data)
+        wanted = (math.prod(proto.dims) * width + 7) // 8 if width else got
+    elif proto.data_type in NUMPY_TYPES or proto.data_type == TensorProto.STRING:
+        values = getattr(proto, _TYPED_FIELDS.get(proto.data_type, "int32_data"))
+        unit, got, wanted = "values", len(values), math.prod(proto.dims)
+    else:
         return
-    wanted = (math.prod(proto.dims) * width + 7) // 8
-    if len(proto.raw_data) != wanted:
+    if got != wanted:
         raise ModelError(
-            f"Tensor '{label}' declares a shape {list(proto.dims)} of {wanted} bytes, but {len(proto.raw_data)} bytes "
-            "of data. The model is damaged."
+            f"Tensor '{label}' declares a shape {list(proto.dims)} of {wanted} {unit}, but {got} {unit} of data. "
+            "The model is damaged."
         )
 
 
-def _reference(proto: TensorProto, label: str) -> tuple[str, int, int]:
-    """(location, offset, length or -1) of external data."""
+def _reference(proto: TensorProto, label: str) -> tuple[str, int, int | None]:
+    """(location, offset, length or None) of external data."""
     entries = {entry.key: entry.value for entry in proto.external_data}
     try:
-        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or -1)
+        offset = int(entries.get("offset") or 0)
+        length = int(entries["length"]) if entries.get("length") else None
     except ValueError as error:
         raise ModelError(f"External data of tensor '{label}' has a garbled offset or length ({error}).") from error
-    if offset < 0 or length < -1:
+    if offset < 0 or (length is not None and length < 0):
         raise ModelError(f"External data of tensor '{label}' has a negative offset or length.")
     return entries.get("location", ""), offset, length
 
 
 def refer(proto: TensorProto, location: str, offset: int, length: int) -> None:
     """Make a tensor message refer to external data instead of holding its values."""
-    for values in ("external_data", "raw_data", "float_data", "int32_data", "int64_data", "data_location"):
-        proto.ClearField(values)
+    clear_values(proto)
     proto.MergeFromString(reference(location, offset, length))
+
+
+def embed(proto: TensorProto, data: bytes) -> None:
+    """Make a tensor message hold its values instead of referring to external data."""
+    clear_values(proto)
+    proto.raw_data = data
+
+
+def clear_values(proto: TensorProto) -> None:
+    """Leave name, type, shape and documentation only."""
+    for field_name in _VALUE_FIELDS:
+        proto.ClearField(field_name)
 
 
 def tensor_proto(name: str, array: npt.NDArray[Any]) -> TensorProto:

@@ -10,12 +10,14 @@ Source: the encoding specification of Protocol Buffers; field numbers from onnx.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Final
 
 from onnxfq.errors import ModelError
 
-SELF: Final = "\0self"  # location that means: the model file itself; no real location may contain NUL
+# Location that means the model file itself. Never written; no file can know it, so that none can pretend to be lifted.
+SELF: Final = f"\0self:{secrets.token_hex(16)}"
 LIFT_BYTES: Final = 4096  # smaller tensors stay in the message
 _DEEPEST: Final = 90  # protobuf itself refuses more than 100 levels
 
@@ -39,6 +41,10 @@ class _Reader:
 
     data: memoryview
     file: str
+
+    def copy(self, start: int, end: int) -> bytes:
+        """Some bytes, as a copy: a view would keep the file mapped for as long as an exception is looked at."""
+        return bytes(self.data[start:end])
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
         """Decode the varint at `at`; returns (value, next position)."""
@@ -94,43 +100,46 @@ def _message(reader: _Reader, start: int, end: int, kind: str, depth: int) -> by
     if depth > _DEEPEST:
         raise ModelError(f"'{reader.file}' nests subgraphs too deeply (more than {_DEEPEST} levels).")
     nested = _NESTED[kind]
-    parts: list[bytes | memoryview] = []
-    lifted: tuple[int, int] | None = None
+    parts: list[bytes] = []
+    raw: tuple[int, int] | None = None
     external = False
     at = kept = start
     while at < end:
         number, wire, content, stop = reader.field(at, end)
-        large = wire == _BYTES and stop - content >= LIFT_BYTES
-        if large and number in nested:
+        if number in nested and wire == _BYTES and stop - content >= LIFT_BYTES:
             inside = _message(reader, content, stop, nested[number], depth + 1)
-            parts += [reader.data[kept:at], field_header(number, len(inside)), inside]
+            parts += [reader.copy(kept, at), field_header(number, len(inside)), inside]
             kept = stop
         elif kind == "tensor" and number == _RAW_DATA and wire == _BYTES:
-            lifted = (content, stop - content) if large else None
-            if large:
-                parts.append(reader.data[kept:at])
-                kept = stop
+            raw = content, stop  # the last one counts, as in protobuf
+            parts.append(reader.copy(kept, at))
+            kept = stop
         elif kind == "tensor" and number == _DATA_LOCATION and wire == _VARINT:
             external = reader.varint(content, end)[0] == 1
         at = stop
-    parts.append(reader.data[kept:end])
-    if lifted and external:
-        raise ModelError(f"'{reader.file}' holds a tensor that is stored both inline and as external data.")
-    if lifted:
-        parts.append(reference(SELF, *lifted))
+    parts.append(reader.copy(kept, end))
+    if raw:
+        parts.append(_raw_or_reference(reader, *raw, external=external))
     return b"".join(parts)
+
+
+def _raw_or_reference(reader: _Reader, start: int, stop: int, *, external: bool) -> bytes:
+    """A tensor's `raw_data` as it is where it is small, and as a reference to its place where it is large."""
+    if stop - start < LIFT_BYTES:
+        return raw_data_header(stop - start) + reader.copy(start, stop)
+    if external:
+        raise ModelError(f"'{reader.file}' holds a tensor that is stored both inline and as external data.")
+    return reference(SELF, start, stop - start)
 
 
 def reference(location: str, offset: int, length: int) -> bytes:
     """The fields of a TensorProto that refer to external data."""
     entries = (("location", location), ("offset", str(offset)), ("length", str(length)))
-    return b"".join(_entry(key, value) for key, value in entries) + varint(_DATA_LOCATION << 3) + b"\x01"
+    return b"".join(_entry(key.encode(), value.encode()) for key, value in entries) + varint(_DATA_LOCATION << 3) + b"\x01"
 
 
-def _entry(key: str, value: str) -> bytes:
-    body = b"".join(
-        field_header(number, len(text)) + text for number, text in ((1, key.encode()), (2, value.encode()))
-    )
+def _entry(key: bytes, value: bytes) -> bytes:
+    body = field_header(1, len(key)) + key + field_header(2, len(value)) + value
     return field_header(_EXTERNAL_DATA, len(body)) + body
 
 

@@ -1,0 +1,195 @@
+"""Text against a tokenizer of eight words, whose own padding and truncation must not count."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from onnxfq.errors import DataError, UsageError
+from onnxfq.feeds import Feeds, load_feeds, load_tokenizer, longest
+from onnxfq.signature import Dimension, Signature, TensorSpec
+
+WORDS = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"])}
+CLS, SEP, A, B, C, D = 2, 3, 4, 5, 6, 7
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model's folder with a tokenizer that pads every text to 128 tokens and cuts it to 3."""
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $0 [SEP]", None, [("[CLS]", CLS), ("[SEP]", SEP)])
+    tokenizer.enable_padding(length=128)
+    tokenizer.enable_truncation(3)
+    path = tmp_path / "model"
+    path.mkdir()
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def ids(
+    name: str = "input_ids", shape: tuple[Dimension, ...] = ("batch", "sequence"), dtype: str = "int64"
+) -> TensorSpec:
+    return TensorSpec(name, dtype, shape, vocabulary=8)
+
+
+ENCODER = Signature((ids(), TensorSpec("attention_mask", "int64", ("batch", "sequence"))), ())
+
+
+def load(
+    folder: Path,
+    content: str,
+    *,
+    suffix: str = "txt",
+    signature: Signature = ENCODER,
+    samples: int = 9,
+    seq_len: int = 9,
+) -> Feeds:
+    path = folder.parent / f"data.{suffix}"
+    path.write_text(content, encoding="utf-8")
+    return load_feeds(path, signature, tokenizer=folder, samples=samples, seq_len=seq_len)
+
+
+def rows(feeds: Feeds, name: str = "input_ids") -> list[list[int]]:
+    return [feed[name][0].tolist() for feed in feeds]
+
+
+def lines(*texts: str) -> str:
+    return "\n".join(json.dumps({"text": text, "label": 0}) for text in texts)
+
+
+def test_lines_are_encoded_with_special_tokens_and_neither_padded_nor_cut(folder: Path) -> None:
+    feeds = load(folder, lines("a b", "", " \n", "c a b d a"), suffix="jsonl")
+    assert rows(feeds) == [[CLS, A, B, SEP], [CLS, C, A, B, D, A, SEP]]
+    assert rows(feeds, "attention_mask") == [[1] * 4, [1] * 7]
+
+
+def test_long_lines_are_cut_before_the_last_special_token(folder: Path) -> None:
+    assert rows(load(folder, lines("a b c d"), suffix="jsonl", seq_len=4)) == [[CLS, A, B, SEP]]
+
+
+def test_a_length_below_the_special_tokens_still_holds(folder: Path) -> None:
+    assert rows(load(folder, lines("a b c d"), suffix="jsonl", seq_len=1)) == [[CLS]]
+
+
+def test_running_text_is_cut_into_consecutive_full_windows(folder: Path) -> None:
+    feeds = load(folder, "a b\nc d a", seq_len=3)
+    assert rows(feeds) == [[CLS, A, B], [C, D, A]]
+    assert rows(load(folder, "a b c d a", seq_len=3, samples=1)) == [[CLS, A, B]]
+    assert feeds.origin == "given: data.txt"
+
+
+def test_text_shorter_than_a_window_is_one_sample(folder: Path) -> None:
+    assert rows(load(folder, "a")) == [[CLS, A, SEP]]
+
+
+def test_a_byte_order_mark_is_no_text(folder: Path) -> None:
+    assert rows(load(folder, "\ufeffa")) == [[CLS, A, SEP]]
+
+
+def test_blank_text_has_no_samples(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"There are no samples in .*data\.txt"):
+        load(folder, " \n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"tokenizer_config.json": {"model_max_length": 3}}, 3),
+        ({"config.json": {"max_position_embeddings": 4}}, 4),
+        ({"tokenizer_config.json": {"model_max_length": 5}, "config.json": {"max_position_embeddings": 4}}, 4),
+        (
+            {"tokenizer_config.json": {"model_max_length": int(1e30)}, "config.json": {"max_position_embeddings": -1}},
+            None,
+        ),
+        ({"tokenizer_config.json": {"model_max_length": 1e30}, "config.json": {"max_position_embeddings": "x"}}, None),
+        ({"config.json": []}, None),
+    ],
+)
+def test_the_model_s_own_limit_holds_where_it_makes_sense(
+    settings: dict[str, object], wanted: int | None, folder: Path
+) -> None:
+    for name, content in settings.items():
+        (folder / name).write_text(json.dumps(content))
+    assert longest(folder) == longest(folder / "tokenizer.json") == wanted
+    assert rows(load(folder, "a b c d a b c"))[0] == [CLS, A, B, C, D, A, B, C, SEP][: wanted or 9]
+
+
+def test_no_folder_knows_no_limit() -> None:
+    assert longest(None) is None
+
+
+def test_a_fixed_length_is_filled_up_and_masked(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"pad_token": {"content": "[UNK]"}}')
+    fixed = Signature((ids(shape=(1, 6)), TensorSpec("attention_mask", "int64", (1, 6))), ())
+    feeds = load(folder, lines("a b", "a b c d a"), suffix="jsonl", signature=fixed)
+    assert rows(feeds) == [[CLS, A, B, SEP, 1, 1], [CLS, A, B, C, D, SEP]]
+    assert rows(feeds, "attention_mask") == [[1, 1, 1, 1, 0, 0], [1] * 6]
+
+
+def test_padding_without_a_token_is_zero(folder: Path) -> None:
+    feeds = load(folder, "a", signature=Signature((ids(shape=(1, 5), dtype="int32"),), ()))
+    np.testing.assert_array_equal(feeds[0]["input_ids"], np.array([[CLS, A, SEP, 0, 0]], np.int32), strict=True)
+
+
+def test_a_decoder_beside_an_encoder_reads_the_same_text(folder: Path) -> None:
+    both = Signature((ids(), ids("decoder_input_ids", ("batch", "decoder_sequence"))), ())
+    feed = load(folder, "a", signature=both)[0]
+    assert feed["decoder_input_ids"].tolist() == feed["input_ids"].tolist() == [[CLS, A, SEP]]
+
+
+@pytest.mark.parametrize("shape", [("sequence",), ("batch", "sequence"), None])
+def test_the_only_input_of_ids_takes_the_text(shape: tuple[Dimension, ...] | None, folder: Path) -> None:
+    spec = TensorSpec("words", "int64", shape, vocabulary=8)
+    feed = load(folder, "a", signature=Signature((spec,), ()))[0]
+    assert feed["words"].shape == ((3,) if shape == ("sequence",) else (1, 3))
+
+
+def test_a_model_without_ids_takes_no_text(folder: Path) -> None:
+    pixels = Signature((TensorSpec("pixels", "float32", ("n", 3)),), ())
+    with pytest.raises(DataError, match=r"no input for text \(got inputs pixels; wanted input_ids, or .*\.npz file\."):
+        load(folder, "a", signature=pixels)
+
+
+def test_ids_beyond_the_vocabulary_blame_the_tokenizer(folder: Path) -> None:
+    small = Signature((TensorSpec("input_ids", "int64", ("batch", "sequence"), vocabulary=5),), ())
+    with pytest.raises(
+        DataError, match=r"in window 1 of data\.txt\): .*wanted 0 to 4 \(is the tokenizer that of this model\?\)"
+    ):
+        load(folder, "a b", signature=small)
+
+
+def test_text_without_a_tokenizer_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("a")
+    with pytest.raises(UsageError, match=r"Text needs the model's tokenizer\. Name its folder with --tokenizer DIR\."):
+        load_feeds(tmp_path / "data.txt", ENCODER, tokenizer=None, samples=1, seq_len=8)
+
+
+def test_a_missing_package_is_named_with_its_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UsageError, match=r"Install it with `pip install onnxfq\[text\]`\."):
+        load_tokenizer(folder)
+
+
+def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no .*tokenizer\.json\. Name the folder"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_broken_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"tokenizer\.json cannot be read as a tokenizer: .*model's own tokenizer\.json"
+    ):
+        load_tokenizer(folder)
+
+
+def test_a_broken_configuration_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json cannot be read as JSON: .*Repair or remove it\."):
+        longest(folder)
