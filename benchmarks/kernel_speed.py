@@ -1,6 +1,6 @@
 """How fast ONNX Runtime's MatMulNBits is in every format, against an fp32 MatMul of the same shape on the same machine.
 
-    python benchmarks/kernel_speed.py --size 4096 --rows 1 128 > benchmarks/results/kernel_speed.json
+    python -m benchmarks.kernel_speed --out benchmarks/results/kernel_speed.json
 
 Every format is timed in turns with the MatMul, so that what else the machine does hits both; the ratio reported is the
 median of the turns' ratios. "error" says that ONNX Runtime has no such kernel.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +22,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
+
+from benchmarks.machine import write
 
 ACTIVATIONS = {
     "float32": (np.float32, TensorProto.FLOAT),
@@ -90,9 +91,11 @@ def matmul_nbits(
 class Timed:
     """A session fed from a buffer bound once."""
 
-    def __init__(self, model_bytes: bytes, provider: str, activation_type: str, rows: int, size: int) -> None:
+    def __init__(self, model_bytes: bytes, arguments: argparse.Namespace, activation_type: str, rows: int) -> None:
+        provider, size = arguments.provider, arguments.size
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        options.intra_op_num_threads = arguments.threads
         self.session = onnxruntime.InferenceSession(model_bytes, options, providers=[PROVIDERS[provider]])
         if self.session.get_providers()[0] != PROVIDERS[provider]:
             raise SystemExit(f"{PROVIDERS[provider]} is not available here (got {self.session.get_providers()}).")
@@ -139,9 +142,7 @@ def formats(arguments: argparse.Namespace) -> Iterator[tuple[int, int, str, int,
 def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """One row per format."""
     rows = []
-    baselines = {
-        m: Timed(matmul(arguments.size), arguments.provider, "float32", m, arguments.size) for m in arguments.rows
-    }
+    baselines = {m: Timed(matmul(arguments.size), arguments, "float32", m) for m in arguments.rows}
     for bits, block_size, zero_points, accuracy_level, activation_type in formats(arguments):
         row: dict[str, object] = {
             "bits": bits,
@@ -153,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
         try:
             model_bytes = matmul_nbits(arguments.size, bits, block_size, zero_points, accuracy_level, activation_type)
             for m, baseline in baselines.items():
-                timed = Timed(model_bytes, arguments.provider, activation_type, m, arguments.size)
+                timed = Timed(model_bytes, arguments, activation_type, m)
                 row[f"M={m}"] = ratio(baseline, timed, arguments.turns)
         except Exception as error:  # noqa: BLE001 onnxruntime's errors share no public base class
             row["error"] = str(error)[:200]
@@ -162,19 +163,8 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
     return rows
 
 
-def cpu_model() -> str:
-    """The processor's name, where the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor()
-    lines = cpuinfo.read_text().splitlines()
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split() if "vnni" in flag}
-    return f"{', '.join(sorted(names))} ({', '.join(sorted(flags))})"
-
-
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096, help="K and N")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 128], help="M: 1 is decoding, 128 is prefill")
@@ -184,18 +174,12 @@ def main() -> None:
     parser.add_argument(
         "--zero-points", nargs="+", default=["packed", "default"], choices=["packed", "default", "float"]
     )
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; 0 lets it choose")
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    result = {
-        "onnxruntime": onnxruntime.__version__,
-        "onnx": onnx.__version__,
-        "numpy": np.__version__,
-        "processor": cpu_model(),
-        "provider": arguments.provider,
-        "size": arguments.size,
-        "turns": arguments.turns,
-        "formats": measure(arguments),
-    }
-    print(json.dumps(result, indent=1))
+    measured = measure(arguments)
+    facts = {"provider": arguments.provider, "size": arguments.size, "threads": arguments.threads}
+    write(arguments.out, {**facts, "turns": arguments.turns, "formats": measured})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from benchmarks.machine import write
+from benchmarks.plain import write_plain
 from benchmarks.speed import interleaved
 from benchmarks.tools import TOOLS, measure
 
@@ -190,9 +191,10 @@ def main() -> None:
         judge, original = judge_decoder(arguments.folder, arguments.text, arguments.windows)
     else:
         judge, original = judge_encoder(arguments.folder, arguments.sts)
-    model = arguments.folder / "model.onnx"
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model.onnx"
+        write_plain(arguments.folder / "model.onnx", model)
         for block_size in arguments.blocks:
             paths: dict[str, Path] = {}
             for tool in TOOLS:

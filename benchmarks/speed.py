@@ -29,8 +29,11 @@ def interleaved(
 ) -> dict[str, float]:
     """How many times as fast as the baseline each session is: the median over rounds in which all run in turn."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
+    order = list(sessions)
     for round_ in range(rounds + 3):
-        for name, session in sessions.items():
+        order = order[1:] + order[:1]  # nobody always runs after the same neighbour
+        for name in order:
+            session = sessions[name]
             start = time.perf_counter()
             session.run(None, feed)
             if round_ >= 3:

@@ -6,22 +6,23 @@ import functools
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
 
 from onnxfq.errors import OnnxfqError
+from onnxfq.terminal import one_line
 
 if TYPE_CHECKING:
-    from onnxfq.pipeline import Options
     from onnxfq.report import Report
 
-INTERRUPTED = 130
+GATE_FAILED, INTERRUPTED = 1, 130
 
 app = typer.Typer(
     name="onnxfq",
@@ -76,23 +77,35 @@ AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats tha
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
 
 
-def _reported(command: Callable[..., None]) -> Callable[..., None]:
+Arguments = ParamSpec("Arguments")
+
+
+def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Turn deliberate errors and interruptions into a message and an exit code."""
 
     @functools.wraps(command)
-    def wrapped(**arguments: Any) -> None:
-        console = Console(stderr=True)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
-            command(**arguments)
+            command(*args, **kwargs)
         except OnnxfqError as error:
-            console.print("Error: ", style="bold red", end="")
-            console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            _complain(f"Error: {error}")
             raise typer.Exit(error.exit_code) from error
+        except MemoryError as error:
+            _complain("Error: Out of memory. Free some, or use a machine with more.")
+            raise typer.Exit(OnnxfqError.exit_code) from error
         except KeyboardInterrupt as error:
-            console.print("Interrupted: nothing was left behind.", style="bold red")
+            _complain("Interrupted: nothing half-written was left behind.")
             raise typer.Exit(INTERRUPTED) from error
 
     return wrapped
+
+
+def _complain(message: str) -> None:
+    """Print one line on stderr, its first word in red."""
+    console = Console(stderr=True)
+    kind, _, rest = message.partition(" ")
+    console.print(kind, style="bold red", end=" ")
+    console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 @app.command()
@@ -143,19 +156,25 @@ def quantize(
 ) -> None:
     """Quantise a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
+    from onnxfq.progress import progress
     from onnxfq.report import check_report_path
 
     if report:
-        check_report_path(report)
-    options = _options(
-        bits, block_size, symmetric, activations, algorithm, provider, include, exclude, allow_slow, calib=calib,
-        tokenizer=tokenizer, samples=samples, seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup,
-        validate=not no_validate, threads=threads,
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with _progress(console) as told:
-        result = pipeline.quantize(model, output, options=options, progress=told)
-    _finish(result, console, report, as_json=as_json)
+        check_report_path(report, model, output)
+    with progress(Console(stderr=True)) as told:
+        result = pipeline.quantize(
+            model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
+            activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
+            exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
+            seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
+            threads=threads,
+        )  # fmt: skip
+    _show(result, as_json=as_json)
+    if report:
+        result.save(report)
+    if not result.passed:
+        _complain(f"Failed: a gate does not hold. The output is kept: {result.output}")
+        raise typer.Exit(GATE_FAILED)
 
 
 @app.command()
@@ -175,16 +194,13 @@ def inspect(
 ) -> None:
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
     from onnxfq import pipeline
-    from onnxfq.tables import show_inspection
 
-    options = _options(
-        bits, block_size, symmetric, activations, algorithm, provider, include, exclude, allow_slow
+    result = pipeline.inspect(
+        model, bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
+        algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
+        allow_slow=allow_slow,
     )  # fmt: skip
-    result = pipeline.inspect(model, options=options)
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        show_inspection(result, Console(stderr=True))
+    _show(result, as_json=as_json)
 
 
 @app.command()
@@ -198,7 +214,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         _print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
     else:
-        show_doctor(environment, facts.COLUMNS, kernels, Console(stderr=True))
+        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), Console(stderr=True))
 
 
 @app.callback(invoke_without_command=True)
@@ -210,53 +226,16 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-def _options(
-    bits: int,
-    block_size: str,
-    symmetric: bool | None,
-    activations: ActivationChoice,
-    algorithm: str,
-    provider: ProviderChoice,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    allow_slow: bool,
-    **others: Any,
-) -> Options:
-    from onnxfq.pipeline import Options
-    from onnxfq.scheme import Scheme
-    from onnxfq.session import resolve_provider
+def _show(result: Report, *, as_json: bool) -> None:
+    """Print a report: on stdout as JSON, or on stderr as tables."""
+    from onnxfq.tables import show_inspection, show_report
 
-    resolved = resolve_provider(provider.value)
-    size: Any = int(block_size) if block_size.lstrip("-").isdigit() else block_size
-    scheme = Scheme(bits, size, resolved == "cuda" if symmetric is None else symmetric, activations.value)
-    return Options(
-        scheme=scheme,
-        algorithm=algorithm,
-        provider=resolved,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        allow_slow=allow_slow,
-        **others,
-    )
-
-
-def _progress(console: Console) -> Any:
-    from onnxfq.progress import progress
-
-    return progress(console)
-
-
-def _finish(result: Report, console: Console, report: Path | None, *, as_json: bool) -> NoReturn:
-    """Show the result; exit with 1 when a gate failed."""
-    from onnxfq.tables import show_report
-
-    if report:
-        result.save(report)
     if as_json:
         _print_json(result.to_json())
+    elif result.output is None:
+        show_inspection(result, Console(stderr=True))
     else:
-        show_report(result, console)
-    raise typer.Exit(0 if result.passed else 1)
+        show_report(result, Console(stderr=True))
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -264,9 +243,19 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
+    interrupt = _interrupt_once()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        code = run(sys.argv[1:])
+    except Exception:  # noqa: BLE001 - shown in full, with what to do about it
+        traceback.print_exc()
+        _complain("Bug: this should not have happened. Please report it with all of the above.")
+        code = OnnxfqError.exit_code
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -280,5 +269,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _interrupt_once() -> Callable[[int, FrameType | None], None]:
+    """A signal handler that gives up, once: what is cleaned up then is not interrupted again."""
+    seen: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    return interrupt

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from onnxfq.kernels import COLUMNS, rows
+from onnxfq.scheme import BLOCK_SIZES
 from onnxfq.session import available_providers, runtime_version
 from onnxfq.version import VERSION
 
-__all__ = ["COLUMNS", "environment", "kernel_rows"]
+__all__ = ["COLUMNS", "brief", "environment", "kernel_rows"]
+
+_MERGED = ("zero points", "activations", "accuracy_level")
+_SHORT = {" ".join(map(str, BLOCK_SIZES)): "all", "packed, default": "either"}
 
 
 def environment() -> Iterator[tuple[str, str]]:
@@ -25,3 +29,19 @@ def environment() -> Iterator[tuple[str, str]]:
 def kernel_rows() -> list[tuple[str, ...]]:
     """The kernel table of the providers that are here."""
     return [row for provider in available_providers() for row in rows(provider)]
+
+
+def brief(table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """A kernel table for reading: rows that differ in what makes no difference become one."""
+    merged = list(table)
+    for column in map(COLUMNS.index, _MERGED):
+        merged = _merge(merged, column)
+    return [tuple(_SHORT.get(text, text) for text in row) for row in merged]
+
+
+def _merge(table: Sequence[tuple[str, ...]], column: int) -> list[tuple[str, ...]]:
+    """Rows that differ in one column only become one row, with all its values in that column."""
+    groups: dict[tuple[str, ...], dict[str, None]] = {}
+    for row in table:
+        groups.setdefault((*row[:column], *row[column + 1 :]), {})[row[column]] = None
+    return [(*rest[:column], ", ".join(values), *rest[column:]) for rest, values in groups.items()]

@@ -22,6 +22,14 @@ _WEIGHTS = frozenset(
 )
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a source is a folder; what cannot even be looked at is not, and fails when it is read."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def models_of(folder: Path) -> list[Path]:
     """The ONNX files of a folder.
 
@@ -32,7 +40,7 @@ def models_of(folder: Path) -> list[Path]:
     if not models:
         below = next(folder.glob(f"*/*{MODEL_SUFFIX}"), None)
         hint = f" There is '{below}': give the folder '{below.parent}'." if below else ""
-        raise ModelError(f"No ONNX model in '{folder}' (wanted files *.onnx). Export one there, or name the file.{hint}")
+        raise ModelError(f"No ONNX model in '{folder}' (wanted *.onnx). Export one there, or name the file.{hint}")
     return models
 
 
@@ -73,7 +81,7 @@ def copy_companions(source: Path, result: Path, used: Iterable[Path]) -> list[st
 
 
 def expected_files(result: Path, models: Iterable[str]) -> list[Path]:
-    """What a result may hold in the end, relative to it: the companions that are there, and models with their data."""
+    """What a result may hold, relative to it: the companions that are there already, and models with their data."""
     companions = [path.relative_to(result) for path in result.rglob("*")]
     return [*companions, *(Path(model + end) for model in models for end in ("", ".data"))]
 

@@ -26,9 +26,10 @@ ActivationType = ScaleType  # scales have the type of the activations
 ACCURACY_LEVELS: dict[Activations, int] = {"int8": 4, "float": 0}
 COLUMNS = ("provider", "activations", "bits", "zero points", "accuracy_level", "fast blocks", "slow blocks", "note")
 
-_GEMV = "ONNX Runtime source, not run; dequantises to float above 16 rows"
-_OPT_IN = "ONNX Runtime source, not run; ep.cuda.fpa_intb_gemm=1 adds a faster kernel where N is a multiple of 64"
-_DEQUANTISES = "ONNX Runtime source, not run; dequantises the whole weight on every call"
+_FEW_ROWS = "pays for few rows only"
+_FALLBACK = "falls back to a generic kernel that dequantises on every call"
+_FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise dequantises and multiplies"
+_OPT_IN = "read in ONNX Runtime's source, not run: ep.cuda.fpa_intb_gemm=1 has a faster kernel where N % 64 = 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,13 @@ def table() -> tuple[Kernel, ...]:
 
 
 def _cpu() -> Iterator[Kernel]:
-    """Blocks, zero-point form and float type of the activations hardly matter on CPU; the accuracy level does."""
+    """Zero-point form and float type of the activations hardly matter on CPU; bits and accuracy level do."""
     types: tuple[ActivationType, ...] = ("float32", "float16")
     for activation_type, bits, symmetric, level in product(types, BITS, (False, True), (0, 4)):
         for block_size in BLOCK_SIZES:
             fast = bits == 4 or (level == 4 and (bits == 8 or 32 <= block_size <= 128))
-            note = "pays for few rows only" if fast and level == 0 else ""
+            few_rows = level == 0 or (bits == 2 and block_size == 32)
+            note = _FALLBACK if not fast else _FEW_ROWS if few_rows else ""
             yield Kernel("cpu", bits, block_size, symmetric, level, activation_type, "fast" if fast else "slow", note)
 
 
@@ -114,7 +116,7 @@ def _cuda() -> Iterator[Kernel]:
     for activation_type, bits, symmetric, level in product(get_args(ScaleType), (4, 8), (False, True), (0, 4)):
         for block_size in BLOCK_SIZES:
             opt_in = symmetric and block_size == 32 and activation_type != "float32"
-            note = _DEQUANTISES if block_size > 128 else _OPT_IN if opt_in else _GEMV
+            note = _OPT_IN if opt_in else _FUSED
             speed: Speed = "slow" if block_size > 128 else "fast"
             yield Kernel("cuda", bits, block_size, symmetric, level, activation_type, speed, note)
 
@@ -143,7 +145,9 @@ def _block_size(scheme: Scheme, kernels: dict[int, Kernel], k: int) -> int:
 def _for_shape(kernel: Kernel, n: int, k: int) -> Kernel:
     """The same kernel, "slow" where its fast path does not take the shape."""
     if kernel.provider == "cuda" and (n % 8 or k % 8):
-        return replace(kernel, speed="slow", note=f"{_DEQUANTISES}: N={n} and K={k} are not both multiples of 8")
+        return replace(
+            kernel, speed="slow", note=f"{_FUSED}; never fused here: N={n} and K={k} are not both multiples of 8"
+        )
     return kernel
 
 
@@ -188,5 +192,5 @@ def _row(group: list[Kernel]) -> tuple[str, ...]:
         str(first.accuracy_level),
         " ".join(blocks["fast"]) or "none",
         " ".join(blocks["slow"]) or "none",
-        "; ".join(sorted({kernel.note for kernel in group if kernel.note})),
+        "; ".join(dict.fromkeys(kernel.note for kernel in group if kernel.note)),
     )

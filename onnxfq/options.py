@@ -64,7 +64,7 @@ class Options:
         if str(self.calib) == "self":
             raise UsageError(
                 "This version cannot make calibration data from the model itself yet (got --calib self). "
-                "Give a .npz, .jsonl or .txt file, or leave --calib out. (For a folder of that name, give its absolute path.)"
+                "Give a .npz, .jsonl or .txt file, or leave --calib out. Or name a folder by its full path."
             )
 
     def _check_numbers(self) -> None:
@@ -87,7 +87,7 @@ class Options:
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
         names = ("allow_slow", "samples", "seq_len", "seed", "max_error", "min_speedup")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
-        paths = {name: None if (value := getattr(self, name)) is None else str(value) for name in ("calib", "tokenizer")}
+        paths = {"calib": _text(self.calib), "tokenizer": _text(self.tokenizer)}
         return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
 
 
@@ -148,6 +148,10 @@ def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:
     if isinstance(block_size, str) and block_size.removeprefix("-").isdecimal():
         pieces["block_size"] = int(block_size)
     return replace(scheme, **{name: value for name, value in pieces.items() if value is not None})
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _dashed(name: str) -> str:

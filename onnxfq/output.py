@@ -11,10 +11,11 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
+from onnxfq.terminal import size_text
 
 try:
     import fcntl
@@ -35,9 +36,9 @@ def staging(output: Path) -> Iterator[Path]:
         OutputError: the place cannot be written, or another run is writing the same output.
     """
     folder = _staging_folder(output)
-    if not output.parent.is_dir():
-        raise OutputError(f"Cannot write '{output}': the folder '{output.parent}' does not exist. Create it first.")
     try:
+        if not output.parent.is_dir():
+            raise OutputError(f"Cannot write '{output}': the folder '{output.parent}' does not exist. Create it first.")
         with _lock(output):
             _recover(folder, output)
             folder.mkdir()
@@ -66,14 +67,14 @@ def _data_file(output: Path) -> Path:
 
 def _retired(staged: Path) -> Path:
     """Where the old output waits until the new one is in place."""
-    return staged.parent / "replaced"
+    return staged.with_name(staged.name + ".replaced")
 
 
 def _message(error: OSError, output: Path) -> str:
     """What the operating system refused, about which file, and what to do."""
     reason = error.strerror or str(error)
     folder = _staging_folder(output)
-    left = f"'{folder}' could not be removed." if folder.exists() else "Nothing was left behind."
+    left = f"'{folder}' could not be removed." if os.path.lexists(folder) else "Nothing was left behind."
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else output
     own = named in (output, _data_file(output), _lock_file(output)) or named.is_relative_to(folder)
     about = "" if own else f"'{named}': "
@@ -132,14 +133,13 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, durable."""
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make a file's bytes durable, and a folder's entries where the file system can do that."""
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def commit_files(staged: Path, output: Path) -> None:
@@ -153,22 +153,27 @@ def commit_files(staged: Path, output: Path) -> None:
     _exchange([*pairs, (staged, output)])
 
 
-def commit_folder(staged: Path, output: Path) -> None:
+def commit_folder(staged: Path, output: Path, ours: Iterable[Path]) -> None:
     """Put a finished folder in the place of `output`, which may exist if it holds nothing else.
 
+    Args:
+        staged: the folder.
+        output: its place.
+        ours: what an earlier result may have left there, relative to it.
+
     Raises:
-        OutputError: `output` is a file, or a folder with files that the new one does not have.
+        OutputError: `output` is a file, or a folder with something else in it.
     """
-    refuse_losing(output, [path.relative_to(staged) for path in staged.rglob("*")])
+    refuse_losing(output, ours)
     _exchange([(staged, output)])
 
 
-def refuse_losing(output: Path, new: Iterable[Path]) -> None:
-    """Refuse to replace a folder that holds what the new one will not.
+def refuse_losing(output: Path, ours: Iterable[Path]) -> None:
+    """Refuse to replace a folder that holds what is not ours.
 
     Args:
         output: the folder, which need not exist.
-        new: what the new one will hold, relative to it.
+        ours: what an earlier result may have left there, relative to it.
 
     Raises:
         OutputError: it holds something else, or is no folder.
@@ -178,7 +183,7 @@ def refuse_losing(output: Path, new: Iterable[Path]) -> None:
     if not output.is_dir():
         raise OutputError(f"Will not replace '{output}' by a folder: it is none. Choose another folder with -o.")
     old = {path.relative_to(output) for path in output.rglob("*")}
-    lost = sorted(str(path) for path in old.difference(new))
+    lost = sorted(str(path) for path in old.difference(ours))
     if lost:
         raise OutputError(
             f"Will not replace '{output}': it holds {len(lost)} entries that the result does not have "
@@ -231,10 +236,20 @@ def check_place(output: Path, *, folder: bool) -> None:
     Raises:
         UsageError: a folder where a file will be written, the other way round, or neither of both.
     """
-    if folder:
-        if output.exists() and not output.is_dir():
-            raise UsageError(f"The source is a folder, but the output '{output}' is a file. Name a folder with -o.")
-        return
+    try:
+        _check_folder(output) if folder else _check_file(output)
+    except OSError as error:
+        raise UsageError(
+            f"The output '{output}' is no usable name ({error.strerror}). Choose another with -o."
+        ) from error
+
+
+def _check_folder(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"The source is a folder, but the output '{output}' is a file. Name a folder with -o.")
+
+
+def _check_file(output: Path) -> None:
     if output.is_dir():
         raise UsageError(
             f"The output '{output}' is a folder. Name a file in it with -o, such as '{output / 'model.int4.onnx'}'."
@@ -257,8 +272,8 @@ def check_space(staged: Path, wanted: int) -> None:
     free = shutil.disk_usage(staged).free
     if wanted > free:
         raise OutputError(
-            f"The output needs about {wanted / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free in "
-            f"'{staged.parent}'. Free some space or choose another place with -o."
+            f"The output needs about {size_text(wanted)}, but only {size_text(free)} are free in '{staged.parent}'. "
+            "Free some space or choose another place with -o."
         )
 
 
@@ -270,10 +285,17 @@ def refuse_overwriting(output: Path, sources: Iterable[Path]) -> None:
     """
     targets = (output, _data_file(output), _lock_file(output))
     for source in sources:
-        real = source.resolve()
-        clash = [t for t in targets if t.resolve() == real or (t.exists() and source.exists() and t.samefile(source))]
-        if clash or real.is_relative_to(_staging_folder(output).resolve()):
+        clash = [target for target in targets if _same(target, source)]
+        if clash or source.resolve().is_relative_to(_staging_folder(output).resolve()):
             raise UsageError(
                 f"The output '{clash[0] if clash else output}' would overwrite the source '{source}', which is never "
                 "touched. Choose another name with -o."
             )
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, by name or by hard link."""
+    try:
+        return one.resolve() == other.resolve() or one.samefile(other)
+    except OSError:  # one of them does not exist
+        return False

@@ -8,6 +8,7 @@ padded weights are 0.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ Uint64Array = npt.NDArray[np.uint64]
 
 _CHUNK_WORDS = 8192  # 64 KiB are hashed as one unit of parallel work
 _LANES = 4
+CHUNK_WEIGHTS = 1 << 21  # 8 MiB of float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +123,37 @@ def at_block_size(q: QuantizedWeight, block_size: int) -> QuantizedWeight:
         zero_point=np.ascontiguousarray(np.repeat(q.zero_point, repeats, axis=1)[:, :k_blocks]),
         block_size=block_size,
     )
+
+
+def row_chunks(n: int, k: int) -> Iterator[slice]:
+    """Rows of a weight [N, K] in chunks that stay in the processor's cache: what follows each other reuses them."""
+    step = max(16, CHUNK_WEIGHTS // max(1, k))
+    return (slice(start, min(n, start + step)) for start in range(0, n, step))
+
+
+def take_rows(packed: Packed, rows: slice) -> Packed:
+    """Some rows of a packed weight."""
+    zero_points = None if packed.zero_points is None else packed.zero_points[rows]
+    return replace(packed, b=packed.b[rows], scales=packed.scales[rows], zero_points=zero_points)
+
+
+def join_rows(parts: Sequence[Packed]) -> Packed:
+    """One packed weight of several chunks of its rows, in order."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    zero_points = [p.zero_points for p in parts if p.zero_points is not None]
+    return replace(
+        first,
+        b=np.concatenate([p.b for p in parts]),
+        scales=np.concatenate([p.scales for p in parts]),
+        zero_points=np.concatenate(zero_points) if zero_points else None,
+    )
+
+
+def join_digests(digests: Iterable[str]) -> str:
+    """One digest of the fingerprints of a weight's chunks, in order."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def stored_bytes(n: int, k: int, bits: int, block_size: int, symmetric: bool, scale_type: ScaleType) -> int:

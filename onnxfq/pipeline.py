@@ -18,6 +18,7 @@ from onnxfq.folder import (
     MODEL_SUFFIX,
     copy_companions,
     expected_files,
+    is_folder,
     merge,
     models_of,
     refuse_overlap,
@@ -35,11 +36,12 @@ from onnxfq.output import (
     refuse_overwriting,
     staging,
 )
-from onnxfq.report import Report, size_text
+from onnxfq.report import Report
 from onnxfq.session import resolve_provider
 from onnxfq.solvers import make_solver
 from onnxfq.solving import solve
 from onnxfq.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
+from onnxfq.terminal import size_text
 from onnxfq.validate import Inputs, prepare, try_original, validate
 from onnxfq.verify import verify
 from onnxfq.version import VERSION
@@ -79,9 +81,10 @@ def quantize(
     """
     source, chosen = Path(model), choose_options(options, changes)
     target = default_output(source, chosen) if output is None else Path(output)
-    check_place(target, folder=source.is_dir())
+    folder = is_folder(source)
+    check_place(target, folder=folder)
     with _threads(chosen.threads):
-        work = _quantize_folder if source.is_dir() else _quantize_file
+        work = _quantize_folder if folder else _quantize_file
         return work(source, target, chosen, progress or (lambda what, done, total: None))
 
 
@@ -98,15 +101,16 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
         TypeError: no such setting.
     """
     source, chosen = Path(model), choose_options(options, changes)
-    jobs = [_decide(path, chosen) for path in (models_of(source) if source.is_dir() else [source])]
+    folder = is_folder(source)
+    jobs = [_decide(path, chosen) for path in (models_of(source) if folder else [source])]
     reports = [summarize(job, None, expected_targets(job)) for job in jobs]
-    return merge(source, None, reports, chosen) if source.is_dir() else reports[0]
+    return merge(source, None, reports, chosen) if folder else reports[0]
 
 
 def default_output(source: Path, options: Options) -> Path:
     """`model.int4.onnx` beside `model.onnx`, `FOLDER-int4` beside `FOLDER`."""
     suffix = f"int{options.scheme.bits}"
-    if source.is_dir():
+    if is_folder(source):
         return source.resolve().with_name(f"{source.resolve().name}-{suffix}")
     return source.with_name(f"{source.stem}.{suffix}{MODEL_SUFFIX}")
 
@@ -133,7 +137,8 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
     with staging(output) as folder:
         result = folder / output.name
         left = copy_companions(source, result, files)
-        refuse_losing(output, expected_files(result, [job.graph.path.name for job in jobs]))
+        ours = expected_files(result, [job.graph.path.name for job in jobs])
+        refuse_losing(output, ours)
         _foretell(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
         inputs = [_inputs(job, tell) for job, tell in zip(jobs, told, strict=True)]
@@ -143,7 +148,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
         ]
         for job in jobs:
             job.graph.check_unchanged()
-        commit_folder(result, output)
+        commit_folder(result, output, ours)
     return merge(source, output, reports, options, left)
 
 

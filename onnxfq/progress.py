@@ -31,15 +31,24 @@ def progress(console: Console) -> Iterator[Told]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading", total=1)
+        yield _live(bar, console)
 
-        def tell(what: str, done: int, total: int) -> None:
-            if total:
-                bar.update(task, description=one_line(what), completed=done, total=total)
-            else:
-                _print(console, what)
 
-        yield tell
+def _live(bar: Progress, console: Console) -> Told:
+    """One line that changes, its clock starting anew with each stage."""
+    stage, task = "", bar.add_task("loading", total=1)
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal stage
+        if not total:
+            _print(console, what)
+        elif what != stage:
+            stage = what
+            bar.reset(task, description=one_line(what), completed=done, total=total)
+        else:
+            bar.update(task, completed=done)
+
+    return tell
 
 
 def _plain(console: Console) -> Told:

@@ -29,6 +29,7 @@ class TargetReport:
         block_size: of the kernel that runs it.
         granularity: what shares a scale: the block size asked for, "channel" or "tensor".
         algorithm: what chose the codes.
+        weighted: what made errors in some inputs count more than in others; "" where all counted alike.
         relative_error: Σ(w−ŵ)² / Σw², weights only; None until solved.
         float_bytes: the weight in the source.
         bytes: codes, scales and zero points together; 0 where they are shared with an earlier target.
@@ -50,6 +51,7 @@ class TargetReport:
     bytes: int
     speed: str
     shares: str = ""
+    weighted: str = ""
     model: str = ""
 
 
@@ -215,9 +217,9 @@ class Report:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            done = f" The model itself is complete: '{self.output}'." if self.output else ""
+            done = f"The model is complete: '{self.output}'. " if self.output else ""
             raise OutputError(
-                f"Cannot write the report '{path}' ({error.strerror or error}). Choose another place with --report.{done}"
+                f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
             ) from error
 
 
@@ -236,12 +238,3 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
     for what, taken in (("source", source), ("output", output)):
         if taken is not None and path.resolve().is_relative_to(taken.resolve()):
             raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
-
-
-def size_text(count: float) -> str:
-    """Bytes in decimal units: `12.3 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
 from onnxfq.errors import ModelError
 from onnxfq.find import Planned
 from onnxfq.graph import Constant, Spool
 from onnxfq.job import Job, Progress
-from onnxfq.packing import pack
+from onnxfq.packing import Packed, join_digests, join_rows, pack, row_chunks
 from onnxfq.quantized import energy, squared_error
 from onnxfq.report import TargetReport
-from onnxfq.rules import Stored, rewrite, store
+from onnxfq.rules import Stored, expected_energy, rewrite, store
+from onnxfq.statistics import Statistics
 from onnxfq.summary import describe
-from onnxfq.verify import Meant, fingerprint_of
+from onnxfq.verify import Meant, fingerprints_of
 
 _Solved = tuple[Stored, TargetReport, str]
 
@@ -43,9 +44,10 @@ def solve(job: Job, spool: Spool, progress: Progress) -> tuple[list[TargetReport
         solved = _known(done, p) or _solve_one(job, p, spool, damaged)
         if solved is None:
             continue
-        stored, report, digest = done.setdefault((p.target.key, p.kernel), solved)
+        done.setdefault((p.target.key, p.kernel), solved)
+        stored, report, digest = solved
         abandoned += rewrite(job.graph, p.target, stored, p.kernel, spool)
-        reports.append(solved[1])
+        reports.append(report)
         meant.append(Meant(p.target.name, stored.codes, p.target.n, p.target.k, p.kernel, digest))
     _refuse_damaged(job, damaged)
     if reports:
@@ -65,18 +67,42 @@ def _known(done: dict[Hashable, _Solved], p: Planned) -> _Solved | None:
 
 
 def _solve_one(job: Job, p: Planned, spool: Spool, damaged: list[str]) -> _Solved | None:
-    """Solve and store one weight; None once some weight was damaged, when only the list of them matters."""
-    weight = p.target.load()
-    total = energy(weight)
-    if not total < float("inf"):
-        damaged.append(p.target.weight.leaf.name)
-    if damaged:
-        return None
-    q = job.solver.solve(weight, job.options.scheme, None, scale_type=p.target.scale_type)
-    packed = pack(q, p.kernel.block_size)
-    error = squared_error(weight, q) / total if total else 0.0
-    report = replace(describe(p, job), relative_error=error, bytes=packed.nbytes)
-    return store(job.graph, p.target, packed, spool), report, fingerprint_of(q, p.kernel.block_size)
+    """Solve and store one weight; None once some weight was damaged, when only the list of them matters.
+
+    Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
+    """
+    value = p.target.read()
+    known = expected_energy(job.graph, p.target) if job.solver.weighs_inputs else None
+    statistics = None if known is None else Statistics(tokens=0, energy=known)
+    parts: list[Packed] = []
+    digests: list[str] = []
+    total = error = 0.0
+    for rows in _chunks(job, p):
+        weight = p.target.rows(value, rows)
+        total += energy(weight)
+        if not total < float("inf"):
+            damaged.append(p.target.weight.leaf.name)
+        if damaged:
+            return None
+        q = job.solver.solve(weight, job.options.scheme, statistics, scale_type=p.target.scale_type)
+        parts.append(pack(q, p.kernel.block_size))
+        digests += fingerprints_of(q, p.kernel.block_size)
+        error += squared_error(weight, q)
+    packed = join_rows(parts)
+    report = replace(
+        describe(p, job),
+        relative_error=error / total if total else 0.0,
+        bytes=packed.nbytes,
+        weighted="by a normalisation layer" if statistics else "",
+    )
+    return store(job.graph, p.target, packed, spool), report, join_digests(digests)
+
+
+def _chunks(job: Job, p: Planned) -> Iterable[slice]:
+    """Rows that may be solved apart from the others: all of them where one grid lies under the whole weight."""
+    if job.options.scheme.block_size == "tensor":
+        return [slice(0, p.target.n)]
+    return row_chunks(p.target.n, p.target.k)
 
 
 def _refuse_damaged(job: Job, damaged: list[str]) -> None:

@@ -23,6 +23,8 @@ class Statistics:
         cross: [K, K] float64, mean of `x x̃ᵀ`.
         absmax: [K] float32, largest `|x̃|`.
         mean: [K] float64, mean of `x̃`.
+        energy: [K] float64, mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
+            normalisation layer before the target still tells it, up to a factor.
     """
 
     tokens: int
@@ -30,3 +32,4 @@ class Statistics:
     cross: npt.NDArray[np.float64] | None = None
     absmax: npt.NDArray[np.float32] | None = None
     mean: npt.NDArray[np.float64] | None = None
+    energy: npt.NDArray[np.float64] | None = None

@@ -84,9 +84,7 @@ def describe(p: Planned, job: Job) -> TargetReport:
         algorithm=job.solver.name,
         relative_error=None,
         float_bytes=target.float_bytes,
-        bytes=stored_bytes(
-            target.n, target.k, kernel.bits, kernel.block_size, scheme.symmetric, target.scale_type
-        ),
+        bytes=stored_bytes(target.n, target.k, kernel.bits, kernel.block_size, scheme.symmetric, target.scale_type),
         speed=kernel.speed,
     )
 

@@ -1,124 +1,154 @@
-"""Reports as tables for people."""
+"""Reports as tables for people, readable from 80 columns on. Whatever comes from a model is made harmless."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from onnxfq.evaluate import OutputAccuracy
-from onnxfq.report import Report, SkipReport
+from onnxfq.report import Report, SkipReport, TargetReport
+from onnxfq.terminal import one_line, printable, size_text
 
 _FEW = 12
 
 
 def show_report(report: Report, console: Console) -> None:
     """What was done, what it gained and cost, and whether the gates hold."""
-    console.print(f"[bold]{escape(report.output or report.source)}[/]  {escape(report.scheme)}, {report.algorithm}")
+    heading = Text(printable(report.output or report.source), style="bold")
+    _say(console, heading.append(f"  {report.scheme}, {report.algorithm}", style="not bold"))
     console.print(_summary(report))
     if report.outputs:
-        console.print(_accuracy(report))
+        _show_accuracy(report, console)
     _show_skips(report, console)
-    for warning in report.warnings:
-        console.print(f"[yellow]Note:[/] {escape(warning)}")
+    _show_warnings(report, console)
     for gate in report.gates:
-        console.print(f"[{'green' if gate.passed else 'bold red'}]Gate {escape(str(gate))}[/]")
-    if not report.passed:
-        console.print(f"[bold red]A gate failed.[/] The output is kept: {escape(str(report.output))}")
+        _say(console, f"Gate {gate}", style="green" if gate.passed else "bold red")
 
 
 def show_inspection(report: Report, console: Console) -> None:
     """What would be quantised, and what not."""
-    table = Table("node", "operator", "N x K", "bits", "block", "kernel", "before", "after", title="Targets")
-    for t in report.targets:
-        after = f"shared with {t.shares}" if t.shares else size_text(t.bytes)
-        name = f"{t.model}: {t.name}" if t.model else t.name
-        row = (name, t.op_type, f"{t.n} x {t.k}", str(t.bits), str(t.block_size), t.speed)
-        table.add_row(*map(escape, (*row, size_text(t.float_bytes), after)))
-    console.print(table)
-    skipped = Table("node", "operator", "reason", title="Left alone")
-    for s in report.skipped:
-        skipped.add_row(*map(escape, (f"{s.model}: {s.name}" if s.model else s.name, s.op_type, s.reason)))
+    if report.targets:
+        _say(console, "Targets", style="bold")
+        targets = _table("node", "", "N x K", "bits/block", "before", "after")
+        for target in report.targets:
+            _add(targets, *_target_row(target))
+        console.print(targets)
     if report.skipped:
+        _say(console, "Left alone", style="bold")
+        skipped = _table("node", "")
+        skipped.add_column("reason", ratio=1)
+        for skip in report.skipped:
+            _add(skipped, _name(skip), skip.op_type, skip.reason)
         console.print(skipped)
     console.print(_summary(report))
-    seconds, memory = report.estimate.seconds, report.estimate.memory_bytes
-    console.print(f"Estimate: {seconds:.0f} s and {size_text(memory)} of memory with --algorithm {report.algorithm}.")
-    for warning in report.warnings:
-        if not report.targets:
-            console.print(f"[yellow]Note:[/] {escape(warning)}")
+    seconds, memory = report.estimate.seconds, size_text(report.estimate.memory_bytes)
+    _say(console, f"Estimate: {seconds:.0f} s and {memory} of memory with --algorithm {report.algorithm}.")
+    _show_warnings(report, console)
 
 
 def show_doctor(
     environment: Mapping[str, str], columns: Sequence[str], kernels: Sequence[tuple[str, ...]], console: Console
 ) -> None:
-    """What is here, and which formats are fast."""
+    """What is here, and which formats are fast.
+
+    Args:
+        environment: what there is, by name.
+        columns: headings of the kernel table; the last is that of a note, which goes below the table.
+        kernels: its rows.
+        console: where to print.
+    """
     for name, value in environment.items():
-        console.print(f"[bold]{escape(name)}[/]  {escape(value)}")
-    table = Table(*columns, title="MatMulNBits: which block sizes are faster than floating point")
+        _say(console, Text(f"{name}  ", style="bold").append(printable(value), style="not bold"))
+    notes = list(dict.fromkeys(row[-1] for row in kernels if row[-1]))
+    _say(console, "MatMulNBits: which block sizes are faster than floating point", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns[:-1]:
+        heading = column.replace("_", " ")
+        table.add_column(heading, min_width=max(map(len, heading.split())))
+    table.add_column("")
     for row in kernels:
-        table.add_row(*map(escape, row))
+        _add(table, *row[:-1], f"[{notes.index(row[-1]) + 1}]" if row[-1] else "")
     console.print(table)
+    for number, note in enumerate(notes, start=1):
+        _say(console, f"[{number}] {note}")
 
 
-def size_text(count: float) -> str:
-    """Bytes in decimal units: `12.3 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+def _say(console: Console, text: str | Text, style: str = "") -> None:
+    """Print a line as it is: nothing in it is markup."""
+    console.print(text if isinstance(text, Text) else Text(one_line(text), style=style))
 
 
-def _summary(report: Report) -> Table:
-    table = Table("", "original", "quantised", "ratio", show_edge=False)
-    size = report.size
-    table.add_row("file size", size_text(size.source_bytes), size_text(size.output_bytes), f"{size.ratio:.1%}")
-    if size.target_weights:
-        before = 8 * size.target_float_bytes / size.target_weights
-        bits = f"{size.bits_per_weight:.2f}"
-        table.add_row("bits a quantised weight", f"{before:.2f}", bits, f"{size.bits_per_weight / before:.1%}")
-    for latency in report.latency:
-        old, new = f"{latency.reference_ms:.3g} ms", f"{latency.candidate_ms:.3g} ms"
-        table.add_row(escape(f"time, {latency.case}"), old, new, f"{latency.speedup:.2f}x as fast")
-    floats = Counter(bool(s.float_bytes) for s in report.skipped)
-    table.add_row(
-        "MatMul and Gemm with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", ""
-    )
-    table.add_row("bytes quantised", "", "", f"{size.coverage:.1%}")
+def _table(*columns: str) -> Table:
+    """A table without lines, whose first column gives way and folds where the others need the room."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index > 0)
     return table
 
 
-def _accuracy(report: Report) -> Table:
-    table = Table(
-        "output", "relative MSE", "cosine", "KL", "top-1", title=f"Error against the original (inputs {report.inputs})"
-    )
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def _name(row: TargetReport | SkipReport) -> str:
+    return f"{row.model}: {row.name}" if row.model else row.name
+
+
+def _target_row(target: TargetReport) -> tuple[str, ...]:
+    kernel = f"{target.bits}/{target.block_size}{'' if target.speed == 'fast' else ' ' + target.speed}"
+    after = "shared" if target.shares else size_text(target.bytes)
+    shape = f"{target.n} x {target.k}"
+    return (_name(target), target.op_type, shape, kernel, size_text(target.float_bytes), after)
+
+
+def _summary(report: Report) -> Table:
+    table = Table("", "original", "quantised", "ratio", box=box.SIMPLE_HEAD, pad_edge=False)
+    size = report.size
+    _add(table, "file size", size_text(size.source_bytes), size_text(size.output_bytes), f"{size.ratio:.1%}")
+    if size.target_weights:
+        before = 8 * size.target_float_bytes / size.target_weights
+        after = size.bits_per_weight
+        _add(table, "bits a quantised weight", f"{before:.2f}", f"{after:.2f}", f"{after / before:.1%}")
+    for latency in report.latency:
+        old, new = f"{latency.reference_ms:.3g} ms", f"{latency.candidate_ms:.3g} ms"
+        _add(table, f"time, {latency.case}", old, new, f"{latency.speedup:.2f}x as fast")
+    floats = Counter(bool(s.float_bytes) for s in report.skipped)
+    _add(table, "MatMul and Gemm with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", "")
+    _add(table, "bytes quantised", "", "", f"{size.coverage:.1%}")
+    return table
+
+
+def _show_accuracy(report: Report, console: Console) -> None:
+    _say(console, f"Error against the original (inputs {report.inputs})", style="bold")
+    table = _table("output", "relative MSE", "cosine", "KL", "top-1")
     shown = [o for o in report.outputs if o.note or o.elements]
     caches = [o for o in shown if _is_cache(o)] if len(shown) > _FEW else []
     for output in shown:
         if output not in caches:
-            table.add_row(*map(escape, _output_row(output)))
+            _add(table, output.name, *_figures(output))
     if caches:
         worst = max(caches, key=lambda o: float("inf") if o.relative_mse is None else o.relative_mse)
-        table.add_row(*map(escape, (f"worst of {len(caches)} cache outputs: {worst.name}", *_output_row(worst)[1:])))
-    return table
+        _add(table, f"worst of {len(caches)} cache outputs: {worst.name}", *_figures(worst))
+    console.print(table)
+    for output in shown:
+        if output.note:
+            _say(console, f"{output.name}: {output.note}")
 
 
 def _is_cache(output: OutputAccuracy) -> bool:
     return output.name.split(": ")[-1].startswith(("present", "past"))
 
 
-def _output_row(output: OutputAccuracy) -> tuple[str, ...]:
-    figures = (output.relative_mse, output.cosine, output.kl, output.top1)
-    texts = tuple("" if f is None else f"{f:.4g}" for f in figures)
+def _figures(output: OutputAccuracy) -> tuple[str, ...]:
     if output.equal is not None:
-        texts = (f"{output.equal:.2%} equal", *texts[1:])
-    if output.note:
-        texts = (output.note, *texts[1:]) if not texts[0] else texts
-    return (output.name, *texts)
+        return (f"{output.equal:.2%} equal", "", "", "")
+    figures = (output.relative_mse, output.cosine, output.kl, output.top1)
+    return tuple("" if figure is None else f"{figure:.4g}" for figure in figures)
 
 
 def _show_skips(report: Report, console: Console) -> None:
@@ -127,6 +157,15 @@ def _show_skips(report: Report, console: Console) -> None:
     for skip in report.skipped:
         reasons.setdefault(skip.reason, []).append(skip)
     for reason, skips in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        named = [s.name for s in skips if s.float_bytes][:3]
-        names = f" ({', '.join(named)}{', …' if len(skips) > len(named) else ''})" if named else ""
-        console.print(f"[dim]Left alone: {len(skips)}x {escape(reason)}{escape(names)}[/]")
+        _say(console, f"Left alone: {len(skips)}x {reason}{''.join(_some_names(skips))}", style="dim")
+
+
+def _some_names(skips: Sequence[SkipReport]) -> Iterator[str]:
+    named = [_name(skip) for skip in skips if skip.float_bytes][:3]
+    if named:
+        yield f" ({', '.join(named)}{', …' if len(skips) > len(named) else ''})"
+
+
+def _show_warnings(report: Report, console: Console) -> None:
+    for warning in report.warnings:
+        _say(console, Text("Note: ", style="yellow").append(one_line(warning), style="default"))

@@ -1,10 +1,10 @@
-"""Text from models, made harmless for a terminal."""
+"""Text for people: names from models made harmless for a terminal, sizes in words."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """The text with everything that a terminal would obey or hide shown as an escape, such as `\\x1b`.
+    """The text with everything that a terminal would obey or hide shown as an escape.
 
     Names in a model are anyone's: control characters could rewrite what was printed, or worse.
     """
@@ -14,3 +14,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """A message on one line, harmless."""
     return printable(" ".join(text.split()))
+
+
+def size_text(count: float) -> str:
+    """Bytes in decimal units: `12.3 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxfq.errors import ModelError, VerificationError
 from onnxfq.evaluate import Latency, OutputAccuracy, compare, measure
 from onnxfq.feeds import Feed, Feeds, generate, has_cache, load_feeds
 from onnxfq.session import Provider, Session
@@ -63,19 +64,29 @@ def try_original(source: Path, inputs: Inputs, provider: Provider, threads: int 
         ModelError: the original does not load or run.
         DataError: it does not run on these inputs.
     """
-    session = Session(source, provider=provider, threads=threads)
-    compare(session, session, inputs.feeds[:1])
+    try:
+        session = Session(source, provider=provider, threads=threads)
+        compare(session, session, inputs.feeds[:1])
+    except ModelError as error:
+        raise ModelError(f"{error} To quantise it without comparing it with the original: --no-validate.") from error
 
 
 def validate(source: Path, output: Path, inputs: Inputs, provider: Provider, threads: int | None) -> Validation:
-    """Compare the two files and time them in turn."""
+    """Compare the two files and time them in turn.
+
+    Raises:
+        VerificationError: the output does not load where the original does.
+    """
     original = Session(source, provider=provider, threads=threads)
-    quantized = Session(output, provider=provider, threads=threads)
+    try:
+        quantized = Session(output, provider=provider, threads=threads)
+    except ModelError as error:
+        raise VerificationError(
+            f"The original runs, the quantised model does not. Please report this: {error}"
+        ) from error
     outputs = compare(original, quantized, inputs.feeds)
     cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
     if inputs.decode is not None:
         cases["decode, 1 token"] = inputs.decode
-    latency = [
-        measure(original, quantized, feed, case=case, seconds=LATENCY_SECONDS) for case, feed in cases.items()
-    ]
+    latency = [measure(original, quantized, feed, case=case, seconds=LATENCY_SECONDS) for case, feed in cases.items()]
     return Validation(tuple(outputs), tuple(latency), inputs.feeds.origin)

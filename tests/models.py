@@ -21,6 +21,7 @@ import onnxruntime
 from onnxfq.errors import ModelError as ModelError
 from onnxfq.pipeline import quantize
 from onnxfq.report import Report
+from onnxfq.scheme import Activations as Activations
 from onnxfq.scheme import Scheme
 
 Array = npt.NDArray[Any]

@@ -1,7 +1,10 @@
 """Models as graphs on disk. The only room that imports onnx and onnx_graphsurgeon."""
 
+from onnx import NodeProto
+
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import Constant, NotConstant
+from onnxfq.graph.detours import Transpose
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import single_node
 from onnxfq.graph.save import save
@@ -15,8 +18,10 @@ __all__ = [
     "Constant",
     "Graph",
     "Node",
+    "NodeProto",
     "NotConstant",
     "Spool",
+    "Transpose",
     "make_node",
     "save",
     "single_node",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxfq.errors import ModelError
-
-Value = int | float | str | tuple[int, ...] | tuple[float, ...] | TensorProto | None
+Value: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | TensorProto | None
 
 
 @dataclass(eq=False)
@@ -21,13 +20,11 @@ class Body:
         proto: the GraphProto or FunctionProto.
         parent: the scope whose names it may use too; None for the main graph and for functions.
         label: for people: "" for the main graph, else where it is.
-        depth: how many scopes enclose it.
     """
 
     proto: GraphProto | FunctionProto
     parent: Body | None = None
     label: str = ""
-    depth: int = 0
 
     @property
     def is_function(self) -> bool:
@@ -51,19 +48,8 @@ class Body:
 
     @cached_property
     def producers(self) -> dict[str, NodeProto]:
-        """The node that computes each name.
-
-        Raises:
-            ModelError: two nodes compute the same name.
-        """
-        made: dict[str, NodeProto] = {}
-        for node in self.proto.node:
-            for name in node.output:
-                if name in made or (name and name in self.initializers):
-                    raise ModelError(f"The name '{name}' is defined twice{self.where}. The model is damaged.")
-                if name:
-                    made[name] = node
-        return made
+        """The node that computes each name."""
+        return {name: node for node in self.proto.node for name in node.output if name}
 
     @cached_property
     def sparse(self) -> frozenset[str]:
@@ -191,4 +177,4 @@ def _walk(body: Body) -> Iterator[Body]:
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 label = f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{body.where}"
-                yield from _walk(Body(graph, body, label, body.depth + 1))
+                yield from _walk(Body(graph, body, label))

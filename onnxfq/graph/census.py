@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from google.protobuf.message import Message  # type: ignore[import-untyped,unused-ignore]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+
+_PROSE = frozenset({"doc_string", "metadata_props", "producer_name", "producer_version"})  # copied, never looked into
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +72,19 @@ def _attributes(attributes: Iterable[AttributeProto], label: str, *, inline: boo
 def _sparse(sparse: SparseTensorProto, label: str) -> Iterator[Held]:
     yield Held(label, sparse.values)
     yield Held(label, sparse.indices)
+
+
+def garbled(message: Message) -> str | None:
+    """The first name in a message that is not UTF-8, as people can read it; None where all are.
+
+    protobuf lets such strings pass, as bytes.
+    """
+    for field, value in message.ListFields():
+        if field.name in _PROSE:
+            continue
+        for item in value if hasattr(value, "__len__") and not isinstance(value, (str, bytes)) else (value,):
+            if field.type == field.TYPE_STRING and isinstance(item, bytes):
+                return repr(item)
+            if field.type == field.TYPE_MESSAGE and (found := garbled(item)):
+                return found
+    return None

@@ -6,21 +6,24 @@ initializer or Constant → any chain of Transpose, Cast, Identity, Reshape, Squ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import NodeProto, TensorProto
+from onnx import TensorProto
 
 from onnxfq.graph.bodies import Body, Node
-from onnxfq.graph.tensors import NUMPY_TYPES, Tensor, describe, type_name
+from onnxfq.graph.detours import Array, Cast, Ints, Way, is_detour, steps
+from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_QUANTIZED = frozenset({"DequantizeLinear", "DynamicDequantizeLinear"})
-_LONGEST_CHAIN = 64
+OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
+_LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+_LONGEST_CHAIN = 64  # nodes
+_MOST_DIMENSIONS = 64
+_COMPUTED = "no constant weight: both inputs are computed at run time"
 
 
 @dataclass(frozen=True)
@@ -33,40 +36,38 @@ class NotConstant:
 
 @dataclass(frozen=True)
 class Constant:
-    """A constant value, still on disk, and the steps from its bytes to what the node reads.
+    """A constant value, still on disk, and the way from its bytes to what the node reads.
 
     Attributes:
         leaf: the tensor at the beginning of the chain.
         home: the scope the leaf stands in.
-        steps: [(kind, arguments)]: ("transpose", perm), ("cast", ONNX type), ("reshape", shape).
-        shape: of the value the node reads.
-        type: ONNX element type of the value the node reads.
+        way: from the leaf to the value the node reads.
         names: what the chain defines, from the node's input back to the leaf, with the scope of each.
     """
 
     leaf: Tensor
     home: Body = field(repr=False)
-    steps: tuple[tuple[str, Any], ...]
-    shape: tuple[int, ...]
-    type: int
+    way: Way
     names: tuple[tuple[Body, str], ...] = field(repr=False)
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for equal values: same leaf, same steps."""
-        return id(self.home), self.leaf.name, self.steps
+    def shape(self) -> Ints:
+        """Of the value the node reads."""
+        return self.way.shape
 
-    def load(self) -> npt.NDArray[Any]:
-        """Read the value; a view of the leaf's bytes where the steps allow it."""
-        value = self.leaf.read()
-        for kind, argument in self.steps:
-            if kind == "transpose":
-                value = value.transpose(argument)
-            elif kind == "reshape":
-                value = value.reshape(argument)
-            else:
-                value = value.astype(NUMPY_TYPES[argument])
-        return value
+    @property
+    def type(self) -> int:
+        """ONNX element type of the value the node reads."""
+        return self.way.type
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """Equal for equal values: same leaf, equal ways."""
+        return id(self.home), self.leaf.name, self.way
+
+    def load(self) -> Array:
+        """Read the value; a view of the leaf's bytes where the way allows it."""
+        return self.way.apply(self.leaf.read())
 
 
 def resolve(body: Body, name: str, model: Path, *, overridable: bool) -> Constant | NotConstant:
@@ -78,165 +79,124 @@ def resolve(body: Body, name: str, model: Path, *, overridable: bool) -> Constan
         model: the model's path, for external data.
         overridable: whether callers may override initializers that are graph inputs too (IR version 4 and later).
     """
-    trail: list[tuple[Body, str]] = []
-    detours: list[tuple[Body, NodeProto]] = []
-    for _ in range(_LONGEST_CHAIN):
-        home = _home(body, name)
-        if home is None:
-            return NotConstant("no constant weight: both inputs are computed at run time")
-        trail.append((home, name))
-        leaf = _leaf(home, name, model, overridable=overridable)
-        if isinstance(leaf, NotConstant):
-            return leaf
-        if isinstance(leaf, Tensor):
-            return _apply(leaf, home, detours, trail, model, overridable=overridable)
-        if leaf.op_type not in _STEPS or not leaf.input:
-            return NotConstant("no constant weight: both inputs are computed at run time")
-        detours.append((home, leaf))
-        body, name = home, leaf.input[0]
-    return NotConstant("no constant weight: the chain of nodes before it does not end")
+    return _Resolver(model, overridable).resolve(body, name)
 
 
-def _home(body: Body | None, name: str) -> Body | None:
-    """The scope that defines a name, seen from `body`."""
-    while body is not None:
-        if name in body.inputs or name in body.initializers or name in body.producers or name in body.sparse:
-            return body
-        body = body.parent
-    return None
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    model: Path
+    overridable: bool
 
+    def resolve(self, body: Body, name: str) -> Constant | NotConstant:
+        """Go back along the chain, then forth again."""
+        trail: list[tuple[Body, str]] = []
+        detours: list[Node] = []
+        while len(detours) < _LONGEST_CHAIN:
+            home = body.home_of(name)
+            if home is None:
+                return NotConstant(_COMPUTED)
+            trail.append((home, name))
+            leaf = self._leaf(home, name)
+            if isinstance(leaf, NotConstant):
+                return leaf
+            if isinstance(leaf, Tensor):
+                return self._forth(leaf, home, detours, tuple(trail))
+            detours.append(leaf)
+            body, name = home, leaf.inputs[0]
+        return NotConstant(f"no constant weight: more than {_LONGEST_CHAIN} nodes lie between it and the constant")
 
-def _leaf(home: Body, name: str, model: Path, *, overridable: bool) -> Tensor | NodeProto | NotConstant:
-    if name in home.initializers:
-        if name in home.inputs and overridable:
-            return NotConstant(f"the weight '{name}' is a graph input too, whose value callers may replace")
-        return describe(home.initializers[name], model)
-    if name in home.inputs:
-        if home.is_function:
-            return NotConstant(f"the weight is an argument of {home.label}: inline the function first")
-        return NotConstant("no constant weight: both inputs are computed at run time")
-    if name in home.sparse:
-        return NotConstant(f"the weight '{name}' is stored sparse")
-    node = home.producers[name]
-    if node.op_type in _QUANTIZED:
-        return NotConstant("already quantised: its weight comes from DequantizeLinear", quantized=True)
-    if node.op_type != "Constant":
-        return node
-    tensor = Node(node, home).attributes.get("value")
-    if not isinstance(tensor, TensorProto):
-        return NotConstant("the weight's Constant node holds no dense tensor")
-    return describe(tensor, model, name)
+    def _leaf(self, home: Body, name: str) -> Tensor | Node | NotConstant:
+        """What defines a name: a tensor, a node to go back through, or neither."""
+        if name in home.initializers:
+            if name in home.inputs and (self.overridable or home.parent):
+                return NotConstant(f"the weight '{name}' is a graph input too, whose value callers may replace")
+            return describe(home.initializers[name], self.model)
+        if name in home.sparse:
+            return NotConstant(f"the weight '{name}' is stored sparse")
+        if name in home.inputs:
+            argument = f"the weight is an argument of {home.label}: inline the function first"
+            return NotConstant(argument if home.is_function else _COMPUTED)
+        node = Node(home.producers[name], home)
+        if node.op_type == "Constant" and not node.domain:
+            return self._literal(node, name)
+        if not is_detour(node):
+            return _not_followed(node)
+        return _chosen_by_caller(node) if node.references else node
 
+    def _literal(self, node: Node, name: str) -> Tensor | NotConstant:
+        if node.references:
+            return _chosen_by_caller(node)
+        tensor = node.attributes.get("value")
+        for form, dtype in _LITERALS.items():
+            if form in node.attributes:
+                tensor = tensor_proto(name, np.array(node.attributes[form], dtype))
+        if not isinstance(tensor, TensorProto):
+            return NotConstant("the weight's Constant node holds no dense tensor")
+        return describe(tensor, self.model, name)
 
-def _apply(
-    leaf: Tensor,
-    home: Body,
-    detours: list[tuple[Body, NodeProto]],
-    trail: list[tuple[Body, str]],
-    model: Path,
-    *,
-    overridable: bool,
-) -> Constant | NotConstant:
-    """Turn the nodes between leaf and reader into steps, and follow shape and type through them."""
-    shape, kind, steps = leaf.shape, leaf.type, []
-    for body, node in reversed(detours):
+    def _forth(
+        self, leaf: Tensor, home: Body, detours: list[Node], trail: tuple[tuple[Body, str], ...]
+    ) -> Constant | NotConstant:
+        """Turn the nodes between leaf and reader into steps, and follow shape and type through them."""
+        way = Way(leaf.shape, leaf.shape, leaf.type)
+        for node in reversed(detours):
+            taken = steps(node, way.shape, lambda index, node=node: self._small(node, index))  # type: ignore[misc]
+            if taken is None:
+                return NotConstant(f"no constant weight: {node.op_type} before it cannot be followed")
+            for step in taken:
+                if isinstance(step, Cast) and not _same_kind(way.type, step.type):
+                    return _not_cast(way.type, step.type)
+                way = way.then(step)
+        return Constant(leaf, home, way, trail)
 
-        def small(index: int, body: Body = body, node: NodeProto = node) -> tuple[int, ...] | None:
-            """The integers that an input holds, where they are constant."""
-            if index >= len(node.input) or not node.input[index]:
-                return None
-            value = resolve(body, node.input[index], model, overridable=overridable)
-            if isinstance(value, NotConstant) or math.prod(value.shape) > 64:
-                return None
-            return tuple(int(v) for v in np.ravel(value.load()))
-
-        step = _STEPS[node.op_type](Node(node, body), shape, small)
-        if step is None:
-            return NotConstant(f"no constant weight: {node.op_type} before it cannot be followed")
-        if step[0] == "cast":
-            if kind not in FLOATS or step[1] not in FLOATS:
-                return NotConstant(
-                    f"already quantised: its weight is cast from {type_name(kind)}", quantized=kind not in FLOATS
-                )
-            kind = step[1]
-        elif step[0] == "transpose":
-            shape = tuple(shape[i] for i in step[1])
-        elif step[0] == "reshape":
-            shape = step[1]
-        if step[0] != "identity":
-            steps.append(step)
-    return Constant(leaf, home, tuple(steps), shape, kind, tuple(trail))
-
-
-Step = tuple[str, Any]
-_Small = Callable[[int], tuple[int, ...] | None]
-
-
-def _transpose(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    perm = node.attributes.get("perm", tuple(reversed(range(len(shape)))))
-    return ("transpose", perm) if sorted(perm) == list(range(len(shape))) else None
-
-
-def _cast(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    return ("cast", node.attributes["to"]) if "to" in node.attributes else None
-
-
-def _identity(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    return ("identity", None)
-
-
-def _reshape(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    wanted = node.attributes.get("shape") or small(1)
-    if wanted is None:
-        return None
-    if not node.attributes.get("allowzero", 0):
-        if any(d == 0 and i >= len(shape) for i, d in enumerate(wanted)):
+    def _small(self, node: Node, index: int) -> Ints | None:
+        """The integers that an input holds, where they are constant."""
+        if index >= len(node.inputs) or not node.inputs[index]:
             return None
-        wanted = tuple(shape[i] if d == 0 else d for i, d in enumerate(wanted))
-    if wanted.count(-1) == 1:
-        rest = -math.prod(wanted)
-        wanted = tuple((math.prod(shape) // rest if rest else 0) if d == -1 else d for d in wanted)
-    valid = all(d >= 0 for d in wanted) and math.prod(wanted) == math.prod(shape)
-    return ("reshape", wanted) if valid else None
+        value = self.resolve(node.body, node.inputs[index])
+        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > _MOST_DIMENSIONS:
+            return None
+        return tuple(int(v) for v in np.ravel(value.load()))
 
 
-def _axes(node: Node, small: _Small) -> tuple[int, ...] | None:
-    return node.attributes.get("axes") or small(1)
+def _chosen_by_caller(node: Node) -> NotConstant:
+    given = ", ".join(node.references)
+    return NotConstant(f"no constant weight: the caller of {node.body.root.label} chooses {given} of {node.op_type}")
 
 
-def _squeeze(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    given = len(node.inputs) > 1 or "axes" in node.attributes
-    axes = _axes(node, small) if given else tuple(i for i, d in enumerate(shape) if d == 1)
-    if axes is None or any(not -len(shape) <= a < len(shape) or shape[a] != 1 for a in axes):
-        return None
-    dropped = {a % len(shape) for a in axes}
-    return ("reshape", tuple(d for i, d in enumerate(shape) if i not in dropped))
+def _same_kind(one: int, other: int) -> bool:
+    return (one in _FLOATS and other in _FLOATS) or (one in _INTEGERS and other in _INTEGERS)
 
 
-def _unsqueeze(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    axes = _axes(node, small)
-    if axes is None:
-        return None
-    rank = len(shape) + len(axes)
-    added = {a % rank for a in axes}
-    if len(added) != len(axes):
-        return None
-    rest = iter(shape)
-    return ("reshape", tuple(1 if i in added else next(rest) for i in range(rank)))
+def _not_cast(stored: int, wanted: int) -> NotConstant:
+    if stored not in _FLOATS and wanted in _FLOATS:
+        return NotConstant(f"already quantised: its weight is cast from {type_name(stored)}", quantized=True)
+    return NotConstant(f"no constant weight: a Cast from {type_name(stored)} to {type_name(wanted)} is not followed")
 
 
-def _flatten(node: Node, shape: tuple[int, ...], small: _Small) -> Step | None:
-    axis = node.attributes.get("axis", 1)
-    axis = axis + len(shape) if axis < 0 else axis
-    return ("reshape", (math.prod(shape[:axis]), math.prod(shape[axis:])))
+def _not_followed(node: Node) -> NotConstant:
+    """Why the way back ends at a node."""
+    if not _from_constants(node):
+        return NotConstant(_COMPUTED)
+    if node.op_type == "DequantizeLinear":
+        return NotConstant("already quantised: its weight comes from DequantizeLinear", quantized=True)
+    return NotConstant(f"no constant weight: {node.op_type} makes it from constants, fold these first")
 
 
-_STEPS: dict[str, Callable[[Node, tuple[int, ...], _Small], Step | None]] = {
-    "Transpose": _transpose,
-    "Cast": _cast,
-    "Identity": _identity,
-    "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
-    "Flatten": _flatten,
-}
+def _from_constants(node: Node) -> bool:
+    """Whether all that a node depends on is constant; no for whatever takes long to tell."""
+    pending, seen = [node], {(node.body, node.outputs)}
+    while pending:
+        node = pending.pop()
+        foreign = node.domain not in ("", "com.microsoft") or any(a.HasField("g") for a in node.proto.attribute)
+        if foreign or len(seen) > _LONGEST_CHAIN or not (node.inputs or node.op_type == "Constant"):
+            return False
+        for name in filter(None, node.inputs):
+            home = node.body.home_of(name)
+            if home is None or name in home.inputs:
+                return False
+            source = Node(home.producers[name], home) if name in home.producers else None
+            if source and (home, source.outputs) not in seen:
+                seen.add((home, source.outputs))
+                pending.append(source)
+    return True

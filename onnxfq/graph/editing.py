@@ -10,6 +10,12 @@ from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant
 from onnxfq.graph.pruning import prune
 
+# What a node says about its operator. Device configurations name its inputs, which become others; ONNX 1.17 lacks them.
+_OF_THE_OPERATOR = sorted(
+    {"op_type", "domain", "overload", "input", "output", "attribute", "device_configurations"}
+    & set(NodeProto.DESCRIPTOR.fields_by_name)
+)
+
 
 class Edits:
     """Replacements and new constants of one model."""
@@ -33,11 +39,12 @@ class Edits:
         self._constants.append((home, proto))
 
     def replace(self, node: Node, new_nodes: list[NodeProto], heir: NodeProto) -> None:
-        """Replace a node; `heir` among the new ones takes over its name, doc string and metadata."""
-        for field in ("name", "doc_string"):
-            if node.proto.HasField(field):
-                setattr(heir, field, getattr(node.proto, field))
-        heir.metadata_props.extend(node.proto.metadata_props)
+        """Replace a node; `heir` among the new ones takes over its name and whatever else was said about it."""
+        kept = NodeProto()
+        kept.CopyFrom(node.proto)
+        for field in _OF_THE_OPERATOR:
+            kept.ClearField(field)
+        heir.MergeFrom(kept)
         self._replaced[id(node.proto)] = (node, new_nodes)
 
     def apply(self, model: ModelProto, abandoned: Iterable[Constant]) -> None:

@@ -7,6 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
+import numpy.typing as npt
+
 from onnxfq.errors import ModelError
 
 _CHUNK = 1 << 26
@@ -20,13 +23,13 @@ class FileSlice:
     offset: int
     length: int
 
-    def read(self) -> bytearray:
-        """Read the bytes (not through a memory map, whose pages would count as our memory).
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Read the bytes (not through a memory map: a file that shrinks under one kills the process).
 
         Raises:
             ModelError: the file cannot be read or is shorter than it was.
         """
-        buffer = bytearray(self.length)
+        buffer = np.empty(self.length, np.uint8)
         view, done = memoryview(buffer), 0
         try:
             with self.path.open("rb", buffering=0) as file:

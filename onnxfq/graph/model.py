@@ -14,23 +14,22 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
-from onnxfq.graph.census import tensors
-from onnxfq.graph.constants import Constant, NotConstant, resolve
+from onnxfq.graph.census import garbled, tensors
+from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
-from onnxfq.graph.files import FileSlice
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.standins import standin
 from onnxfq.graph.tensors import NEW, describe, embed, refer, tensor_header, tensor_proto
-from onnxfq.graph.wire import lift
+from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature
 
 MICROSOFT = "com.microsoft"
-_INLINE_BYTES = 1024  # tensors below this stay in the message
+_LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
 
 class Graph:
@@ -82,12 +81,12 @@ class Graph:
             ModelError: the model breaks ONNX's rules.
         """
         try:
-            for body in self.bodies:
-                _ = body.producers
             onnx.checker.check_model(standin(self.model))
         except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().split("\n\n")[0]
-            raise ModelError(f"'{self.path}' breaks ONNX's rules: {reason}") from error
+            reason = " ".join(str(error).split("\n\n")[0].split())
+            raise ModelError(
+                f"'{self.path}' breaks ONNX's rules: {reason[:_LONGEST_REASON].rstrip('.')}. Export the model again."
+            ) from error
 
     @property
     def files(self) -> list[Path]:
@@ -140,10 +139,17 @@ class Graph:
         overridable = self.model.ir_version >= OVERRIDABLE_FROM_IR
         return resolve(node.body, node.inputs[index], self.path, overridable=overridable)
 
+    def producer(self, node: Node, index: int) -> Node | None:
+        """The node whose first output is the node's input number `index`; None where there is no such node."""
+        name = node.inputs[index]
+        home = node.body.home_of(name)
+        proto = home.producers.get(name) if home else None
+        return Node(proto, home) if home and proto and proto.output[0] == name else None
+
     def add_tensor(self, home: Body, base: str, array: npt.NDArray[Any], spool: Spool) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free."""
         name = self.edits.fresh_name(base)
-        if array.nbytes < _INLINE_BYTES or home.root.is_function:  # functions are written without data files
+        if array.nbytes < LIFT_BYTES or home.root.is_function:  # functions are written without data files
             proto = tensor_proto(name, array)
         else:
             piece = spool.append(array)
@@ -164,10 +170,12 @@ class Graph:
 
     def set_metadata(self, values: dict[str, str]) -> None:
         """Set entries of `metadata_props`, replacing those of the same key."""
-        kept = [(p.key, p.value) for p in self.model.metadata_props if p.key not in values]
-        del self.model.metadata_props[:]
-        for key, value in (*kept, *values.items()):
-            self.model.metadata_props.add(key=key, value=value)
+        entries = self.model.metadata_props
+        for index in range(len(entries) - 1, -1, -1):
+            if entries[index].key in values:
+                del entries[index]
+        for key, value in values.items():
+            entries.add(key=key, value=value)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -197,12 +205,16 @@ def _parse(path: Path) -> ModelProto:
                 skeleton = lift(view, str(path))
     except FileNotFoundError as error:
         raise ModelError(f"No such file: '{path}'. Give the path of an ONNX file, or of a folder with some.") from error
-    except OSError as error:
-        raise ModelError(f"Cannot read '{path}' ({error.strerror or error}).") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Cannot read '{path}' ({getattr(error, 'strerror', None) or error}).") from error
     try:
-        return ModelProto.FromString(skeleton)
+        model = ModelProto.FromString(skeleton)
     except DecodeError as error:
         raise ModelError(f"'{path}' is not an ONNX model (its bytes do not decode: {error}).") from error
+    name = garbled(model)
+    if name:
+        raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
+    return model
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -210,14 +222,8 @@ def _stamp(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def new_slice(tensor: TensorProto, spool: Path) -> FileSlice:
-    """Where a tensor that is new in this run lies in the spool."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    return FileSlice(spool, int(entries["offset"]), int(entries["length"]))
-
-
 def make_node(
-    op_type: str, inputs: list[str], outputs: list[str], *, name: str = "", domain: str = "", **attributes: Any
+    op_type: str, inputs: list[str], outputs: list[str], *, domain: str = "", **attributes: int | list[int]
 ) -> NodeProto:
     """A node message."""
-    return onnx.helper.make_node(op_type, inputs, outputs, name=name or None, domain=domain or None, **attributes)
+    return onnx.helper.make_node(op_type, inputs, outputs, domain=domain or None, **attributes)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxfq.errors import ModelError
-from onnxfq.graph.bodies import Body, bodies
+from onnxfq.graph.census import tensors
 from onnxfq.graph.files import FileSlice, copy_bytes, write_all
-from onnxfq.graph.model import Graph, new_slice
+from onnxfq.graph.model import Graph
 from onnxfq.graph.spool import Spool
-from onnxfq.graph.tensors import NEW, Tensor, describe, refer
+from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, describe, embed, refer
 from onnxfq.graph.wire import LIFT_BYTES, field_header, raw_data_header
 
 EXTERNAL_FROM_BYTES = 1 << 30
@@ -37,64 +36,64 @@ def save(graph: Graph, out: Path, spool: Spool) -> list[Path]:
         OSError: the files cannot be written.
     """
     graph.check()
+    copy = ModelProto()
+    copy.CopyFrom(graph.model)
     if graph.uses_external_data or _data_bytes(graph) >= EXTERNAL_FROM_BYTES:
-        return _save_external(graph, out, spool)
-    return _save_inline(graph, out, spool)
+        return _save_external(graph, copy, out, spool)
+    return _save_inline(graph, copy, out, spool)
 
 
 def _data_bytes(graph: Graph) -> int:
-    return sum(describe(t, graph.path).nbytes for body in graph.bodies for t in body.initializers.values())
+    return sum(describe(h.proto, graph.path).nbytes for h in tensors(graph.model) if h.initializer)
 
 
-def _save_external(graph: Graph, out: Path, spool: Spool) -> list[Path]:
+def _save_external(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> list[Path]:
     data = out.with_name(out.name + ".data")
-    copy = ModelProto()
-    copy.CopyFrom(graph.model)
-    scopes = bodies(copy)
-    for tensor, proto in _initializers(scopes, graph.path):
-        if tensor.piece is not None and str(tensor.piece.path) == NEW:
-            piece = new_slice(proto, spool.path)
-        elif tensor.piece is not None:
-            piece = spool.append_slice(tensor.piece)
-        elif tensor.nbytes >= LIFT_BYTES and proto.data_type != TensorProto.STRING:
-            piece = spool.append(tensor.read())
+    outside: list[tuple[FileSlice, TensorProto]] = []
+    inside: list[Tensor] = []
+    for held in tensors(copy):
+        tensor = describe(held.proto, graph.path, held.label)
+        if tensor.piece is None:
+            inside += [tensor] if held.initializer and _movable(tensor) else []
+        elif not held.initializer:
+            _embed(held.proto, graph.path, spool)
+        elif _is_new(tensor.piece):
+            refer(held.proto, data.name, tensor.piece.offset, tensor.piece.length)
         else:
-            continue
-        refer(proto, data.name, piece.offset, piece.length)
-    _embed_attributes(scopes, graph.path, spool)
-    message = _serialize(copy, out)
+            outside.append((tensor.piece, held.proto))
+    # In the order of the source, so that what was written once is written the same again.
+    for piece, proto in sorted(outside, key=lambda pair: (graph.files.index(pair[0].path), pair[0].offset)):
+        copied = spool.append_slice(piece)
+        refer(proto, data.name, copied.offset, copied.length)
+    for tensor in inside:
+        added = spool.append(tensor.read())
+        refer(tensor.proto, data.name, added.offset, added.length)
+    _write(out, [_serialize(copy, out)])
+    if not spool.length:
+        spool.path.unlink()
+        return [out]
     spool.path.rename(data)
-    _write(out, [message])
-    return [out, data] if spool.length else [out]
+    return [out, data]
 
 
-def _initializers(scopes: list[Body], model: Path) -> Iterator[tuple[Tensor, TensorProto]]:
-    for body in scopes:
-        for proto in body.initializers.values():
-            yield describe(proto, model), proto
+def _movable(tensor: Tensor) -> bool:
+    """Whether an inline tensor is large, and numpy's bytes are its bytes as stored raw."""
+    return tensor.nbytes >= LIFT_BYTES and tensor.type in NUMPY_TYPES
 
 
-def _save_inline(graph: Graph, out: Path, spool: Spool) -> list[Path]:
-    copy = ModelProto()
-    copy.CopyFrom(graph.model)
-    scopes = bodies(copy)
-    _embed_attributes(scopes, graph.path, spool)
-    for body in scopes[1:]:
-        for proto in body.initializers.values():
-            _embed(proto, graph.path, spool)
-    headers, slices = [], []
+def _save_inline(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> list[Path]:
+    for held in tensors(copy):
+        if not held.main and held.proto.data_location == TensorProto.EXTERNAL:
+            _embed(held.proto, graph.path, spool)
+    large: list[tuple[bytes, FileSlice]] = []
     for index in range(len(copy.graph.initializer) - 1, -1, -1):
         proto = copy.graph.initializer[index]
-        if proto.data_location != TensorProto.EXTERNAL:
-            continue
-        slices.append(_slice(proto, graph.path, spool))
-        header = TensorProto()
-        header.CopyFrom(proto)
-        header.ClearField("external_data")
-        header.ClearField("data_location")
-        headers.append(header.SerializeToString(deterministic=True))
-        del copy.graph.initializer[index]
-    _write(out, _splice(copy, list(zip(headers[::-1], slices[::-1], strict=True)), out))
+        if proto.data_location == TensorProto.EXTERNAL:
+            piece = _slice(proto, graph.path, spool)
+            clear_values(proto)
+            large.append((proto.SerializeToString(deterministic=True), piece))
+            del copy.graph.initializer[index]
+    _write(out, _splice(copy, large[::-1], out))
     spool.path.unlink()
     return [out]
 
@@ -127,28 +126,20 @@ def _serialize(message: ModelProto | GraphProto, out: Path) -> bytes:
 
 
 def _slice(proto: TensorProto, model: Path, spool: Spool) -> FileSlice:
+    """Where the bytes of a tensor that lies in a file are."""
     piece = describe(proto, model).piece
     if piece is None:
         raise ModelError(f"Tensor '{proto.name}' has no data.")
-    return new_slice(proto, spool.path) if str(piece.path) == NEW else piece
+    return FileSlice(spool.path, piece.offset, piece.length) if _is_new(piece) else piece
 
 
-def _embed_attributes(scopes: list[Body], model: Path, spool: Spool) -> None:
-    """Tensors in attributes (Constant nodes) are always inline: put their bytes back."""
-    for body in scopes:
-        for node in body.proto.node:
-            for attribute in node.attribute:
-                for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
-                    _embed(tensor, model, spool)
+def _is_new(piece: FileSlice) -> bool:
+    return str(piece.path) == NEW
 
 
 def _embed(proto: TensorProto, model: Path, spool: Spool) -> None:
-    if proto.data_location != TensorProto.EXTERNAL:
-        return
-    data = bytes(_slice(proto, model, spool).read()) if describe(proto, model).nbytes else b""
-    proto.ClearField("external_data")
-    proto.ClearField("data_location")
-    proto.raw_data = data
+    """Put the bytes back into the message."""
+    embed(proto, bytes(_slice(proto, model, spool).read()))
 
 
 def _write(out: Path, pieces: list[bytes] | list[bytes | FileSlice]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import NotConstant, resolve
@@ -36,9 +36,11 @@ def _spec(info: ValueInfoProto, bodies: list[Body], path: Path) -> TensorSpec:
     return TensorSpec(info.name, type_name(tensor.elem_type), shape, vocabulary)
 
 
-def _dimension(dim: object) -> Dimension:
-    kind = dim.WhichOneof("value")  # type: ignore[attr-defined]
-    return None if kind is None else getattr(dim, kind)  # type: ignore[no-any-return]
+def _dimension(dim: TensorShapeProto.Dimension) -> Dimension:
+    kind = dim.WhichOneof("value")
+    if kind is None:
+        return None
+    return int(dim.dim_value) if kind == "dim_value" else str(dim.dim_param)
 
 
 def _vocabulary(name: str, bodies: list[Body], path: Path) -> int | None:
@@ -59,21 +61,9 @@ def _vocabulary(name: str, bodies: list[Body], path: Path) -> int | None:
 
 
 def _rows(node: Node, path: Path) -> int | None:
-    home: Body | None = node.body
-    while home is not None and node.inputs[0] not in home.initializers and node.inputs[0] not in home.producers:
-        home = home.parent
-    if home is None:
+    """Rows of the embedding that a node reads, where it is a constant matrix (behind Cast and the like)."""
+    table = resolve(node.body, node.inputs[0], path, overridable=False)
+    axis = node.integer("axis", node.integer("gather_axis", 0))
+    if isinstance(table, NotConstant) or len(table.shape) < 2 or not -len(table.shape) <= axis < len(table.shape):
         return None
-    tensor = home.initializers.get(node.inputs[0])
-    axis = int(node.attributes.get("axis", node.attributes.get("gather_axis", 0)))
-    if tensor is not None:
-        return tensor.dims[axis] if -len(tensor.dims) <= axis < len(tensor.dims) and len(tensor.dims) > 1 else None
-    return _computed_rows(home, node.inputs[0], axis, path)
-
-
-def _computed_rows(home: Body, name: str, axis: int, path: Path) -> int | None:
-    """Rows of an embedding that is a constant behind Cast and the like."""
-    value = resolve(home, name, path, overridable=False)
-    if isinstance(value, NotConstant) or not -len(value.shape) <= axis < len(value.shape) or len(value.shape) < 2:
-        return None
-    return value.shape[axis]
+    return table.shape[axis]

@@ -98,14 +98,15 @@ class Tensor:
         Raises:
             ModelError: an element type that numpy has no array for, or damaged data.
         """
-        if self.piece is None:
-            try:
-                return np.asarray(onnx.numpy_helper.to_array(self.proto))
-            except (ValueError, TypeError) as error:
-                raise ModelError(f"Tensor '{self.name}' is damaged: {error}.") from error
         if self.type not in NUMPY_TYPES:
             raise ModelError(f"Tensor '{self.name}' has elements of type {type_name(self.type)}, which is not read.")
-        return np.frombuffer(self.piece.read(), NUMPY_TYPES[self.type]).reshape(self.shape)
+        dtype = NUMPY_TYPES[self.type]
+        if self.piece is not None:
+            return np.frombuffer(self.piece.read(), dtype).reshape(self.shape)
+        try:
+            return np.asarray(onnx.numpy_helper.to_array(self.proto)).astype(dtype, copy=False)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ModelError(f"Tensor '{self.name}' is damaged: {error}.") from error
 
 
 def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor:
@@ -167,8 +168,8 @@ def _reference(proto: TensorProto, label: str) -> tuple[str, int, int | None]:
     """(location, offset, length or None) of external data."""
     entries = {entry.key: entry.value for entry in proto.external_data}
     try:
-        offset = int(entries.get("offset") or 0)
-        length = int(entries["length"]) if entries.get("length") else None
+        offset = int(entries.get("offset", 0))
+        length = int(entries["length"]) if "length" in entries else None
     except ValueError as error:
         raise ModelError(f"External data of tensor '{label}' has a garbled offset or length ({error}).") from error
     if offset < 0 or (length is not None and length < 0):

@@ -135,7 +135,9 @@ def _raw_or_reference(reader: _Reader, start: int, stop: int, *, external: bool)
 def reference(location: str, offset: int, length: int) -> bytes:
     """The fields of a TensorProto that refer to external data."""
     entries = (("location", location), ("offset", str(offset)), ("length", str(length)))
-    return b"".join(_entry(key.encode(), value.encode()) for key, value in entries) + varint(_DATA_LOCATION << 3) + b"\x01"
+    return (
+        b"".join(_entry(key.encode(), value.encode()) for key, value in entries) + varint(_DATA_LOCATION << 3) + b"\x01"
+    )
 
 
 def _entry(key: bytes, value: bytes) -> bytes:

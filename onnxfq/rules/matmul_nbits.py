@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from typing import Any
-
 import numpy as np
 
-from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NotConstant, Spool, make_node, type_name
+from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstant, Spool, make_node, type_name
 from onnxfq.kernels import Kernel
 from onnxfq.packing import Packed
 from onnxfq.quantized import STORED_TYPES
 from onnxfq.rules.target import Skip, Target
+from onnxfq.scheme import ScaleType
 
 SMALLEST_WEIGHT = 1024
-_SCALE_TYPES = ("float32", "float16", "bfloat16")
+_SCALE_TYPES: dict[str, ScaleType] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
 _ALREADY = frozenset(
     {"MatMulNBits", "MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
     | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "GatherBlockQuantized", "QLinearConv"}
@@ -77,15 +76,16 @@ def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
         return skip("both inputs are constant: nothing is computed at run time")
     if len(weight.shape) != 2:
         return skip(f"unsupported shape: the weight has {len(weight.shape)} dimensions {list(weight.shape)}, not 2")
-    scale_type = type_name(weight.type)
-    if scale_type not in _SCALE_TYPES:
-        return skip(f"unsupported type: {scale_type} weights (MatMulNBits computes in float32, float16 or bfloat16)")
-    transposed = not (node.op_type == "Gemm" and node.attributes.get("transB", 0))
+    scale_type = _SCALE_TYPES.get(type_name(weight.type))
+    if scale_type is None:
+        wanted = "MatMulNBits computes in float32, float16 or bfloat16"
+        return skip(f"unsupported type: {type_name(weight.type)} weights ({wanted})")
+    gemm = node.op_type == "Gemm"
+    transposed = not (gemm and node.integer("transB", 0))
     k, n = weight.shape if transposed else weight.shape[::-1]
     if n * k < SMALLEST_WEIGHT:
         return skip(f"too small: {n * k} weights (fewer than {SMALLEST_WEIGHT} are not worth it)")
-    alpha = float(node.attributes.get("alpha", 1.0)) if node.op_type == "Gemm" else 1.0
-    return Target(node.name, node, weight, n, k, transposed, alpha, scale_type)
+    return Target(node.name, node, weight, n, k, transposed, node.real("alpha", 1.0) if gemm else 1.0, scale_type)
 
 
 def store(graph: Graph, target: Target, packed: Packed, spool: Spool) -> Stored:
@@ -102,61 +102,64 @@ def rewrite(graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool:
     """Replace the target's node; names of the node and of its output stay.
 
     Returns:
-        The constants that the node has read and reads no more.
+        The constants that the node has read and may read no more.
     """
     node = target.node
-    source, product, before, after = node.inputs[0], node.outputs[0], [], []
+    source, product = node.inputs[0], node.outputs[0]
+    before, after = [], []
     inputs = [source, stored.codes, stored.scales, stored.zero_points]
-    if node.attributes.get("transA", 0):
+    if node.integer("transA", 0):
         inputs[0] = graph.edits.fresh_name(f"{source}_transposed")
-        before.append(make_node("Transpose", [source], [inputs[0]], perm=[1, 0]))
-    if len(node.inputs) > 2 and node.inputs[2] and node.attributes.get("beta", 1.0) != 0.0:
-        bias = _bias(graph, target, kernel, spool)
-        if bias:
-            inputs += ["", bias]
+        before = [make_node("Transpose", [source], [inputs[0]], perm=[1, 0])]
+    bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
+    if bias and node.real("beta", 1.0) != 0.0:
+        row = _row(graph, target, bias, kernel, spool)
+        if row:
+            inputs += ["", row]
         else:
             product = graph.edits.fresh_name(f"{product}_product")
             after = _add(graph, target, product, spool)
-    before.append(_node(target, kernel, _without_trailing_blanks(inputs), product))
-    graph.replace(node, before + after)
-    return [target.weight]
+    quantized = _node(target, kernel, inputs, product)
+    graph.replace(node, [*before, quantized, *after], heir=quantized)
+    return [c for c in (target.weight, bias) if isinstance(c, Constant)]
 
 
-def _node(target: Target, kernel: Kernel, inputs: list[str], product: str) -> Any:
-    attributes = {"K": target.k, "N": target.n, "bits": kernel.bits, "block_size": kernel.block_size}
-    attributes["accuracy_level"] = kernel.accuracy_level
-    name = str(target.node.proto.name)
-    return make_node("MatMulNBits", inputs, [product], name=name, domain=MICROSOFT, **attributes)
-
-
-def _bias(graph: Graph, target: Target, kernel: Kernel, spool: Spool) -> str:
-    """The name of a Gemm's C as [N] with beta in it, where it is such a constant and the kernel is fast with it."""
-    node = target.node
-    bias = graph.constant(node, 2)
-    if kernel.provider != "cpu" or isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
-        return ""
-    beta = float(node.attributes.get("beta", 1.0))
-    if beta == 1.0 and len(bias.shape) == 1:
-        return node.inputs[2]
-    values = bias.load().reshape(-1)
-    scaled = (values.astype(np.float32) * np.float32(beta)).astype(values.dtype)
-    return graph.add_tensor(bias.home, f"{node.inputs[2]}_scaled", scaled, spool)
-
-
-def _add(graph: Graph, target: Target, product: str, spool: Spool) -> list[Any]:
-    """Nodes that add beta · C to the product."""
-    term, output, nodes = target.node.inputs[2], target.node.outputs[0], []
-    beta = float(target.node.attributes.get("beta", 1.0))
-    if beta != 1.0:
-        value = np.array(beta, STORED_TYPES[target.scale_type])
-        factor, scaled = graph.add_tensor(target.node.body, f"{term}_beta", value, spool), f"{term}_scaled"
-        scaled = graph.edits.fresh_name(scaled)
-        nodes.append(make_node("Mul", [term, factor], [scaled]))
-        term = scaled
-    return [*nodes, make_node("Add", [product, term], [output])]
-
-
-def _without_trailing_blanks(inputs: list[str]) -> list[str]:
+def _node(target: Target, kernel: Kernel, inputs: list[str], product: str) -> NodeProto:
     while not inputs[-1]:
         inputs = inputs[:-1]
-    return inputs
+    return make_node(
+        "MatMulNBits",
+        inputs,
+        [product],
+        domain=MICROSOFT,
+        K=target.k,
+        N=target.n,
+        bits=kernel.bits,
+        block_size=kernel.block_size,
+        accuracy_level=kernel.accuracy_level,
+    )
+
+
+def _row(graph: Graph, target: Target, bias: Constant | NotConstant, kernel: Kernel, spool: Spool) -> str:
+    """The name of a Gemm's C as [N] with beta in it, where it is such a constant and the kernel is fast with it."""
+    if kernel.provider != "cpu" or isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
+        return ""
+    name, beta = target.node.inputs[2], target.node.real("beta", 1.0)
+    if beta == 1.0 and len(bias.shape) == 1:
+        return name
+    values = bias.load().reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in the original
+        scaled = (values.astype(np.float32) * np.float32(beta)).astype(values.dtype)
+    return graph.add_tensor(bias.home, f"{name}_row", scaled, spool)
+
+
+def _add(graph: Graph, target: Target, product: str, spool: Spool) -> list[NodeProto]:
+    """Nodes that add beta · C to the product."""
+    term, beta, nodes = target.node.inputs[2], target.node.real("beta", 1.0), []
+    if beta != 1.0:
+        value = np.array(beta, STORED_TYPES[target.scale_type])
+        factor = graph.add_tensor(target.node.body, f"{term}_beta", value, spool)
+        scaled = graph.edits.fresh_name(f"{term}_scaled")
+        nodes = [make_node("Mul", [term, factor], [scaled])]
+        term = scaled
+    return [*nodes, make_node("Add", [product, term], [target.node.outputs[0]])]

@@ -6,12 +6,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxfq.graph import Constant, Node
+from onnxfq.graph import Constant, Node, Transpose
 from onnxfq.quantized import Float32Array
 from onnxfq.scheme import ScaleType
 
-_TILE = 256
+_STRIP = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class Target:
     @property
     def key(self) -> Hashable:
         """Equal for targets that share one quantised weight."""
-        return self.weight.key, self.transposed, self.alpha
+        turned = self.weight.way.then(Transpose((1, 0))) if self.transposed else self.weight.way
+        return self.weight.key[:2], turned, self.alpha
 
     @property
     def float_bytes(self) -> int:
@@ -49,19 +51,27 @@ class Target:
         return self.weight.leaf.nbytes
 
     def load(self) -> Float32Array:
-        """Read the weight into canonical space: [N, K] float32, contiguous."""
-        value = self.weight.load()
-        matrix = _transpose(value) if self.transposed else np.ascontiguousarray(value, np.float32)
-        return matrix if self.alpha == 1.0 else matrix * np.float32(self.alpha)
+        """Read the whole weight into canonical space: [N, K] float32, contiguous."""
+        return self.rows(self.read(), slice(0, self.n))
+
+    def read(self) -> npt.NDArray[np.generic]:
+        """Read the weight as the node takes it: its own type, [K, N] where `transposed`."""
+        return self.weight.load()
+
+    def rows(self, value: npt.NDArray[np.generic], rows: slice) -> Float32Array:
+        """Some rows of the canonical weight, [rows, K] float32, contiguous; `value` is what `read` returned."""
+        part = _turned(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
+        if self.alpha == 1.0:
+            return part
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and named, with the weight
+            return part * np.float32(self.alpha)
 
 
-def _transpose(value: np.ndarray) -> Float32Array:  # type: ignore[type-arg]
-    """[K, N] of any float type → [N, K] float32, tile by tile so that both sides stay in the cache."""
-    k, n = value.shape
-    out = np.empty((n, k), np.float32)
-    for row in range(0, n, _TILE):
-        for column in range(0, k, _TILE):
-            out[row : row + _TILE, column : column + _TILE] = value[column : column + _TILE, row : row + _TILE].T
+def _turned(part: npt.NDArray[np.generic]) -> Float32Array:
+    """[K, rows] of any float type → [rows, K] float32, in strips that stay in the cache."""
+    out = np.empty(part.shape[::-1], np.float32)
+    for start in range(0, part.shape[0], _STRIP):
+        out[:, start : start + _STRIP] = part[start : start + _STRIP].T
     return out
 
 

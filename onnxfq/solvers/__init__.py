@@ -25,6 +25,11 @@ class Solver(Protocol):
         """Which statistics `solve` reads; empty for data-free algorithms."""
         ...
 
+    @property
+    def weighs_inputs(self) -> bool:
+        """Whether a data-free `solve` can use `Statistics.energy`, which some graphs tell without data."""
+        ...
+
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
     ) -> QuantizedWeight:

@@ -1,14 +1,17 @@
-"""What every solver does to blocks of a row: their range, and the codes nearest to them on a given grid."""
+"""What every solver does to blocks of a row: their range, the nearest codes on a given grid, and the error of those."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, prange
 
 from onnxfq.quantized import Float32Array, Uint8Array
 
+Float64Array = npt.NDArray[np.float64]
+
 _LARGEST = float(np.finfo(np.float32).max)
-_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding and taking it away rounds a float32 to nearest, ties to even
+_LANES = 8  # sums run in this many interleaved parts, so that they vectorise without reordering additions
 
 
 def block_ranges(weight: Float32Array, block_size: int) -> tuple[Float32Array, Float32Array]:
@@ -31,6 +34,24 @@ def encode(weight: Float32Array, scale: Float32Array, zero_point: Uint8Array, bi
     return codes
 
 
+def squared_errors(
+    weight: Float32Array,
+    scale: Float32Array,
+    zero_point: Uint8Array,
+    bits: int,
+    block_size: int,
+    importance: Float32Array | None = None,
+) -> Float64Array:
+    """Squared error of every block [N, ceil(K / block_size)] with the codes that `encode` would choose.
+
+    `importance` [K] says how much an error in each column counts; all count alike without it.
+    """
+    errors = np.empty(scale.shape, np.float64)
+    weights = np.ones(weight.shape[1], np.float32) if importance is None else importance
+    _errors(weight, scale, zero_point, np.float32((1 << bits) - 1), block_size, weights, errors)
+    return errors
+
+
 @njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
 def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest: Float32Array) -> None:
     n, k = weight.shape
@@ -46,6 +67,23 @@ def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest
             highest[row, block] = high
 
 
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _limits(step: np.float32, zero: np.float32, top: np.float32) -> tuple[np.float32, np.float32]:
+    """The outermost points of a grid, in steps from its zero point, whose values are finite."""
+    reach = np.float32(np.floor(_LARGEST / abs(step)))
+    return max(-zero, -reach), min(top - zero, reach)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _nearest(value: np.float32, step: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """The nearest point of a grid, in steps from its zero point."""
+    steps = value / step
+    steps = low if steps < low else steps
+    steps = high if steps > high else steps
+    rounded: np.float32 = np.rint(steps)
+    return rounded
+
+
 @njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
 def _encode(
     weight: Float32Array,
@@ -58,15 +96,40 @@ def _encode(
     n, k = weight.shape
     for row in prange(n):
         for block in range(scale.shape[1]):
+            step = scale[row, block]
+            zero = np.float32(zero_point[row, block])
+            low, high = _limits(step, zero, top)
+            for column in range(block * block_size, min(k, (block + 1) * block_size)):
+                codes[row, column] = np.uint8(_nearest(weight[row, column], step, low, high) + zero)
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _errors(
+    weight: Float32Array,
+    scale: Float32Array,
+    zero_point: Uint8Array,
+    top: np.float32,
+    block_size: int,
+    importance: Float32Array,
+    errors: Float64Array,
+) -> None:
+    n, k = weight.shape
+    for row in prange(n):
+        lanes = np.empty(_LANES, np.float64)
+        for block in range(scale.shape[1]):
             first = block * block_size
             last = min(k, first + block_size)
             step = scale[row, block]
-            zero = np.float32(zero_point[row, block])
-            reach = np.float32(np.floor(_LARGEST / abs(step)))
-            low = max(-zero, -reach)
-            high = min(top - zero, reach)
-            for column in range(first, last):
-                steps = weight[row, column] / step
-                steps = low if steps < low else steps
-                steps = high if steps > high else steps
-                codes[row, column] = np.uint8((steps + _ROUND) - _ROUND + zero)
+            low, high = _limits(step, np.float32(zero_point[row, block]), top)
+            lanes[:] = 0.0
+            whole = first + (last - first) // _LANES * _LANES
+            for start in range(first, whole, _LANES):
+                for lane in range(_LANES):
+                    value = weight[row, start + lane]
+                    error = np.float64(value) - np.float64(step * _nearest(value, step, low, high))
+                    lanes[lane] += error * error * importance[start + lane]
+            for column in range(whole, last):
+                value = weight[row, column]
+                error = np.float64(value) - np.float64(step * _nearest(value, step, low, high))
+                lanes[0] += error * error * importance[column]
+            errors[row, block] = lanes.sum()

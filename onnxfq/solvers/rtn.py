@@ -22,6 +22,7 @@ class Rtn:
 
     name = "rtn"
     needs: frozenset[Need] = frozenset()
+    weighs_inputs = False
 
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weights import SCALE_TYPES, awkward, matrices, schemes, steps
+
+from onnxfq.quantized import Float32Array, round_scale
+from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
+from onnxfq.solvers import make_solver
+from onnxfq.solvers.rtn import Rtn
+
+LARGEST = float(np.finfo(np.float32).max)
+GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
+
+
+def test_what_it_is() -> None:
+    solver = make_solver("rtn")
+    assert isinstance(solver, Rtn)
+    assert solver.name == "rtn"
+    assert solver.needs == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("scale_type", "largest"), [("float32", 2.0**122), ("bfloat16", 2.0**122), ("float16", 60000.0)]
+)
+@settings(max_examples=60)
+@given(data=st.data(), scheme=schemes())
+def test_error_is_half_a_step_at_most(
+    scale_type: ScaleType, largest: float, data: st.DataObject, scheme: Scheme
+) -> None:
+    weight = data.draw(matrices(largest))
+    q = Rtn().solve(weight, scheme, None, scale_type=scale_type)
+    assert steps(weight, q).max() <= 0.5 + 1e-4
+    assert q.codes.max() < scheme.levels
+    assert q.zero_point.max() < scheme.levels
+    assert q.block_size == scheme.columns_per_block(weight.shape[1])
+    assert (q.bits, q.scale_type, q.symmetric) == (scheme.bits, scale_type, scheme.symmetric)
+    np.testing.assert_array_equal(round_scale(q.scale, scale_type), q.scale)
+    if scheme.symmetric:
+        assert (q.zero_point == scheme.default_zero_point).all()
+    if scheme.block_size == "tensor":
+        assert np.unique(q.scale).size == np.unique(q.zero_point).size == 1
+
+
+@settings(max_examples=60)
+@given(weight=matrices(LARGEST), scheme=schemes(), scale_type=st.sampled_from(SCALE_TYPES))
+def test_any_finite_weight_gives_finite_ones(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
+    q = Rtn().solve(weight, scheme, None, scale_type=scale_type)
+    assert np.isfinite(q.scale).all()
+    assert q.scale.all()
+    assert np.isfinite(q.dequantise()).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25, 2.0**-20, 0.1, 1 / 3])
+@pytest.mark.parametrize(("bits", "granularity"), list(product(BITS, GRANULARITIES)))
+def test_weights_on_a_grid_survive(bits: int, granularity: int | Granularity, scale: float) -> None:
+    scheme = Scheme(bits, granularity)
+    rng = np.random.default_rng(bits)
+    n, k = 3, 160
+    codes = rng.integers(0, scheme.levels, (n, k))
+    codes[:, ::16], codes[:, 1::16] = 0, scheme.levels - 1
+    zero_point = rng.integers(0, scheme.levels, (n, k // 16)).repeat(16, axis=1)
+    if granularity != 16:
+        zero_point[:] = zero_point[0, 0]
+    weight = (np.float32(scale) * (codes - zero_point)).astype(np.float32)
+    q = Rtn().solve(weight, scheme, None, scale_type="float32")
+    np.testing.assert_array_equal(q.codes, codes)
+    if np.log2(scale).is_integer():
+        np.testing.assert_array_equal(q.dequantise(), weight)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bits", BITS)
+def test_symmetric_grids_of_either_sign_survive(bits: int, sign: int) -> None:
+    scheme = Scheme(bits, 32, symmetric=True)
+    codes = np.random.default_rng(0).integers(0, scheme.levels, (4, 64))
+    codes[:, ::32] = 0
+    weight = (sign * 0.5 * (codes - scheme.default_zero_point)).astype(np.float32)
+    q = Rtn().solve(weight, scheme, None, scale_type="float16")
+    np.testing.assert_array_equal(q.codes, codes)
+    np.testing.assert_array_equal(q.scale, np.float32(sign * 0.5))
+
+
+def test_symmetric_scale_serves_the_larger_side() -> None:
+    weight = np.zeros((2, 32), np.float32)
+    weight[0, :2], weight[1, :2] = (8, -7), (-8, 7)
+    q = Rtn().solve(weight, Scheme(4, 32, symmetric=True), None, scale_type="float32")
+    np.testing.assert_array_equal(q.scale, [[-1], [1]])
+    np.testing.assert_array_equal(q.dequantise(), weight)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -1.5, 1e-45, -1e-40, 1e-30, LARGEST, -LARGEST])
+@pytest.mark.parametrize(("bits", "symmetric"), list(product(BITS, (False, True))))
+def test_constant_blocks(bits: int, symmetric: bool, value: float) -> None:
+    weight = np.full((1, 40), value, np.float32)
+    q = Rtn().solve(weight, Scheme(bits, 32, symmetric), None, scale_type="float32")
+    np.testing.assert_allclose(q.dequantise(), weight, rtol=1e-6, atol=2.0**-126)
+    if abs(value) < 2.0**-128:
+        np.testing.assert_array_equal(q.codes[0, :32], q.zero_point[0, 0])
+        assert not q.dequantise().any()
+
+
+@pytest.mark.parametrize(("bits", "sign"), list(product(BITS, (1, -1))))
+def test_blocks_of_one_sign_are_not_clipped(bits: int, sign: int) -> None:
+    weight = (sign * np.linspace(10, 11, 64, dtype=np.float32))[None]
+    q = Rtn().solve(weight, Scheme(bits, 64), None, scale_type="float32")
+    assert q.zero_point[0, 0] == (0 if sign > 0 else 2**bits - 1)
+    assert abs(q.dequantise()[0, -1] - weight[0, -1]) < 1e-5
+
+
+def test_range_wider_than_float32() -> None:
+    weight = np.array([[LARGEST, -LARGEST, 1e38, 0.0]], np.float32)
+    q = Rtn().solve(weight, Scheme(8, 16), None, scale_type="float32")
+    assert steps(weight, q).max() <= 1  # half a step beyond the largest float32 is infinite
+    np.testing.assert_allclose(q.dequantise(), weight, rtol=0.02)
+
+
+def test_float16_scales_beyond_their_range_clip_and_stay_finite() -> None:
+    weight = np.array([[1e30, -1e30, 1.0]], np.float32)
+    q = Rtn().solve(weight, Scheme(4, 16), None, scale_type="float16")
+    assert q.scale[0, 0] == 65504
+    assert np.isfinite(q.dequantise()).all()
+
+
+def test_layout_and_input_are_left_alone() -> None:
+    weight = awkward()
+    before = weight.copy()
+    q = Rtn().solve(weight, Scheme(), None, scale_type="float32")
+    turned = Rtn().solve(np.asfortranarray(weight), Scheme(), None, scale_type="float32")
+    np.testing.assert_array_equal(weight, before)
+    np.testing.assert_array_equal(q.codes, turned.codes)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_same_bytes_for_any_number_of_threads(granularity: int | Granularity) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 300), np.float32)
+    threads = numba.get_num_threads()
+    solved = []
+    for count in (1, min(2, threads)):
+        numba.set_num_threads(count)
+        q = Rtn().solve(weight, Scheme(4, granularity), None, scale_type="float16")
+        solved.append((q.codes.tobytes(), q.scale.tobytes(), q.zero_point.tobytes()))
+    numba.set_num_threads(threads)
+    assert solved[0] == solved[1]
