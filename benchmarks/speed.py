@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--block-size", type=int, default=32)
+    parser.add_argument("--tools", nargs="+", default=[t for t in TOOLS if "k-quant" not in t], choices=TOOLS)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     options = ort.SessionOptions()
@@ -60,7 +61,7 @@ def main() -> None:
         model = Path(folder) / "model.onnx"
         write_stack(model, layers=arguments.layers, width=arguments.width, inner=arguments.width)
         paths = {"original": model}
-        for tool in TOOLS:
+        for tool in arguments.tools:
             out = Path(folder) / tool.replace(" ", "-").replace(",", "") / "model.onnx"
             out.parent.mkdir()
             row = measure(tool, model, out, arguments.block_size)

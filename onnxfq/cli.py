@@ -22,12 +22,11 @@ from onnxfq.terminal import one_line
 if TYPE_CHECKING:
     from onnxfq.report import Report
 
-GATE_FAILED, INTERRUPTED = 1, 130
+GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="onnxfq",
     help="Make exported ONNX models small and fast without making them worse, and prove it.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,8 +48,12 @@ class ActivationChoice(StrEnum):
     float = "float"
 
 
+# `readable=False`: a file that cannot be read is no wrong usage; what reads it says so.
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL|DIR", help="An ONNX file, or a folder that holds some.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="MODEL|DIR", help="An ONNX file, or a folder that holds some.", show_default=False, readable=False
+    ),
 ]
 Bits = Annotated[int, typer.Option(help="Bits a weight: 2, 4 or 8.")]
 BlockSize = Annotated[
@@ -114,7 +117,14 @@ def quantize(
     model: ModelArgument,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="OUT", help="What to write.", show_default="MODEL.int4.onnx, DIR-int4"),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            readable=False,
+            help="What to write.",
+            show_default="MODEL.int4.onnx, DIR-int4",
+        ),
     ] = None,
     bits: Bits = 4,
     block_size: BlockSize = "32",
@@ -125,12 +135,16 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FILE|DIR",
+            readable=False,
             help="Inputs for the comparison: .npz, a folder of them, .jsonl or .txt.",
             show_default="made up from the model's own signature",
         ),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json.", show_default="the model's folder")
+        Path | None,
+        typer.Option(
+            metavar="DIR", readable=False, help="Folder of tokenizer.json.", show_default="the model's folder"
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="How many samples to use at most.")] = 128,
     seq_len: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 512,
@@ -149,7 +163,8 @@ def quantize(
         bool, typer.Option("--no-validate", help="Leave out the comparison with the original.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write the report to a file too.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE.json", readable=False, help="Write the report to a file too.", show_default=False),
     ] = None,
     as_json: JsonFlag = False,
     threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")] = None,
@@ -218,12 +233,17 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
     if version:
         from onnxfq.version import VERSION
 
         typer.echo(VERSION)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(WRONG_USAGE)
 
 
 def _show(result: Report, *, as_json: bool) -> None:

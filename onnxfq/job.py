@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxfq.find import Planned
-from onnxfq.graph import Graph
+from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
 from onnxfq.rules import Skip
 from onnxfq.session import Provider
@@ -26,6 +27,7 @@ class Job:
         solver: what chooses the codes.
         planned: the nodes to quantise, each with its kernel.
         skips: the nodes left alone, with reasons.
+        kept_bytes: of the planned nodes' float weights, those that stay because other nodes read them too.
     """
 
     graph: Graph
@@ -34,3 +36,21 @@ class Job:
     solver: Solver
     planned: Sequence[Planned]
     skips: Sequence[Skip]
+    kept_bytes: int = 0
+
+
+def kept_bytes(graph: Graph, planned: Sequence[Planned]) -> int:
+    """Bytes of float weights that other nodes read too, such as an embedding that is also the output head."""
+    uses = Counter((node.body.root, name) for node in graph.nodes() for name in set(node.inputs))
+    readers: defaultdict[tuple[Body, str], set[str]] = defaultdict(set)
+    for p in planned:
+        reader = p.target.node.outputs[0]
+        for body, name in p.target.weight.names:
+            readers[body.root, name].add(reader)
+            reader = name
+    kept = {
+        p.target.weight.key[:2]: p.target.float_bytes
+        for p in planned
+        if any(uses[body.root, name] > len(readers[body.root, name]) for body, name in p.target.weight.names)
+    }
+    return sum(kept.values())

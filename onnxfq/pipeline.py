@@ -25,7 +25,7 @@ from onnxfq.folder import (
     together,
 )
 from onnxfq.graph import Graph, Spool, save
-from onnxfq.job import Job, Progress
+from onnxfq.job import Job, Progress, kept_bytes
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.output import (
     check_place,
@@ -158,7 +158,7 @@ def _decide(path: Path, options: Options) -> Job:
     provider, solver = resolve_provider(options.provider), make_solver(options.algorithm)
     targets, skips = find(graph, options.include, options.exclude)
     planned, slow = plan(targets, options.scheme, provider, allow_slow=options.allow_slow)
-    return Job(graph, options, provider, solver, planned, [*skips, *slow])
+    return Job(graph, options, provider, solver, planned, [*skips, *slow], kept_bytes(graph, planned))
 
 
 def _refuse_idle(jobs: Sequence[Job]) -> None:

@@ -97,13 +97,22 @@ def squared_error(weight: Float32Array, q: QuantizedWeight) -> float:
     return float(rows.sum())
 
 
+_LANES = 8  # sums side by side: in this fixed order they vectorise, and are the same on every machine
+
+
 @njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
 def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
-    for row in prange(weight.shape[0]):
-        total = 0.0
-        for column in range(weight.shape[1]):
-            total += np.float64(weight[row, column]) ** 2
-        rows[row] = total
+    n, k = weight.shape
+    for row in prange(n):
+        lanes = np.zeros(_LANES, np.float64)
+        whole = k // _LANES * _LANES
+        for start in range(0, whole, _LANES):
+            for lane in range(_LANES):
+                value = np.float64(weight[row, start + lane])
+                lanes[lane] += value * value
+        for column in range(whole, k):
+            lanes[0] += np.float64(weight[row, column]) ** 2
+        rows[row] = lanes.sum()
 
 
 @njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
@@ -117,10 +126,18 @@ def _row_errors(
 ) -> None:
     n, k = weight.shape
     for row in prange(n):
-        total = 0.0
+        lanes = np.zeros(_LANES, np.float64)
         for block in range(scale.shape[1]):
             step = scale[row, block]
             zero = np.float32(zero_point[row, block])
-            for column in range(block * block_size, min(k, (block + 1) * block_size)):
-                total += np.float64(weight[row, column] - step * (np.float32(codes[row, column]) - zero)) ** 2
-        rows[row] = total
+            first, last = block * block_size, min(k, (block + 1) * block_size)
+            whole = first + (last - first) // _LANES * _LANES
+            for start in range(first, whole, _LANES):
+                for lane in range(_LANES):
+                    code = np.float32(codes[row, start + lane])
+                    error = np.float64(weight[row, start + lane] - step * (code - zero))
+                    lanes[lane] += error * error
+            for column in range(whole, last):
+                error = np.float64(weight[row, column] - step * (np.float32(codes[row, column]) - zero))
+                lanes[0] += error * error
+        rows[row] = lanes.sum()

@@ -233,8 +233,15 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
         raise UsageError(f"Unknown kind of report (got --report {path}). Give a name that ends in .json.")
     if not path.parent.is_dir():
         raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not _writable(path):
         raise UsageError(f"Cannot write the report '{path}': it is a folder, or not writable. Choose another place.")
     for what, taken in (("source", source), ("output", output)):
         if taken is not None and path.resolve().is_relative_to(taken.resolve()):
             raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
+
+
+def _writable(path: Path) -> bool:
+    try:
+        return not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
+    except OSError:  # a name too long, or the like
+        return False

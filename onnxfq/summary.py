@@ -13,6 +13,7 @@ from onnxfq.packing import stored_bytes
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
 from onnxfq.solvers import WEIGHTS_PER_SECOND
+from onnxfq.terminal import size_text
 from onnxfq.validate import Validation
 from onnxfq.version import VERSION
 
@@ -98,7 +99,7 @@ def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
     leaves = {p.target.weight.key[:2]: p.target.float_bytes for p in job.planned}
     source, before, after = job.graph.source_bytes, sum(leaves.values()), sum(t.bytes for t in targets)
     weights = sum(t.n * t.k for t in targets if not t.shares)
-    return Size(source, max(1, source - before + after), before, after, weights)
+    return Size(source, max(1, source - before + job.kept_bytes + after), before, after, weights)
 
 
 def estimate(job: Job) -> Estimate:
@@ -117,6 +118,9 @@ def _plan_warnings(job: Job) -> Iterator[str]:
         yield f"{quantized} nodes were already quantised and stay as they are."
     elif not job.planned:
         yield "Nothing to quantise."
+    if job.kept_bytes:
+        kept = size_text(job.kept_bytes)
+        yield f"{kept} of the quantised weights stay in floating point too: nodes of other kinds read them."
     if any(p.kernel.speed == "slow" for p in job.planned):
         yield "Some targets run slower than in floating point (--allow-slow)."
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ import onnx.numpy_helper
 import onnx.parser
 import onnxruntime
 
-from onnxfq.errors import ModelError as ModelError
+from onnxfq.graph import Graph, Spool, save
 from onnxfq.pipeline import quantize
 from onnxfq.report import Report
-from onnxfq.scheme import Activations as Activations
 from onnxfq.scheme import Scheme
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,11 @@ Array = npt.NDArray[Any]
 K, N, M = 64, 32, 3
 EXACT = Scheme(activations="float")  # 4 bits, blocks of 32, asymmetric, nothing rounded but the weights
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+_NUMPY: dict[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+}
 _NUMPY |= {"tensor(bool)": np.bool_, "tensor(double)": np.float64, "tensor(int32)": np.int32}
 
 
@@ -75,14 +79,15 @@ def model(
     ir: int = 8,
     domains: str = "",
     functions: str = "",
-    **constants: Array,
+    constants: Mapping[str, Array] | None = None,
+    **more: Array,
 ) -> onnx.ModelProto:
     """A model `x → y` in onnx's textual syntax, with arrays as initializers."""
     imports = f'["" : {opset}{domains}]'
     parsed = onnx.parser.parse_model(
         f"<ir_version: {ir}, opset_import: {imports}>\nmain ({x}) => ({y}) {{ {body} }}\n{functions}"
     )
-    for name, array in constants.items():
+    for name, array in {**(constants or {}), **more}.items():
         parsed.graph.initializer.append(tensor(array, name))
     return parsed
 
@@ -113,7 +118,7 @@ def branch(node: onnx.NodeProto, name: str) -> onnx.GraphProto:
     return next(attribute.g for attribute in node.attribute if attribute.name == name)
 
 
-def find(nodes: Any, op_type: str) -> onnx.NodeProto:
+def find(nodes: Iterable[onnx.NodeProto], op_type: str) -> onnx.NodeProto:
     """The first node with an operator."""
     found: onnx.NodeProto = next(node for node in nodes if node.op_type == op_type)
     return found
@@ -156,7 +161,7 @@ def refer(item: onnx.TensorProto, location: str, offset: int | str | None, lengt
 
 def quantise(path: Path, output: Path | None = None, **changes: Any) -> Report:
     """Quantise with the settings under which nothing but the weights is rounded."""
-    settings = {"algorithm": "rtn", "provider": "cpu", "validate": False, "scheme": EXACT} | changes
+    settings: dict[str, Any] = {"algorithm": "rtn", "provider": "cpu", "validate": False, "scheme": EXACT} | changes
     return quantize(path, output or path.with_name("out.onnx"), **settings)
 
 
@@ -183,9 +188,35 @@ def proven(
     output = folder / "out.onnx"
     report = quantise(source, output, **changes)
     assert len(report.targets) == targets, [(s.name, s.reason) for s in report.skipped]
+    named = {target.name for target in report.targets} | {skip.name for skip in report.skipped}
+    assert {node.name or node.output[0] for node in products(onnx.load(source))} <= named, "left out of the report"
     onnx.checker.check_model(str(output))
     compare(source, output, feed, tolerance)
+    assert_stable(output)
     return Outcome(report, source, output, onnx.load(output))
+
+
+def products(message: onnx.ModelProto | onnx.FunctionProto | onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every MatMul and Gemm of a model, wherever it stands."""
+    if isinstance(message, onnx.ModelProto):
+        for part in (message.graph, *message.functions):
+            yield from products(part)
+        return
+    for node in message.node:
+        if node.op_type in ("MatMul", "Gemm") and not node.domain:
+            yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from products(attribute.g)
+
+
+def assert_stable(output: Path) -> None:
+    """Assert that a file which is read and written again without a change has the same bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder, output.name)
+        with Spool(again.with_suffix(".spool")) as spool:
+            files = save(Graph.load(output), again, spool)
+        assert [file.read_bytes() for file in files] == [output.with_name(file.name).read_bytes() for file in files]
 
 
 def compare(source: Path, output: Path, feed: Mapping[str, Array] | None = None, tolerance: float = 1e-5) -> None:

@@ -19,6 +19,7 @@ from tiny import QUICK, contents, custom, entries, inspect, mixed, operators, pa
 from models import model as parse
 from models import refer, tensor, write
 from onnxfq import pipeline
+from onnxfq.solving import solve
 
 Output = pytest.CaptureFixture[str]
 
@@ -174,11 +175,9 @@ def test_external_data_that_vanish_during_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     path, data = external(tmp_path)
-    real = pipeline.solve
-
     def vanishing(*args: Any) -> object:
         data.unlink()
-        return real(*args)
+        return solve(*args)
 
     monkeypatch.setattr(pipeline, "solve", vanishing)
     assert quantize(path, *QUICK) == 3

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny import QUICK, contents, entries, pair, quantize
+from tiny import QUICK, contents, entries, pair, quantize, weight
 
 import onnxfq
+from models import model as parse
+from models import write
 from onnxfq.errors import OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport, check_report_path
@@ -105,6 +107,25 @@ def test_figures_of_a_run_are_right(tmp_path: Path) -> None:
     assert predicted.output_bytes == pytest.approx(done.size.output_bytes, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("table", "e = Gather(table, ids) h = MatMul(e, w)"),
+        ("stored", "table = Cast<to = 1>(stored) e = Gather(table, ids) h = MatMul(e, w)"),
+    ],
+)
+def test_a_weight_that_others_read_too_is_predicted_and_told_to_stay(tmp_path: Path, name: str, start: str) -> None:
+    tied = weight(0, 256, 64)
+    body = "t = Transpose<perm = [1, 0]>(table) y = MatMul(h, t)"
+    proto = parse(f"{start} {body}", x="int64[M] ids", y="float[M, 256] y", constants={name: tied}, w=weight())
+    done = onnxfq.quantize(write(proto, tmp_path / "m.onnx"), algorithm="rtn", validate=False)
+    predicted = onnxfq.inspect(tmp_path / "m.onnx")
+    assert predicted.size.output_bytes == pytest.approx(done.size.output_bytes, rel=0.05)
+    for told in (done, predicted):
+        assert any(warning.startswith("65.5 kB of the quantised weights stay") for warning in told.warnings)
+    assert not any("stay in floating point" in w for w in onnxfq.inspect(pair(tmp_path / "n.onnx")).warnings)
+
+
 # Files
 
 
@@ -141,7 +162,7 @@ def test_reports_that_cannot_be_written_are_refused_before_any_work(
 ) -> None:
     check_report_path(tmp_path / "r.json")
     (tmp_path / "folder.json").mkdir()
-    for name in ("r.html", "r", "nowhere/r.json", "folder.json"):
+    for name in ("r.html", "r", "nowhere/r.json", "folder.json", f"{'x' * 300}.json"):
         with pytest.raises(UsageError):
             check_report_path(tmp_path / name)
     monkeypatch.setattr(os, "access", lambda *_: False)

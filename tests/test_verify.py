@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from models import K, N, grid, model
 
+import models
+from models import K, N, grid, model
 from onnxfq import pipeline
 from onnxfq.errors import VerificationError
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import Activations, Scheme
 from onnxfq.session import Provider, Session
 from onnxfq.verify import Meant, verify
 
@@ -119,7 +119,7 @@ def test_nodes_that_share_codes_but_not_the_rest(written: Written, index: int) -
         node.input[index] = node.input[index].replace("w_", "v_")
 
     written.edit(change)
-    with pytest.raises(VerificationError, match="'b' and 'a' .* share codes, but not scales and zero points"):
+    with pytest.raises(VerificationError, match=r"'b' and 'a' .* share codes, but not scales and zero points"):
         written.verify()
 
 
@@ -163,8 +163,8 @@ def test_a_file_cut_short(written: Written) -> None:
 
 
 def test_data_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = models.write_external(model(BODY, w=grid(seed=1), v=grid(seed=2)), tmp_path / "in.onnx")
-    written = quantised(path, monkeypatch)
+    proto = model("y = MatMul (x, w)", x="float[M, 128] x", y="float[M, 64] y", w=grid(128, 64))
+    written = quantised(models.write_external(proto, tmp_path / "in.onnx"), monkeypatch)
     data = tmp_path / "out.onnx.data"
     whole = data.read_bytes()
     data.write_bytes(whole[:-1])
@@ -187,7 +187,7 @@ def test_a_kernel_that_computes_something_else(written: Written, monkeypatch: py
 @pytest.mark.parametrize("activations", ["int8", "float"])
 @pytest.mark.parametrize("magnitude", [1e-42, 1e-38, 1e-30, 1e-6, 1e6, 1e30, 1e37])
 def test_weights_of_any_magnitude(
-    activations: models.Activations, magnitude: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    activations: Activations, magnitude: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but the weights' own size is extreme, so no honest kernel may be accused."""
     w = (np.random.default_rng(0).standard_normal((K, N)) * magnitude).astype(np.float32)

@@ -80,11 +80,11 @@ def garbled(message: Message) -> str | None:
     protobuf lets such strings pass, as bytes.
     """
     for field, value in message.ListFields():
-        if field.name in _PROSE:
+        if field.name in _PROSE or field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
             continue
-        for item in value if hasattr(value, "__len__") and not isinstance(value, (str, bytes)) else (value,):
-            if field.type == field.TYPE_STRING and isinstance(item, bytes):
+        for item in (value,) if isinstance(value, (str, bytes, Message)) else value:
+            if isinstance(item, bytes):
                 return repr(item)
-            if field.type == field.TYPE_MESSAGE and (found := garbled(item)):
+            if isinstance(item, Message) and (found := garbled(item)):
                 return found
     return None

@@ -30,7 +30,7 @@ class FileSlice:
             ModelError: the file cannot be read or is shorter than it was.
         """
         buffer = np.empty(self.length, np.uint8)
-        view, done = memoryview(buffer), 0
+        view, done = buffer.data, 0
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(self.offset)

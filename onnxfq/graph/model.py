@@ -29,6 +29,7 @@ from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature
 
 MICROSOFT = "com.microsoft"
+_OLDEST_IR = 3
 _LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
 
@@ -56,6 +57,11 @@ class Graph:
             ModelError: no such file, not ONNX, damaged, external data missing or outside the model's folder.
         """
         model = _parse(path)
+        if 0 < model.ir_version < _OLDEST_IR:
+            raise ModelError(
+                f"'{path}' is of IR version {model.ir_version}, from before operators had versions; wanted "
+                f"{_OLDEST_IR} or later. Convert it with onnx.version_converter."
+            )
         if not model.HasField("graph") or not model.graph.node:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
         graph = cls(path, model, {})

@@ -68,7 +68,7 @@ def _save_external(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> l
     for tensor in inside:
         added = spool.append(tensor.read())
         refer(tensor.proto, data.name, added.offset, added.length)
-    _write(out, [_serialize(copy, out)])
+    _write(out, _splice(copy, [], out))
     if not spool.length:
         spool.path.unlink()
         return [out]
@@ -99,7 +99,10 @@ def _save_inline(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> lis
 
 
 def _splice(model: ModelProto, tensors: list[tuple[bytes, FileSlice]], out: Path) -> list[bytes | FileSlice]:
-    """The pieces of the file: the message without its graph, the graph, and its large tensors one by one."""
+    """The pieces of the file: the message without its graph, the graph, and its large tensors one by one.
+
+    Both kinds of file are laid out like this, so that one which is read and written again stays as it is.
+    """
     graph = GraphProto()
     graph.CopyFrom(model.graph)
     model.ClearField("graph")

@@ -29,8 +29,9 @@ class Hqq:
     so the error is never above that of `Rtn`.
 
     Source: H. Badri and A. Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023. Differs: zero
-    points are integers, which is what fast kernels take; errors count by `Statistics.energy` where that is known; p = 2 instead of 0.7, because smaller p gave no less error in
-    a model's output and p = 1 much more; many starting points instead of a shrinkage schedule.
+    points are integers, which is what fast kernels take; errors count by `Statistics.energy` where that is known; p = 2
+    instead of 0.7, because smaller p gave no less error in a model's output and p = 1 much more; many starting points
+    instead of a shrinkage schedule.
     """
 
     name = "hqq"

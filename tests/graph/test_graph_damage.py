@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import onnx.helper
 import pytest
-from models import constant, grid, model
 
+import models
+from models import constant, grid, model
 from onnxfq.errors import ModelError
 from onnxfq.find import find
 from onnxfq.graph import Graph, wire
@@ -192,6 +192,11 @@ def no_operator_sets(proto: onnx.ModelProto) -> None:
     del proto.opset_import[:]
 
 
+def oldest_ir(proto: onnx.ModelProto) -> None:
+    proto.ir_version = 2
+    del proto.opset_import[:]
+
+
 def newer_ir(proto: onnx.ModelProto) -> None:
     proto.ir_version = 10000
 
@@ -221,6 +226,7 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], str] = {
     no_nodes: "no graph with nodes",
     no_graph: "no graph with nodes",
     no_operator_sets: "must specify opset_import",
+    oldest_ir: "IR version 2, from before operators had versions",
     newer_ir: "ir_version 10000 is higher",
     strings: "strings as external data",
 }
@@ -277,7 +283,7 @@ def test_paths_that_are_no_models(tmp_path: Path) -> None:
     (tmp_path / "loop.onnx").symlink_to("loop.onnx")
     with pytest.raises(ModelError, match="Cannot read"):
         Graph.load(tmp_path / "loop.onnx")
-    with pytest.raises(ModelError, match="No such file|Cannot read"):
+    with pytest.raises(ModelError, match=r"No such file|Cannot read"):
         Graph.load(tmp_path / "empty.onnx" / "below.onnx")
     with pytest.raises(ModelError):
         Graph.load(Path("nul\0.onnx"))

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import models
 import onnx
 import pytest
-from models import grid, model, proven
 
+import models
+from models import grid, model, proven
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import onnx.helper
 import pytest
-from models import K, N, grid, model, proven
+
+import models
+from models import Array, K, N, grid, model, proven
 
 W = grid()
 
@@ -179,7 +180,8 @@ def test_names_that_are_taken_are_never_given_again(tmp_path: Path) -> None:
     """
     proto = model(
         body,
-        x="float[64, M] w_Q4, float[M, 32] w_scales, float[1] w_scaled, float[1] w_Q4_transposed, float[1] w_scaled_beta",
+        x="float[64, M] w_Q4, float[M, 32] w_scales, "
+        "float[1] w_scaled, float[1] w_Q4_transposed, float[1] w_scaled_beta",
         w=W,
     )
     proto.graph.value_info.append(onnx.helper.make_tensor_value_info("w_zero_points_1", 7, [3]))
@@ -230,7 +232,7 @@ def test_string_tensors_and_types_without_arrays_pass_through(tmp_path: Path) ->
 def test_typed_values_move_to_the_data_file_with_the_same_values(tmp_path: Path) -> None:
     """In a model with external data, large tensors that stood in float_data and the like go there too."""
     rng = np.random.default_rng(3)
-    arrays = {
+    arrays: dict[str, Array] = {
         "f": rng.standard_normal(2000).astype(np.float32),
         "d": rng.standard_normal(2000),
         "i": rng.integers(-9, 9, 2000),

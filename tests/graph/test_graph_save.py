@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import onnx.helper
 import pytest
-from models import Array, Outcome, grid, model, proven
 
+import models
+from models import Array, Outcome, grid, model, proven
 from onnxfq.errors import ModelError, UsageError
 
 W = grid(128, 64)  # 4096 bytes of codes, 1024 of scales, 128 of zero points
@@ -25,7 +26,7 @@ def weights(seed: int = 0) -> dict[str, Array]:
 
 
 def network() -> onnx.ModelProto:
-    return model(BODY, x="int64[M] ids", **weights())
+    return model(BODY, x="int64[M] ids", constants=weights())
 
 
 FEED = {"ids": np.array([0, 7, 49])}
@@ -76,7 +77,7 @@ def test_offsets_are_aligned_for_mapping(tmp_path: Path) -> None:
         assert offset % (4096 if length >= 4096 else 64) == 0, name
         spans.append((offset, offset + length))
     spans.sort()
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     assert spans[-1][1] == (tmp_path / "out.onnx.data").stat().st_size
 
 

@@ -6,15 +6,15 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import onnx.helper
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import grid, model
 
+import models
+from models import grid, model
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph, wire
 from onnxfq.graph.census import tensors
@@ -128,8 +128,8 @@ def in_model(tensor: bytes) -> bytes:
 
 def tensor_bytes(*raws: bytes) -> bytes:
     """A tensor with raw_data any number of times."""
-    head = onnx.TensorProto(name="t", data_type=onnx.TensorProto.UINT8, dims=[len(raws[-1])]).SerializeToString()
-    return head + b"".join(raw_data_header(len(raw)) + raw for raw in raws)
+    head = onnx.TensorProto(name="t", data_type=onnx.TensorProto.UINT8, dims=[len(raws[-1])])
+    return bytes(head.SerializeToString()) + b"".join(raw_data_header(len(raw)) + raw for raw in raws)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_graph_that_comes_in_two_parts_is_one() -> None:
 
 
 def test_an_attributes_tensor_in_two_parts_is_refused_where_it_is_ambiguous(tmp_path: Path) -> None:
-    """protobuf merges the parts: the second's small bytes win over the first's large ones."""
+    """Protobuf merges the parts: the second's small bytes win over the first's large ones."""
     proto = model("p = MatMul (x, w)  y = Add (p, c)", w=grid())
     node = models.constant(np.zeros((1, 32), np.float32), "c")
     first, second = tensor_bytes(b"a" * LARGE), tensor_bytes(b"b" * 128)
@@ -202,7 +202,7 @@ def test_nesting_beyond_protobufs_own_limit() -> None:
     body = b""
     for _ in range(200):
         body = message(1, message(5, message(6, body + bytes(8 if body else LARGE))))
-    with pytest.raises(ModelError, match="nests subgraphs too deeply|not a whole ONNX model"):
+    with pytest.raises(ModelError, match=r"nests subgraphs too deeply|not a whole ONNX model"):
         lift(memoryview(message(7, body)), "file")
 
 

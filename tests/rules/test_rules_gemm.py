@@ -5,11 +5,18 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import pytest
-from models import K, M, N, Array, grid, model, proven
+
+import models
+from models import Array, K, M, N, grid, model, proven
+from onnxfq.find import find, plan
+from onnxfq.graph import Graph, Spool, save
+from onnxfq.packing import pack
+from onnxfq.rules import rewrite, store
+from onnxfq.scheme import Activations, Scheme
+from onnxfq.solvers import make_solver
 
 W = grid()
 BIASES: dict[str, tuple[int, ...] | None] = {
@@ -37,19 +44,20 @@ def gemm(trans_a: int, trans_b: int, alpha: float, beta: float, inputs: str, out
 @pytest.mark.parametrize("bias", BIASES)
 def test_all_settings(bias: str, constant: bool, tmp_path: Path) -> None:
     shape = BIASES[bias]
-    lines, outputs = [], []
+    lines: list[str] = []
+    outputs: list[str] = []
     for trans_a, trans_b, alpha, beta in product((0, 1), (0, 1), (1.0, 0.5), (1.0, -2.5, 0.0)):
         output = f"y{len(lines)}"
         inputs = [f"x{trans_a}", f"w{trans_b}"] + ([] if shape is None else ["c"])
         lines.append(gemm(trans_a, trans_b, alpha, beta, ", ".join(inputs), output))
         outputs.append(f"float[{M}, {N}] {output}")
-    constants = {"w0": W, "w1": np.ascontiguousarray(W.T)}
+    constants: dict[str, Array] = {"w0": W, "w1": np.ascontiguousarray(W.T)}
     x = f"float[{M}, {K}] x0, float[{K}, {M}] x1"
     if shape is not None and constant:
         constants["c"] = normal(*shape)
     elif shape is not None:
         x += f", float[{', '.join(map(str, shape))}] c" if shape else ", float c"
-    proto = model("  ".join(lines), x=x, y=", ".join(outputs), **constants)
+    proto = model("  ".join(lines), x=x, y=", ".join(outputs), constants=constants)
     outcome = proven(proto, tmp_path, targets=24)
     assert "Gemm" not in outcome.op_types
     assert outcome.op_types.count("Transpose") == 12
@@ -58,12 +66,21 @@ def test_all_settings(bias: str, constant: bool, tmp_path: Path) -> None:
     assert outcome.op_types.count("Add") == (0 if row or shape is None else 16)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_row_beside_default_zero_points(symmetric: bool, tmp_path: Path) -> None:
+    """The bias is the sixth input, whether the fourth is given or not."""
+    scheme = Scheme(bits=8, symmetric=symmetric, activations="float")
+    proto = model("y = Gemm (x, w, c)", w=W, c=100 * normal(N))
+    outcome = proven(proto, tmp_path, tolerance=1e-2, scheme=scheme, allow_slow=True)
+    assert [bool(name) for name in outcome.model.graph.node[0].input] == [True, True, True, not symmetric, False, True]
+
+
 @pytest.mark.parametrize("accuracy", ["int8", "float"])
-def test_a_row_goes_into_the_kernel_and_the_old_bias_goes(accuracy: models.Activations, tmp_path: Path) -> None:
+def test_a_row_goes_into_the_kernel_and_the_old_bias_goes(accuracy: Activations, tmp_path: Path) -> None:
     body = gemm(0, 1, 0.5, 2.0, "x, w, c", "y")
     proto = model(body, w=np.ascontiguousarray(W.T), c=normal(N))
     tolerance = 1e-5 if accuracy == "float" else 2e-2
-    outcome = proven(proto, tmp_path, tolerance=tolerance, scheme=models.Scheme(activations=accuracy))
+    outcome = proven(proto, tmp_path, tolerance=tolerance, scheme=Scheme(activations=accuracy))
     assert outcome.op_types == ["MatMulNBits"]
     assert sorted(outcome.initializers) == ["c_row", "w_Q4", "w_scales", "w_zero_points"]
     np.testing.assert_allclose(onnx.numpy_helper.to_array(outcome.initializers["c_row"]), 2 * normal(N))
@@ -107,8 +124,8 @@ def test_gemm_of_one_output(tmp_path: Path) -> None:
 
 def test_float16_gemm(tmp_path: Path) -> None:
     body = gemm(1, 0, 0.5, 0.1, "x, w, c", "y")
-    half = {"w": W.astype(np.float16), "c": normal(M, 1).astype(np.float16)}
-    proto = model(body, x=f"float16[{K}, {M}] x", y=f"float16[{M}, {N}] y", **half)
+    half: dict[str, Array] = {"w": W.astype(np.float16), "c": normal(M, 1).astype(np.float16)}
+    proto = model(body, x=f"float16[{K}, {M}] x", y=f"float16[{M}, {N}] y", constants=half)
     proven(proto, tmp_path, tolerance=5e-3)
 
 
@@ -121,6 +138,25 @@ def test_old_operator_sets(opset: int, tmp_path: Path) -> None:
 def test_alpha_of_any_value(tmp_path: Path) -> None:
     for alpha in (0.37, -1.5, 1e-3, 1e4):
         proven(model(f"y = Gemm <alpha = {alpha:.5f}> (x, w)", w=W), tmp_path)
+
+
+@pytest.mark.parametrize("bias", [(), (N,), (1, N), (M, N)])
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
+def test_cuda_takes_no_bias_input(bias: tuple[int, ...], beta: float, tmp_path: Path) -> None:
+    """The file that is made for CUDA, run on the CPU: the bias is added by a node of its own."""
+    proto = model(gemm(0, 0, 1.0, beta, "x, w, c", "y"), x=f"float[{M}, 64] x", w=W, c=normal(*bias))
+    source, output = models.write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    graph = Graph.load(source)
+    scheme = Scheme(bits=8, symmetric=True)
+    ((chosen,), _) = plan(find(graph, (), ())[0], scheme, "cuda", allow_slow=False)
+    q = make_solver("rtn").solve(chosen.target.load(), scheme, None, scale_type="float32")
+    with Spool(tmp_path / "spool") as spool:
+        stored = store(graph, chosen.target, pack(q, chosen.kernel.block_size), spool)
+        graph.finish(rewrite(graph, chosen.target, stored, chosen.kernel, spool))
+        save(graph, output, spool)
+    node = models.find(onnx.load(output).graph.node, "MatMulNBits")
+    assert len(node.input) == 3
+    models.compare(source, output, tolerance=3e-2)
 
 
 def test_alpha_zero(tmp_path: Path) -> None:

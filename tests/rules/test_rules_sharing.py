@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
-from models import K, N, Array, grid, model, proven
+
+import models
+from models import Array, K, N, grid, model, proven
 
 W = grid()
 

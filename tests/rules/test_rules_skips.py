@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import pytest
-from models import K, Array, constant, grid, model, proven, reasons
+
+import models
+from models import Array, K, constant, grid, model, proven, reasons
 
 W = grid()
 COMPUTED = "no constant weight: both inputs are computed at run time"
@@ -22,11 +23,11 @@ def ints(*values: int) -> Array:
 
 
 def eight(array: Array) -> Array:
-    return np.clip(np.rint(array * 16), -128, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(array * 16), -128, 127), np.int8)
 
 
 SCALE = np.array(1 / 16, np.float32)
-FAKE = {"s": SCALE, "z": np.array(0, np.int8)}
+FAKE: dict[str, Array] = {"s": SCALE, "z": np.array(0, np.int8)}
 
 # name: (nodes that make node `skipped`, constants, the reason)
 SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
@@ -141,7 +142,7 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
 @pytest.mark.parametrize("case", SKIPS)
 def test_skips(case: str, tmp_path: Path) -> None:
     body, constants, reason = SKIPS[case]
-    proto = model(f"{body}  y = MatMul (x, w)", domains=MS, **({"w": W} | constants))
+    proto = model(f"{body}  y = MatMul (x, w)", domains=MS, constants={"w": W} | constants)
     if case == "sparse Constant":
         values, where = models.tensor(W.ravel()[:3], ""), models.tensor(ints(0, 5, 100), "")
         sparse = onnx.helper.make_sparse_tensor(values, where, [64, 32])
@@ -159,7 +160,9 @@ def test_skips(case: str, tmp_path: Path) -> None:
 
 def test_sparse_initializers(tmp_path: Path) -> None:
     proto = model("skipped = MatMul (x, v)  y = MatMul (x, w)", w=W)
-    sparse = onnx.helper.make_sparse_tensor(models.tensor(W.ravel()[:3], "v"), models.tensor(ints(0, 5, 7), ""), [64, 32])
+    sparse = onnx.helper.make_sparse_tensor(
+        models.tensor(W.ravel()[:3], "v"), models.tensor(ints(0, 5, 7), ""), [64, 32]
+    )
     proto.graph.sparse_initializer.append(sparse)
     outcome = proven(proto, tmp_path)
     assert reasons(outcome.report) == {"skipped": "the weight 'v' is stored sparse"}
@@ -203,7 +206,7 @@ HEADER = '<domain: "local", opset_import: ["" : 17{}]>'
 
 
 def functional(call: str, *functions: str, **constants: Array) -> onnx.ModelProto:
-    return model(call, domains=', "local" : 1', functions="\n".join(functions), **constants)
+    return model(call, domains=', "local" : 1', functions="\n".join(functions), constants=constants)
 
 
 def test_a_weight_that_is_a_functions_argument(tmp_path: Path) -> None:
@@ -243,9 +246,7 @@ def test_too_long_a_chain(tmp_path: Path) -> None:
     body = "i0 = Identity (w)  " + "  ".join(f"i{n} = Identity (i{n - 1})" for n in range(1, 70))
     proto = model(f"{body}  a = MatMul (x, i69)  b = MatMul (x, i10)  y = Add (a, b)", w=W)
     outcome = proven(proto, tmp_path)
-    assert reasons(outcome.report) == {
-        "a": "no constant weight: more than 64 nodes lie between it and the constant"
-    }
+    assert reasons(outcome.report) == {"a": "no constant weight: more than 64 nodes lie between it and the constant"}
 
 
 def test_a_diamond_of_constants_is_told_in_time(tmp_path: Path) -> None:
@@ -257,7 +258,9 @@ def test_a_diamond_of_constants_is_told_in_time(tmp_path: Path) -> None:
 
 def test_operators_of_other_domains_are_none_of_our_business(tmp_path: Path) -> None:
     """Operators that merely share a name with ONNX's own are neither targets nor followed."""
-    proto = model("t = vendor.Transpose (w)  z = vendor.MatMul (x, t)  y = MatMul (x, w)", domains=', "vendor" : 1', w=W)
+    proto = model(
+        "t = vendor.Transpose (w)  z = vendor.MatMul (x, t)  y = MatMul (x, w)", domains=', "vendor" : 1', w=W
+    )
     output = tmp_path / "out.onnx"
     report = models.quantise(models.write(proto, tmp_path / "in.onnx"), output)
     assert [t.name for t in report.targets] == ["y"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import pytest
-from models import BFLOAT16, K, N, Array, grid, model, proven
 
-from onnxfq.errors import SchemeError
+import models
+from models import BFLOAT16, Array, K, N, grid, model, proven
+from onnxfq.errors import ModelError, SchemeError
 
 W = grid()
 
@@ -96,7 +96,7 @@ def stored(proto: onnx.ModelProto, storage: str, folder: Path) -> Path:
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings(spelling: str, storage: str, tmp_path: Path) -> None:
     chain, constants = SPELLINGS[spelling]
-    proto = model(f"{chain}  y = MatMul (x, w)", **constants)
+    proto = model(f"{chain}  y = MatMul (x, w)", constants=constants)
     outcome = proven(stored(proto, storage, tmp_path), tmp_path)
     assert outcome.op_types == ["MatMulNBits"]  # neither the chain nor the float weight is left
     assert not constants.keys() & outcome.initializers.keys()
@@ -133,7 +133,7 @@ def test_float16_activations_with_a_weight_cast_down(tmp_path: Path) -> None:
 def test_a_cast_that_overflows_is_damaged_and_silent(tmp_path: Path) -> None:
     proto = model("w = Cast <to = 10> (s)  y = MatMul (x, w)", x="float16[M, 64] x", y="float16[M, 32] y", s=W * 1e6)
     path = models.write(proto, tmp_path / "in.onnx")
-    with pytest.raises(models.ModelError, match="NaN or infinite"):
+    with pytest.raises(ModelError, match="NaN or infinite"):
         models.quantise(path)
 
 
