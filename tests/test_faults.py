@@ -175,6 +175,7 @@ def test_external_data_that_vanish_during_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     path, data = external(tmp_path)
+
     def vanishing(*args: Any) -> object:
         data.unlink()
         return solve(*args)

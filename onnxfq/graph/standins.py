@@ -1,17 +1,35 @@
-"""A copy of a model in which every tensor that lies in a file is an empty one: small enough for ONNX's checker."""
+"""A copy of a model that ONNX's checker can judge: no large tensors, no operators of ONNX Runtime's own."""
 
 from __future__ import annotations
 
 from onnx import ModelProto, TensorProto
 
+from onnxfq.graph.bodies import bodies
 from onnxfq.graph.census import tensors
+
+# What ONNX Runtime has added to ONNX's own domain and model builders write, though ONNX does not know it.
+_RUNTIME_OPERATORS = frozenset({"SimplifiedLayerNormalization"})
+_UNCHECKED = "unchecked"  # a domain of which the checker knows that it knows nothing
 
 
 def standin(model: ModelProto) -> ModelProto:
-    """Copy the model with empty tensors (shape [0]) in place of those that are stored in files."""
+    """Copy the model with empty tensors (shape [0]) in place of those that are stored in files.
+
+    ONNX Runtime's additions to ONNX's own domain get another domain in the copy, where the checker lets them be.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     for held in tensors(copy):
         if held.proto.data_location == TensorProto.EXTERNAL:
             held.proto.CopyFrom(TensorProto(name=held.proto.name, data_type=held.proto.data_type, dims=[0]))
+    added = [
+        node
+        for body in bodies(copy)
+        for node in body.proto.node
+        if node.domain in ("", "ai.onnx") and node.op_type in _RUNTIME_OPERATORS
+    ]
+    for node in added:
+        node.domain = _UNCHECKED
+    for holder in (copy, *copy.functions) if added else ():
+        holder.opset_import.add(domain=_UNCHECKED, version=1)
     return copy
