@@ -80,14 +80,16 @@ def _solve_one(job: Job, p: Planned, spool: Spool, damaged: list[str]) -> _Solve
     for rows in _chunks(job, p):
         weight = p.target.rows(value, rows)
         total += energy(weight)
-        if not total < float("inf"):
-            damaged.append(p.target.weight.leaf.name)
-        if damaged:
-            return None
+        if damaged or not total < float("inf"):
+            continue
         q = job.solver.solve(weight, job.options.scheme, statistics, scale_type=p.target.scale_type)
         parts.append(pack(q, p.kernel.block_size))
         digests += fingerprints_of(q, p.kernel.block_size)
         error += squared_error(weight, q)
+    if not total < float("inf"):
+        damaged.append(p.target.weight.leaf.name)
+    if damaged:
+        return None
     packed = join_rows(parts)
     report = replace(
         describe(p, job),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,14 +10,11 @@ from pathlib import Path
 
 import numba
 import pytest
-from rich.console import Console
 from tiny import QUICK, entries, inspect, pair, quantize, weight
 
 from models import model as parse
 from models import write
 from onnxfq import cli, pipeline
-from onnxfq import progress as progress_module
-from onnxfq.progress import progress
 from onnxfq.session import available_providers
 from onnxfq.version import VERSION
 
@@ -226,61 +221,6 @@ def test_json_keeps_names_as_they_are(evil: Path, capsys: Output) -> None:
     assert [t["name"] for t in json.loads(capsys.readouterr().out)["targets"]] == [EVIL, "[/] \\"]
 
 
-# Progress
-
-
-class Clock:
-    """Time that passes only when told to."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(progress_module, "monotonic", clock)
-    return clock
-
-
-def lines_of(steps: list[tuple[float, str, int, int]], clock: Clock, capsys: Output) -> list[str]:
-    with progress(Console(stderr=True, force_terminal=False)) as tell:
-        for seconds, what, done, total in steps:
-            clock.now += seconds
-            tell(what, done, total)
-    return capsys.readouterr().err.splitlines()
-
-
-def test_quick_stages_take_a_line_each(clock: Clock, capsys: Output) -> None:
-    steps = [(0.1, "solving", done, 10) for done in range(11)] + [(0.1, "writing", 0, 1)]
-    assert lines_of(steps, clock, capsys) == ["solving", "writing"]
-
-
-def test_long_stages_tell_how_far_they_are_every_two_seconds(clock: Clock, capsys: Output) -> None:
-    steps = [(0.5, "solving", done, 10) for done in range(11)]
-    assert lines_of(steps, clock, capsys) == ["solving", "solving: 40 %", "solving: 80 %"]
-
-
-def test_remarks_stay_and_are_no_stage(clock: Clock, capsys: Output) -> None:
-    steps = [(0.0, "This takes long.", 0, 0), (0.0, "a", 0, 1), (0.0, "\x1b[1mb", 0, 1)]
-    assert lines_of(steps, clock, capsys) == ["This takes long.", "a", "\\x1b[1mb"]
-
-
-def test_on_a_terminal_a_line_changes_and_remarks_stay(capsys: Output) -> None:
-    console = Console(stderr=True, force_terminal=True, width=80)
-    with progress(console) as tell:
-        tell("[red]solving", 1, 2)
-        tell("This takes long.", 0, 0)
-        tell("[red]solving", 2, 2)
-        tell("writing", 0, 1)
-    err = capsys.readouterr().err
-    assert "This takes long." in err
-    assert "[red]solving" in err
-    assert err.rstrip().endswith("\x1b[2K")  # the line is cleared in the end
-
-
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, True), (1e6, False)])
 def test_long_work_is_announced(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, seconds: float, told: bool
@@ -297,78 +237,3 @@ def test_threads_hold_for_one_run_only(model: Path) -> None:
     assert set(seen) == {1}
     assert numba.get_num_threads() == before
     assert quantize(model, "--algorithm", "rtn", "--threads", "100000") == 0
-
-
-# Interruptions and crashes
-
-STAGES = ["prepare", "try_original", "solve", "save", "verify", "validate", "commit_files"]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_an_interruption_exits_with_130_and_leaves_all_as_it_was(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, stage: str
-) -> None:
-    def interrupted(*_args: object, **_kwargs: object) -> None:
-        raise KeyboardInterrupt
-
-    old = model.with_name("m.int4.onnx")
-    old.write_text("the old output")
-    monkeypatch.setattr(pipeline, stage, interrupted)
-    assert quantize(model, "--algorithm", "rtn") == 130
-    assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
-    assert old.read_text() == "the old output"
-    assert "Interrupted" in capsys.readouterr().err
-
-
-def test_running_out_of_memory_is_told_as_such(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    def exhausted(*_args: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(pipeline, "solve", exhausted)
-    assert quantize(model, *QUICK) == 3
-    assert "Out of memory" in capsys.readouterr().err
-    assert entries(model.parent) == ["m.onnx"]
-
-
-def test_a_crash_is_no_failed_gate(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    def broken(*_args: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(pipeline, "solve", broken)
-    monkeypatch.setattr(sys, "argv", ["onnxfq", "quantize", str(model), *QUICK])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == 3
-    err = capsys.readouterr().err
-    assert "ZeroDivisionError: a bug" in err
-    assert "Please report it" in err
-    assert entries(model.parent) == ["m.onnx"]
-
-
-WAITING = """
-import sys, time
-from onnxfq import cli, pipeline
-def wait(*_):
-    print("ready", flush=True)
-    for _ in range(600):  # a signal may reach another thread and would not end one long sleep
-        time.sleep(0.1)
-pipeline.verify = wait
-cli.main()
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-@pytest.mark.parametrize("signals", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
-def test_signals_end_a_run_cleanly(model: Path, signals: list[signal.Signals]) -> None:
-    command = [sys.executable, "-c", WAITING, "quantize", str(model), *QUICK]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "ready\n"
-        assert ".m.int4.onnx.partial" in entries(model.parent)
-        for number in signals:
-            process.send_signal(number)
-        assert process.wait(30) == 130
-        assert "Interrupted" in process.stderr.read()
-    assert entries(model.parent) == ["m.onnx"]

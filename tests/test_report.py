@@ -126,6 +126,15 @@ def test_a_weight_that_others_read_too_is_predicted_and_told_to_stay(tmp_path: P
     assert not any("stay in floating point" in w for w in onnxfq.inspect(pair(tmp_path / "n.onnx")).warnings)
 
 
+def test_nodes_that_share_a_weight_count_it_once(tmp_path: Path) -> None:
+    proto = parse("h = MatMul(x, w) y = MatMul(h, w)", y="float[M, 64] y", w=weight())
+    source = write(proto, tmp_path / "m.onnx")
+    for made in (onnxfq.inspect(source), onnxfq.quantize(source, algorithm="rtn", validate=False)):
+        assert [(t.name, t.shares, t.bytes > 0) for t in made.targets] == [("h", "", True), ("y", "h", False)]
+        assert made.size.target_weights == 64 * 64
+    assert [t.relative_error for t in made.targets] == [made.targets[0].relative_error] * 2
+
+
 # Files
 
 

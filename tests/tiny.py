@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from models import Array, model, write, write_external
 from onnxfq.cli import run
@@ -84,3 +85,26 @@ def contents(folder: Path) -> dict[str, bytes]:
 def operators(path: Path) -> list[str]:
     """Operators of a written model, which must load with its data."""
     return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def refused(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    *arguments: str | Path,
+    code: int = 3,
+    says: str | tuple[str, ...] = "",
+) -> str:
+    """Assert that a run fails with one clear message and leaves the folder as it was; returns the message."""
+    before = contents(folder)
+    assert quantize(*arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    message = err.splitlines()[-1]
+    assert message.startswith("Error: ")
+    assert err.count("Error: ") == 1
+    assert "Traceback" not in err
+    for text in (says,) if isinstance(says, str) else says:
+        assert text in message
+    assert contents(folder) == before
+    assert not [name for name in entries(folder) if name.startswith(".")]
+    return message

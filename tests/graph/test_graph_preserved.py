@@ -253,3 +253,37 @@ def test_typed_values_move_to_the_data_file_with_the_same_values(tmp_path: Path)
     stored = {t.name: t for t in raw.graph.initializer}
     assert all(stored[name].data_location == onnx.TensorProto.EXTERNAL for name in arrays)
     assert stored["nibbles"] == nibbles
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_inputs_and_outputs_of_unknown_rank(what: str, tmp_path: Path) -> None:
+    """ONNX's checker wants a shape, ONNX Runtime does not; exporters leave it out where they know none."""
+    proto = model("y = MatMul (x, w)", w=W)
+    getattr(proto.graph, what)[0].type.tensor_type.ClearField("shape")
+    source = models.write(proto, tmp_path / "in.onnx")
+    models.quantise(source)
+    models.compare(source, tmp_path / "out.onnx", {"x": np.ones((2, K), np.float32)})
+    (written,) = getattr(onnx.load(tmp_path / "out.onnx").graph, what)
+    assert not written.type.tensor_type.HasField("shape")
+
+
+def test_sparse_tensors_in_attributes(tmp_path: Path) -> None:
+    proto = model("z = vendor.Sparse (x)  y = MatMul (x, w)", domains=', "vendor" : 1', w=W)
+    values, where = models.tensor(np.ones(2000, np.float32), ""), models.tensor(np.arange(2000), "")
+    sparse = onnx.helper.make_sparse_tensor(values, where, [64, 64])
+    attribute = proto.graph.node[0].attribute
+    attribute.add(name="many", type=onnx.AttributeProto.SPARSE_TENSORS).sparse_tensors.extend([sparse, sparse])
+    attribute.append(onnx.helper.make_attribute("one", sparse))
+    models.quantise(models.write(proto, tmp_path / "in.onnx"))
+    assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
+
+
+@pytest.mark.parametrize("operator", ["SimplifiedLayerNormalization", "LayerNormalization"])
+def test_operators_that_onnx_runtime_added_to_onnxs_own_domain(operator: str, tmp_path: Path) -> None:
+    """Written by model builders and by ONNX Runtime's optimiser; ONNX does not know them, or not yet."""
+    body = f"n = {operator} <axis = -1, epsilon = 0.00001> (x, g)  y = MatMul (n, w)"
+    proto = model(body, opset=14, g=np.ones(K, np.float32), w=W)
+    source = models.write(proto, tmp_path / "in.onnx")
+    models.quantise(source)
+    models.compare(source, tmp_path / "out.onnx")
+    assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]

@@ -152,6 +152,12 @@ def test_in_two_steps_is_no_worse_than_in_one(external: bool, tmp_path: Path) ->
     models.compare(source, tmp_path / "second.onnx", FEED)
 
 
+def test_folders_and_files_with_letters_of_any_script(tmp_path: Path) -> None:
+    folder = tmp_path / "модель ∂ 模型"
+    folder.mkdir()
+    quantised(models.write_external(network(), folder / "исходник.onnx"), folder)
+
+
 @pytest.mark.parametrize("data", ["in.onnx", "in.0.bin"])
 def test_an_output_that_is_a_source_is_refused(data: str, tmp_path: Path) -> None:
     source = models.write_external(network(), tmp_path / "in.onnx")

@@ -105,7 +105,7 @@ def test_the_prediction_holds_on_random_inputs(tmp_path: Path) -> None:
 def test_weighing_lowers_the_weighted_error(block_size: int | Granularity, symmetric: bool) -> None:
     weight = np.random.default_rng(2).standard_normal((48, 96)).astype(np.float32)
     energy = np.random.default_rng(3).uniform(0.01, 4, 96)
-    scheme = Scheme( block_size=block_size, symmetric=symmetric)
+    scheme = Scheme(block_size=block_size, symmetric=symmetric)
 
     def error(statistics: Statistics | None) -> float:
         q = Hqq().solve(weight, scheme, statistics, scale_type="float32")
