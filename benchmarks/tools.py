@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--block-size", type=int, default=32)
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as onnxfq's command line does
     np.random.seed(0)  # noqa: NPY002 (what other tools use)
     TOOLS[arguments.tool](arguments.model, arguments.out, arguments.block_size)
     # The kernel's own high-water mark of this process; what wait4 returns counts the parent's memory before exec too.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import signal
 import sys
 import traceback
@@ -264,6 +265,8 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
+    # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     interrupt = _interrupt_once()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

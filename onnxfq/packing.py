@@ -8,7 +8,7 @@ padded weights are 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,20 +135,6 @@ def take_rows(packed: Packed, rows: slice) -> Packed:
     """Some rows of a packed weight."""
     zero_points = None if packed.zero_points is None else packed.zero_points[rows]
     return replace(packed, b=packed.b[rows], scales=packed.scales[rows], zero_points=zero_points)
-
-
-def join_rows(parts: Sequence[Packed]) -> Packed:
-    """One packed weight of several chunks of its rows, in order."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    zero_points = [p.zero_points for p in parts if p.zero_points is not None]
-    return replace(
-        first,
-        b=np.concatenate([p.b for p in parts]),
-        scales=np.concatenate([p.scales for p in parts]),
-        zero_points=np.concatenate(zero_points) if zero_points else None,
-    )
 
 
 def join_digests(digests: Iterable[str]) -> str:

@@ -97,25 +97,25 @@ def squared_error(weight: Float32Array, q: QuantizedWeight) -> float:
     return float(rows.sum())
 
 
-_LANES = 8  # sums side by side: in this fixed order they vectorise, and are the same on every machine
+_RUN = 256  # how many float32 squares are added up before the sum goes into a float64
+_TILE = 32  # rows and columns of a square that both sides of a transposition keep in the cache
+
+# Sums for reports, not for codes: they may be added in the order that suits the processor's vectors.
+_REORDERED = {"reassoc", "nsz"}
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
 def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
-    n, k = weight.shape
-    for row in prange(n):
-        lanes = np.zeros(_LANES, np.float64)
-        whole = k // _LANES * _LANES
-        for start in range(0, whole, _LANES):
-            for lane in range(_LANES):
-                value = np.float64(weight[row, start + lane])
-                lanes[lane] += value * value
-        for column in range(whole, k):
-            lanes[0] += np.float64(weight[row, column]) ** 2
-        rows[row] = lanes.sum()
+    for row in prange(weight.shape[0]):
+        values = weight[row]
+        total = 0.0
+        for i in range(values.size):
+            value = np.float64(values[i])
+            total += value * value
+        rows[row] = total
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
 def _row_errors(
     weight: Float32Array,
     codes: Uint8Array,
@@ -126,18 +126,40 @@ def _row_errors(
 ) -> None:
     n, k = weight.shape
     for row in prange(n):
-        lanes = np.zeros(_LANES, np.float64)
+        total = 0.0
         for block in range(scale.shape[1]):
             step = scale[row, block]
             zero = np.float32(zero_point[row, block])
-            first, last = block * block_size, min(k, (block + 1) * block_size)
-            whole = first + (last - first) // _LANES * _LANES
-            for start in range(first, whole, _LANES):
-                for lane in range(_LANES):
-                    code = np.float32(codes[row, start + lane])
-                    error = np.float64(weight[row, start + lane] - step * (code - zero))
-                    lanes[lane] += error * error
-            for column in range(whole, last):
-                error = np.float64(weight[row, column] - step * (np.float32(codes[row, column]) - zero))
-                lanes[0] += error * error
-        rows[row] = lanes.sum()
+            last = min(k, (block + 1) * block_size)
+            for first in range(block * block_size, last, _RUN):
+                w, c = weight[row, first : min(last, first + _RUN)], codes[row, first : min(last, first + _RUN)]
+                # Squares in steps of the grid: they neither overflow nor vanish in float32.
+                squares = np.float32(0)
+                for i in range(w.size):
+                    error = w[i] / step - (np.float32(c[i]) - zero)
+                    squares += error * error
+                total += np.float64(squares) * np.float64(step) ** 2
+        rows[row] = total
+
+
+def turned(part: npt.NDArray[np.generic]) -> Float32Array:
+    """[K, rows] of any float type → [rows, K] float32, contiguous."""
+    out = np.empty(part.shape[::-1], np.float32)
+    if part.dtype == np.float32:
+        _turn(part, out)
+        return out
+    for start in range(0, part.shape[0], _TILE):
+        out[:, start : start + _TILE] = part[start : start + _TILE].T
+    return out
+
+
+@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+def _turn(part: Float32Array, out: Float32Array) -> None:
+    k, n = part.shape
+    for strip in prange((k + _TILE - 1) // _TILE):  # what is read stands together; what is written is in the cache
+        top = strip * _TILE
+        for left in range(0, n, _TILE):
+            for row in range(left, min(n, left + _TILE)):
+                line = out[row, top : min(k, top + _TILE)]
+                for i in range(line.size):
+                    line[i] = part[top + i, row]

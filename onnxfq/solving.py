@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from onnxfq.errors import ModelError
 from onnxfq.find import Planned
-from onnxfq.graph import Constant, Spool
+from onnxfq.graph import Constant, Scratch, Spool
 from onnxfq.job import Job, Progress
-from onnxfq.packing import Packed, join_digests, join_rows, pack, row_chunks
+from onnxfq.packing import Packed, join_digests, pack, row_chunks
 from onnxfq.quantized import energy, squared_error
 from onnxfq.report import TargetReport
 from onnxfq.rules import Stored, expected_energy, rewrite, store
@@ -39,9 +39,10 @@ def solve(job: Job, spool: Spool, progress: Progress) -> tuple[list[TargetReport
     meant: list[Meant] = []
     abandoned: list[Constant] = []
     damaged: list[str] = []
+    scratch = Scratch()
     for index, p in enumerate(job.planned):
         progress("solving", index, len(job.planned))
-        solved = _known(done, p) or _solve_one(job, p, spool, damaged)
+        solved = _known(done, p) or _solve_one(job, p, scratch, spool, damaged)
         if solved is None:
             continue
         done.setdefault((p.target.key, p.kernel), solved)
@@ -66,12 +67,12 @@ def _known(done: dict[Hashable, _Solved], p: Planned) -> _Solved | None:
     return stored, report, digest
 
 
-def _solve_one(job: Job, p: Planned, spool: Spool, damaged: list[str]) -> _Solved | None:
+def _solve_one(job: Job, p: Planned, scratch: Scratch, spool: Spool, damaged: list[str]) -> _Solved | None:
     """Solve and store one weight; None once some weight was damaged, when only the list of them matters.
 
     Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
     """
-    value = p.target.read()
+    value = p.target.read(scratch)
     known = expected_energy(job.graph, p.target) if job.solver.weighs_inputs else None
     statistics = None if known is None else Statistics(tokens=0, energy=known)
     parts: list[Packed] = []
@@ -90,14 +91,13 @@ def _solve_one(job: Job, p: Planned, spool: Spool, damaged: list[str]) -> _Solve
         damaged.append(p.target.weight.leaf.name)
     if damaged:
         return None
-    packed = join_rows(parts)
     report = replace(
         describe(p, job),
         relative_error=error / total if total else 0.0,
-        bytes=packed.nbytes,
+        bytes=sum(part.nbytes for part in parts),
         weighted="by a normalisation layer" if statistics else "",
     )
-    return store(job.graph, p.target, packed, spool), report, join_digests(digests)
+    return store(job.graph, p.target, parts, spool), report, join_digests(digests)
 
 
 def _chunks(job: Job, p: Planned) -> Iterable[slice]:

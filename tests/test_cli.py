@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numba
 import pytest
-from tiny import QUICK, entries, inspect, pair, quantize, weight
 
 from models import model as parse
 from models import write
 from onnxfq import cli, pipeline
 from onnxfq.session import available_providers
 from onnxfq.version import VERSION
+from tiny import QUICK, entries, inspect, pair, quantize, weight
 
 EVIL = "[bold]evil[/bold] :warning: \x1b[31mred\x07 \u202e\x9b2J"
 SHOWN = "[bold]evil[/bold] :warning: \\x1b[31mred\\x07 \\u202e\\x9b2J"

@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tiny import QUICK, contents, entries, mixed, operators, pair, quantize
 
 from onnxfq import pipeline
+from tiny import QUICK, contents, entries, mixed, operators, pair, quantize
 
 Output = pytest.CaptureFixture[str]
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")

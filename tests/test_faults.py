@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from tiny import QUICK, custom, entries, inspect, mixed, operators, pair, quantize, refused, weight
 
 from models import model as parse
 from models import refer, tensor, write
@@ -22,6 +21,7 @@ from onnxfq import pipeline
 from onnxfq.errors import ModelError
 from onnxfq.session import Session
 from onnxfq.solving import solve
+from tiny import QUICK, custom, entries, inspect, mixed, operators, pair, quantize, refused, weight
 
 Output = pytest.CaptureFixture[str]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import entries, pair, quantize, refused, weight
 
 from models import model as parse
 from models import write
+from tiny import entries, pair, quantize, refused, weight
 
 Output = pytest.CaptureFixture[str]
 

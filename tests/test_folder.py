@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import QUICK, contents, entries, inspect, mixed, operators, pair, quantize, weight
 
 import onnxfq
 from models import model as parse
 from models import write
 from onnxfq import pipeline
 from onnxfq.folder import copy_companions, models_of, refuse_overlap
+from tiny import QUICK, contents, entries, inspect, mixed, operators, pair, quantize, weight
 
 Output = pytest.CaptureFixture[str]
 COMPANIONS = ["config.json", "special tokens.json", "tokenizer.json", "vocab.txt"]

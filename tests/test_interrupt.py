@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import QUICK, entries, pair, quantize
 
 from onnxfq import cli, pipeline
+from tiny import QUICK, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
-from weights import awkward, random_codes
 
 from onnxfq.kernels import Kernel, choose, table
 from onnxfq.packing import pack
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.scheme import BITS, BLOCK_SIZES, Granularity, ScaleType, Scheme
 from onnxfq.solvers.rtn import Rtn
+from weights import awkward, random_codes
 
 # Largest relative MSE, by what the kernel rounds besides the weights. Seen on x86-64: 2e-12, 1.3e-7 and 2.3e-4; kernels
 # for 64-bit Arm add up float16 products in float16.

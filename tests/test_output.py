@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tiny import QUICK, contents, entries, pair, quantize
 
 from onnxfq import pipeline
 from onnxfq.errors import OutputError, UsageError
@@ -22,6 +21,7 @@ from onnxfq.output import (
     refuse_overwriting,
     staging,
 )
+from tiny import QUICK, contents, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weights import SCALE_TYPES, random_codes
 
 from onnxfq.packing import Packed, at_block_size, fingerprint, pack, stored_bytes, unpack
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.scheme import BITS, BLOCK_SIZES, ScaleType
+from weights import SCALE_TYPES, random_codes
 
 
 def golden(bits: int, codes: list[int], zero_points: list[int]) -> Packed:

@@ -11,11 +11,11 @@ from typing import get_type_hints
 
 import onnx
 import pytest
-from tiny import pair
 
 import onnxfq
 from onnxfq import Options, Scheme, UsageError
 from onnxfq.options import Changes, choose_options
+from tiny import pair
 
 
 def declared() -> set[str]:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from weights import SCALE_TYPES
 
 from onnxfq.quantized import SMALLEST_SCALE, STORED_TYPES, QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType
+from weights import SCALE_TYPES
 
 
 def largest(scale_type: ScaleType) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny import QUICK, contents, entries, pair, quantize, weight
 
 import onnxfq
 from models import model as parse
@@ -19,6 +18,7 @@ from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport, check_report_path
 from onnxfq.tables import show_inspection, show_report
 from onnxfq.terminal import one_line, printable, size_text
+from tiny import QUICK, contents, entries, pair, quantize, weight
 
 Output = pytest.CaptureFixture[str]
 LONG = "/model/decoder/layers.11/self_attention/query_key_value_projection/MatMul"

@@ -5,6 +5,7 @@ from onnx import NodeProto
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import Constant, NotConstant
 from onnxfq.graph.detours import Transpose
+from onnxfq.graph.files import Scratch
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import single_node
 from onnxfq.graph.save import save
@@ -20,6 +21,7 @@ __all__ = [
     "Node",
     "NodeProto",
     "NotConstant",
+    "Scratch",
     "Spool",
     "Transpose",
     "make_node",

@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.detours import Array, Cast, Ints, Way, is_detour, steps
+from onnxfq.graph.files import Scratch
 from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
@@ -65,9 +66,9 @@ class Constant:
         """Equal for equal values: same leaf, equal ways."""
         return id(self.home), self.leaf.name, self.way
 
-    def load(self) -> Array:
-        """Read the value; a view of the leaf's bytes where the way allows it."""
-        return self.way.apply(self.leaf.read())
+    def load(self, scratch: Scratch | None = None) -> Array:
+        """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""
+        return self.way.apply(self.leaf.read(scratch))
 
 
 def resolve(body: Body, name: str, model: Path, *, overridable: bool) -> Constant | NotConstant:

@@ -15,6 +15,19 @@ from onnxfq.errors import ModelError
 _CHUNK = 1 << 26
 
 
+class Scratch:
+    """Memory for one tensor at a time, used again and again: fresh pages cost more than reading into old ones."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, count: int) -> npt.NDArray[np.uint8]:
+        """The first `count` bytes; what was taken before is overwritten."""
+        if self._bytes.size < count:
+            self._bytes = np.empty(count, np.uint8)
+        return self._bytes[:count]
+
+
 @dataclass(frozen=True, slots=True)
 class FileSlice:
     """`length` bytes at `offset` of the file at `path`."""
@@ -23,13 +36,13 @@ class FileSlice:
     offset: int
     length: int
 
-    def read(self) -> npt.NDArray[np.uint8]:
+    def read(self, scratch: Scratch | None = None) -> npt.NDArray[np.uint8]:
         """Read the bytes (not through a memory map: a file that shrinks under one kills the process).
 
         Raises:
             ModelError: the file cannot be read or is shorter than it was.
         """
-        buffer = np.empty(self.length, np.uint8)
+        buffer = scratch.take(self.length) if scratch else np.empty(self.length, np.uint8)
         view, done = buffer.data, 0
         try:
             with self.path.open("rb", buffering=0) as file:

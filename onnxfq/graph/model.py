@@ -152,14 +152,23 @@ class Graph:
         proto = home.producers.get(name) if home else None
         return Node(proto, home) if home and proto and proto.output[0] == name else None
 
-    def add_tensor(self, home: Body, base: str, array: npt.NDArray[Any], spool: Spool) -> str:
-        """Store a new constant and make it known in a scope, under a name like `base` that is still free."""
+    def add_tensor(self, home: Body, base: str, spool: Spool, *parts: npt.NDArray[Any]) -> str:
+        """Store a new constant and make it known in a scope, under a name like `base` that is still free.
+
+        Args:
+            home: the scope.
+            base: what to call it if possible.
+            spool: takes the bytes of large ones.
+            *parts: the array, whole or as its rows in several parts.
+        """
         name = self.edits.fresh_name(base)
-        if array.nbytes < LIFT_BYTES or home.root.is_function:  # functions are written without data files
-            proto = tensor_proto(name, array)
+        inline = sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function  # these have no data files
+        if inline:
+            proto = tensor_proto(name, np.concatenate(parts) if len(parts) > 1 else parts[0])
         else:
-            piece = spool.append(array)
-            proto = tensor_header(name, array)
+            piece = spool.append(*parts)
+            shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+            proto = tensor_header(name, parts[0].dtype, shape)
             refer(proto, NEW, piece.offset, piece.length)
         self.edits.add_constant(home, proto)
         return name

@@ -34,13 +34,14 @@ class Spool:
     ) -> None:
         os.close(self._descriptor)
 
-    def append(self, array: npt.NDArray[Any]) -> FileSlice:
-        """Append an array's bytes (little endian, C order)."""
-        data = np.ascontiguousarray(array)
-        offset = self._align(data.nbytes)
-        write_all(self._descriptor, data.view(np.uint8).data if data.nbytes else b"")
-        self.length = offset + data.nbytes
-        return FileSlice(self.path, offset, data.nbytes)
+    def append(self, *parts: npt.NDArray[Any]) -> FileSlice:
+        """Append the bytes of an array (little endian, C order), given whole or as its rows in several parts."""
+        nbytes = sum(part.nbytes for part in parts)
+        offset = self._align(nbytes)
+        for part in parts:
+            write_all(self._descriptor, np.ascontiguousarray(part).view(np.uint8).data if part.nbytes else b"")
+        self.length = offset + nbytes
+        return FileSlice(self.path, offset, nbytes)
 
     def append_slice(self, piece: FileSlice) -> FileSlice:
         """Append bytes of another file; bytes that were appended before are shared."""

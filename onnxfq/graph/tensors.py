@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxfq.errors import ModelError
-from onnxfq.graph.files import FileSlice, check_slice, external_file
+from onnxfq.graph.files import FileSlice, Scratch, check_slice, external_file
 from onnxfq.graph.wire import SELF, reference
 
 NUMPY_TYPES: dict[int, np.dtype[Any]] = {
@@ -92,8 +92,8 @@ class Tensor:
         """Size in bytes, as stored raw."""
         return self.piece.length if self.piece else (math.prod(self.shape) * bit_width(self.type) + 7) // 8
 
-    def read(self) -> npt.NDArray[Any]:
-        """Load the values, in the tensor's own type.
+    def read(self, scratch: Scratch | None = None) -> npt.NDArray[Any]:
+        """Load the values, in the tensor's own type; into `scratch`, which then holds them until its next use.
 
         Raises:
             ModelError: an element type that numpy has no array for, or damaged data.
@@ -102,7 +102,7 @@ class Tensor:
             raise ModelError(f"Tensor '{self.name}' has elements of type {type_name(self.type)}, which is not read.")
         dtype = NUMPY_TYPES[self.type]
         if self.piece is not None:
-            return np.frombuffer(self.piece.read(), dtype).reshape(self.shape)
+            return np.frombuffer(self.piece.read(scratch), dtype).reshape(self.shape)
         try:
             return np.asarray(onnx.numpy_helper.to_array(self.proto)).astype(dtype, copy=False)
         except (ValueError, TypeError, OverflowError) as error:
@@ -197,11 +197,11 @@ def clear_values(proto: TensorProto) -> None:
 
 def tensor_proto(name: str, array: npt.NDArray[Any]) -> TensorProto:
     """A tensor message with values inside (for small tensors)."""
-    header = tensor_header(name, array)
+    header = tensor_header(name, array.dtype, array.shape)
     header.raw_data = np.ascontiguousarray(array).tobytes()
     return header
 
 
-def tensor_header(name: str, array: npt.NDArray[Any]) -> TensorProto:
+def tensor_header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorProto:
     """A tensor message with name, type and shape, without values."""
-    return TensorProto(name=name, data_type=ONNX_TYPES[array.dtype], dims=array.shape)
+    return TensorProto(name=name, data_type=ONNX_TYPES[dtype], dims=shape)

@@ -8,6 +8,7 @@ Source: com.microsoft.MatMulNBits in ONNX Runtime's ContribOperators.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,14 +89,21 @@ def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
     return Target(node.name, node, weight, n, k, transposed, node.real("alpha", 1.0) if gemm else 1.0, scale_type)
 
 
-def store(graph: Graph, target: Target, packed: Packed, spool: Spool) -> Stored:
-    """Add the quantised weight's tensors beside the float one; nodes that share the weight share them."""
+def store(graph: Graph, target: Target, parts: Sequence[Packed], spool: Spool) -> Stored:
+    """Add the quantised weight's tensors beside the float one; nodes that share the weight share them.
+
+    Args:
+        graph: the model.
+        target: whose weight it is.
+        parts: the weight, in chunks of its rows.
+        spool: takes the tensors' bytes.
+    """
     base, home = target.weight.leaf.name, target.weight.home
-    codes = graph.add_tensor(home, f"{base}_Q{packed.bits}", packed.b, spool)
-    scales = graph.add_tensor(home, f"{base}_scales", packed.scales, spool)
-    if packed.zero_points is None:
-        return Stored(codes, scales, "")
-    return Stored(codes, scales, graph.add_tensor(home, f"{base}_zero_points", packed.zero_points, spool))
+    codes = graph.add_tensor(home, f"{base}_Q{parts[0].bits}", spool, *(p.b for p in parts))
+    scales = graph.add_tensor(home, f"{base}_scales", spool, *(p.scales for p in parts))
+    zero_points = [p.zero_points for p in parts if p.zero_points is not None]
+    name = graph.add_tensor(home, f"{base}_zero_points", spool, *zero_points) if zero_points else ""
+    return Stored(codes, scales, name)
 
 
 def rewrite(graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool: Spool) -> list[Constant]:
@@ -150,7 +158,7 @@ def _row(graph: Graph, target: Target, bias: Constant | NotConstant, kernel: Ker
     values = bias.load().reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):  # as in the original
         scaled = (values.astype(np.float32) * np.float32(beta)).astype(values.dtype)
-    return graph.add_tensor(bias.home, f"{name}_row", scaled, spool)
+    return graph.add_tensor(bias.home, f"{name}_row", spool, scaled)
 
 
 def _add(graph: Graph, target: Target, product: str, spool: Spool) -> list[NodeProto]:
@@ -158,7 +166,7 @@ def _add(graph: Graph, target: Target, product: str, spool: Spool) -> list[NodeP
     term, beta, nodes = target.node.inputs[2], target.node.real("beta", 1.0), []
     if beta != 1.0:
         value = np.array(beta, STORED_TYPES[target.scale_type])
-        factor = graph.add_tensor(target.node.body, f"{term}_beta", value, spool)
+        factor = graph.add_tensor(target.node.body, f"{term}_beta", spool, value)
         scaled = graph.edits.fresh_name(f"{term}_scaled")
         nodes = [make_node("Mul", [term, factor], [scaled])]
         term = scaled

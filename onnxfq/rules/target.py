@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.graph import Constant, Node, Transpose
-from onnxfq.quantized import Float32Array
+from onnxfq.graph import Constant, Node, Scratch, Transpose
+from onnxfq.quantized import Float32Array, turned
 from onnxfq.scheme import ScaleType
-
-_STRIP = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +52,17 @@ class Target:
         """Read the whole weight into canonical space: [N, K] float32, contiguous."""
         return self.rows(self.read(), slice(0, self.n))
 
-    def read(self) -> npt.NDArray[np.generic]:
-        """Read the weight as the node takes it: its own type, [K, N] where `transposed`."""
-        return self.weight.load()
+    def read(self, scratch: Scratch | None = None) -> npt.NDArray[np.generic]:
+        """Read the weight as the node takes it: its own type, [K, N] where `transposed`; into `scratch` if given."""
+        return self.weight.load(scratch)
 
     def rows(self, value: npt.NDArray[np.generic], rows: slice) -> Float32Array:
         """Some rows of the canonical weight, [rows, K] float32, contiguous; `value` is what `read` returned."""
-        part = _turned(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
+        part = turned(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
         if self.alpha == 1.0:
             return part
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and named, with the weight
             return part * np.float32(self.alpha)
-
-
-def _turned(part: npt.NDArray[np.generic]) -> Float32Array:
-    """[K, rows] of any float type → [rows, K] float32, in strips that stay in the cache."""
-    out = np.empty(part.shape[::-1], np.float32)
-    for start in range(0, part.shape[0], _STRIP):
-        out[:, start : start + _STRIP] = part[start : start + _STRIP].T
-    return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,17 +52,18 @@ def squared_errors(
     return errors
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+# Weights are finite, and least and greatest do not depend on the order in which they are looked for.
+@njit(parallel=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})  # type: ignore[untyped-decorator]
 def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest: Float32Array) -> None:
     n, k = weight.shape
     for row in prange(n):
         for block in range(lowest.shape[1]):
+            values = weight[row, block * block_size : min(k, (block + 1) * block_size)]
             low = np.float32(0)
             high = np.float32(0)
-            for column in range(block * block_size, min(k, (block + 1) * block_size)):
-                value = weight[row, column]
-                low = value if value < low else low
-                high = value if value > high else high
+            for i in range(values.size):
+                low = values[i] if values[i] < low else low
+                high = values[i] if values[i] > high else high
             lowest[row, block] = low
             highest[row, block] = high
 
@@ -99,8 +100,10 @@ def _encode(
             step = scale[row, block]
             zero = np.float32(zero_point[row, block])
             low, high = _limits(step, zero, top)
-            for column in range(block * block_size, min(k, (block + 1) * block_size)):
-                codes[row, column] = np.uint8(_nearest(weight[row, column], step, low, high) + zero)
+            last = min(k, (block + 1) * block_size)
+            values, places = weight[row, block * block_size : last], codes[row, block * block_size : last]
+            for i in range(values.size):
+                places[i] = np.uint8(np.int32(_nearest(values[i], step, low, high) + zero))
 
 
 @njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]

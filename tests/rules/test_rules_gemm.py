@@ -151,7 +151,7 @@ def test_cuda_takes_no_bias_input(bias: tuple[int, ...], beta: float, tmp_path: 
     ((chosen,), _) = plan(find(graph, (), ())[0], scheme, "cuda", allow_slow=False)
     q = make_solver("rtn").solve(chosen.target.load(), scheme, None, scale_type="float32")
     with Spool(tmp_path / "spool") as spool:
-        stored = store(graph, chosen.target, pack(q, chosen.kernel.block_size), spool)
+        stored = store(graph, chosen.target, [pack(q, chosen.kernel.block_size)], spool)
         graph.finish(rewrite(graph, chosen.target, stored, chosen.kernel, spool))
         save(graph, output, spool)
     node = models.find(onnx.load(output).graph.node, "MatMulNBits")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weights import SCALE_TYPES, awkward, matrices, schemes, steps
 
 from onnxfq.quantized import Float32Array, round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers import make_solver
 from onnxfq.solvers.rtn import Rtn
+from weights import SCALE_TYPES, awkward, matrices, schemes, steps
 
 LARGEST = float(np.finfo(np.float32).max)
 GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
