@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
+from onnxfq.compiled import compiled
 from onnxfq.quantized import STORED_TYPES, Float32Array, QuantizedWeight, Uint8Array
 from onnxfq.scheme import ScaleType
 
@@ -175,7 +176,7 @@ def _pack_zero_points(zero_point: Uint8Array, bits: int) -> Uint8Array:
     return packed
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: int, packed: Uint8Array) -> None:
     """Pack each row of `codes` [N, K] into `packed` [N, bytes]; beyond K stands the block's value of `padding`."""
     n, k = codes.shape
@@ -201,7 +202,7 @@ def _pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: in
             packed[row, i] = byte
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _unpack_rows(packed: Uint8Array, bits: int, codes: Uint8Array) -> None:
     """Fill `codes` [N, K] from the rows of `packed` [N, bytes], leaving out what lies beyond K."""
     n, k = codes.shape
@@ -223,7 +224,7 @@ def _unpack_rows(packed: Uint8Array, bits: int, codes: Uint8Array) -> None:
             codes[row, column] = (packed[row, whole] >> (column % per_byte * bits)) & ((1 << bits) - 1)
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _hash_chunks(words: Uint64Array, lanes: Uint64Array) -> None:
     """Four interleaved multiply-and-rotate hashes of every chunk of `words`; each step can be undone."""
     factor = np.uint64(0x9E3779B97F4A7C15)
@@ -245,7 +246,7 @@ def _hash_chunks(words: Uint64Array, lanes: Uint64Array) -> None:
         lanes[chunk, 3] = h3
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _mix(h: np.uint64, word: np.uint64) -> np.uint64:
     """Take one word into a hash."""
     h = (h ^ word) * np.uint64(0xD6E8FEB86659FD93)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
+from onnxfq.compiled import compiled
 from onnxfq.scheme import ScaleType
 
 Float32Array = npt.NDArray[np.float32]
@@ -101,10 +102,10 @@ _RUN = 256  # how many float32 squares are added up before the sum goes into a f
 _TILE = 32  # rows and columns of a square that both sides of a transposition keep in the cache
 
 # Sums for reports, not for codes: they may be added in the order that suits the processor's vectors.
-_REORDERED = {"reassoc", "nsz"}
+_REORDERED = frozenset({"reassoc", "nsz"})
 
 
-@njit(parallel=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
+@compiled(parallel=True, fastmath=_REORDERED)
 def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
     for row in prange(weight.shape[0]):
         values = weight[row]
@@ -115,7 +116,7 @@ def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
         rows[row] = total
 
 
-@njit(parallel=True, cache=True, fastmath=_REORDERED)  # type: ignore[untyped-decorator]
+@compiled(parallel=True, fastmath=_REORDERED)
 def _row_errors(
     weight: Float32Array,
     codes: Uint8Array,
@@ -146,14 +147,14 @@ def turned(part: npt.NDArray[np.generic]) -> Float32Array:
     """[K, rows] of any float type → [rows, K] float32, contiguous."""
     out = np.empty(part.shape[::-1], np.float32)
     if part.dtype == np.float32:
-        _turn(part, out)
+        _turn(np.asarray(part, np.float32), out)
         return out
     for start in range(0, part.shape[0], _TILE):
         out[:, start : start + _TILE] = part[start : start + _TILE].T
     return out
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _turn(part: Float32Array, out: Float32Array) -> None:
     k, n = part.shape
     for strip in prange((k + _TILE - 1) // _TILE):  # what is read stands together; what is written is in the cache

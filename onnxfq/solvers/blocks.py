@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
+from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, Uint8Array
 
 Float64Array = npt.NDArray[np.float64]
@@ -53,7 +54,7 @@ def squared_errors(
 
 
 # Weights are finite, and least and greatest do not depend on the order in which they are looked for.
-@njit(parallel=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})  # type: ignore[untyped-decorator]
+@compiled(parallel=True, fastmath=frozenset({"nnan", "nsz", "reassoc"}))
 def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest: Float32Array) -> None:
     n, k = weight.shape
     for row in prange(n):
@@ -68,14 +69,14 @@ def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest
             highest[row, block] = high
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _limits(step: np.float32, zero: np.float32, top: np.float32) -> tuple[np.float32, np.float32]:
     """The outermost points of a grid, in steps from its zero point, whose values are finite."""
     reach = np.float32(np.floor(_LARGEST / abs(step)))
     return max(-zero, -reach), min(top - zero, reach)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _nearest(value: np.float32, step: np.float32, low: np.float32, high: np.float32) -> np.float32:
     """The nearest point of a grid, in steps from its zero point."""
     steps = value / step
@@ -85,7 +86,7 @@ def _nearest(value: np.float32, step: np.float32, low: np.float32, high: np.floa
     return rounded
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _encode(
     weight: Float32Array,
     scale: Float32Array,
@@ -106,7 +107,7 @@ def _encode(
                 places[i] = np.uint8(np.int32(_nearest(values[i], step, low, high) + zero))
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _errors(
     weight: Float32Array,
     scale: Float32Array,

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
+from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import encode, squared_errors
@@ -147,7 +148,7 @@ def _fit_tensor(
     return np.full_like(scale, best[1]), np.full_like(zero_point, best[2])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _pick(
     sums: npt.NDArray[np.floating],
     ratios: Float32Array,
@@ -168,7 +169,7 @@ def _pick(
     return error, ratio, zero
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _add(
     weights: Float32Array,
     importance: Float32Array,
@@ -201,7 +202,7 @@ def _add(
             squares[c] += h * t * t
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _row_sums(
     weight: Float32Array,
     importance: Float32Array,
@@ -219,7 +220,7 @@ def _row_sums(
         _add(weight[row], importance, np.float32(1) / scale, ratios, inverses, -zeros, top - zeros, s[0], s[1], s[2])
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@compiled(parallel=True)
 def _search(
     weight: Float32Array,
     importance: Float32Array,
