@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnxfq.errors import ModelError, SchemeError, UsageError
 from onnxfq.graph import Graph
@@ -32,24 +33,21 @@ def find(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> tuple[
         exclude: regular expressions; nodes whose name one of them matches are left alone.
 
     Raises:
-        UsageError: an expression that does not compile, or that matches no MatMul or Gemm at all.
+        UsageError: an expression that does not compile.
     """
     wanted, unwanted = _compile("--include", include), _compile("--exclude", exclude)
     targets: list[Target] = []
     skips: list[Skip] = []
-    names: list[str] = []
     for node in graph.nodes():
         found = match(graph, node)
         if found is None:
             continue
-        names.append(found.name)
         if isinstance(found, Target):
             found = _chosen(found, wanted, unwanted)
         if isinstance(found, Target):
             targets.append(found)
         else:
             skips.append(found)
-    _refuse_idle(graph, [*wanted, *unwanted], names)
     return targets, skips
 
 
@@ -72,11 +70,16 @@ def _chosen(target: Target, wanted: list[re.Pattern[str]], unwanted: list[re.Pat
     return target
 
 
-def _refuse_idle(graph: Graph, patterns: list[re.Pattern[str]], names: list[str]) -> None:
-    idle = [p.pattern for p in patterns if not any(p.search(name) for name in names)]
+def refuse_unmatched(source: Path, expressions: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse expressions of --include and --exclude that match no node of a model, or of any model of a folder.
+
+    Raises:
+        UsageError: an expression that matches none of `names`; with what names look like.
+    """
+    idle = [e for e in expressions if not any(re.search(e, name) for name in names)]
     if idle:
         raise UsageError(
-            f"No MatMul or Gemm in '{graph.path}' matches {', '.join(map(repr, idle))}. Names look like "
+            f"No MatMul or Gemm in '{source}' matches {', '.join(map(repr, idle))}. Names look like "
             f"{', '.join(map(repr, names[:3])) or 'nothing: there are none'}; `onnxfq inspect` lists them all."
         )
 

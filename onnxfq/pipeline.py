@@ -13,7 +13,7 @@ from typing import Unpack
 
 import numba
 
-from onnxfq.find import find, plan, refuse_nothing
+from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
     MODEL_SUFFIX,
     copy_companions,
@@ -102,7 +102,7 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
     """
     source, chosen = Path(model), choose_options(options, changes)
     folder = is_folder(source)
-    jobs = [_decide(path, chosen) for path in (models_of(source) if folder else [source])]
+    jobs = _decide_all(source, models_of(source) if folder else [source], chosen)
     reports = [summarize(job, None, expected_targets(job)) for job in jobs]
     return merge(source, None, reports, chosen) if folder else reports[0]
 
@@ -116,7 +116,7 @@ def default_output(source: Path, options: Options) -> Path:
 
 
 def _quantize_file(source: Path, output: Path, options: Options, progress: Progress) -> Report:
-    job = _decide(source, options)
+    (job,) = _decide_all(source, [source], options)
     refuse_overwriting(output, job.graph.files)
     _refuse_idle([job])
     with staging(output) as folder:
@@ -130,7 +130,7 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
 
 def _quantize_folder(source: Path, output: Path, options: Options, progress: Progress) -> Report:
     refuse_overlap(source, output)
-    jobs = [_decide(path, options) for path in models_of(source)]
+    jobs = _decide_all(source, models_of(source), options)
     files = [file for job in jobs for file in job.graph.files]
     refuse_overwriting(output, files)
     _refuse_idle(jobs)
@@ -150,6 +150,14 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
             job.graph.check_unchanged()
         commit_folder(result, output, ours)
     return merge(source, output, reports, options, left)
+
+
+def _decide_all(source: Path, models: Sequence[Path], options: Options) -> list[Job]:
+    """The same for every model of a source, which --include and --exclude are about as a whole."""
+    jobs = [_decide(path, options) for path in models]
+    names = [item.name for job in jobs for item in (*(p.target for p in job.planned), *job.skips)]
+    refuse_unmatched(source, [*options.include, *options.exclude], names)
+    return jobs
 
 
 def _decide(path: Path, options: Options) -> Job:

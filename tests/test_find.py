@@ -14,6 +14,7 @@ from models import grid, model
 from onnxfq.errors import ModelError, SchemeError, UsageError
 from onnxfq.find import Planned, find, plan, refuse_nothing
 from onnxfq.graph import Graph
+from onnxfq.pipeline import inspect
 from onnxfq.rules import Skip, Target
 from onnxfq.scheme import Scheme
 
@@ -72,8 +73,9 @@ def test_an_expression_that_does_not_compile(option: str, tmp_path: Path) -> Non
 
 
 def test_expressions_that_match_nothing_are_named_with_what_there_is(tmp_path: Path) -> None:
+    network(tmp_path)
     with pytest.raises(UsageError, match=r"No MatMul or Gemm .* matches 'Layer', 'tail'.*'layer.0/up'"):
-        find(network(tmp_path), ("Layer", "up"), ("tail",))
+        inspect(tmp_path / "in.onnx", include=("Layer", "up"), exclude=("tail",))
 
 
 def test_an_expression_may_name_nodes_that_are_left_alone_anyway(tmp_path: Path) -> None:

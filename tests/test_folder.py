@@ -247,3 +247,14 @@ def test_a_killed_run_shows_nothing_of_the_folder(export: Path) -> None:
     assert [name for name in entries(export.parent) if not name.startswith(".")] == ["export"]
     assert quantize(export, *QUICK) == 0
     assert entries(export.parent) == ["export", "export-int4"]
+
+
+def test_expressions_are_about_the_folder_as_a_whole(export: Path) -> None:
+    every = pipeline.inspect(export)
+    one = next(t for t in every.targets if t.model == "encoder_model.onnx")
+    rest = pipeline.inspect(export, exclude=(f"^{one.name}$",))
+    assert {(t.model, t.name) for t in every.targets} - {(t.model, t.name) for t in rest.targets} == {
+        (one.model, one.name)
+    }
+    with pytest.raises(onnxfq.UsageError, match=r"No MatMul or Gemm in '.*export' matches 'nowhere'"):
+        pipeline.inspect(export, include=("nowhere",))
