@@ -155,7 +155,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
 def _decide_all(source: Path, models: Sequence[Path], options: Options) -> list[Job]:
     """The same for every model of a source, which --include and --exclude are about as a whole."""
     jobs = [_decide(path, options) for path in models]
-    names = [item.name for job in jobs for item in (*(p.target for p in job.planned), *job.skips)]
+    names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
     refuse_unmatched(source, [*options.include, *options.exclude], names)
     return jobs
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onnxfq.errors import ModelError
 
 _CHUNK = 1 << 26
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows turns line feeds into two characters without it
 
 
 class Scratch:
@@ -126,7 +127,7 @@ def copy_bytes(piece: FileSlice, target: int) -> None:
         ModelError: the source is shorter than it was.
         OSError: the target cannot be written.
     """
-    source = os.open(piece.path, os.O_RDONLY)
+    source = os.open(piece.path, os.O_RDONLY | _BINARY)
     try:
         done = 0
         while done < piece.length:
@@ -146,9 +147,19 @@ def _copy_some(source: int, target: int, offset: int, count: int) -> int:
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise
-    data = os.pread(source, count, offset)
+    os.lseek(source, offset, os.SEEK_SET)
+    data = os.read(source, count)
     write_all(target, data)
     return len(data)
+
+
+def create(path: Path) -> int:
+    """Open a file that must not exist yet for writing; returns its descriptor.
+
+    Raises:
+        OSError: it exists, or its folder cannot be written.
+    """
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o644)
 
 
 def write_all(target: int, data: bytes | bytearray | memoryview) -> None:

@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.census import tensors
-from onnxfq.graph.files import FileSlice, copy_bytes, write_all
+from onnxfq.graph.files import FileSlice, copy_bytes, create, write_all
 from onnxfq.graph.model import Graph
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, describe, embed, refer
@@ -146,7 +146,7 @@ def _embed(proto: TensorProto, model: Path, spool: Spool) -> None:
 
 
 def _write(out: Path, pieces: list[bytes] | list[bytes | FileSlice]) -> None:
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    descriptor = create(out)
     try:
         for piece in pieces:
             if isinstance(piece, FileSlice):

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.graph.files import FileSlice, copy_bytes, write_all
+from onnxfq.graph.files import FileSlice, copy_bytes, create, write_all
 
 PAGE = 4096  # ONNX asks for page-aligned offsets so that tensors can be mapped
 LINE = 64  # small tensors need not waste a page
@@ -23,7 +23,7 @@ class Spool:
         self.path = path
         self.length = 0
         self._shared: dict[FileSlice, int] = {}
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._descriptor = create(path)
 
     def __enter__(self) -> Self:
         """Return itself; leaving closes the file."""
