@@ -22,19 +22,12 @@ from tokenizers import Tokenizer
 
 from benchmarks.machine import write
 from benchmarks.plain import write_plain
-from benchmarks.speed import interleaved
+from benchmarks.speed import interleaved, session
 from benchmarks.tools import TOOLS, measure
 
 Array = npt.NDArray[Any]
 Judge = Callable[[Path], dict[str, float]]
 WINDOW = 256
-
-
-def session(path: Path) -> ort.InferenceSession:
-    """A CPU session with default options."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -24,15 +24,22 @@ from benchmarks.tools import TOOLS, measure
 ROUNDS = 60
 
 
+def session(path: Path) -> ort.InferenceSession:
+    """A CPU session whose threads do not go on spinning, after a run, into the next session's time."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def interleaved(
     sessions: dict[str, ort.InferenceSession], feed: dict[str, Any], baseline: str, rounds: int = ROUNDS
 ) -> dict[str, float]:
     """How many times as fast as the baseline each session is: the median over rounds in which all run in turn."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    order = list(sessions)
+    shuffle = np.random.default_rng(0)
     for round_ in range(rounds + 3):
-        order = order[1:] + order[:1]  # nobody always runs after the same neighbour
-        for name in order:
+        for name in shuffle.permutation(list(sessions)):  # nobody always runs after the same neighbour
             session = sessions[name]
             start = time.perf_counter()
             session.run(None, feed)
@@ -55,8 +62,6 @@ def main() -> None:
     parser.add_argument("--tools", nargs="+", default=[t for t in TOOLS if "k-quant" not in t], choices=TOOLS)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         write_stack(model, layers=arguments.layers, width=arguments.width, inner=arguments.width)
@@ -68,10 +73,7 @@ def main() -> None:
             print(tool, row, flush=True)
             if row["exit_code"] == 0:
                 paths[tool] = out
-        sessions = {
-            name: ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            for name, path in paths.items()
-        }
+        sessions = {name: session(path) for name, path in paths.items()}
         x = np.random.default_rng(0).standard_normal((1, arguments.width)).astype(np.float32)
         ratios = interleaved(sessions, {"x": x}, "original")
     print(ratios)

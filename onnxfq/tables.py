@@ -70,7 +70,7 @@ def show_doctor(
     for column in columns[:-1]:
         heading = column.replace("_", " ")
         table.add_column(heading, min_width=max(map(len, heading.split())))
-    table.add_column("")
+    table.add_column("", no_wrap=True, min_width=3)
     for row in kernels:
         _add(table, *row[:-1], f"[{notes.index(row[-1]) + 1}]" if row[-1] else "")
     console.print(table)

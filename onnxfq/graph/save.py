@@ -36,6 +36,7 @@ def save(graph: Graph, out: Path, spool: Spool) -> list[Path]:
         OSError: the files cannot be written.
     """
     graph.check()
+    spool.flush()
     copy = ModelProto()
     copy.CopyFrom(graph.model)
     if graph.uses_external_data or _data_bytes(graph) >= EXTERNAL_FROM_BYTES:
@@ -69,6 +70,7 @@ def _save_external(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> l
         added = spool.append(tensor.read())
         refer(tensor.proto, data.name, added.offset, added.length)
     _write(out, _splice(copy, [], out))
+    spool.flush()
     if not spool.length:
         spool.path.unlink()
         return [out]

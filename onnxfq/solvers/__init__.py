@@ -45,7 +45,7 @@ class Solver(Protocol):
 
 
 SOLVERS: dict[str, type[Rtn] | type[Hqq]] = {"rtn": Rtn, "hqq": Hqq}
-WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 8e6}  # on two cores of a 2023 server, for estimates only
+WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7}  # on two cores of a 2023 server, for estimates only
 AUTO = "hqq"  # the best algorithm that needs no data
 
 

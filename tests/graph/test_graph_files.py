@@ -88,3 +88,24 @@ def test_an_existing_spool_is_never_written_over(source: Path) -> None:
     with pytest.raises(FileExistsError):
         Spool(source)
     assert source.stat().st_size == 25600
+
+
+def append_and(call: str, path: Path) -> None:
+    with Spool(path) as spool:
+        spool.append(np.ones(5000))
+        if call == "flush":
+            spool.flush()
+        elif call == "append":
+            spool.append(np.ones(5))
+
+
+@pytest.mark.parametrize("call", ["flush", "append", "leave"])
+def test_what_goes_wrong_behind_the_back_is_told_by_the_next_call(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        append_and(call, tmp_path / "spool")

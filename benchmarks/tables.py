@@ -1,0 +1,68 @@
+"""The README's tables of measurements, made from the results: `python -m benchmarks.tables` prints them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def read(name: str) -> dict[str, Any]:
+    """One result."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+def markdown(rows: Iterable[Iterable[object]]) -> str:
+    """A table; the first row is its heading."""
+    lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    columns = lines[0].count(" | ") + 1
+    return "\n".join([lines[0], "|" + "---|" * columns, *lines[1:]])
+
+
+def quality(name: str, figures: dict[str, str]) -> str:
+    """Every tool's figures at both block sizes; `figures` maps keys to headings."""
+    result = read(name)
+    rows: list[list[object]] = [["tool", "block", *figures.values(), "file", "one token"]]
+    original = [f"{result['original'][key]:.4g}" if key in result["original"] else "" for key in figures]
+    rows.append(["original", "", *original, "", ""])
+    for row in result["rows"]:
+        if row["exit_code"]:
+            rows.append([row["tool"], row["block_size"], "fails", *[""] * len(figures), ""])
+            continue
+        values = [f"{row[key]:.4g}" for key in figures]
+        speed = f"{row['one_token_speedup']:.2f}x"
+        rows.append([row["tool"], row["block_size"], *values, f"{row['file_bytes'] / 1e6:.1f} MB", speed])
+    return markdown(rows)
+
+
+def large() -> str:
+    """Time and memory on the generated model."""
+    result = read("large")
+    rows: list[list[object]] = [["tool", "seconds", "peak memory"]]
+    for tool, medians in result["medians"].items():
+        rows.append([tool, f"{medians['wall_s']:.1f}", f"{medians['peak_bytes'] / 1e9:.2f} GB"])
+    return markdown(rows)
+
+
+def decode() -> str:
+    """Speed of one row on 4096-wide layers."""
+    speeds = read("decode_4096")["speedup_over_float32"]
+    return markdown([["file written by", "times as fast as float32"], *([t, f"{s:.2f}"] for t, s in speeds.items())])
+
+
+def tables() -> list[str]:
+    """All tables of the README, in order."""
+    return [
+        quality("minilm", {"relative_mse": "relative MSE", "spearman": "Spearman"}),
+        quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "top1": "top-1"}),
+        large(),
+        decode(),
+    ]
+
+
+if __name__ == "__main__":
+    print("\n\n".join(tables()))
