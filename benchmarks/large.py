@@ -41,8 +41,9 @@ def main() -> None:
                 out.parent.mkdir()
                 row = measure(tool, model, out, 32)
                 print(run, tool, row, flush=True)
+                size = sum(f.stat().st_size for f in out.parent.iterdir())
                 if run:
-                    rows[tool].append(row)
+                    rows[tool].append({**row, "output_bytes": size})
                 shutil.rmtree(out.parent)
     result = {
         tool: {key: statistics.median(r[key] for r in rs) for key in ("wall_s", "cpu_s", "peak_bytes")}
@@ -52,10 +53,9 @@ def main() -> None:
     ratios = {tool: round(result[tool]["wall_s"] / result[first]["wall_s"], 2) for tool in arguments.tools[1:]}
     memory = {tool: round(result[tool]["peak_bytes"] / result[first]["peak_bytes"], 2) for tool in arguments.tools[1:]}
     print(result, ratios, memory)
-    write(
-        arguments.out,
-        {"source_bytes": source, "medians": result, "times_as_long": ratios, "times_the_memory": memory, "runs": rows},
-    )
+    sizes = {"source_bytes": source, "output_bytes": rows[first][-1]["output_bytes"]}
+    comparison = {"medians": result, "times_as_long": ratios, "times_the_memory": memory, "runs": rows}
+    write(arguments.out, {**sizes, **comparison})
 
 
 if __name__ == "__main__":

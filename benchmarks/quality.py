@@ -188,6 +188,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
         write_plain(arguments.folder / "model.onnx", model)
+        size = model.stat().st_size
         for block_size in arguments.blocks:
             paths: dict[str, Path] = {}
             for tool in TOOLS:
@@ -203,7 +204,7 @@ def main() -> None:
             for row in rows:
                 if row["block_size"] == block_size and row["tool"] in ratios:
                     row["one_token_speedup"] = ratios[row["tool"]]
-    write(arguments.out, {"model": arguments.folder.name, "original": original, "rows": rows})
+    write(arguments.out, {"model": arguments.folder.name, "original_bytes": size, "original": original, "rows": rows})
 
 
 if __name__ == "__main__":

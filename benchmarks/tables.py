@@ -23,6 +23,24 @@ def markdown(rows: Iterable[Iterable[object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * columns, *lines[1:]])
 
 
+def summary() -> str:
+    """Before and after with the default settings, for the top of the README."""
+    rows: list[list[object]] = [["model", "size", "quality", "speed, one token"]]
+    for name, title, key, label in (
+        ("minilm", "all-MiniLM-L6-v2", "spearman", "STS-B Spearman"),
+        ("opt-4m", "opt-4m (in `models/`), as float32", "perplexity", "WikiText-2 perplexity"),
+    ):
+        result = read(name)
+        row = next(r for r in result["rows"] if r["tool"] == "onnxfq hqq" and r["block_size"] == 32)
+        size = f"{result['original_bytes'] / 1e6:.1f} → {row['file_bytes'] / 1e6:.1f} MB"
+        figures = f"{label} {result['original'][key]:.4g} → {row[key]:.4g}"
+        rows.append([title, size, figures, f"{row['one_token_speedup']:.1f}x"])
+    result, speeds = read("large"), read("decode_4096")["speedup_over_float32"]
+    size = f"{result['source_bytes'] / 1e9:.2f} → {result['output_bytes'] / 1e9:.2f} GB"
+    rows.append(["4096-wide MatMuls, generated", size, "", f"{speeds['onnxfq hqq']:.1f}x"])
+    return markdown(rows)
+
+
 def quality(name: str, figures: dict[str, str]) -> str:
     """Every tool's figures at both block sizes; `figures` maps keys to headings."""
     result = read(name)
@@ -57,6 +75,7 @@ def decode() -> str:
 def tables() -> list[str]:
     """All tables of the README, in order."""
     return [
+        summary(),
         quality("minilm", {"relative_mse": "relative MSE", "spearman": "Spearman"}),
         quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "top1": "top-1"}),
         large(),

@@ -91,3 +91,10 @@ def test_every_option_of_the_readme_exists(command: str) -> None:
         for option in re.findall(r"(?<= )--[a-z-]+", line.split(f"onnxfq {command}")[1])
     }
     assert [option for option in used if option not in done.stdout] == []
+
+
+def test_measurements_are_those_of_the_results() -> None:
+    from benchmarks.tables import tables
+
+    readme = (ROOT / "README.md").read_text()
+    assert [table for table in tables() if table not in readme] == []
