@@ -20,6 +20,8 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
+sys.path.append(str(ROOT))  # for `benchmarks`; at the end, so that the installed onnxfq is the one that is tested
+
 settings.register_profile("onnxfq", derandomize=True, deadline=None)
 settings.load_profile("onnxfq")
 

@@ -67,8 +67,9 @@ def test_a_crash_is_no_failed_gate(model: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 WAITING = """
-import sys, time
+import signal, sys, time
 from onnxfq import cli, pipeline
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit that it is ignored
 def wait(*_):
     print("ready", flush=True)
     for _ in range(600):  # a signal may reach another thread and would not end one long sleep
