@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxfq.evaluate import check_gates
+from onnxfq.evaluate import Latency, check_gates
 from onnxfq.find import Planned
 from onnxfq.job import Job
 from onnxfq.packing import stored_bytes
@@ -16,6 +16,8 @@ from onnxfq.solvers import WEIGHTS_PER_SECOND
 from onnxfq.terminal import size_text
 from onnxfq.validate import Validation
 from onnxfq.version import VERSION
+
+SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
 
 def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport]) -> Report:
@@ -57,7 +59,18 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
         latency=validation.latency,
         inputs=validation.inputs,
         gates=tuple(gates),
+        warnings=(*report.warnings, *speed_warnings(validation.latency)),
     )
+
+
+def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:
+    """What to do about cases in which the output is clearly slower than the original."""
+    slower = [f"{x.case}, {x.speedup:.2f}x" for x in latency if x.speedup < SLOWER_BELOW]
+    if slower:
+        yield (
+            f"Slower than the original in some cases ({'; '.join(slower)}). For many rows at once larger blocks "
+            "(--block-size 128) or --bits 8 are faster; --min-speedup makes speed a gate."
+        )
 
 
 def expected_targets(job: Job) -> list[TargetReport]:

@@ -16,6 +16,7 @@ from models import write
 from onnxfq.errors import OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport, check_report_path
+from onnxfq.summary import speed_warnings
 from onnxfq.tables import show_inspection, show_report
 from onnxfq.terminal import one_line, printable, size_text
 from tiny import QUICK, contents, entries, pair, quantize, weight
@@ -275,3 +276,12 @@ def test_printable(text: str, shown: str) -> None:
 
 def test_one_line() -> None:
     assert one_line("  a\n  b\r\nc\x1b[0m ") == "a b c\\x1b[0m"
+
+
+def test_an_output_that_is_slower_is_told_with_a_remedy() -> None:
+    fast = Latency("decode, 1 token", 4.0, 5.0, 1.0, 2.0, 4.0, 10)
+    assert list(speed_warnings([fast])) == []
+    slow = replace(fast, case="prefill", speedup=0.8)
+    (warning,) = speed_warnings([fast, slow])
+    assert warning.startswith("Slower than the original in some cases (prefill, 0.80x).")
+    assert "--block-size 128" in warning
