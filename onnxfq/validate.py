@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.evaluate import Latency, OutputAccuracy, compare, measure
+from onnxfq.evaluate import Latency, OutputAccuracy, compare, measure, run_reference
 from onnxfq.feeds import Feed, Feeds, generate, has_cache, load_feeds
 from onnxfq.session import Provider, Session
 from onnxfq.signature import Signature
@@ -66,7 +66,7 @@ def try_original(source: Path, inputs: Inputs, provider: Provider, threads: int 
     """
     try:
         session = Session(source, provider=provider, threads=threads)
-        compare(session, session, inputs.feeds[:1])
+        run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
     except ModelError as error:
         raise ModelError(f"{error} To quantise it without comparing it with the original: --no-validate.") from error
 

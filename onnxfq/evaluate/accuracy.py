@@ -74,7 +74,7 @@ def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> li
     shared = _shared_outputs(reference, candidate)
     count = 0
     for feed in feeds:
-        expected = _run_reference(reference, feed, generated=generated)
+        expected = run_reference(reference, feed, generated=generated)
         got = candidate.run(feed, shared)
         for output in outputs:
             output.add(expected.get(output.name), got.get(output.name))
@@ -89,7 +89,13 @@ def _shared_outputs(reference: Session, candidate: Session) -> list[str]:
     return [s.name for s in candidate.signature().outputs if s.name in wanted and s.dtype not in NOT_ARRAYS]
 
 
-def _run_reference(reference: Session, feed: Feed, *, generated: bool) -> dict[str, Array]:
+def run_reference(reference: Session, feed: Feed, *, generated: bool) -> dict[str, Array]:
+    """Run the reference once; where made-up inputs do not suit it, say what to do about that.
+
+    Raises:
+        DataError: it does not run on the feed.
+        ModelError: it does not run, and the feed was not made up.
+    """
     try:
         return reference.run(feed)
     except (DataError, ModelError) as error:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 from numba import prange
 
 from onnxfq.compiled import compiled
-from onnxfq.quantized import Float32Array, Uint8Array
+from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array
+from onnxfq.scheme import ScaleType, Scheme
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -33,6 +34,22 @@ def encode(weight: Float32Array, scale: Float32Array, zero_point: Uint8Array, bi
     codes = np.empty(weight.shape, np.uint8)
     _encode(weight, scale, zero_point, np.float32((1 << bits) - 1), block_size, codes)
     return codes
+
+
+def nearest(
+    weight: Float32Array, scale: Float32Array, zero_point: Uint8Array, scheme: Scheme, scale_type: ScaleType
+) -> QuantizedWeight:
+    """The weight [N, K] rounded to nearest on the grid of a scheme's blocks."""
+    block_size = scheme.columns_per_block(weight.shape[1])
+    return QuantizedWeight(
+        codes=encode(weight, scale, zero_point, scheme.bits, block_size),
+        scale=scale,
+        zero_point=zero_point,
+        bits=scheme.bits,
+        block_size=block_size,
+        scale_type=scale_type,
+        symmetric=scheme.symmetric,
+    )
 
 
 def squared_errors(

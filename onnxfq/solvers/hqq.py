@@ -11,7 +11,7 @@ from numba import prange
 from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array, round_scale
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.blocks import encode, squared_errors
+from onnxfq.solvers.blocks import nearest, squared_errors
 from onnxfq.solvers.rtn import range_grid
 from onnxfq.statistics import Need, Statistics
 
@@ -44,17 +44,8 @@ class Hqq:
     ) -> QuantizedWeight:
         """Quantise one weight [N, K]; see `Solver.solve`."""
         weight = np.ascontiguousarray(weight, np.float32)
-        block_size = scheme.columns_per_block(weight.shape[1])
         scale, zero_point = _fitted_grid(weight, _importance(statistics, weight.shape[1]), scheme, scale_type)
-        return QuantizedWeight(
-            codes=encode(weight, scale, zero_point, scheme.bits, block_size),
-            scale=scale,
-            zero_point=zero_point,
-            bits=scheme.bits,
-            block_size=block_size,
-            scale_type=scale_type,
-            symmetric=scheme.symmetric,
-        )
+        return nearest(weight, scale, zero_point, scheme, scale_type)
 
 
 def _importance(statistics: Statistics | None, k: int) -> Float32Array:

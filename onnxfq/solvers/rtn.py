@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array, round_scale
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.blocks import block_ranges, encode
+from onnxfq.solvers.blocks import block_ranges, nearest
 from onnxfq.statistics import Need, Statistics
 
 Float64Array = npt.NDArray[np.float64]
@@ -30,16 +30,7 @@ class Rtn:
         """Quantise one weight [N, K]; see `Solver.solve`. `|weight − dequantised| ≤ |scale| / 2` everywhere."""
         weight = np.ascontiguousarray(weight, np.float32)
         scale, zero_point = range_grid(weight, scheme, scale_type)
-        block_size = scheme.columns_per_block(weight.shape[1])
-        return QuantizedWeight(
-            codes=encode(weight, scale, zero_point, scheme.bits, block_size),
-            scale=scale,
-            zero_point=zero_point,
-            bits=scheme.bits,
-            block_size=block_size,
-            scale_type=scale_type,
-            symmetric=scheme.symmetric,
-        )
+        return nearest(weight, scale, zero_point, scheme, scale_type)
 
 
 def range_grid(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> tuple[Float32Array, Uint8Array]:
