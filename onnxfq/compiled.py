@@ -10,23 +10,26 @@ from numba import njit
 Loop = TypeVar("Loop", bound=Callable[..., object])
 
 
-def compiled(*, parallel: bool = False, fastmath: frozenset[str] = frozenset()) -> Callable[[Loop], Loop]:
+def compiled(
+    *, parallel: bool = False, nogil: bool = False, fastmath: frozenset[str] = frozenset()
+) -> Callable[[Loop], Loop]:
     """Compile a function of arrays and numbers on its first call.
 
     The machine code is kept for the next run. Where neither the package's folder nor the user's can be written, as in
     many containers, numba refuses a cache: then every run compiles anew, which costs some seconds and nothing else.
 
     Args:
-        parallel: run `prange` loops on several threads.
+        parallel: run `prange` loops on several threads; to be called from one Python thread at a time.
+        nogil: let other Python threads run meanwhile, which may call the same loop on other rows.
         fastmath: LLVM's flags for floating-point freedom; none by default, so that results are the same everywhere.
     """
 
     def decorate(loop: Loop) -> Loop:
         flags = set(fastmath) or False
         try:
-            made: Loop = njit(parallel=parallel, fastmath=flags, cache=True)(loop)
+            made: Loop = njit(parallel=parallel, nogil=nogil, fastmath=flags, cache=True)(loop)
         except RuntimeError:
-            made = njit(parallel=parallel, fastmath=flags)(loop)
+            made = njit(parallel=parallel, nogil=nogil, fastmath=flags)(loop)
         return made
 
     return decorate

@@ -38,6 +38,7 @@ class QuantizedWeight:
         block_size: columns sharing a scale; K itself where the whole row shares one.
         scale_type: the type in which scales are stored.
         symmetric: every zero point is `2**(bits-1)`, so that it need not be stored.
+        remarks: what the solver had to do differently, for the report, such as "damping raised to 0.5".
     """
 
     codes: Uint8Array
@@ -47,6 +48,7 @@ class QuantizedWeight:
     block_size: int
     scale_type: ScaleType = "float32"
     symmetric: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
