@@ -9,7 +9,10 @@ from onnxfq.quantized import Float32Array, QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
+from onnxfq.solvers.settings import options_text, parse_options, solver_options
 from onnxfq.statistics import Need, Statistics
+
+__all__ = ["SOLVERS", "WEIGHTS_PER_SECOND", "Solver", "describe", "make_solver", "solver_options"]
 
 
 class Solver(Protocol):
@@ -44,19 +47,39 @@ class Solver(Protocol):
         ...
 
 
-SOLVERS: dict[str, type[Rtn] | type[Hqq]] = {"rtn": Rtn, "hqq": Hqq}
-WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7}  # on two cores of a 2023 server, for estimates only
+SOLVERS: dict[str, type[Solver]] = {"rtn": Rtn, "hqq": Hqq}
+WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7, "gptq": 1.5e6, "awq": 1e7}  # on two cores of a 2023 server, estimates
 AUTO = "hqq"  # the best algorithm that needs no data
+AUTO_CALIBRATED = "gptq"  # the best with data
 
 
-def make_solver(algorithm: str) -> Solver:
-    """The solver the user named; "auto" is the best one for what is at hand.
+def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
+    """The solver the user named, with the options given.
+
+    Args:
+        algorithm: `name` or `name:option=value,…`; "auto" is the best one for what is at hand.
+        calibrated: whether there are calibration data.
 
     Raises:
-        UsageError: no algorithm of that name, with those that exist.
+        UsageError: no such algorithm or option, a value of the wrong type, or data are needed that there are none of.
     """
-    name = AUTO if algorithm == "auto" else algorithm
+    wanted, colon, options = algorithm.partition(":")
+    name = wanted.strip()
+    if name == "auto":
+        name = AUTO_CALIBRATED if calibrated else AUTO
     if name not in SOLVERS:
         known = ", ".join(sorted(SOLVERS))
         raise UsageError(f"Unknown algorithm (got algorithm={algorithm!r}). Use auto, {known}.")
-    return SOLVERS[name]()
+    solver = SOLVERS[name](**parse_options(name, SOLVERS[name], options) if colon else {})
+    if solver.needs and not calibrated:
+        raise UsageError(
+            f"The algorithm {name} needs calibration data (got none). Give some with --calib FILE, let the model make "
+            f"its own with --calib self, or use --algorithm {AUTO}, the best without data."
+        )
+    return solver
+
+
+def describe(solver: Solver) -> str:
+    """What to type after `--algorithm` for a solver, defaults left out: "gptq" or "gptq:damping=0.02"."""
+    options = options_text(solver)
+    return f"{solver.name}:{options}" if options else solver.name
