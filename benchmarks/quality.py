@@ -1,68 +1,51 @@
 """Accuracy, time, memory and decode speed of every tool's 4-bit file, side by side.
 
-    python -m benchmarks.quality encoder ENCODER_DIR --sts stsb-test.csv --out benchmarks/results/minilm.json
-    python -m benchmarks.quality decoder models/opt-4m --text wikitext2-test.txt --out benchmarks/results/opt.json
+    python -m benchmarks.quality encoder ENCODER_DIR --sts stsb-test.csv --calib CALIB --out minilm.json
+    python -m benchmarks.quality decoder models/opt-4m --text wikitext2-test.txt --lambada lambada-test.jsonl \
+        --calib CALIB --out opt-4m.json
 
-ENCODER_DIR and the decoder's folder hold model.onnx and tokenizer.json. The judge is ONNX Runtime on the written files.
+ENCODER_DIR and the decoder's folder hold model.onnx and tokenizer.json; CALIB is what `benchmarks.calibration` wrote.
+The tools that need environments of their own are described in `benchmarks.rivals`; without these, and without CALIB,
+their rows say so. The judge is ONNX Runtime on the written files.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from benchmarks.inputs import (
+    WINDOW,
+    Array,
+    decoder_feed,
+    encoder_feed,
+    last_words,
+    load_tokenizer,
+    read_sts,
+    text_windows,
+)
 from benchmarks.machine import write
 from benchmarks.plain import write_plain
 from benchmarks.speed import interleaved, session
 from benchmarks.tools import TOOLS, measure
 
-Array = npt.NDArray[Any]
 Judge = Callable[[Path], dict[str, float]]
-WINDOW = 256
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer, without the padding and cutting it was saved with."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(128)
-    return tokenizer
 
 
 # Encoders ------------------------------------------------------------------------------------------------------------
 
 
-def read_sts(path: Path) -> tuple[list[str], list[str], Array]:
-    """First sentences, second sentences, scores."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if len(row) >= 3 and _is_number(row[2])]
-    return [r[0] for r in rows], [r[1] for r in rows], np.array([float(r[2]) for r in rows])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def hidden_states(model: ort.InferenceSession, tokenizer: Tokenizer, sentences: list[str]) -> Iterator[Array]:
     """The final hidden state of each sentence, encoded alone: [tokens, features]."""
-    names = {i.name for i in model.get_inputs()}
     for sentence in sentences:
-        ids = np.array([tokenizer.encode(sentence).ids], np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        yield model.run(None, {k: v for k, v in feed.items() if k in names})[0][0]
+        yield model.run(None, encoder_feed(model, tokenizer.encode(sentence).ids))[0][0]
 
 
 def spearman(a: Array, b: Array) -> float:
@@ -101,41 +84,18 @@ def judge_encoder(folder: Path, sts: Path) -> tuple[Judge, dict[str, float]]:
 # Decoders ------------------------------------------------------------------------------------------------------------
 
 
-def text_windows(folder: Path, text: Path, count: int) -> list[Array]:
-    """The first full windows of the text, encoded as a whole: [1, WINDOW] each."""
-    tokenizer = load_tokenizer(folder)
-    tokenizer.no_truncation()
-    ids = np.array(tokenizer.encode(text.read_text(encoding="utf-8"), add_special_tokens=False).ids, np.int64)
-    whole = len(ids) // WINDOW
-    return list(ids[: whole * WINDOW].reshape(whole, 1, WINDOW)[:count])
-
-
-def decoder_feed(model: ort.InferenceSession, ids: Array, past: int = 0) -> dict[str, Array]:
-    """Everything a decoder with a KV cache wants besides ids."""
-    length = ids.shape[1]
-    feed: dict[str, Array] = {}
-    for spec in model.get_inputs():
-        if spec.name == "input_ids":
-            feed[spec.name] = ids
-        elif spec.name == "attention_mask":
-            feed[spec.name] = np.ones((1, past + length), np.int64)
-        elif spec.name == "position_ids":
-            feed[spec.name] = np.arange(past, past + length)[None]
-        else:
-            heads, width = spec.shape[1], spec.shape[3]
-            feed[spec.name] = np.zeros((1, heads, past, width), np.float32)
-    return feed
-
-
 def log_softmax(logits: Array) -> Array:
     """Log probabilities along the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def judge_decoder(folder: Path, text: Path, count: int) -> tuple[Judge, dict[str, float]]:
+def judge_decoder(
+    folder: Path, text: Path, count: int, lambada: Path | None = None, passages: int = 500
+) -> tuple[Judge, dict[str, float]]:
     """A function from a file to its figures on a text, and those of the original."""
     windows = text_windows(folder, text, count)
+    words = [] if lambada is None else last_words(folder, lambada, passages)
     original = session(folder / "model.onnx")
 
     def figures(model: ort.InferenceSession) -> dict[str, float]:
@@ -143,16 +103,43 @@ def judge_decoder(folder: Path, text: Path, count: int) -> tuple[Judge, dict[str
         for ids in windows:
             feed = decoder_feed(original, ids)
             p, q = (log_softmax(m.run(["logits"], feed)[0][0]) for m in (original, model))
-            divergence.append((np.exp(p) * (p - q)).sum(axis=-1).mean())
-            loss.append(-np.take_along_axis(q[:-1], ids[0, 1:, None], axis=-1).mean())
+            divergence.append((np.exp(p) * (p - q)).sum(axis=-1))
+            loss.append([-np.take_along_axis(m[:-1], ids[0, 1:, None], axis=-1).mean() for m in (p, q)])
             same.append((p.argmax(axis=-1) == q.argmax(axis=-1)).mean())
-        return {
+        result = {
             "mean_kl": round(float(np.mean(divergence)), 6),
-            "perplexity": round(float(np.exp(np.mean(loss))), 4),
+            "kl_99.9": round(float(np.quantile(np.concatenate(divergence), 0.999)), 5),
+            **perplexities(np.array(loss)),
             "top1": round(float(np.mean(same)), 5),
         }
+        return result if not words else {**result, "lambada": round(last_word_accuracy(model, words), 4)}
 
     return (lambda path: figures(session(path))), {**figures(original), "tokens": len(windows) * WINDOW}
+
+
+def perplexities(loss: Array) -> dict[str, float]:
+    """The perplexity, how much it is above the original's, and the standard error of that difference.
+
+    Args:
+        loss: [windows, 2], the mean loss of each window: the original's, the file's. They are paired: what makes a
+            window hard for both does not count as error.
+    """
+    before, after = np.exp(loss.mean(axis=0))
+    slopes = (loss - loss.mean(axis=0)) @ np.array([-before, after])  # each window's part in the difference
+    return {
+        "perplexity": round(float(after), 4),
+        "perplexity_rise": round(float(after - before), 4),
+        "perplexity_rise_error": round(float(slopes.std(ddof=1) / np.sqrt(len(slopes))), 4),
+    }
+
+
+def last_word_accuracy(model: ort.InferenceSession, words: list[tuple[Array, int]]) -> float:
+    """How often greedy decoding writes all tokens of the last word."""
+    hits = 0
+    for ids, length in words:
+        logits = model.run(["logits"], decoder_feed(model, ids))[0][0]
+        hits += bool((logits[-length - 1 : -1].argmax(axis=-1) == ids[0, -length:]).all())
+    return hits / len(words)
 
 
 # Both ----------------------------------------------------------------------------------------------------------------
@@ -160,28 +147,42 @@ def judge_decoder(folder: Path, text: Path, count: int) -> tuple[Judge, dict[str
 
 def one_token(model: ort.InferenceSession, *, decoder: bool) -> dict[str, Array]:
     """The feed whose time is compared: one token, after 64 cached ones for a decoder."""
-    ids = np.array([[5]], np.int64)
-    if decoder:
-        return decoder_feed(model, ids, past=64)
-    names = {i.name for i in model.get_inputs()}
-    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    return {k: v for k, v in feed.items() if k in names}
+    return decoder_feed(model, np.array([[5]], np.int64), past=64) if decoder else encoder_feed(model, [5])
 
 
-def main() -> None:
-    """Quantise with every tool, judge every file, and time them against the original in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def quantise(tool: str, model: Path, out: Path, block_size: int, calib: Path | None) -> dict[str, Any]:
+    """A row with what the tool's process took, or why there is no file."""
+    row: dict[str, Any] = {"tool": tool, "block_size": block_size}
+    if TOOLS[tool].calibrates and calib is None:
+        return {**row, "exit_code": None, "error": "no calibration inputs given"}
+    return row | measure(tool, model, out, block_size, calib)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("encoder", "decoder"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sts", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--windows", type=int, default=200)
+    parser.add_argument("--lambada", type=Path, help="passages, a JSON object with `text` a line")
+    parser.add_argument("--passages", type=int, default=500)
+    parser.add_argument("--calib", type=Path, help="folder of inputs for the tools that calibrate")
     parser.add_argument("--blocks", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Quantise with every tool, judge every file, and time them against the original in turn."""
+    arguments = parse()
     decoder = arguments.kind == "decoder"
     if decoder:
-        judge, original = judge_decoder(arguments.folder, arguments.text, arguments.windows)
+        judge, original = judge_decoder(
+            arguments.folder, arguments.text, arguments.windows, arguments.lambada, arguments.passages
+        )
     else:
         judge, original = judge_encoder(arguments.folder, arguments.sts)
     rows: list[dict[str, Any]] = []
@@ -191,12 +192,15 @@ def main() -> None:
         size = model.stat().st_size
         for block_size in arguments.blocks:
             paths: dict[str, Path] = {}
-            for tool in TOOLS:
+            for tool in arguments.tools:
                 out = Path(folder) / f"{tool}-{block_size}.onnx".replace(" ", "-").replace(",", "")
-                row = {"tool": tool, "block_size": block_size, **measure(tool, model, out, block_size)}
+                row = quantise(tool, model, out, block_size, arguments.calib)
                 if row["exit_code"] == 0:
-                    paths[tool] = out
-                    row |= {"file_bytes": out.stat().st_size, **judge(out)}
+                    try:
+                        row |= {"file_bytes": out.stat().st_size, **judge(out)}
+                        paths[tool] = out
+                    except Exception as error:  # noqa: BLE001 (some tools write files that do not load)
+                        row["error"] = f"the file does not run: {error}"[:500]
                 rows.append(row)
                 print(row, flush=True)
             sessions = {"original": session(model), **{t: session(p) for t, p in paths.items()}}
@@ -204,7 +208,9 @@ def main() -> None:
             for row in rows:
                 if row["block_size"] == block_size and row["tool"] in ratios:
                     row["one_token_speedup"] = ratios[row["tool"]]
-    write(arguments.out, {"model": arguments.folder.name, "original_bytes": size, "original": original, "rows": rows})
+    samples = 0 if arguments.calib is None else len(list(arguments.calib.glob("*.npz")))
+    result = {"model": arguments.folder.name, "calibration_samples": samples, "original_bytes": size}
+    write(arguments.out, {**result, "original": original, "rows": rows})
 
 
 if __name__ == "__main__":

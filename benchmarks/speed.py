@@ -59,7 +59,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--block-size", type=int, default=32)
-    parser.add_argument("--tools", nargs="+", default=[t for t in TOOLS if "k-quant" not in t], choices=TOOLS)
+    default = [t for t, tool in TOOLS.items() if "k-quant" not in t and not (tool.calibrates or tool.environment)]
+    parser.add_argument("--tools", nargs="+", default=default, choices=TOOLS)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

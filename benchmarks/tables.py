@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.tools import NOT_INSTALLED
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -48,8 +50,9 @@ def quality(name: str, figures: dict[str, str]) -> str:
     original = [f"{result['original'][key]:.4g}" if key in result["original"] else "" for key in figures]
     rows.append(["original", "", *original, "", ""])
     for row in result["rows"]:
-        if row["exit_code"]:
-            rows.append([row["tool"], row["block_size"], "fails", *[""] * len(figures), ""])
+        if "error" in row:
+            why = NOT_INSTALLED if row["error"] == NOT_INSTALLED else "fails"
+            rows.append([row["tool"], row["block_size"], why, *[""] * len(figures), ""])
             continue
         values = [f"{row[key]:.4g}" for key in figures]
         speed = f"{row['one_token_speedup']:.2f}x"
