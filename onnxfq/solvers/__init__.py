@@ -7,6 +7,7 @@ from typing import Protocol
 from onnxfq.errors import UsageError
 from onnxfq.quantized import Float32Array, QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.solvers.settings import options_text, parse_options, solver_options
@@ -47,7 +48,7 @@ class Solver(Protocol):
         ...
 
 
-SOLVERS: dict[str, type[Solver]] = {"rtn": Rtn, "hqq": Hqq}
+SOLVERS: dict[str, type[Solver]] = {"rtn": Rtn, "hqq": Hqq, "gptq": Gptq}
 WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7, "gptq": 1.5e6, "awq": 1e7}  # on two cores of a 2023 server, estimates
 AUTO = "hqq"  # the best algorithm that needs no data
 AUTO_CALIBRATED = "gptq"  # the best with data

@@ -1,0 +1,110 @@
+"""What calibration says of the objective, in the form that solving needs; the same for all weights of one stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.quantized import Float32Array
+from onnxfq.statistics import Statistics
+
+Float64Array = npt.NDArray[np.float64]
+
+_SMALLEST_DAMPING = 1e-4  # where none is asked for and the factorisation fails
+_SMALLEST_CURVATURE = 1e-6  # of a column that no input reaches: its codes still go to the nearest
+_LEAF = 128  # rows and columns of a triangular matrix that is inverted without being split
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curvature:
+    """One stage's second moments, divided by the mean of the diagonal of `H`, the mean `x̃ x̃ᵀ`.
+
+    Attributes:
+        importance: [K], the diagonal of `H`.
+        hessian: [K, K], `H` with something added to its diagonal, for refits and descent.
+        order: [K], the columns in the order in which they are coded.
+        factor: [K, K], upper `U` with `UᵀU = (H + λI)⁻¹`, rows and columns in that order.
+        drift: [K, K], `G − H`, where `G` is the mean `x x̃ᵀ`; None where the two are the same.
+        target_factor: [K, K], like `factor`, with the target's `λ`; None without drift.
+        remarks: which damping had to be raised.
+    """
+
+    importance: Float32Array
+    hessian: Float32Array
+    order: npt.NDArray[np.intp]
+    factor: Float32Array
+    drift: Float32Array | None
+    target_factor: Float32Array | None
+    remarks: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def curvature(
+    statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
+) -> Curvature:
+    """Factorise the second moments of one stage, for all of its weights.
+
+    The last stage's are kept until another's are asked for, or until `curvature.cache_clear()`.
+
+    Args:
+        statistics: with a `gram` whose diagonal is not all zero.
+        damping: `λ` of the factor; this and the others are parts of the mean of the diagonal of `H`.
+        refit_damping: what is added to the diagonal for refits and descent.
+        target_damping: `λ` of the target.
+        act_order: code the columns with the largest inputs first.
+    """
+    H, drift = _moments(statistics)
+    importance = np.ascontiguousarray(H.diagonal(), np.float32)
+    order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
+    ordered = H[np.ix_(order, order)]
+    factor, used = inverse_factor(ordered, damping)
+    remarks = [] if used == damping else [f"damping raised to {used:g}"]
+    target_factor = None if drift is None else factor
+    if drift is not None and target_damping != damping:
+        target_factor, used = inverse_factor(ordered, target_damping)
+        remarks += [] if used == target_damping else [f"damping of the target raised to {used:g}"]
+    hessian = H.astype(np.float32)
+    np.fill_diagonal(hessian, np.maximum(H.diagonal() + refit_damping, _SMALLEST_CURVATURE))
+    return Curvature(importance, hessian, order, factor, drift, target_factor, tuple(remarks))
+
+
+def _moments(statistics: Statistics) -> tuple[Float64Array, Float32Array | None]:
+    """`H` and `G − H`, divided by the mean of the diagonal of `H`."""
+    assert statistics.gram is not None
+    H = statistics.gram / statistics.gram.diagonal().mean()
+    if statistics.cross is None or np.array_equal(statistics.cross, statistics.gram):
+        return H, None
+    return H, (statistics.cross / statistics.gram.diagonal().mean() - H).astype(np.float32)
+
+
+def inverse_factor(H: Float64Array, damping: float) -> tuple[Float32Array, float]:
+    """The upper `U` with `UᵀU = (H + λI)⁻¹`, and the `λ` that it took: tenfold until `H + λI` is positive definite.
+
+    Columns that no input reaches are given the mean curvature, 1; nothing links them to others.
+    """
+    dead = np.where(H.diagonal() > 0, 0.0, 1.0)
+    while True:
+        damped = H[::-1, ::-1].copy()
+        damped[np.diag_indices_from(damped)] += (dead + damping)[::-1]
+        try:
+            lower = np.linalg.cholesky(damped).astype(np.float64, copy=False)
+        except np.linalg.LinAlgError:
+            damping = max(damping * 10, _SMALLEST_DAMPING)
+            continue
+        return np.ascontiguousarray(_inverse(lower)[::-1, ::-1], np.float32), damping
+
+
+def _inverse(lower: Float64Array) -> Float64Array:
+    """Of a lower triangular matrix: mostly matrix products."""
+    size = lower.shape[0]
+    if size <= _LEAF:
+        return np.tril(np.linalg.inv(lower))
+    half = size // 2
+    inverse = np.zeros_like(lower)
+    inverse[:half, :half] = _inverse(lower[:half, :half])
+    inverse[half:, half:] = _inverse(lower[half:, half:])
+    inverse[half:, :half] = -inverse[half:, half:] @ (lower[half:, :half] @ inverse[:half, :half])
+    return inverse

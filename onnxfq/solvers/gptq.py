@@ -1,0 +1,136 @@
+"""Calibrated quantisation: GPTQ on a weighted grid, for a target that undoes earlier errors, then refined."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxfq.errors import UsageError
+from onnxfq.quantized import Float32Array, QuantizedWeight, round_scale
+from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.blocks import encode
+from onnxfq.solvers.curvature import Curvature, Float64Array, curvature
+from onnxfq.solvers.descent import descend
+from onnxfq.solvers.draft import Draft
+from onnxfq.solvers.feedback import code_with_feedback
+from onnxfq.solvers.grid import fitted_grid
+from onnxfq.solvers.refit import refit_rows
+from onnxfq.solvers.rows import EachChunk, row_threads
+from onnxfq.solvers.target import aim, drifts, row_losses
+from onnxfq.statistics import Need, Statistics
+
+MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to them
+
+
+@dataclass(frozen=True, slots=True)
+class Gptq:
+    """Minimises `E‖W x − Ŵ x̃‖²`, `x` the inputs in the original model and `x̃` in the one quantised so far.
+
+    The weight is first moved to the real-valued minimum; grids are fitted to that, weighted by the size of the inputs;
+    columns are coded in order of that size, each making up for the errors of those before; then codes and grids are
+    improved in turn, each given everything else. A row for which `Hqq`, weighted or not, does better on the
+    calibration data takes over its codes, so that calibration never makes a row worse on these data.
+
+    Dampings are in parts of the mean of the diagonal of `H`, the mean `x̃ x̃ᵀ`.
+
+    Attributes:
+        damping: λ of GPTQ's factor.
+        refit_damping: λ of refits and of descent.
+        alpha: how far to move to the real-valued minimum, 0 to 1; None: 1, or 0.5 with fewer than 32 000 tokens.
+        target_damping: λ of that minimum; None: 0.05, or 0.1 with fewer than 32 000 tokens.
+        act_order: code the columns with the largest inputs first; else in their own order.
+        refine: how many times codes and grids are improved.
+        column_batch: columns between two matrix products; for speed only.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+
+    damping: float = 0.05
+    refit_damping: float = 0.01
+    alpha: float | None = None
+    target_damping: float | None = None
+    act_order: bool = True
+    refine: int = 2
+    column_batch: int = 128
+
+    name: ClassVar[str] = "gptq"
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "cross"})
+    weighs_inputs: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for field in ("damping", "refit_damping", "target_damping"):
+            _check(field, getattr(self, field), 0, math.inf, "a number from 0 up, such as 0.05")
+        _check("alpha", self.alpha, 0, 1, "a number from 0 to 1")
+        _check("refine", self.refine, 0, 1000, "a whole number from 0 to 1000")
+        _check("column_batch", self.column_batch, 1, math.inf, "a whole number from 1 up, such as 128")
+
+    def solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    ) -> QuantizedWeight:
+        """Quantise one weight [N, K]; see `Solver.solve`."""
+        if statistics is None or statistics.gram is None:
+            raise ValueError("gptq needs Statistics.gram")
+        weight = np.ascontiguousarray(weight, np.float32)
+        if not statistics.gram.diagonal().any():  # nothing reaches this weight: any codes will do
+            return _on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
+        many = statistics.tokens >= MANY_TOKENS
+        target_damping = (0.05 if many else 0.1) if self.target_damping is None else self.target_damping
+        alpha = (1.0 if many else 0.5) if self.alpha is None else self.alpha
+        with row_threads(weight.shape[0]) as each:
+            known = curvature(statistics, self.damping, self.refit_damping, target_damping, self.act_order)
+            drift = drifts(weight, known, each)
+            target = aim(weight, drift, known, alpha, each)
+            draft = _on_fitted_grid(target, known.importance, scheme, scale_type)
+            self._improve(draft, known, each)
+            losses = row_losses(draft, weight, drift, known, each)
+            for importance in (known.importance, np.ones_like(known.importance)):
+                rival = _on_fitted_grid(weight, importance, scheme, scale_type)
+                losses = _take_better(draft, rival, losses, row_losses(rival, weight, drift, known, each))
+        return draft.finished(known.remarks)
+
+    def _improve(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
+        """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
+        batch = _whole_blocks(self.column_batch, draft)
+        in_batches = isinstance(draft.scheme.block_size, int)
+        each(lambda rows: code_with_feedback(draft.rows(rows), known, self.column_batch))
+        for _ in range(self.refine):
+            if not in_batches:
+                refit_rows(draft, known.hessian, each)
+            each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=in_batches))
+        if self.refine:
+            draft.scale[:] = round_scale(draft.scale, draft.scale_type)
+            each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=False))
+
+
+def _check(field: str, value: float | None, least: float, largest: float, wanted: str) -> None:
+    if value is not None and not (least <= value <= largest and math.isfinite(value)):
+        raise UsageError(f"gptq cannot work with {field}={value} (got {field}={value}). Use {wanted}.")
+
+
+def _on_fitted_grid(weight: Float32Array, importance: Float32Array, scheme: Scheme, scale_type: ScaleType) -> Draft:
+    """Every weight at the nearest point of its block's fitted grid."""
+    scale, zero_point = fitted_grid(weight, importance, scheme, scale_type)
+    codes = encode(weight, scale, zero_point, scheme.bits, scheme.columns_per_block(weight.shape[1]))
+    return Draft(weight, codes, scale, zero_point, scheme, scale_type)
+
+
+def _whole_blocks(column_batch: int, draft: Draft) -> int:
+    """How many columns descent takes at once: whole blocks, where these are smaller than rows."""
+    if not isinstance(draft.scheme.block_size, int):
+        return column_batch
+    return -(-column_batch // draft.block_size) * draft.block_size
+
+
+def _take_better(draft: Draft, rival: Draft, losses: Float64Array, others: Float64Array) -> Float64Array:
+    """Take over the rows for which the rival's loss is smaller, all or none where they share a grid; what is left."""
+    if draft.scheme.block_size == "tensor":
+        losses, others = np.full_like(losses, losses.sum()), np.full_like(others, others.sum())
+    worse = ~(losses <= others)  # also where they are no numbers at all
+    draft.codes[worse], draft.scale[worse] = rival.codes[worse], rival.scale[worse]
+    draft.zero_point[worse] = rival.zero_point[worse]
+    return np.where(worse, others, losses)
