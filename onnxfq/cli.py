@@ -9,14 +9,41 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from enum import StrEnum
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
 
+from onnxfq.arguments import (
+    ActivationChoice,
+    Activations,
+    Algorithm,
+    AllowSlow,
+    Bits,
+    BlockSize,
+    Calib,
+    Exclude,
+    Include,
+    JsonFlag,
+    MaxError,
+    Memory,
+    MinSpeedup,
+    ModelArgument,
+    NoValidate,
+    Output,
+    ProviderChoice,
+    ProviderOption,
+    ReportFile,
+    Resume,
+    Samples,
+    Seed,
+    SeqLen,
+    Symmetric,
+    Threads,
+    Tokenizer,
+    WorkDir,
+)
 from onnxfq.errors import OnnxfqError
 from onnxfq.terminal import one_line
 
@@ -32,53 +59,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class ProviderChoice(StrEnum):
-    """Values of --provider."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class ActivationChoice(StrEnum):
-    """Values of --activations."""
-
-    int8 = "int8"
-    float = "float"
-
-
-# `readable=False`: a file that cannot be read is no wrong usage; what reads it says so.
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL|DIR", help="An ONNX file, or a folder that holds some.", show_default=False, readable=False
-    ),
-]
-Bits = Annotated[int, typer.Option(help="Bits a weight: 2, 4 or 8.")]
-BlockSize = Annotated[
-    str, typer.Option(metavar="N|channel|tensor", help="Weights that share a scale: 16, 32, 64, 128, 256, or a word.")
-]
-Symmetric = Annotated[
-    bool | None,
-    typer.Option(
-        "--symmetric/--asymmetric", help="Without or with zero points.", show_default="symmetric on cuda only"
-    ),
-]
-Activations = Annotated[
-    ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly (faster). float: it does not.")
-]
-Algorithm = Annotated[str, typer.Option(help="auto, rtn or hqq.")]
-ProviderOption = Annotated[ProviderChoice, typer.Option(help="Where the models run.")]
-Include = Annotated[
-    list[str] | None, typer.Option(metavar="RE", help="Quantise only nodes whose name matches. Repeatable.")
-]
-Exclude = Annotated[
-    list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
-]
-AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats that run slower than floating point.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
 
 
 Arguments = ParamSpec("Arguments")
@@ -116,59 +96,30 @@ def _complain(message: str) -> None:
 @_reported
 def quantize(
     model: ModelArgument,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="OUT",
-            readable=False,
-            help="What to write.",
-            show_default="MODEL.int4.onnx, DIR-int4",
-        ),
-    ] = None,
+    output: Output = None,
     bits: Bits = 4,
     block_size: BlockSize = "32",
     symmetric: Symmetric = None,
     activations: Activations = ActivationChoice.int8,
     algorithm: Algorithm = "auto",
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            readable=False,
-            help="Inputs for the comparison: .npz, a folder of them, .jsonl or .txt.",
-            show_default="made up from the model's own signature",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", readable=False, help="Folder of tokenizer.json.", show_default="the model's folder"
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="How many samples to use at most.")] = 128,
-    seq_len: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of everything that is made up.")] = 0,
+    calib: Calib = None,
+    tokenizer: Tokenizer = None,
+    samples: Samples = 128,
+    seq_len: SeqLen = 512,
+    seed: Seed = 0,
     provider: ProviderOption = ProviderChoice.auto,
     include: Include = None,
     exclude: Exclude = None,
     allow_slow: AllowSlow = False,
-    max_error: Annotated[
-        float | None, typer.Option(help="Gate: largest relative MSE over the floating outputs.", show_default=False)
-    ] = None,
-    min_speedup: Annotated[
-        float | None, typer.Option(help="Gate: smallest speed-up over the original.", show_default=False)
-    ] = None,
-    no_validate: Annotated[
-        bool, typer.Option("--no-validate", help="Leave out the comparison with the original.")
-    ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.json", readable=False, help="Write the report to a file too.", show_default=False),
-    ] = None,
+    max_error: MaxError = None,
+    min_speedup: MinSpeedup = None,
+    no_validate: NoValidate = False,
+    report: ReportFile = None,
     as_json: JsonFlag = False,
-    threads: Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")] = None,
+    work_dir: WorkDir = None,
+    resume: Resume = False,
+    memory: Memory = "2GB",
+    threads: Threads = None,
 ) -> None:
     """Quantise a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
@@ -183,7 +134,7 @@ def quantize(
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
             exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
-            threads=threads,
+            work_dir=work_dir, resume=resume, memory=memory, threads=threads,
         )  # fmt: skip
     _show(result, as_json=as_json)
     if report:

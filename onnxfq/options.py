@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxfq.errors import UsageError
 from onnxfq.scheme import Scheme
-from onnxfq.session import resolve_provider
+from onnxfq.session import Array, resolve_provider
+
+SELF = "self"
+Calibration = str | Path | Iterable[Mapping[str, Array]]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +25,21 @@ class Options:
 
     Attributes:
         scheme: what to quantise to.
-        algorithm: what chooses the codes: "auto", "rtn" or "hqq".
+        algorithm: what chooses the codes, with its options: "auto", "hqq", "gptq:damping=0.02", …
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantised.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
         allow_slow: write formats that run slower than floating point.
-        calib: inputs of the comparison: .npz, a folder of them, .jsonl or .txt; None makes some up.
+        calib: inputs to calibrate with and to compare on: .npz, a folder of them, .jsonl or .txt; samples from Python,
+            a dict of arrays each; or "self", with which the model makes its own. None: no calibration, and inputs
+            made up for the comparison.
         tokenizer: the folder of tokenizer.json; None looks beside the model.
         samples: how many samples to use at most.
         seq_len: longest sample, in tokens.
         seed: of everything that is made up.
+        work_dir: where finished work is kept; None keeps none, or beside the output with `resume`.
+        resume: go on with what is found in the work directory.
+        memory: bytes for what is kept between stages of calibration; what is more goes to disk.
         threads: threads to use at most; None for all.
         validate: compare the output with the original.
         max_error: gate: the largest relative MSE allowed over the floating outputs.
@@ -44,11 +55,14 @@ class Options:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     allow_slow: bool = False
-    calib: str | Path | None = None
+    calib: Calibration | None = None
     tokenizer: str | Path | None = None
     samples: int = 128
     seq_len: int = 512
     seed: int = 0
+    work_dir: str | Path | None = None
+    resume: bool = False
+    memory: int = 2 * 10**9
     threads: int | None = None
     validate: bool = True
     max_error: float | None = None
@@ -61,14 +75,15 @@ class Options:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         self._check_numbers()
         self._check_gates()
-        if str(self.calib) == "self":
-            raise UsageError(
-                "This version cannot make calibration data from the model itself yet (got --calib self). "
-                "Give a .npz, .jsonl or .txt file, or leave --calib out. Or name a folder by its full path."
-            )
+        self._check_calib()
+
+    @property
+    def calibrates_itself(self) -> bool:
+        """Whether the model makes its own calibration data; `./self` and `Path("self")` name a file."""
+        return isinstance(self.calib, str) and self.calib == SELF
 
     def _check_numbers(self) -> None:
-        for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0)):
+        for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{_dashed(name)} must be {least} or more (got {value}).")
@@ -82,19 +97,28 @@ class Options:
             named = " and ".join(f"--{_dashed(name)}" for name in gates)
             raise UsageError(f"{named} needs the comparison that --no-validate leaves out. Drop one of them.")
 
+    def _check_calib(self) -> None:
+        if isinstance(self.calib, Mapping) or not isinstance(self.calib, str | Path | Iterable | None):
+            raise UsageError(
+                f'calib must be a path, "self", or samples (got {type(self.calib).__name__}). '
+                "Give a list with a dict a sample, each of arrays by input name."
+            )
+
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
         names = ("allow_slow", "samples", "seq_len", "seed", "max_error", "min_speedup")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
-        paths = {"calib": _text(self.calib), "tokenizer": _text(self.tokenizer)}
+        calib = _text(self.calib) if isinstance(self.calib, str | Path | None) else "given: from Python"
+        paths = {"calib": calib, "tokenizer": _text(self.tokenizer)}
         return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
 
 
 class Changes(TypedDict, total=False):
     """Single settings: the fields of `Options`, and those of its `Scheme`.
 
-    `block_size` may be a number in text; `symmetric=None` leaves the choice to the provider.
+    `block_size` may be a number in text, and `memory` a size such as "2GB"; `symmetric=None` leaves the choice to the
+    provider.
     """
 
     scheme: Scheme
@@ -107,11 +131,14 @@ class Changes(TypedDict, total=False):
     include: Sequence[str]
     exclude: Sequence[str]
     allow_slow: bool
-    calib: str | Path | None
+    calib: Calibration | None
     tokenizer: str | Path | None
     samples: int
     seq_len: int
     seed: int
+    work_dir: str | Path | None
+    resume: bool
+    memory: int | str
     threads: int | None
     validate: bool
     max_error: float | None
@@ -137,10 +164,32 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
     pieces = {name: given.pop(name) for name in _SCHEME if name in given}
     if pieces and "scheme" in given:
         raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
+    if "memory" in given:
+        given["memory"] = parse_bytes(given["memory"], "--memory")
     chosen = replace(options or Options(), **given)
     if options is None and "scheme" not in given and pieces.get("symmetric") is None:
         pieces["symmetric"] = resolve_provider(chosen.provider) == "cuda"
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))
+
+
+def parse_bytes(size: int | str, what: str) -> int:
+    """Bytes from "2GB", "500 MB", "1.5GiB", or a plain number.
+
+    Args:
+        size: the text, or bytes.
+        what: names the setting, for messages.
+
+    Raises:
+        UsageError: the text is no size.
+    """
+    if not isinstance(size, str):
+        return size
+    match = _SIZE.fullmatch(size.strip())
+    if match is None:
+        raise UsageError(f"{what} must be a size (got {size!r}). Write 2GB, 500MB, 1.5GiB or a number of bytes.")
+    number, unit, binary = match.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** (" kmgt".index(unit.lower()) if unit else 0))
 
 
 def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
+import numpy as np
 import onnx
 import pytest
 
@@ -136,10 +137,45 @@ def test_values_that_make_no_sense_are_refused(changes: Changes) -> None:
         choose_options(None, changes)
 
 
-@pytest.mark.parametrize("calib", ["self", Path("self")])
-def test_self_calibration_is_refused_clearly(calib: str | Path) -> None:
-    with pytest.raises(UsageError, match="cannot make calibration data from the model itself yet"):
+def test_self_is_a_word_and_not_a_path() -> None:
+    assert Options(calib="self").calibrates_itself
+    assert Options(calib="self").as_json()["calib"] == "self"
+    for path in ("./self", Path("self"), None):
+        assert not Options(calib=path).calibrates_itself
+
+
+def test_samples_may_come_from_python() -> None:
+    told = Options(calib=({"x": np.zeros(1)} for _ in range(2))).as_json()
+    assert told["calib"] == "given: from Python"
+    assert not Options(calib=[]).calibrates_itself
+
+
+@pytest.mark.parametrize("calib", [{"x": np.zeros(1)}, 3])
+def test_calibration_data_that_are_no_samples_are_refused(calib: Any) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match=rf"got {type(calib).__name__}\)\. Give a list with a dict a sample"):
         Options(calib=calib)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GB", 2 * 10**9), ("500MB", 5 * 10**8), ("1.5GiB", 3 * 2**29), ("1_000", None), ("1000", 1000), ("7 b", 7),
+        ("3k", 3000), ("1tib", 2**40), (12, 12), ("0", 0), ("GB", None), ("2XB", None), ("2GB/s", None), ("2iB", None),
+    ],
+)  # fmt: skip
+def test_sizes_of_memory(text: int | str, size: int | None) -> None:
+    if size is None:
+        with pytest.raises(UsageError, match=rf"--memory must be a size \(got '{text}'\)\. Write 2GB"):
+            choose_options(None, {"memory": text})
+    else:
+        assert choose_options(None, {"memory": text}).memory == size
+
+
+def test_work_directory_memory_and_resume_do_not_show_in_what_reproduces_a_run() -> None:
+    asked: Changes = {"work_dir": "w", "resume": True, "memory": 5}
+    chosen = choose_options(None, asked)
+    assert (chosen.work_dir, chosen.resume, chosen.memory) == ("w", True, 5)
+    assert chosen.as_json() == choose_options(None, {}).as_json()
 
 
 # Reports

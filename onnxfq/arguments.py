@@ -1,0 +1,116 @@
+"""Arguments and options of the command line: types, names and help. What they mean is up to `Options`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class ProviderChoice(StrEnum):
+    """Values of --provider."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ActivationChoice(StrEnum):
+    """Values of --activations."""
+
+    int8 = "int8"
+    float = "float"
+
+
+# `readable=False`: a file that cannot be read is no wrong usage; what reads it says so.
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL|DIR", help="An ONNX file, or a folder that holds some.", show_default=False, readable=False
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT", readable=False, help="What to write.", show_default="MODEL.int4.onnx, DIR-int4"
+    ),
+]
+
+# What to quantise to, and what of a model
+Bits = Annotated[int, typer.Option(help="Bits a weight: 2, 4 or 8.")]
+BlockSize = Annotated[
+    str, typer.Option(metavar="N|channel|tensor", help="Weights that share a scale: 16, 32, 64, 128, 256, or a word.")
+]
+Symmetric = Annotated[
+    bool | None,
+    typer.Option(
+        "--symmetric/--asymmetric", help="Without or with zero points.", show_default="symmetric on cuda only"
+    ),
+]
+Activations = Annotated[
+    ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly (faster). float: it does not.")
+]
+Algorithm = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="auto, gptq, hqq or rtn, with options: gptq:damping=0.02. auto is gptq with --calib, else hqq.",
+    ),
+]
+ProviderOption = Annotated[ProviderChoice, typer.Option(help="Where the models run.")]
+Include = Annotated[
+    list[str] | None, typer.Option(metavar="RE", help="Quantise only nodes whose name matches. Repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
+]
+AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats that run slower than floating point.")]
+
+# Inputs
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|DIR|self",
+        help="Inputs to calibrate with and to compare on: .npz, a folder of them, .jsonl, .txt, or self.",
+        show_default="no calibration; made up for the comparison",
+    ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", readable=False, help="Folder of tokenizer.json.", show_default="the model's folder"),
+]
+Samples = Annotated[int, typer.Option(help="How many samples to use at most.")]
+SeqLen = Annotated[int, typer.Option(help="Longest sample, in tokens.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is made up.")]
+
+# The comparison
+MaxError = Annotated[
+    float | None, typer.Option(help="Gate: largest relative MSE over the floating outputs.", show_default=False)
+]
+MinSpeedup = Annotated[
+    float | None, typer.Option(help="Gate: smallest speed-up over the original.", show_default=False)
+]
+NoValidate = Annotated[bool, typer.Option("--no-validate", help="Leave out the comparison with the original.")]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.json", readable=False, help="Write the report to a file too.", show_default=False),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
+
+# Long runs
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        readable=False,
+        help="Where finished work is kept for --resume.",
+        show_default="none; OUT.work with --resume",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run that was cut off stopped.")]
+Memory = Annotated[
+    str, typer.Option(metavar="SIZE", help="For what is kept between stages; more goes to disk. 500MB, 1.5GiB, …")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")]
