@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from onnxfq.feeds.feed import Feed, Feeds
-from onnxfq.feeds.files import load_feeds
+from onnxfq.feeds.files import given_feeds, load_feeds
 from onnxfq.feeds.generate import fill, generate, has_cache
+from onnxfq.feeds.own import generate_own
 from onnxfq.feeds.text import load_tokenizer, longest
 
-__all__ = ["Feed", "Feeds", "fill", "generate", "has_cache", "load_feeds", "load_tokenizer", "longest"]
+__all__ = [
+    "Feed",
+    "Feeds",
+    "fill",
+    "generate",
+    "generate_own",
+    "given_feeds",
+    "has_cache",
+    "load_feeds",
+    "load_tokenizer",
+    "longest",
+]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds.check import check
@@ -13,6 +15,7 @@ from onnxfq.feeds.generate import fill
 from onnxfq.feeds.jsonl import read_jsonl
 from onnxfq.feeds.npz import read_npz
 from onnxfq.feeds.text import Text
+from onnxfq.session import Array
 from onnxfq.signature import Signature
 
 
@@ -41,6 +44,32 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
     if not feeds:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
     return Feeds(feeds, f"given: {path.resolve().name}")
+
+
+def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, samples: int) -> Feeds:
+    """Take inputs from Python; what follows from them (masks, positions, an empty cache) is filled in.
+
+    Args:
+        given: an array by input name for each sample.
+        signature: the model's inputs.
+        samples: how many to take at most, the first ones.
+
+    Raises:
+        DataError: there are none, or they do not fit the model.
+    """
+    feeds = []
+    for number, sample in enumerate(itertools.islice(given, samples), start=1):
+        where = f"sample {number} of those given"
+        if not isinstance(sample, Mapping):
+            raise DataError(
+                f"This is no dict of arrays (in {where}; got {type(sample).__name__}). Give a dict a sample."
+            )
+        feeds.append(_complete({name: np.asarray(array) for name, array in sample.items()}, signature, where))
+    if not feeds:
+        raise DataError(
+            "There are no samples in calib. Give at least one, and a list where they are read more than once."
+        )
+    return Feeds(tuple(feeds), "given: from Python")
 
 
 def _complete(feed: Feed, signature: Signature, where: str) -> Feed:

@@ -20,7 +20,9 @@ CACHE_SCALE = 0.1  # standard deviation of made-up keys and values
 _REMEDY = "Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
 
 
-def generate(signature: Signature, *, samples: int, seq_len: int, seed: int, past: int = 0) -> Feeds:
+def generate(
+    signature: Signature, *, samples: int, seq_len: int, seed: int, past: int = 0, shortest: int | None = None
+) -> Feeds:
     """Make inputs up from the signature alone.
 
     Ids are uniform over the vocabulary, floats standard normal, masks ones. Sample i depends on `seed` and i only.
@@ -31,6 +33,7 @@ def generate(signature: Signature, *, samples: int, seq_len: int, seed: int, pas
         seq_len: tokens of a sample, and the size of whatever else looks like a length.
         seed: of the random generator.
         past: with a number above 0, a decoding step: one new token after that many cached ones.
+        shortest: with a number, samples have between that many and `seq_len` tokens, by chance.
 
     Raises:
         DataError: an input that nothing can be made up for, or `past` for a model without a cache.
@@ -38,8 +41,11 @@ def generate(signature: Signature, *, samples: int, seq_len: int, seed: int, pas
     if past and not has_cache(signature):
         raise DataError(f"The model takes no cached keys and values (got past={past}). Use past=0.")
     _refuse_what_cannot_be_made_up(signature)
-    sizes = sizes_of({}, signature, sequence=1 if past else seq_len, past=past, encoder=seq_len)
-    made = (_complete({}, signature, sizes, np.random.default_rng([seed, index])) for index in range(samples))
+    made = []
+    for rng in (np.random.default_rng([seed, index]) for index in range(samples)):
+        length = seq_len if shortest is None else int(rng.integers(min(shortest, seq_len), seq_len + 1))
+        sizes = sizes_of({}, signature, sequence=1 if past else length, past=past, encoder=length)
+        made.append(_complete({}, signature, sizes, rng))
     return Feeds(tuple(made), "generated", is_generated=True)
 
 
