@@ -138,4 +138,5 @@ def _looks_back_only(writer: Writer) -> bool:
     before, after = (writer.scores(ids, {})[0][:, :-1] for ids in (text, changed))
     if before.shape[1] != TRIED_TOKENS - 1:
         return False
-    return bool(np.allclose(before, after, rtol=0, atol=1e-3 * float(np.abs(before).max()), equal_nan=True))
+    largest = float(np.abs(before[np.isfinite(before)]).max(initial=0))
+    return np.allclose(before, after, rtol=0, atol=1e-3 * largest, equal_nan=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onnxfq.errors import DataError, UsageError
-from onnxfq.feeds import Feeds, load_feeds
+from onnxfq.feeds import Feeds, given_feeds, load_feeds
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
 
@@ -282,3 +282,31 @@ def test_an_empty_jsonl_has_no_samples(tmp_path: Path) -> None:
 def test_numbers_below_one_are_refused(samples: int, seq_len: int, option: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"at least one \(got {option}\)\. Use 1 or more\."):
         load(tmp_path, ENCODER, samples=samples, seq_len=seq_len)
+
+
+# From Python
+
+
+def test_samples_from_python_are_completed() -> None:
+    given: list[Any] = [{"input_ids": [[1, 2]]}, {"input_ids": np.array([[3]])}, {}]
+    feeds = given_feeds(iter(given), ENCODER, samples=2)
+    assert (len(feeds), feeds.origin, feeds.is_generated) == (2, "given: from Python", False)
+    assert [feed["input_ids"].tolist() for feed in feeds] == [[[1, 2]], [[3]]]
+    assert [feed["attention_mask"].tolist() for feed in feeds] == [[[1, 1]], [[1]]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], r"There are no samples in calib\. Give at least one, and a list"),
+        (
+            [{"input_ids": np.array([[1]])}, {"ids": np.array([[1]])}],
+            r"no such inputs \(in sample 2 of those given; got",
+        ),
+        ([{"input_ids": np.array([[16]])}], r"in sample 1 of those given\): input_ids holds ids from 16"),
+        ([np.array([[1]])], r"no dict of arrays \(in sample 1 of those given; got ndarray\)\. Give a dict a sample"),
+    ],
+)
+def test_samples_from_python_that_do_not_fit_are_refused(given: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        given_feeds(given, ENCODER, samples=9)

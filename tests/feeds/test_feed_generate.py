@@ -64,6 +64,14 @@ def test_a_sample_depends_on_seed_and_index_only() -> None:
     assert (few[0]["input_ids"] != other[0]["input_ids"]).any()
 
 
+def test_lengths_may_vary() -> None:
+    feeds = generate(ENCODER, samples=50, seq_len=9, seed=0, shortest=6)
+    lengths = [feed["input_ids"].shape[1] for feed in feeds]
+    assert set(lengths) == {6, 7, 8, 9}
+    assert [feed["attention_mask"].shape[1] for feed in feeds] == lengths
+    assert generate(ENCODER, samples=1, seq_len=4, seed=0, shortest=6)[0]["input_ids"].shape == (1, 4)
+
+
 def test_slices_keep_the_origin() -> None:
     feeds = Feeds(({}, {}, {}), "given: a.npz")
     assert isinstance(feeds[1:], Feeds)
