@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Job:
     planned: Sequence[Planned]
     skips: Sequence[Skip]
     kept_bytes: int = 0
+
+    @property
+    def threads(self) -> int | None:
+        """For sessions: at most as many as there are cores; None leaves the choice to ONNX Runtime."""
+        return None if self.options.threads is None else min(self.options.threads, os.cpu_count() or 1)
 
 
 def kept_bytes(graph: Graph, planned: Sequence[Planned]) -> int:

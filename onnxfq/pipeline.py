@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,6 +12,8 @@ from typing import Unpack
 
 import numba
 
+from onnxfq.calibration import calibrated, finish_work, work_folder
+from onnxfq.data import Data, prepare
 from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
     MODEL_SUFFIX,
@@ -38,11 +39,12 @@ from onnxfq.output import (
 )
 from onnxfq.report import Report
 from onnxfq.session import resolve_provider
+from onnxfq.solvers import describe as describe_solver
 from onnxfq.solvers import make_solver
 from onnxfq.solving import solve
 from onnxfq.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
 from onnxfq.terminal import size_text
-from onnxfq.validate import Inputs, prepare, try_original, validate
+from onnxfq.validate import validate
 from onnxfq.verify import verify
 from onnxfq.version import VERSION
 
@@ -121,10 +123,12 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
     _refuse_idle([job])
     with staging(output) as folder:
         _foretell([job], folder, progress)
-        inputs = _inputs(job, progress)
-        report = _make(job, folder / output.name, inputs, progress)
+        data = prepare(job, progress)
+        work = work_folder(job, output)
+        report = _make(job, folder / output.name, data, work, progress)
         job.graph.check_unchanged()
         commit_files(folder / output.name, output)
+    finish_work(job, work)
     return replace(report, output=str(output))
 
 
@@ -141,14 +145,17 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
         refuse_losing(output, ours)
         _foretell(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
-        inputs = [_inputs(job, tell) for job, tell in zip(jobs, told, strict=True)]
+        data = [prepare(job, tell) for job, tell in zip(jobs, told, strict=True)]
+        works = [work_folder(job, output, job.graph.path.stem) for job in jobs]
         reports = [
-            _make(job, result / job.graph.path.name, feeds, tell)
-            for job, feeds, tell in zip(jobs, inputs, told, strict=True)
+            _make(job, result / job.graph.path.name, inputs, work, tell)
+            for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)
         ]
         for job in jobs:
             job.graph.check_unchanged()
         commit_folder(result, output, ours)
+    for job, work in zip(jobs, works, strict=True):
+        finish_work(job, work)
     return merge(source, output, reports, options, left)
 
 
@@ -163,7 +170,10 @@ def _decide_all(source: Path, models: Sequence[Path], options: Options) -> list[
 def _decide(path: Path, options: Options) -> Job:
     """Load, find, check: everything that can be refused without long work."""
     graph = Graph.load(path)
-    provider, solver = resolve_provider(options.provider), make_solver(options.algorithm)
+    provider, solver = (
+        resolve_provider(options.provider),
+        make_solver(options.algorithm, calibrated=options.calib is not None),
+    )
     targets, skips = find(graph, options.include, options.exclude)
     planned, slow = plan(targets, options.scheme, provider, allow_slow=options.allow_slow)
     return Job(graph, options, provider, solver, planned, [*skips, *slow], kept_bytes(graph, planned))
@@ -193,50 +203,37 @@ def _about(job: Job, jobs: Sequence[Job], progress: Progress) -> Progress:
     return lambda what, done, total: progress(f"{job.graph.path.name}: {what}", done, total)
 
 
-def _inputs(job: Job, progress: Progress) -> Inputs | None:
-    """What both models will be fed with, tried on the original; None where nothing will be compared."""
-    options = job.options
-    if not options.validate:
-        return None
-    progress("checking the original", 0, 1)
-    inputs = prepare(
-        job.graph.signature,
-        calib=None if options.calib is None else Path(options.calib),
-        tokenizer=job.graph.path.parent if options.tokenizer is None else Path(options.tokenizer),
-        samples=options.samples,
-        seq_len=options.seq_len,
-        seed=options.seed,
-    )
-    try_original(job.graph.path, inputs, job.provider, _session_threads(options))
-    return inputs
-
-
-def _make(job: Job, staged: Path, inputs: Inputs | None, progress: Progress) -> Report:
-    """Solve, rewrite, write, verify, validate, report: all on staged files."""
+def _make(job: Job, staged: Path, data: Data, work: Path | None, progress: Progress) -> Report:
+    """Calibrate, solve, rewrite, write, verify, validate, report: all on staged files."""
     with Spool(staged.with_name(staged.name + ".spool")) as spool:
         source_hash = _in_background(job.graph.source_hash)
-        targets, meant = solve(job, spool, progress)
+        notes: list[str] = []
+        if data.calibration is not None and work is not None:
+            with calibrated(job, data.calibration, work, source_hash, progress) as calibration:
+                targets, meant = solve(job, spool, progress, calibration)
+                notes = calibration.notes()
+        else:
+            targets, meant = solve(job, spool, progress)
         if targets:
             job.graph.set_metadata(_provenance(job, source_hash))
         progress("writing", 0, 1)
         files = save(job.graph, staged, spool)
     progress("verifying", 0, 1)
     kernels_run = verify(staged, meant, job.provider)
-    report = summarize(job, staged, targets)
+    report = summarize(job, staged, targets, data.origin)
     size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
-    report = replace(report, size=size, kernels_run=kernels_run)
-    if inputs is None:
+    report = replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
+    if data.comparison is None:
         return report
     progress("comparing with the original", 0, 1)
-    threads = _session_threads(job.options)
-    return with_validation(report, validate(job.graph.path, staged, inputs, job.provider, threads), job)
+    return with_validation(report, validate(job.graph.path, staged, data.comparison, job.provider, job.threads), job)
 
 
 def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:
     return {
         "onnxfq.version": VERSION,
         "onnxfq.scheme": str(job.options.scheme),
-        "onnxfq.algorithm": job.solver.name,
+        "onnxfq.algorithm": describe_solver(job.solver),
         "onnxfq.source_sha256": source_hash.result(),
     }
 
@@ -264,7 +261,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         numba.set_num_threads(before)
-
-
-def _session_threads(options: Options) -> int | None:
-    return None if options.threads is None else min(options.threads, os.cpu_count() or 1)

@@ -36,6 +36,12 @@ class TargetReport:
         speed: "fast" or "slow", as the kernel table says.
         shares: the earlier target with which the weight is shared, or "".
         model: the file it belongs to, where there are several.
+        output_error: Σ(y−ŷ)² / Σy² over the calibration samples, of the node's output after its bias, original against
+            quantised model as far as that node; None without calibration.
+        tokens: of calibration; 0 without.
+        weights: smallest and largest weight.
+        activations: smallest and largest input in calibration; None without.
+        remarks: what the solver had to do differently.
     """
 
     name: str
@@ -53,6 +59,11 @@ class TargetReport:
     shares: str = ""
     weighted: str = ""
     model: str = ""
+    output_error: float | None = None
+    tokens: int = 0
+    weights: tuple[float, float] | None = None
+    activations: tuple[float, float] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +147,7 @@ class Report:
         outputs: error of every output against the original, empty where nothing was compared.
         latency: original against output, empty where nothing was compared.
         inputs: where the inputs of the comparison came from; "" where nothing was compared.
+        calibration: where the data come from that the algorithm was given; "" where it had none.
         gates: limits and whether they hold.
         warnings: what the user should know.
         kernels_run: how many kinds of kernel were run against their codes.
@@ -153,6 +165,7 @@ class Report:
     outputs: tuple[OutputAccuracy, ...] = ()
     latency: tuple[Latency, ...] = ()
     inputs: str = ""
+    calibration: str = ""
     gates: tuple[Gate, ...] = ()
     warnings: tuple[str, ...] = ()
     kernels_run: int = 0
@@ -186,6 +199,7 @@ class Report:
             "output": self.output,
             "scheme": self.scheme,
             "algorithm": self.algorithm,
+            "calibration": self.calibration,
             "provider": self.provider,
             "settings": self.settings,
             "targets": [asdict(t) for t in self.targets],

@@ -141,6 +141,24 @@ class Session:
             run = self._run_values if self._by_value else self._session.run
             return dict(zip(names, run(list(names), dict(feed)), strict=True))
 
+    def array_outputs(self) -> tuple[str, ...]:
+        """Names of the outputs that are arrays."""
+        return self._outputs
+
+    def binding(self) -> onnxruntime.IOBinding:
+        """Places for inputs and outputs on any device, to be filled and then run with `run_bound`."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: onnxruntime.IOBinding) -> list[onnxruntime.OrtValue]:
+        """Run on bound inputs; returns the bound outputs, in the order in which they were bound first.
+
+        Raises:
+            DataError, ModelError: as `run` does.
+        """
+        with self._translated():
+            self._session.run_with_iobinding(binding)
+            return list(binding.get_outputs())
+
     def _load(self, model: Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         """Build the session, without ONNX Runtime's own way of falling back to other providers."""
         wanted = list(dict.fromkeys((_PROVIDER_NAMES[self.provider], _PROVIDER_NAMES["cpu"])))
@@ -199,8 +217,8 @@ class Session:
 
     def _run_values(self, names: list[str], feed: dict[str, Array]) -> list[Array]:
         """Run through ONNX Runtime's own tensors, which alone carry bfloat16."""
-        values = {name: _to_value(array) for name, array in feed.items()}
-        return [_to_array(value) for value in self._session.run_with_ort_values(names, values)]
+        values = {name: to_value(array) for name, array in feed.items()}
+        return [to_array(value) for value in self._session.run_with_ort_values(names, values)]
 
 
 def dtype_name(array: Array) -> str:
@@ -300,14 +318,16 @@ def _reason(error: Exception) -> str:
     return text.rstrip(". ") or type(error).__name__
 
 
-def _to_value(array: Array) -> onnxruntime.OrtValue:
+def to_value(array: Array, provider: Provider = "cpu") -> onnxruntime.OrtValue:
+    """An array as ONNX Runtime's own tensor, where a provider runs; on the CPU they share memory."""
     kind = _runtime().OrtValue
     if array.dtype == ml_dtypes.bfloat16:
         return kind.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16), _BFLOAT16)
-    return kind.ortvalue_from_numpy(array)
+    return kind.ortvalue_from_numpy(array, provider, 0)
 
 
-def _to_array(value: onnxruntime.OrtValue) -> Array:
+def to_array(value: onnxruntime.OrtValue) -> Array:
+    """The inverse of `to_value`, always in host memory."""
     if value.data_type() != "tensor(bfloat16)":
         return np.asarray(value.numpy())
     array = np.empty(value.shape(), ml_dtypes.bfloat16)

@@ -1,32 +1,48 @@
-"""Solve and rewrite, one target after another: each is packed, stored and forgotten before the next is read."""
+"""Solve and rewrite, one stage after another: each weight is packed, stored and forgotten before the next is read."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import replace
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
 
+from onnxfq.calibrate import Stage
+from onnxfq.calibration import Calibration, rounded_in
 from onnxfq.errors import ModelError
 from onnxfq.find import Planned
 from onnxfq.graph import Constant, Scratch, Spool
 from onnxfq.job import Job, Progress
-from onnxfq.packing import Packed, join_digests, pack, row_chunks
-from onnxfq.quantized import energy, squared_error
+from onnxfq.packing import row_chunks
+from onnxfq.quantized import energy
 from onnxfq.report import TargetReport
-from onnxfq.rules import Stored, expected_energy, rewrite, store
+from onnxfq.rules import Stored, expected_energy, rewrite, shift_bias, store
+from onnxfq.session import Array
+from onnxfq.solution import Solution, from_arrays, solve_weight, to_arrays
+from onnxfq.solvers import AUTO, Solver, make_solver
 from onnxfq.statistics import Statistics
 from onnxfq.summary import describe
-from onnxfq.verify import Meant, fingerprints_of
-
-_Solved = tuple[Stored, TargetReport, str]
+from onnxfq.verify import Meant
 
 
-def solve(job: Job, spool: Spool, progress: Progress) -> tuple[list[TargetReport], list[Meant]]:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A stored weight, for the next target that shares it."""
+
+    stored: Stored
+    report: TargetReport
+    digest: str
+
+
+def solve(
+    job: Job, spool: Spool, progress: Progress, calibration: Calibration | None = None
+) -> tuple[list[TargetReport], list[Meant]]:
     """Quantise every planned weight and put the quantised nodes into the graph.
 
     Args:
         job: the model and what was decided; its graph is changed.
         spool: takes the new tensors.
-        progress: told about every target.
+        progress: told about every step.
+        calibration: for solvers that need data.
 
     Returns:
         What became of each target, and what its node must hold in the written file.
@@ -34,84 +50,198 @@ def solve(job: Job, spool: Spool, progress: Progress) -> tuple[list[TargetReport
     Raises:
         ModelError: weights that are not finite, all of them listed.
     """
-    done: dict[Hashable, _Solved] = {}
-    reports: list[TargetReport] = []
-    meant: list[Meant] = []
-    abandoned: list[Constant] = []
-    damaged: list[str] = []
-    scratch = Scratch()
-    for index, p in enumerate(job.planned):
-        progress("solving", index, len(job.planned))
-        solved = _known(done, p) or _solve_one(job, p, scratch, spool, damaged)
-        if solved is None:
-            continue
-        done.setdefault((p.target.key, p.kernel), solved)
-        stored, report, digest = solved
-        abandoned += rewrite(job.graph, p.target, stored, p.kernel, spool)
-        reports.append(report)
-        meant.append(Meant(p.target.name, stored.codes, p.target.n, p.target.k, p.kernel, digest))
-    _refuse_damaged(job, damaged)
-    if reports:
-        progress("solving", len(reports), len(reports))
-    job.graph.finish(abandoned)
-    return reports, meant
+    work = _Solving(job, spool, progress, calibration)
+    if calibration:
+        work.refuse_damaged()  # before the long work
+        for position, stage in enumerate(calibration.reached):
+            work.calibrated(position, stage, calibration)
+    for stage in calibration.stages if calibration else [Stage((i,)) for i in range(len(job.planned))]:
+        if not stage.source:
+            work.plain(stage.targets[0])
+    return work.finish()
 
 
-def _known(done: dict[Hashable, _Solved], p: Planned) -> _Solved | None:
-    """What an earlier target with the same weight brought."""
-    known = done.get((p.target.key, p.kernel))
-    if known is None:
-        return None
-    stored, first, digest = known
-    report = replace(first, name=p.target.name, op_type=p.target.node.op_type, bytes=0, shares=first.name)
-    return stored, report, digest
+class _Solving:
+    """A run: what is done, and what was found on the way."""
 
+    def __init__(self, job: Job, spool: Spool, progress: Progress, calibration: Calibration | None) -> None:
+        self._job, self._spool, self._progress, self._calibration = job, spool, progress, calibration
+        self._done: dict[Hashable, _Done] = {}
+        self._reports: dict[int, TargetReport] = {}
+        self._meant: dict[int, Meant] = {}
+        self._abandoned: list[Constant] = []
+        self._damaged: dict[str, None] = {}
+        self._scratch = Scratch()
+        self._steps = 0
+        self._total = len(job.planned) + (calibration.streams.runs if calibration else 0)
 
-def _solve_one(job: Job, p: Planned, scratch: Scratch, spool: Spool, damaged: list[str]) -> _Solved | None:
-    """Solve and store one weight; None once some weight was damaged, when only the list of them matters.
+    def plain(self, index: int) -> None:
+        """Solve a target without data: as asked for, or because calibration does not reach it."""
+        p, job = self._job.planned[index], self._job
+        if not self._known(index):
+            solver = make_solver(AUTO) if job.solver.needs else job.solver
+            expected = expected_energy(job.graph, p.target) if solver.weighs_inputs else None
+            statistics = None if expected is None else Statistics(tokens=0, energy=expected)
+            self._keep(index, self._solution(p, solver, statistics))
+        self._tell()
 
-    Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
-    """
-    value = p.target.read(scratch)
-    known = expected_energy(job.graph, p.target) if job.solver.weighs_inputs else None
-    statistics = None if known is None else Statistics(tokens=0, energy=known)
-    parts: list[Packed] = []
-    digests: list[str] = []
-    total = error = 0.0
-    for rows in _chunks(job, p):
-        weight = p.target.rows(value, rows)
-        total += energy(weight)
-        if damaged or not total < float("inf"):
-            continue
-        q = job.solver.solve(weight, job.options.scheme, statistics, scale_type=p.target.scale_type)
-        parts.append(pack(q, p.kernel.block_size))
-        digests += fingerprints_of(q, p.kernel.block_size)
-        error += squared_error(weight, q)
-    if not total < float("inf"):
-        damaged.append(p.target.weight.leaf.name)
-    if damaged:
-        return None
-    report = replace(
-        describe(p, job),
-        relative_error=error / total if total else 0.0,
-        bytes=sum(part.nbytes for part in parts),
-        weighted="by a normalisation layer" if statistics else "",
-    )
-    return store(job.graph, p.target, parts, spool), report, join_digests(digests)
+    def calibrated(self, position: int, stage: Stage, calibration: Calibration) -> None:
+        """Run the samples up to a stage, and solve its targets."""
+        solutions = self._resumed(position, stage, calibration)
+        if solutions is None:
+            solutions = self._solved(position, stage, calibration)
+            if calibration.checkpoint:
+                calibration.checkpoint.save(position, *_joined(solutions))
+        for index in stage.targets:
+            if index in solutions:
+                self._keep(index, solutions[index])
+            else:
+                self._known(index)
+            self._tell()
 
+    def _resumed(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, Solution] | None:
+        """What an interrupted run has left of a stage."""
+        found = calibration.checkpoint.load(position) if calibration.checkpoint else None
+        if found is None:
+            return None
+        calibration.streams.skip(position, self._spool, self._tell)
+        return _parted(*found)
 
-def _chunks(job: Job, p: Planned) -> Iterable[slice]:
-    """Rows that may be solved apart from the others: all of them where one grid lies under the whole weight."""
-    if job.options.scheme.block_size == "tensor":
-        return [slice(0, p.target.n)]
-    return row_chunks(p.target.n, p.target.k)
-
-
-def _refuse_damaged(job: Job, damaged: list[str]) -> None:
-    names = list(dict.fromkeys(damaged))
-    if names:
-        what = "1 weight" if len(names) == 1 else f"{len(names)} weights"
-        raise ModelError(
-            f"NaN or infinite values in {what} of '{job.graph.path}': {', '.join(map(repr, names))}. "
-            "Export the model again, or leave their nodes out with --exclude."
+    def _solved(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, Solution]:
+        planned, job = self._job.planned, self._job
+        statistics = calibration.streams.advance(
+            position, self._spool, rounded_in(planned[stage.targets[0]]), self._tell
         )
+        solutions: dict[int, Solution] = {}
+        keys = set(self._done)
+        for index in stage.targets:
+            p = planned[index]
+            if (p.target.key, p.kernel) in keys:
+                continue
+            keys.add((p.target.key, p.kernel))
+            solver = job.solver if statistics else make_solver(AUTO)
+            solution = self._solution(p, solver, statistics, shifts=index in calibration.biases)
+            if solution:
+                solutions[index] = solution
+        return solutions
+
+    def refuse_damaged(self) -> None:
+        """Look for weights that are not finite.
+
+        Raises:
+            ModelError: there are some; all of them are named.
+        """
+        for p in self._job.planned:
+            value = p.target.read(self._scratch)
+            total = sum(energy(p.target.rows(value, rows)) for rows in row_chunks(p.target.n, p.target.k))
+            if not total < float("inf"):
+                self._damaged[p.target.weight.leaf.name] = None
+        self._refuse()
+
+    def finish(self) -> tuple[list[TargetReport], list[Meant]]:
+        """Carry out the changes, and complete the reports."""
+        self._refuse()
+        if self._calibration:
+            self._calibration.streams.finish(self._spool, self._tell)
+            self._measured(self._calibration)
+        if self._reports:
+            self._say(self._total)
+        self._job.graph.finish(self._abandoned)
+        order = sorted(self._reports)
+        return [self._reports[i] for i in order], [self._meant[i] for i in order]
+
+    def _measured(self, calibration: Calibration) -> None:
+        """Put the errors of outputs, as the segments' kernels made them, into the reports."""
+        for index, report in self._reports.items():
+            found = calibration.streams.errors.get(calibration.point(self._job, index))
+            if found is not None:
+                self._reports[index] = replace(report, output_error=found.relative)
+
+    def _solution(
+        self, p: Planned, solver: Solver, statistics: Statistics | None, *, shifts: bool = False
+    ) -> Solution | None:
+        scheme = self._job.options.scheme
+        solution = solve_weight(p, solver, scheme, statistics, self._scratch, shifts=shifts)
+        if solution is None:
+            self._damaged[p.target.weight.leaf.name] = None
+        return solution
+
+    def _keep(self, index: int, solution: Solution | None) -> None:
+        """Store a solved weight and put its node into the graph."""
+        p = self._job.planned[index]
+        if solution is None or self._damaged:
+            return
+        stored = store(self._job.graph, p.target, solution.parts, self._spool)
+        report = _report(describe(p, self._job), solution)
+        self._done[p.target.key, p.kernel] = _Done(stored, report, solution.digest)
+        self._rewrite(index, stored, report, solution)
+
+    def _rewrite(self, index: int, stored: Stored, report: TargetReport, solution: Solution | None) -> None:
+        p, graph = self._job.planned[index], self._job.graph
+        bias = self._calibration.biases.get(index) if self._calibration and solution else None
+        shift = solution.shift if solution and bias else None
+        own = bias is not None and bias.node.proto is p.target.node.proto
+        self._abandoned += rewrite(graph, p.target, stored, p.kernel, self._spool, shift if own else None)
+        if bias is not None and shift is not None and not own:
+            self._abandoned += shift_bias(graph, bias, shift, self._spool)
+        digest = self._done[p.target.key, p.kernel].digest
+        self._reports[index] = report
+        self._meant[index] = Meant(p.target.name, stored.codes, p.target.n, p.target.k, p.kernel, digest)
+
+    def _known(self, index: int) -> bool:
+        """Whether an earlier target has the same weight; then this one takes it."""
+        p = self._job.planned[index]
+        done = self._done.get((p.target.key, p.kernel))
+        if done is None:
+            return False
+        own = replace(done.report, name=p.target.name, op_type=p.target.node.op_type, bytes=0, shares=done.report.name)
+        self._rewrite(index, done.stored, own, None)
+        return True
+
+    def _tell(self) -> None:
+        self._say(self._steps)
+        self._steps += 1
+
+    def _say(self, done: int) -> None:
+        self._progress("calibrating and solving" if self._calibration else "solving", done, self._total)
+
+    def _refuse(self) -> None:
+        names = list(self._damaged)
+        if names:
+            what = "1 weight" if len(names) == 1 else f"{len(names)} weights"
+            raise ModelError(
+                f"NaN or infinite values in {what} of '{self._job.graph.path}': {', '.join(map(repr, names))}. "
+                "Export the model again, or leave their nodes out with --exclude."
+            )
+
+
+def _report(planned: TargetReport, solution: Solution) -> TargetReport:
+    return replace(
+        planned,
+        relative_error=solution.error / solution.energy if solution.energy else 0.0,
+        bytes=solution.nbytes,
+        algorithm=solution.algorithm,
+        weighted=solution.weighted,
+        tokens=solution.tokens,
+        weights=(solution.least, solution.largest),
+        activations=solution.activations,
+        remarks=solution.remarks,
+    )
+
+
+def _joined(solutions: dict[int, Solution]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """All solutions of a stage as one set of arrays."""
+    arrays: dict[str, Array] = {}
+    facts: dict[str, Any] = {}
+    for index, solution in solutions.items():
+        own, facts[str(index)] = to_arrays(solution)
+        arrays |= {f"{index}/{name}": array for name, array in own.items()}
+    return arrays, facts
+
+
+def _parted(arrays: dict[str, Array], facts: dict[str, Any]) -> dict[int, Solution]:
+    """The inverse of `_joined`."""
+    return {
+        int(index): from_arrays({n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{index}/")}, about)
+        for index, about in facts.items()
+    }

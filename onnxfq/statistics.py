@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Need = Literal["gram", "cross", "absmax", "mean"]
+Float64Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """Sums over all calibration tokens of the inputs of one stage (all targets that read one tensor).
+    """Means over all calibration tokens of the inputs of one stage (all targets that read one tensor).
 
-    `x` is the input in the floating-point model, `x̃` in the model whose earlier stages are already quantised.
+    `x` is the input in the floating-point model, `x̃` in the model whose earlier stages are already quantised, rounded
+    as the kernel rounds it (`Scheme.activations`).
 
     Attributes:
         tokens: how many tokens were seen; padding never counts.
-        gram: [K, K] float64, mean of `x̃ x̃ᵀ`.
-        cross: [K, K] float64, mean of `x x̃ᵀ`.
-        absmax: [K] float32, largest `|x̃|`.
-        mean: [K] float64, mean of `x̃`.
-        energy: [K] float64, mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
+        gram: [K, K], mean of `x̃ x̃ᵀ`.
+        cross: [K, K], mean of `x x̃ᵀ`; None: equal to `gram`.
+        absmax: [K], largest `|x̃|` before rounding.
+        mean: [K], mean of `x̃`.
+        float_mean: [K], mean of `x`.
+        energy: [K], mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
             normalisation layer before the target still tells it, up to a factor.
+        least: smallest `x̃` of all, before rounding.
+        largest: largest of all.
     """
 
     tokens: int
-    gram: npt.NDArray[np.float64] | None = None
-    cross: npt.NDArray[np.float64] | None = None
-    absmax: npt.NDArray[np.float32] | None = None
-    mean: npt.NDArray[np.float64] | None = None
-    energy: npt.NDArray[np.float64] | None = None
+    gram: Float64Array | None = None
+    cross: Float64Array | None = None
+    absmax: Float64Array | None = None
+    mean: Float64Array | None = None
+    float_mean: Float64Array | None = None
+    energy: Float64Array | None = None
+    least: float | None = None
+    largest: float | None = None
+
+    def centred(self) -> Statistics:
+        """The same about the means: what remains to be minimised where a bias takes up the mean error."""
+        if self.gram is None or self.mean is None or self.float_mean is None:
+            return self
+        gram = self.gram - np.outer(self.mean, self.mean)
+        cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
+        return replace(self, gram=gram, cross=cross)

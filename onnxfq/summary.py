@@ -13,6 +13,7 @@ from onnxfq.packing import stored_bytes
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
 from onnxfq.solvers import WEIGHTS_PER_SECOND
+from onnxfq.solvers import describe as describe_solver
 from onnxfq.terminal import size_text
 from onnxfq.validate import Validation
 from onnxfq.version import VERSION
@@ -20,19 +21,21 @@ from onnxfq.version import VERSION
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
 
-def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport]) -> Report:
+def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], calibration: str = "") -> Report:
     """The report of a run, as far as it is known before anything is compared.
 
     Args:
         job: the model and what was decided.
         output: what was written, None where nothing was.
         targets: what became, or would become, of each planned node.
+        calibration: where the solver's data come from; "" where it had none.
     """
     return Report(
         source=str(job.graph.path),
         output=str(output) if output else None,
         scheme=str(job.options.scheme),
-        algorithm=job.solver.name,
+        algorithm=describe_solver(job.solver),
+        calibration=calibration,
         provider=job.provider,
         targets=tuple(targets),
         skipped=tuple(SkipReport.of(s) for s in job.skips),
@@ -142,4 +145,7 @@ def _comparison_warnings(job: Job) -> Iterator[str]:
     if not job.options.validate:
         yield "NOT VALIDATED: the output was verified, but not compared with the original (--no-validate)."
     elif job.options.calib is None:
-        yield "The inputs of the comparison were made up. Give real ones with --calib to know the error on your data."
+        yield (
+            "No data were given: the comparison's inputs were made up. With --calib FILE of your own texts or arrays "
+            "(or --calib self) the model is calibrated, which makes the error several times smaller."
+        )

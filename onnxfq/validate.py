@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.evaluate import Latency, OutputAccuracy, compare, measure, run_reference
-from onnxfq.feeds import Feed, Feeds, generate, has_cache, load_feeds
+from onnxfq.feeds import Feed, Feeds, generate, has_cache
 from onnxfq.session import Provider, Session
 from onnxfq.signature import Signature
 
@@ -38,22 +38,17 @@ class Validation:
     inputs: str
 
 
-def prepare(
-    signature: Signature, *, calib: Path | None, tokenizer: Path | None, samples: int, seq_len: int, seed: int
-) -> Inputs:
-    """Read or make up the inputs of the comparison.
+def prepare_inputs(signature: Signature, given: Feeds | None, *, samples: int, seq_len: int, seed: int) -> Inputs:
+    """The inputs of the comparison: those given, or some made up.
 
     Raises:
-        DataError: they cannot be read, do not fit the model, or cannot be made up.
+        DataError: none can be made up.
     """
-    if calib is not None:
-        feeds = load_feeds(calib, signature, tokenizer=tokenizer, samples=samples, seq_len=seq_len)
-    else:
-        tokens = min(seq_len, GENERATED_TOKENS)
-        feeds = generate(signature, samples=min(samples, GENERATED_SAMPLES), seq_len=tokens, seed=seed)
+    tokens = min(seq_len, GENERATED_TOKENS)
+    feeds = given or generate(signature, samples=min(samples, GENERATED_SAMPLES), seq_len=tokens, seed=seed)
     decode = None
     if has_cache(signature):
-        decode = generate(signature, samples=1, seq_len=1, seed=seed, past=min(seq_len, GENERATED_TOKENS))[0]
+        decode = generate(signature, samples=1, seq_len=1, seed=seed, past=tokens)[0]
     return Inputs(feeds, decode)
 
 

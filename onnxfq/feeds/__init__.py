@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.files import given_feeds, load_feeds
 from onnxfq.feeds.generate import fill, generate, has_cache
+from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.own import generate_own
 from onnxfq.feeds.text import load_tokenizer, longest
 
@@ -19,4 +20,5 @@ __all__ = [
     "load_feeds",
     "load_tokenizer",
     "longest",
+    "token_masks",
 ]

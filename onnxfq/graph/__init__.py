@@ -5,7 +5,10 @@ from onnx import NodeProto
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import Constant, NotConstant
 from onnxfq.graph.detours import Transpose
+from onnxfq.graph.excerpt import TWIN, Excerpt, Held, changed, excerpt
 from onnxfq.graph.files import Scratch
+from onnxfq.graph.flow import Flow, Step
+from onnxfq.graph.gram import gram_model
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import single_node
 from onnxfq.graph.save import save
@@ -15,15 +18,23 @@ from onnxfq.graph.tensors import NUMPY_TYPES, type_name
 __all__ = [
     "MICROSOFT",
     "NUMPY_TYPES",
+    "TWIN",
     "Body",
     "Constant",
+    "Excerpt",
+    "Flow",
     "Graph",
+    "Held",
     "Node",
     "NodeProto",
     "NotConstant",
     "Scratch",
     "Spool",
+    "Step",
     "Transpose",
+    "changed",
+    "excerpt",
+    "gram_model",
     "make_node",
     "save",
     "single_node",

@@ -47,6 +47,16 @@ class Edits:
         heir.MergeFrom(kept)
         self._replaced[id(node.proto)] = (node, new_nodes)
 
+    def replacement(self, node: Node) -> list[NodeProto] | None:
+        """The nodes that will stand in a node's place; None where it stays."""
+        found = self._replaced.get(id(node.proto))
+        return found[1] if found else None
+
+    @property
+    def constants(self) -> dict[str, TensorProto]:
+        """The new constants by name."""
+        return {proto.name: proto for _, proto in self._constants}
+
     def apply(self, model: ModelProto, abandoned: Iterable[Constant]) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
         for body in self._bodies:

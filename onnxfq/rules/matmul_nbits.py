@@ -17,6 +17,7 @@ from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstan
 from onnxfq.kernels import Kernel
 from onnxfq.packing import Packed
 from onnxfq.quantized import STORED_TYPES
+from onnxfq.rules.bias import Float64Array, shifted
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import ScaleType
 
@@ -106,8 +107,18 @@ def store(graph: Graph, target: Target, parts: Sequence[Packed], spool: Spool) -
     return Stored(codes, scales, name)
 
 
-def rewrite(graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool: Spool) -> list[Constant]:
+def rewrite(
+    graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool: Spool, shift: Float64Array | None = None
+) -> list[Constant]:
     """Replace the target's node; names of the node and of its output stay.
+
+    Args:
+        graph: the model.
+        target: the node.
+        stored: the tensors of its quantised weight.
+        kernel: what will run it.
+        spool: takes the bytes of new tensors.
+        shift: [N], added to a Gemm's own bias, which must be constant (see `find_bias`).
 
     Returns:
         The constants that the node has read and may read no more.
@@ -121,12 +132,13 @@ def rewrite(graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool:
         before = [make_node("Transpose", [source], [inputs[0]], perm=[1, 0])]
     bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
     if bias and node.real("beta", 1.0) != 0.0:
-        row = _row(graph, target, bias, kernel, spool)
-        if row:
+        joined = kernel.provider == "cpu"  # elsewhere kernels are fast without a bias only
+        row = _row(graph, target, bias, shift, spool) if joined or shift is not None else ""
+        if row and joined:
             inputs += ["", row]
         else:
             product = graph.edits.fresh_name(f"{product}_product")
-            after = _add(graph, target, product, spool)
+            after = _add(graph, target, product, row, spool)
     quantized = _node(target, kernel, inputs, product)
     graph.replace(node, [*before, quantized, *after], heir=quantized)
     return [c for c in (target.weight, bias) if isinstance(c, Constant)]
@@ -148,23 +160,22 @@ def _node(target: Target, kernel: Kernel, inputs: list[str], product: str) -> No
     )
 
 
-def _row(graph: Graph, target: Target, bias: Constant | NotConstant, kernel: Kernel, spool: Spool) -> str:
-    """The name of a Gemm's C as [N] with beta in it, where it is such a constant and the kernel is fast with it."""
-    if kernel.provider != "cpu" or isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
+def _row(graph: Graph, target: Target, bias: Constant | NotConstant, shift: Float64Array | None, spool: Spool) -> str:
+    """The name of a Gemm's C as [N] with beta and the shift in it, where it is such a constant."""
+    if isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
         return ""
     name, beta = target.node.inputs[2], target.node.real("beta", 1.0)
-    if beta == 1.0 and len(bias.shape) == 1:
+    if beta == 1.0 and len(bias.shape) == 1 and shift is None:
         return name
-    values = bias.load().reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):  # as in the original
-        scaled = (values.astype(np.float32) * np.float32(beta)).astype(values.dtype)
-    return graph.add_tensor(bias.home, f"{name}_row", spool, scaled)
+    return graph.add_tensor(
+        bias.home, f"{name}_row", spool, shifted(bias, np.zeros(1) if shift is None else shift, beta)
+    )
 
 
-def _add(graph: Graph, target: Target, product: str, spool: Spool) -> list[NodeProto]:
-    """Nodes that add beta · C to the product."""
-    term, beta, nodes = target.node.inputs[2], target.node.real("beta", 1.0), []
-    if beta != 1.0:
+def _add(graph: Graph, target: Target, product: str, row: str, spool: Spool) -> list[NodeProto]:
+    """Nodes that add beta · C to the product; `row` is that sum where it is known."""
+    term, beta, nodes = row or target.node.inputs[2], target.node.real("beta", 1.0), []
+    if beta != 1.0 and not row:
         value = np.array(beta, STORED_TYPES[target.scale_type])
         factor = graph.add_tensor(target.node.body, f"{term}_beta", spool, value)
         scaled = graph.edits.fresh_name(f"{term}_scaled")

@@ -57,7 +57,7 @@ def curvature(
         act_order: code the columns with the largest inputs first.
     """
     H, drift = _moments(statistics)
-    importance = np.ascontiguousarray(H.diagonal(), np.float32)
+    importance = np.maximum(H.diagonal(), 0).astype(np.float32)
     order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
     ordered = H[np.ix_(order, order)]
     factor, used = inverse_factor(ordered, damping)
@@ -85,7 +85,7 @@ def inverse_factor(H: Float64Array, damping: float) -> tuple[Float32Array, float
 
     Columns that no input reaches are given the mean curvature, 1; nothing links them to others.
     """
-    dead = np.where(H.diagonal() > 0, 0.0, 1.0)
+    dead = np.where(H.diagonal() == 0, 1.0, 0.0)
     while True:
         damped = H[::-1, ::-1].copy()
         damped[np.diag_indices_from(damped)] += (dead + damping)[::-1]

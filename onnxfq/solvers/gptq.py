@@ -127,9 +127,7 @@ def _whole_blocks(column_batch: int, draft: Draft) -> int:
 
 
 def _take_better(draft: Draft, rival: Draft, losses: Float64Array, others: Float64Array) -> Float64Array:
-    """Take over the rows for which the rival's loss is smaller, all or none where they share a grid; what is left."""
-    if draft.scheme.block_size == "tensor":
-        losses, others = np.full_like(losses, losses.sum()), np.full_like(others, others.sum())
+    """Take over the rows for which the rival's loss is smaller; return what losses are left."""
     worse = ~(losses <= others)  # also where they are no numbers at all
     draft.codes[worse], draft.scale[worse] = rival.codes[worse], rival.scale[worse]
     draft.zero_point[worse] = rival.zero_point[worse]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 
 import numba
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 CHUNK = 64  # rows; never derived from the number of threads
@@ -21,6 +22,7 @@ def row_threads(n: int) -> Iterator[EachChunk]:
 
     Inside, matrix products run on the calling thread alone: how they are summed up depends on how many threads share
     one. Work handed over must not call loops compiled with `parallel=True`, which one thread may enter at a time.
+    Sums beyond float32 are no reason for a warning: whoever compares results finds them not to be numbers.
 
     Args:
         n: how many rows there are.
@@ -29,13 +31,22 @@ def row_threads(n: int) -> Iterator[EachChunk]:
         A function that calls what it is given with every chunk of rows, and returns once all are done.
     """
     chunks = [slice(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(numba.get_num_threads()) as pool:
+    with (
+        _blas().limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(numba.get_num_threads()) as pool,
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
 
         def each(work: Callable[[slice], None]) -> None:
-            for _ in pool.map(work, chunks):
+            for _ in pool.map(partial(_quietly, work), chunks):
                 pass
 
         yield each
+
+
+def _quietly(work: Callable[[slice], None], rows: slice) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):  # every thread has its own
+        work(rows)
 
 
 @cache

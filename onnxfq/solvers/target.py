@@ -36,8 +36,10 @@ def aim(
     factor, order, target = curvature.target_factor, curvature.order, weight.copy()
 
     def correct(rows: slice) -> None:
-        correction = (drift[rows][:, order] @ factor.T) @ factor
-        target[rows, order] += np.float32(alpha) * correction
+        moved = weight[rows].copy()
+        moved[:, order] += np.float32(alpha) * ((drift[rows][:, order] @ factor.T) @ factor)
+        usable = np.isfinite(moved).all(axis=1, keepdims=True)
+        np.copyto(target[rows], moved, where=usable)
 
     each(correct)
     return target
@@ -46,7 +48,10 @@ def aim(
 def row_losses(
     draft: Draft, weight: Float32Array, drift: Float32Array | None, curvature: Curvature, each: EachChunk
 ) -> npt.NDArray[np.float64]:
-    """`E‖w x − ŵ x̃‖²` of every row [N] on the calibration data, in parts of the mean of diag H, less a constant."""
+    """`E‖w x − ŵ x̃‖²` of every row [N] on the calibration data, in parts of the mean of diag H, less a constant.
+
+    Where all rows share one grid, each has the loss of all.
+    """
     losses = np.empty(weight.shape[0], np.float64)
     added = curvature.hessian.diagonal() - curvature.importance
 
@@ -58,4 +63,4 @@ def row_losses(
         losses[rows] = np.einsum("nk,nk->n", error, slope, dtype=np.float64)
 
     each(add)
-    return losses
+    return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses

@@ -1,0 +1,9 @@
+"""Running a model stage by stage, as it is and as it is being quantised, to measure what solvers want to know."""
+
+from __future__ import annotations
+
+from onnxfq.calibrate.checkpoint import Checkpoint, discard
+from onnxfq.calibrate.stages import Stage, find_stages
+from onnxfq.calibrate.streams import Runtime, Streams
+
+__all__ = ["Checkpoint", "Runtime", "Stage", "Streams", "discard", "find_stages"]

@@ -1,0 +1,207 @@
+"""The two streams: every sample through the model as it is, and through the model as far as it is quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxfq.calibrate.gram import Gram
+from onnxfq.calibrate.segments import Segment, cut
+from onnxfq.calibrate.stages import Stage
+from onnxfq.calibrate.values import Values
+from onnxfq.errors import DataError
+from onnxfq.feeds import Feed, token_masks
+from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
+from onnxfq.session import Array, Provider, Session
+from onnxfq.statistics import Statistics
+
+Tell = Callable[[], None]  # called after every sample of every segment
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where and how segments run."""
+
+    provider: Provider
+    threads: int | None
+    memory: int
+    folder: Path
+
+
+@dataclass
+class OutputError:
+    """Squared error and squared size of a value, summed over samples."""
+
+    error: float = 0.0
+    energy: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """Error relative to size."""
+        return self.error / self.energy if self.energy > 0 else 0.0
+
+
+class Streams:
+    """Runs samples through a model, stage by stage.
+
+    Args:
+        graph: the model; what was quantised so far is among its edits.
+        flow: its data flow.
+        stages: in order.
+        points: for each stage, the values in which its error shows: outputs of its targets, after their biases.
+        feeds: the samples.
+        runtime: where and how to run.
+
+    Attributes:
+        dropped: samples that gave NaN or infinity, with the value in which they did.
+        errors: of each point computed so far.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        flow: Flow,
+        stages: Sequence[Stage],
+        points: Sequence[Sequence[str]],
+        feeds: Sequence[Feed],
+        runtime: Runtime,
+    ) -> None:
+        self._graph, self._flow, self._stages, self._runtime = graph, flow, stages, runtime
+        self._segments = cut(flow, [*([s.source] for s in stages), [p for point in points for p in point]])
+        self._feeds, self._points = feeds, {p for point in points for p in point}
+        self._values = Values(runtime.memory, runtime.folder)
+        self._masks = [token_masks(feed, graph.signature) for feed in feeds]
+        self._twins: set[str] = set()
+        self._alive = list(range(len(feeds)))
+        self.dropped: dict[int, str] = {}
+        self.errors: dict[str, OutputError] = {}
+
+    @property
+    def runs(self) -> int:
+        """How many runs of segments all stages take."""
+        return len(self._segments) * len(self._feeds)
+
+    def advance(self, index: int, spool: Spool, rounded_in: int | None, tell: Tell) -> Statistics | None:
+        """Run all samples up to a stage, and measure its inputs; None where no sample gives any.
+
+        Args:
+            index: of the stage; one after the other.
+            spool: holds what was quantised so far.
+            rounded_in: columns that share a scale where the stage's kernels round their input to int8, else None.
+            tell: called after every sample.
+        """
+        stage = self._stages[index]
+        grams: list[Gram] = []
+        for sample, found in self._run(self._segments[index], spool, tell):
+            original, twin = self._source(stage.source, sample, found)
+            if not grams:
+                k = original.shape[0 if stage.transposed else -1]
+                grams.append(
+                    Gram(
+                        original.dtype,
+                        k,
+                        crossed=twin is not None,
+                        transposed=stage.transposed,
+                        rounded_in=rounded_in,
+                        provider=self._runtime.provider,
+                        threads=self._runtime.threads,
+                    )
+                )
+            count = original.size // max(1, original.shape[0 if stage.transposed else -1])
+            grams[0].add(original, twin, _rows(self._masks[sample], count))
+        return grams[0].statistics() if grams and self._alive else None
+
+    def finish(self, spool: Spool, tell: Tell) -> None:
+        """Run what is left to know the error of every point."""
+        for _ in self._run(self._segments[-1], spool, tell):
+            pass
+        self._values.clear()
+
+    def skip(self, index: int, spool: Spool, tell: Tell) -> None:
+        """Run all samples up to a stage whose result is known already."""
+        for _ in self._run(self._segments[index], spool, tell):
+            pass
+
+    def close(self) -> None:
+        """Forget what is kept, and leave no file."""
+        self._values.clear()
+
+    def _run(self, segment: Segment, spool: Spool, tell: Tell) -> Iterable[tuple[int, Mapping[str, Array]]]:
+        """Run a segment on every sample; what later segments want is kept, what nobody wants is freed."""
+        self._twins |= changed(self._graph, segment.steps, self._twins)
+        computed = {name for step in segment.steps for name in step.writes}
+        points = [name for name in sorted(self._points & computed) if name in self._twins]
+        outputs = [n for name in dict.fromkeys((*segment.keeps, *points)) for n in self._both(name)]
+        inputs = [n for name in segment.reads for n in self._both(name)]
+        session = self._session(segment, inputs, outputs, spool) if outputs and self._alive else None
+        for sample in list(self._alive):
+            found = session.run({name: self._get(name, sample) for name in inputs}) if session else {}
+            tell()
+            if self._is_bad(sample, found):
+                continue
+            for name in (n for kept in segment.keeps for n in self._both(kept)):
+                self._values.put(name, sample, found[name])
+            self._measure(sample, points, found)
+            yield sample, found
+        for name in segment.frees:
+            self._values.free(name)
+            self._values.free(name + TWIN)
+
+    def _both(self, name: str) -> list[str]:
+        return [name, name + TWIN] if name in self._twins else [name]
+
+    def _session(self, segment: Segment, inputs: Sequence[str], outputs: Sequence[str], spool: Spool) -> Session:
+        held = {name: self._held(name) for name in inputs}
+        part = excerpt(self._graph, self._flow, segment.steps, held, outputs, self._twins, spool)
+        runtime = self._runtime
+        return Session(part.model, provider=runtime.provider, threads=runtime.threads, external_data_folder=part.folder)
+
+    def _held(self, name: str) -> Held:
+        """What a value looks like: sizes that all samples share are fixed, which lets ONNX Runtime optimise more."""
+        arrays = [self._get(name, sample) for sample in self._alive]
+        ranks = {array.ndim for array in arrays}
+        if len(ranks) > 1:
+            raise DataError(f"'{name}' has different numbers of dimensions in different samples. Give samples alike.")
+        sizes = [{array.shape[axis] for array in arrays} for axis in range(ranks.pop())]
+        return Held(arrays[0].dtype, tuple(next(iter(s)) if len(s) == 1 else None for s in sizes))
+
+    def _get(self, name: str, sample: int) -> Array:
+        return self._values.get(name, sample) if name in self._values else self._feeds[sample][name]
+
+    def _source(self, name: str, sample: int, found: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        """A stage's input in both streams; None for the second where it is the same."""
+        both = [found[n] if n in found else self._get(n, sample) for n in self._both(name)]
+        return both[0], both[1] if len(both) > 1 else None
+
+    def _is_bad(self, sample: int, found: Mapping[str, Array]) -> bool:
+        """Drop a sample that gives NaN or infinity in what is measured or kept."""
+        for name, array in found.items():
+            if array.dtype.kind == "f" and name.removesuffix(TWIN) in self._sources and not np.isfinite(array).all():
+                self.dropped[sample] = name.removesuffix(TWIN)
+                self._alive.remove(sample)
+                return True
+        return False
+
+    def _measure(self, sample: int, points: Sequence[str], found: Mapping[str, Array]) -> None:
+        for name in points:
+            y = found[name].reshape(-1, found[name].shape[-1])
+            rows = _rows(self._masks[sample], len(y))
+            y, twin = y[rows].astype(np.float32), found[name + TWIN].reshape(y.shape)[rows].astype(np.float32)
+            sums = self.errors.setdefault(name, OutputError())
+            sums.error += float(np.square(y - twin).sum(dtype=np.float64))
+            sums.energy += float(np.square(y).sum(dtype=np.float64))
+
+    @property
+    def _sources(self) -> set[str]:
+        return {stage.source for stage in self._stages}
+
+
+def _rows(masks: Sequence[Array], count: int) -> Array:
+    """Which of so many tokens count: those of the mask that is about so many, all where there is none."""
+    for mask in masks:
+        if mask.size == count:
+            return np.flatnonzero(mask)
+    return np.arange(count)

@@ -1,0 +1,164 @@
+"""One model's calibration: its stages, the biases behind its targets, and the two streams that run through it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxfq.calibrate import Checkpoint, Runtime, Stage, Streams, discard, find_stages
+from onnxfq.feeds import Feed, Feeds
+from onnxfq.find import Planned
+from onnxfq.graph import Flow
+from onnxfq.job import Job, Progress
+from onnxfq.rules import Bias, find_bias
+from onnxfq.session import runtime_version
+from onnxfq.solvers import describe
+from onnxfq.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the solving loop needs to calibrate.
+
+    Attributes:
+        stages: in order; those out of reach have no source.
+        biases: of each target that has one which may be changed, by position.
+        streams: the samples on their way.
+        checkpoint: finished stages.
+        samples: how many there are.
+    """
+
+    stages: Sequence[Stage]
+    biases: dict[int, Bias]
+    streams: Streams
+    checkpoint: Checkpoint
+    samples: int
+
+    @property
+    def reached(self) -> list[Stage]:
+        """The stages that calibration reaches."""
+        return [stage for stage in self.stages if stage.source]
+
+    def point(self, job: Job, index: int) -> str:
+        """The value in which the error of a target shows."""
+        bias = self.biases.get(index)
+        return bias.output if bias else job.planned[index].target.node.outputs[0]
+
+    def notes(self) -> list[str]:
+        """What went wrong, for the report."""
+        notes = []
+        dropped = self.streams.dropped
+        if dropped:
+            listed = ", ".join(f"{sample + 1} (in '{name}')" for sample, name in sorted(dropped.items())[:5])
+            notes.append(
+                f"{len(dropped)} of {self.samples} samples gave NaN or infinity and were left out of calibration: "
+                f"{listed}."
+            )
+        lost = sum(len(stage.targets) for stage in self.stages if not stage.source)
+        if lost:
+            notes.append(
+                f"{lost} nodes inside loops, local functions or undecided branches are out of calibration's reach and "
+                "were quantised without data."
+            )
+        return notes
+
+
+@contextmanager
+def calibrated(
+    job: Job, feeds: Feeds, work: Path, source_hash: Future[str], progress: Progress
+) -> Iterator[Calibration]:
+    """Get ready to run samples through a model, stage by stage.
+
+    Args:
+        job: the model and what was decided.
+        feeds: the samples.
+        work: the folder for finished stages, and for what does not fit in memory.
+        source_hash: of the model.
+        progress: told what is found there.
+    """
+    checkpoint = Checkpoint(work, _identity(job, feeds, source_hash.result()), resume=job.options.resume)
+    if checkpoint.thrown_away:
+        progress(f"An unfinished run in '{work}' was thrown away; --resume would have gone on with it.", 0, 0)
+    flow = Flow(job.graph, lambda name: _always(feeds, name))
+    targets = [p.target for p in job.planned]
+    stages = find_stages(flow, targets)
+    reached = [stage for stage in stages if stage.source]
+    outputs = {spec.name for spec in job.graph.signature.outputs}
+    found = {i: find_bias(job.graph, flow, targets[i], outputs) for stage in reached for i in stage.targets}
+    biases = {i: bias for i, bias in found.items() if bias is not None}
+    points = [[biases[i].output if i in biases else targets[i].node.outputs[0] for i in s.targets] for s in reached]
+    runtime = Runtime(job.provider, job.threads, job.options.memory, work)
+    streams = Streams(job.graph, flow, reached, points, feeds, runtime)
+    try:
+        yield Calibration(stages, biases, streams, checkpoint, len(feeds))
+    finally:
+        streams.close()
+
+
+def work_folder(job: Job, output: Path, name: str = "") -> Path | None:
+    """The folder for unfinished work on a model; None where it is done without data.
+
+    Args:
+        job: the model and what was decided.
+        output: what is written; the default folder lies beside it.
+        name: of the model, where there are several.
+    """
+    if not job.solver.needs or not job.planned:
+        return None
+    folder = Path(job.options.work_dir) if job.options.work_dir else output.with_name(output.name + ".work")
+    return folder / name if name else folder
+
+
+def finish_work(job: Job, work: Path | None) -> None:
+    """Remove the work of a finished run, unless the user chose the folder."""
+    if work is None or job.options.work_dir:
+        return
+    discard(work)
+    if work.parent.name.endswith(".work"):
+        with suppress(OSError):
+            work.parent.rmdir()
+
+
+def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
+    """Whatever the solved weights depend on."""
+    names = [p.target.name for p in job.planned]
+    return {
+        "model": source_hash,
+        "data": _digest(feeds),
+        "targets": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "scheme": str(job.options.scheme),
+        "algorithm": describe(job.solver),
+        "provider": job.provider,
+        "onnxfq": VERSION,
+        "onnxruntime": runtime_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _digest(feeds: Feeds) -> str:
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name, array in feed.items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def rounded_in(p: Planned) -> int | None:
+    """Columns that share a scale where a kernel rounds its input to int8; None where it does not."""
+    return p.kernel.block_size if p.kernel.provider == "cpu" and p.kernel.accuracy_level == 4 else None
+
+
+def _always(feeds: Sequence[Feed], name: str) -> bool | None:
+    """The value that an input has in all samples, where it is a single truth value."""
+    values = {bool(feed[name]) for feed in feeds if name in feed and feed[name].dtype == bool and feed[name].size == 1}
+    given = all(name in feed for feed in feeds)
+    return values.pop() if given and len(values) == 1 else None

@@ -1,0 +1,93 @@
+"""The bias behind a target, which can take up the mean of the error that quantising leaves.
+
+    MatMul(A, B) → Add(·, bias)        Gemm(A, B, bias)
+
+Source: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2.
+Differs: the mean error is measured on calibration data, and solvers minimise what remains about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.graph import Constant, Flow, Graph, Node, Spool, make_node
+from onnxfq.rules.target import Target
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """A constant that is added to every row of a target's output.
+
+    Attributes:
+        node: the Add, or the target's own Gemm.
+        value: the constant.
+    """
+
+    node: Node = field(repr=False)
+    value: Constant = field(repr=False)
+
+    @property
+    def output(self) -> str:
+        """The name of the sum."""
+        return self.node.outputs[0]
+
+
+def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]) -> Bias | None:
+    """The bias of a target; None where it has none, or where others see the product without it.
+
+    Args:
+        graph: the model.
+        flow: its data flow, in which the target is a step.
+        target: whose bias.
+        outputs: names that the model returns.
+    """
+    node = target.node
+    if len(node.inputs) > 2 and node.inputs[2]:
+        value = _row(graph, node, 2, target.n)
+        return Bias(node, value) if value is not None and node.real("beta", 1.0) else None
+    readers = flow.readers.get(node.outputs[0], [])
+    if len(readers) != 1 or node.outputs[0] in outputs:
+        return None
+    add = readers[0].node
+    if add.op_type != "Add" or add.domain or add.body is not node.body:
+        return None
+    for index in (0, 1):
+        value = _row(graph, add, index, target.n)
+        if add.inputs[1 - index] == node.outputs[0] and value is not None:
+            return Bias(add, value)
+    return None
+
+
+def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, spool: Spool) -> list[Constant]:
+    """Add a vector [N] to the bias of an Add.
+
+    Returns:
+        The constants that the node has read and may read no more.
+    """
+    node = bias.node
+    index = next(i for i in (0, 1) if isinstance(graph.constant(node, i), Constant))
+    name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", spool, shifted(bias.value, shift))
+    inputs = [name if i == index else other for i, other in enumerate(node.inputs)]
+    add = make_node("Add", inputs, list(node.outputs))
+    graph.replace(node, [add], heir=add)
+    return [bias.value]
+
+
+def shifted(value: Constant, shift: Float64Array, factor: float = 1.0) -> npt.NDArray[np.generic]:
+    """Factor · value + shift [N], in the type of the value."""
+    row = value.load().reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # as in the original
+        return np.asarray((row.astype(np.float64) * factor + shift).astype(row.dtype))
+
+
+def _row(graph: Graph, node: Node, index: int, n: int) -> Constant | None:
+    """A constant input that is one row of `n` values."""
+    value = graph.constant(node, index)
+    is_row = isinstance(value, Constant) and value.shape[-1:] == (n,) and int(np.prod(value.shape)) == n
+    return value if isinstance(value, Constant) and is_row else None

@@ -1,0 +1,157 @@
+"""What solving one weight gives: the packed tensors, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.find import Planned
+from onnxfq.graph import Scratch
+from onnxfq.packing import Packed, join_digests, pack, row_chunks
+from onnxfq.quantized import Float32Array, QuantizedWeight, energy, squared_error
+from onnxfq.scheme import Scheme
+from onnxfq.session import Array
+from onnxfq.solvers import Solver
+from onnxfq.statistics import Statistics
+from onnxfq.verify import fingerprints_of
+
+BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
+_FACTS = ("digest", "energy", "error", "least", "largest", "remarks", "algorithm", "weighted", "tokens", "activations")
+_LARGE_CHUNK = 1 << 24  # weights solved at once where statistics are shared by all rows
+
+
+@dataclass(slots=True, eq=False)
+class Solution:
+    """One solved weight.
+
+    Attributes:
+        parts: its rows, packed.
+        digest: fingerprint of codes, scales and zero points.
+        energy: Σ w².
+        error: Σ (w − ŵ)².
+        least: smallest weight.
+        largest: largest weight.
+        shift: [N], what to add to the bias; None where the target has none that can be changed.
+        remarks: what the solver had to do differently.
+        algorithm: what chose the codes.
+        weighted: what made errors in some inputs count more than in others; "" where all counted alike.
+        tokens: of calibration; 0 without.
+        activations: smallest and largest input in calibration; None without.
+    """
+
+    parts: list[Packed] = field(default_factory=list)
+    digest: str = ""
+    energy: float = 0.0
+    error: float = 0.0
+    least: float = 0.0
+    largest: float = 0.0
+    shift: npt.NDArray[np.float64] | None = None
+    remarks: tuple[str, ...] = ()
+    algorithm: str = ""
+    weighted: str = ""
+    tokens: int = 0
+    activations: tuple[float, float] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed tensors."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def solve_weight(
+    p: Planned, solver: Solver, scheme: Scheme, statistics: Statistics | None, scratch: Scratch, *, shifts: bool = False
+) -> Solution | None:
+    """Solve and pack one weight; None where it holds NaN or infinity.
+
+    Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
+
+    Args:
+        p: whose weight.
+        solver: what chooses the codes.
+        scheme: what to quantise to.
+        statistics: of the inputs.
+        scratch: memory for the weight.
+        shifts: compute how to change the bias too; statistics for the solver are then about their means.
+    """
+    value, block_size = p.target.read(scratch), p.kernel.block_size
+    seen = statistics.centred() if shifts and statistics else statistics
+    solution, digests, moved = _about(solver, statistics), list[str](), list[npt.NDArray[np.float64]]()
+    for rows in _chunks(p, scheme, whole=statistics is not None and statistics.gram is not None):
+        weight = p.target.rows(value, rows)
+        solution.energy += energy(weight)
+        if not solution.energy < float("inf"):
+            return None
+        q = solver.solve(weight, scheme, seen, scale_type=p.target.scale_type)
+        solution.parts.append(pack(q, block_size))
+        digests += fingerprints_of(q, block_size)
+        solution.error += squared_error(weight, q)
+        solution.least = min(solution.least, float(weight.min()))
+        solution.largest = max(solution.largest, float(weight.max()))
+        solution.remarks = tuple(dict.fromkeys((*solution.remarks, *q.remarks)))
+        if shifts and statistics:
+            moved.append(_shift(weight, q, statistics))
+    solution.digest = join_digests(digests)
+    solution.shift = np.concatenate(moved) if moved else None
+    return solution
+
+
+def _about(solver: Solver, statistics: Statistics | None) -> Solution:
+    solution = Solution(algorithm=solver.name)
+    if statistics is None:
+        return solution
+    solution.weighted = BY_DATA if statistics.gram is not None else BY_NORM
+    solution.tokens = statistics.tokens
+    if statistics.least is not None and statistics.largest is not None:
+        solution.activations = statistics.least, statistics.largest
+    return solution
+
+
+def _chunks(p: Planned, scheme: Scheme, *, whole: bool) -> Iterator[slice]:
+    """Rows that may be solved apart from the others: all of them where one grid lies under the whole weight."""
+    n, k = p.target.n, p.target.k
+    if scheme.block_size == "tensor":
+        return iter([slice(0, n)])
+    small = row_chunks(n, k)
+    if not whole:
+        return small
+    step = next(small).stop
+    large = step * max(1, _LARGE_CHUNK // max(1, step * k))
+    return (slice(start, min(n, start + large)) for start in range(0, n, large))
+
+
+def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> npt.NDArray[np.float64]:
+    """E[Wx − Ŵx̃], [rows]."""
+    if statistics.mean is None or statistics.float_mean is None:
+        return np.zeros(weight.shape[0])
+    return np.asarray(weight @ statistics.float_mean - q.dequantise() @ statistics.mean)
+
+
+def to_arrays(solution: Solution) -> tuple[dict[str, Array], dict[str, Any]]:
+    """A solution as arrays by name and facts that JSON can hold."""
+    arrays: dict[str, Array] = {} if solution.shift is None else {"shift": solution.shift}
+    for number, part in enumerate(solution.parts):
+        arrays |= {f"{number}.b": part.b, f"{number}.scales": part.scales}
+        if part.zero_points is not None:
+            arrays[f"{number}.zero_points"] = part.zero_points
+    kinds = {"bits": solution.parts[0].bits, "block_size": solution.parts[0].block_size, "parts": len(solution.parts)}
+    return arrays, {**{name: getattr(solution, name) for name in _FACTS}, **kinds}
+
+
+def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Solution:
+    """The inverse of `to_arrays`."""
+    parts = [
+        Packed(
+            arrays[f"{number}.b"],
+            arrays[f"{number}.scales"],
+            arrays.get(f"{number}.zero_points"),
+            facts["bits"],
+            facts["block_size"],
+        )
+        for number in range(facts["parts"])
+    ]
+    known: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in _FACTS}
+    return Solution(parts=parts, shift=arrays.get("shift"), **known)
