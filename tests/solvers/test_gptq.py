@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise, product
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calibration import Float64Array, disturbed, inputs, measured, row_losses
+from onnxfq.errors import UsageError
+from onnxfq.quantized import Float32Array, QuantizedWeight, round_scale
+from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
+from onnxfq.solvers import make_solver
+from onnxfq.solvers.gptq import Gptq
+from onnxfq.solvers.hqq import Hqq
+from onnxfq.solvers.rtn import Rtn
+from onnxfq.statistics import Statistics
+from weights import SCALE_TYPES, awkward, matrices, schemes
+
+GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
+K = 150  # no multiple of any block
+
+
+def problem(n: int = 40, k: int = K) -> tuple[Float32Array, Statistics]:
+    x = inputs(1000, k)
+    weight = np.random.default_rng(5).standard_normal((n, k), np.float32) * np.float32(0.05)
+    return weight, measured(x, disturbed(x), tokens=50_000)
+
+
+def loss(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> float:
+    """Of the whole weight, above the least that real numbers reach: what quantisation costs."""
+    assert statistics.gram is not None
+    drift = 0 if statistics.cross is None else weight @ (statistics.cross - statistics.gram)
+    least = (drift * np.linalg.solve(statistics.gram, np.transpose(drift)).T).sum() if np.ndim(drift) else 0.0
+    return float(row_losses(weight, q, statistics).sum() + least)
+
+
+def check(q: QuantizedWeight, weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
+    assert np.isfinite(q.dequantise()).all()
+    assert q.codes.max() < scheme.levels
+    assert q.zero_point.max() < scheme.levels
+    assert q.codes.shape == weight.shape
+    assert q.scale.shape == q.zero_point.shape == (weight.shape[0], -(-weight.shape[1] // q.block_size))
+    assert (q.bits, q.scale_type, q.symmetric) == (scheme.bits, scale_type, scheme.symmetric)
+    np.testing.assert_array_equal(round_scale(q.scale, scale_type), q.scale)
+    assert scheme.symmetric or (q.scale > 0).all()
+    if scheme.symmetric:
+        assert (q.zero_point == scheme.default_zero_point).all()
+    if scheme.block_size == "tensor":
+        assert np.unique(q.scale).size == np.unique(q.zero_point).size == 1
+
+
+def test_what_it_is() -> None:
+    solver = make_solver("gptq", calibrated=True)
+    assert isinstance(solver, Gptq)
+    assert solver.name == "gptq"
+    assert solver.needs == {"gram", "cross"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"damping": -0.1},
+        {"refit_damping": float("nan")},
+        {"target_damping": float("inf")},
+        {"alpha": 1.5},
+        {"refine": -1},
+        {"column_batch": 0},
+    ],
+)
+def test_senseless_settings(wrong: dict[str, float]) -> None:
+    field, value = next(iter(wrong.items()))
+    with pytest.raises(UsageError, match=rf"got {field}={value}"):
+        replace(Gptq(), **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("act_order", [True, False])
+@pytest.mark.parametrize(("granularity", "symmetric"), list(product(GRANULARITIES, (False, True))))
+@pytest.mark.parametrize("bits", BITS)
+def test_much_better_than_without_data(
+    bits: int, granularity: int | Granularity, symmetric: bool, act_order: bool
+) -> None:
+    weight, statistics = problem()
+    scheme = Scheme(bits, granularity, symmetric)
+    rtn, hqq, gptq = (
+        s.solve(weight, scheme, statistics, scale_type="float16") for s in (Rtn(), Hqq(), Gptq(act_order=act_order))
+    )
+    check(gptq, weight, scheme, "float16")
+    losses = [loss(weight, q, statistics) for q in (gptq, hqq, rtn)]
+    assert losses[0] < 0.5 * losses[1]
+    assert losses[1] < losses[2] * (1.01 if bits == 8 else 1)
+    assert losses[0] > 0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("bits", "granularity"), list(product((2, 4), GRANULARITIES)))
+def test_every_step_helps(bits: int, granularity: int | Granularity, symmetric: bool) -> None:
+    weight, statistics = problem()
+    assert statistics.gram is not None
+    scheme, energy = Scheme(bits, granularity, symmetric), Statistics(tokens=0, energy=statistics.gram.diagonal())
+    steps = [Hqq().solve(weight, scheme, energy, scale_type="float16")]
+    steps += [
+        solver.solve(weight, scheme, statistics, scale_type="float16")
+        for solver in (Gptq(alpha=0, refine=0), Gptq(refine=0), Gptq(refine=1), Gptq(refine=2), Gptq(refine=6))
+    ]
+    losses = [loss(weight, q, statistics) for q in steps]
+    assert all(after < before for before, after in pairwise(losses[:4])), losses
+    assert all(after < before * 1.002 for before, after in pairwise(losses[3:])), losses
+
+
+@pytest.mark.parametrize("scale_type", SCALE_TYPES)
+@pytest.mark.parametrize(("granularity", "symmetric"), list(product(GRANULARITIES, (False, True))))
+@pytest.mark.parametrize("bits", BITS)
+def test_no_row_is_worse_than_without_data(
+    bits: int, granularity: int | Granularity, symmetric: bool, scale_type: ScaleType
+) -> None:
+    weight, scheme = awkward(), Scheme(bits, granularity, symmetric)
+    x = inputs(60, K, rank=3)
+    statistics = measured(x, disturbed(x, 0.5))
+    q = Gptq().solve(weight, scheme, statistics, scale_type=scale_type)
+    check(q, weight, scheme, scale_type)
+    ours = row_losses(weight, q, statistics)
+    theirs = row_losses(weight, Hqq().solve(weight, scheme, None, scale_type=scale_type), statistics)
+    if granularity == "tensor":
+        ours, theirs = ours.sum(keepdims=True), theirs.sum(keepdims=True)
+    assert statistics.gram is not None
+    size = ((weight @ statistics.gram) * weight).sum(axis=1)
+    assert (ours <= theirs + 1e-6 * np.abs(theirs) + 1e-8 * (size.sum() if granularity == "tensor" else size)).all()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_uncorrelated_inputs_leave_nothing_but_the_weighted_grid(
+    granularity: int | Granularity, symmetric: bool
+) -> None:
+    weight, scheme = awkward(), Scheme(4, granularity, symmetric)
+    energy = np.random.default_rng(0).uniform(0.5, 2, K)
+    energy /= energy.mean()
+    q = Gptq(refine=0).solve(weight, scheme, Statistics(tokens=9, gram=np.diag(energy)), scale_type="float16")
+    hqq = Hqq().solve(weight, scheme, Statistics(tokens=9, energy=energy), scale_type="float16")
+    losses = [row_losses(weight, one, Statistics(tokens=9, gram=np.diag(energy))) for one in (q, hqq)]
+    same = (q.codes == hqq.codes).all(axis=1)
+    assert same.sum() >= len(weight) - 3
+    assert (losses[0] <= losses[1] * (1 + 1e-5)).all()  # where the rows differ, the grid without weights was better
+
+
+def naive(weight: Float32Array, gram: Float64Array, grid: QuantizedWeight, damping: float) -> Float64Array:
+    """GPTQ as its paper describes it, one column at a time."""
+    k = weight.shape[1]
+    inverse = np.linalg.inv(gram + damping * gram.diagonal().mean() * np.eye(k))
+    factor = np.linalg.cholesky(inverse).T
+    w = weight.astype(np.float64)
+    codes = np.empty_like(w)
+    for j in range(k):
+        step, zero = grid.scale[:, j // grid.block_size], grid.zero_point[:, j // grid.block_size].astype(np.float64)
+        codes[:, j] = np.clip(np.rint(w[:, j] / step) + zero, 0, 2**grid.bits - 1)
+        error = (w[:, j] - step * (codes[:, j] - zero)) / factor[j, j]
+        w[:, j:] -= np.outer(error, factor[j, j:])
+    return codes
+
+
+@pytest.mark.parametrize("column_batch", [1, 16, 128, 1000])
+@pytest.mark.parametrize("granularity", [16, 128, "channel"])
+def test_codes_are_those_of_the_paper(granularity: int | Granularity, column_batch: int) -> None:
+    weight, statistics = problem(80, 200)
+    statistics = replace(statistics, cross=None)
+    assert statistics.gram is not None
+    solver = Gptq(act_order=False, refine=0, column_batch=column_batch)
+    q = solver.solve(weight, Scheme(4, granularity), statistics, scale_type="float32")
+    expected = naive(weight, statistics.gram, q, 0.05)
+    assert (q.codes != expected).mean() < 0.005
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_same_bytes_for_any_number_of_threads(granularity: int | Granularity, symmetric: bool) -> None:
+    weight, statistics = problem(200)
+    threads = numba.get_num_threads()
+    solved = []
+    for count in (1, min(2, threads)):
+        numba.set_num_threads(count)
+        q = Gptq().solve(weight, Scheme(4, granularity, symmetric), replace(statistics), scale_type="float16")
+        solved.append((q.codes.tobytes(), q.scale.tobytes(), q.zero_point.tobytes()))
+    numba.set_num_threads(threads)
+    assert solved[0] == solved[1]
+
+
+@settings(max_examples=60)
+@given(
+    weight=matrices(1e6),
+    scheme=schemes(),
+    scale_type=st.sampled_from(SCALE_TYPES),
+    tokens=st.integers(1, 100),
+    column_batch=st.integers(1, 200),
+)
+def test_any_weight(
+    weight: Float32Array, scheme: Scheme, scale_type: ScaleType, tokens: int, column_batch: int
+) -> None:
+    x = inputs(tokens, weight.shape[1], rank=2)
+    q = Gptq(column_batch=column_batch).solve(weight, scheme, measured(x, disturbed(x)), scale_type=scale_type)
+    check(q, weight, scheme, scale_type)
+
+
+@settings(max_examples=30)
+@given(weight=matrices(float(np.finfo(np.float32).max)), scheme=schemes(), scale_type=st.sampled_from(SCALE_TYPES))
+def test_any_finite_weight_gives_finite_ones(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
+    x = inputs(100, weight.shape[1])
+    check(Gptq().solve(weight, scheme, measured(x), scale_type=scale_type), weight, scheme, scale_type)
+
+
+def test_input_is_left_alone() -> None:
+    weight, statistics = problem()
+    assert statistics.gram is not None
+    assert statistics.cross is not None
+    before = [a.copy() for a in (weight, statistics.gram, statistics.cross)]
+    Gptq().solve(weight, Scheme(), statistics, scale_type="float32")
+    for was, now in zip(before, (weight, statistics.gram, statistics.cross), strict=True):
+        np.testing.assert_array_equal(was, now)
