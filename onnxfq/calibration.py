@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from onnxfq.feeds import Feed, Feeds
 from onnxfq.find import Planned
 from onnxfq.graph import Flow
 from onnxfq.job import Job, Progress
-from onnxfq.rules import Bias, find_bias
+from onnxfq.rules import Bias, Fold, find_bias, find_fold
 from onnxfq.session import runtime_version
 from onnxfq.solvers import describe
 from onnxfq.version import VERSION
@@ -31,6 +32,7 @@ class Calibration:
     Attributes:
         stages: in order; those out of reach have no source.
         biases: of each target that has one which may be changed, by position.
+        folds: where the inputs of a stage may be scaled, by its source.
         streams: the samples on their way.
         checkpoint: finished stages.
         samples: how many there are.
@@ -38,6 +40,7 @@ class Calibration:
 
     stages: Sequence[Stage]
     biases: dict[int, Bias]
+    folds: dict[str, Fold]
     streams: Streams
     checkpoint: Checkpoint
     samples: int
@@ -95,12 +98,27 @@ def calibrated(
     found = {i: find_bias(job.graph, flow, targets[i], outputs) for stage in reached for i in stage.targets}
     biases = {i: bias for i, bias in found.items() if bias is not None}
     points = [[biases[i].output if i in biases else targets[i].node.outputs[0] for i in s.targets] for s in reached]
+    folds = _folds(job, flow, reached, outputs)
     runtime = Runtime(job.provider, job.threads, job.options.memory, work)
     streams = Streams(job.graph, flow, reached, points, feeds, runtime)
     try:
-        yield Calibration(stages, biases, streams, checkpoint, len(feeds))
+        yield Calibration(stages, biases, folds, streams, checkpoint, len(feeds))
     finally:
         streams.close()
+
+
+def _folds(job: Job, flow: Flow, stages: Sequence[Stage], outputs: Collection[str]) -> dict[str, Fold]:
+    """Where stages' inputs may be scaled; nowhere where a weight is used by another node too."""
+    uses = Counter(p.target.key for p in job.planned)
+    folds = {}
+    for stage in stages:
+        targets = [job.planned[i].target for i in stage.targets]
+        if stage.transposed or any(uses[target.key] > 1 for target in targets):
+            continue
+        found = find_fold(job.graph, flow, stage.source, targets, outputs)
+        if found is not None:
+            folds[stage.source] = found
+    return folds
 
 
 def work_folder(job: Job, output: Path, name: str = "") -> Path | None:

@@ -41,6 +41,7 @@ class Solution:
         weighted: what made errors in some inputs count more than in others; "" where all counted alike.
         tokens: of calibration; 0 without.
         activations: smallest and largest input in calibration; None without.
+        input_scale: [K], what the inputs were divided by and the weight multiplied; None where they were not.
     """
 
     parts: list[Packed] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Solution:
     weighted: str = ""
     tokens: int = 0
     activations: tuple[float, float] | None = None
+    input_scale: npt.NDArray[np.float64] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +65,14 @@ class Solution:
 
 
 def solve_weight(
-    p: Planned, solver: Solver, scheme: Scheme, statistics: Statistics | None, scratch: Scratch, *, shifts: bool = False
+    p: Planned,
+    solver: Solver,
+    scheme: Scheme,
+    statistics: Statistics | None,
+    scratch: Scratch,
+    *,
+    shifts: bool = False,
+    input_scale: npt.NDArray[np.float64] | None = None,
 ) -> Solution | None:
     """Solve and pack one weight; None where it holds NaN or infinity.
 
@@ -76,12 +85,15 @@ def solve_weight(
         statistics: of the inputs.
         scratch: memory for the weight.
         shifts: compute how to change the bias too; statistics for the solver are then about their means.
+        input_scale: [K], what the inputs will be divided by; statistics are those of inputs so divided.
     """
     value, block_size = p.target.read(scratch), p.kernel.block_size
     seen = statistics.centred() if shifts and statistics else statistics
     solution, digests, moved = _about(solver, statistics), list[str](), list[npt.NDArray[np.float64]]()
     for rows in _chunks(p, scheme, whole=statistics is not None and statistics.gram is not None):
         weight = p.target.rows(value, rows)
+        if input_scale is not None:
+            weight = weight * input_scale.astype(np.float32)
         solution.energy += energy(weight)
         if not solution.energy < float("inf"):
             return None
@@ -94,7 +106,7 @@ def solve_weight(
         solution.remarks = tuple(dict.fromkeys((*solution.remarks, *q.remarks)))
         if shifts and statistics:
             moved.append(_shift(weight, q, statistics))
-    solution.digest = join_digests(digests)
+    solution.digest, solution.input_scale = join_digests(digests), input_scale
     solution.shift = np.concatenate(moved) if moved else None
     return solution
 
@@ -132,7 +144,8 @@ def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> 
 
 def to_arrays(solution: Solution) -> tuple[dict[str, Array], dict[str, Any]]:
     """A solution as arrays by name and facts that JSON can hold."""
-    arrays: dict[str, Array] = {} if solution.shift is None else {"shift": solution.shift}
+    vectors = {"shift": solution.shift, "input_scale": solution.input_scale}
+    arrays: dict[str, Array] = {name: vector for name, vector in vectors.items() if vector is not None}
     for number, part in enumerate(solution.parts):
         arrays |= {f"{number}.b": part.b, f"{number}.scales": part.scales}
         if part.zero_points is not None:
@@ -154,4 +167,4 @@ def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Soluti
         for number in range(facts["parts"])
     ]
     known: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in _FACTS}
-    return Solution(parts=parts, shift=arrays.get("shift"), **known)
+    return Solution(parts=parts, shift=arrays.get("shift"), input_scale=arrays.get("input_scale"), **known)

@@ -15,11 +15,11 @@ from onnxfq.job import Job, Progress
 from onnxfq.packing import row_chunks
 from onnxfq.quantized import energy
 from onnxfq.report import TargetReport
-from onnxfq.rules import Stored, expected_energy, rewrite, shift_bias, store
+from onnxfq.rules import Stored, expected_energy, fold, rewrite, shift_bias, store
 from onnxfq.session import Array
 from onnxfq.solution import Solution, from_arrays, solve_weight, to_arrays
-from onnxfq.solvers import AUTO, Solver, make_solver
-from onnxfq.statistics import Statistics
+from onnxfq.solvers import AUTO, ScalesInputs, Solver, make_solver
+from onnxfq.statistics import Float64Array, Statistics
 from onnxfq.summary import describe
 from onnxfq.verify import Meant
 
@@ -92,6 +92,10 @@ class _Solving:
             solutions = self._solved(position, stage, calibration)
             if calibration.checkpoint:
                 calibration.checkpoint.save(position, *_joined(solutions))
+        scales = [s.input_scale for s in solutions.values() if s.input_scale is not None]
+        if scales:
+            self._abandoned += fold(self._job.graph, calibration.folds[stage.source], scales[0], self._spool)
+            calibration.streams.scale(stage.source, scales[0])
         for index in stage.targets:
             if index in solutions:
                 self._keep(index, solutions[index])
@@ -112,6 +116,9 @@ class _Solving:
         statistics = calibration.streams.advance(
             position, self._spool, rounded_in(planned[stage.targets[0]]), self._tell
         )
+        input_scale = self._input_scale(stage, statistics, calibration)
+        if statistics and input_scale is not None:
+            statistics = statistics.scaled(input_scale)
         solutions: dict[int, Solution] = {}
         keys = set(self._done)
         for index in stage.targets:
@@ -120,10 +127,23 @@ class _Solving:
                 continue
             keys.add((p.target.key, p.kernel))
             solver = job.solver if statistics else make_solver(AUTO)
-            solution = self._solution(p, solver, statistics, shifts=index in calibration.biases)
+            solution = self._solution(
+                p, solver, statistics, shifts=index in calibration.biases, input_scale=input_scale
+            )
             if solution:
                 solutions[index] = solution
         return solutions
+
+    def _input_scale(
+        self, stage: Stage, statistics: Statistics | None, calibration: Calibration
+    ) -> Float64Array | None:
+        """What a stage's inputs are to be divided by, where the solver wants that and the graph allows it."""
+        solver, options = self._job.solver, self._job.options
+        if not isinstance(solver, ScalesInputs) or statistics is None or stage.source not in calibration.folds:
+            return None
+        targets = [self._job.planned[i].target for i in stage.targets]
+        weights = [target.rows(target.read(), slice(0, target.n)) for target in targets]
+        return solver.input_scale(weights, options.scheme, statistics, scale_type=targets[0].scale_type)
 
     def refuse_damaged(self) -> None:
         """Look for weights that are not finite.
@@ -158,10 +178,16 @@ class _Solving:
                 self._reports[index] = replace(report, output_error=found.relative)
 
     def _solution(
-        self, p: Planned, solver: Solver, statistics: Statistics | None, *, shifts: bool = False
+        self,
+        p: Planned,
+        solver: Solver,
+        statistics: Statistics | None,
+        *,
+        shifts: bool = False,
+        input_scale: Float64Array | None = None,
     ) -> Solution | None:
         scheme = self._job.options.scheme
-        solution = solve_weight(p, solver, scheme, statistics, self._scratch, shifts=shifts)
+        solution = solve_weight(p, solver, scheme, statistics, self._scratch, shifts=shifts, input_scale=input_scale)
         if solution is None:
             self._damaged[p.target.weight.leaf.name] = None
         return solution

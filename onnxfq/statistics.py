@@ -42,6 +42,17 @@ class Statistics:
     least: float | None = None
     largest: float | None = None
 
+    def scaled(self, scale: Float64Array) -> Statistics:
+        """The same for inputs that are divided by a scale [K] (but for `least` and `largest`)."""
+
+        def divided(value: Float64Array | None) -> Float64Array | None:
+            if value is None:
+                return None
+            return np.asarray(value / scale if value.ndim == 1 else value / np.outer(scale, scale))
+
+        names = ("gram", "cross", "absmax", "mean", "float_mean")
+        return replace(self, **{name: divided(getattr(self, name)) for name in names})
+
     def centred(self) -> Statistics:
         """The same about the means: what remains to be minimised where a bias takes up the mean error."""
         if self.gram is None or self.mean is None or self.float_mean is None:

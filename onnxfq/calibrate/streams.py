@@ -16,7 +16,7 @@ from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, token_masks
 from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
 from onnxfq.session import Array, Provider, Session
-from onnxfq.statistics import Statistics
+from onnxfq.statistics import Float64Array, Statistics
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
@@ -119,6 +119,13 @@ class Streams:
         for _ in self._run(self._segments[-1], spool, tell):
             pass
         self._values.clear()
+
+    def scale(self, name: str, scale: Float64Array) -> None:
+        """Divide a kept value [..., K] of the quantised model by a scale [K], as the edited model will."""
+        for sample in self._alive:
+            value = self._get(self._both(name)[-1], sample)
+            self._values.put(name + TWIN, sample, (value / scale).astype(value.dtype))
+        self._twins.add(name)
 
     def skip(self, index: int, spool: Spool, tell: Tell) -> None:
         """Run all samples up to a stage whose result is known already."""

@@ -47,12 +47,14 @@ class Values:
         return name in self._kept
 
     def put(self, name: str, sample: int, array: Array) -> None:
-        """Keep a value of a sample.
+        """Keep a value of a sample, in place of an earlier one of that name.
 
         Raises:
             OSError: it does not fit in memory, and the disk does not take it.
         """
         kept = self._kept.setdefault(name, _Kept())
+        before = kept.samples.pop(sample, None)
+        self._held -= 0 if before is None or isinstance(before, _OnDisk) else before.nbytes
         if self._held + array.nbytes <= self.memory or not array.nbytes:
             kept.samples[sample] = array
             self._held += array.nbytes

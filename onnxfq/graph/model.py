@@ -173,6 +173,14 @@ class Graph:
         self.edits.add_constant(home, proto)
         return name
 
+    def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
+        """The same operation on other inputs, by position; to be put in the node's place."""
+        proto = NodeProto(op_type=node.proto.op_type, domain=node.proto.domain)
+        proto.input.extend(names.get(index, name) for index, name in enumerate(node.inputs))
+        proto.output.extend(node.outputs)
+        proto.attribute.extend(node.proto.attribute)
+        return proto
+
     def replace(self, node: Node, new_nodes: list[NodeProto], heir: NodeProto) -> None:
         """Put other nodes in the place of one (done by `finish`); `heir` keeps its name and what is said about it."""
         self.edits.replace(node, new_nodes, heir)

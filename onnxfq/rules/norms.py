@@ -18,7 +18,7 @@ from onnxfq.rules.target import Target
 Float64Array = npt.NDArray[np.float64]
 
 # Position of γ and of β among the inputs; only the first output is the normalised one.
-_OPERATORS = {
+OPERATORS = {
     "LayerNormalization": (1, 2),
     "SimplifiedLayerNormalization": (1, None),
     "RMSNormalization": (1, None),
@@ -34,8 +34,8 @@ def expected_energy(graph: Graph, target: Target) -> Float64Array | None:
     source = _producer(graph, target.node, 0)
     if source is None or target.node.integer("transA", 0):
         return None
-    if source.op_type in _OPERATORS:
-        gamma, beta = _OPERATORS[source.op_type]
+    if source.op_type in OPERATORS:
+        gamma, beta = OPERATORS[source.op_type]
         energy = _energy(graph, source, gamma, beta)
     else:
         energy = _decomposed(graph, source)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from onnxfq.errors import UsageError
 from onnxfq.quantized import Float32Array, QuantizedWeight
@@ -11,7 +12,7 @@ from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.solvers.settings import options_text, parse_options, solver_options
-from onnxfq.statistics import Need, Statistics
+from onnxfq.statistics import Float64Array, Need, Statistics
 
 __all__ = ["SOLVERS", "WEIGHTS_PER_SECOND", "Solver", "describe", "make_solver", "solver_options"]
 
@@ -44,6 +45,27 @@ class Solver(Protocol):
             scheme: bits, granularity and symmetry.
             statistics: what `needs` asks for; None where it asks for nothing.
             scale_type: the type scales will be stored in; returned scales are representable in it.
+        """
+        ...
+
+
+@runtime_checkable
+class ScalesInputs(Protocol):
+    """An algorithm that has the inputs of a stage scaled, where the graph can do so at no cost."""
+
+    def input_scale(
+        self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics, *, scale_type: ScaleType
+    ) -> Float64Array | None:
+        """What to divide a stage's inputs by, [K], all positive; its weights are multiplied by it before `solve`.
+
+        Args:
+            weights: [N, K] each, all that read the inputs.
+            scheme: bits, granularity and symmetry.
+            statistics: of the inputs.
+            scale_type: the type scales will be stored in.
+
+        Returns:
+            None where nothing is better than leaving them as they are.
         """
         ...
 
