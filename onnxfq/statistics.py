@@ -50,8 +50,14 @@ class Statistics:
                 return None
             return np.asarray(value / scale if value.ndim == 1 else value / np.outer(scale, scale))
 
-        names = ("gram", "cross", "absmax", "mean", "float_mean")
-        return replace(self, **{name: divided(getattr(self, name)) for name in names})
+        return replace(
+            self,
+            gram=divided(self.gram),
+            cross=divided(self.cross),
+            absmax=divided(self.absmax),
+            mean=divided(self.mean),
+            float_mean=divided(self.float_mean),
+        )
 
     def centred(self) -> Statistics:
         """The same about the means: what remains to be minimised where a bias takes up the mean error."""

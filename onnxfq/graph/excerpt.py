@@ -96,6 +96,8 @@ def excerpt(
     root = _common_folder(graph.path)
     model.graph.name = "excerpt"
     model.graph.node.extend(nodes)
+    for node in model.graph.node:
+        node.name = ""  # which need not be unique in the source's scopes taken together
     model.graph.initializer.extend(_constants(graph, flow, nodes, root, spool))
     model.graph.input.extend(_input(name, value) for name, value in held.items())
     model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
@@ -108,7 +110,6 @@ def excerpt(
 def _renamed(proto: NodeProto, name_of: Callable[[str], str]) -> NodeProto:
     copy = NodeProto()
     copy.CopyFrom(proto)
-    copy.name = proto.name + TWIN
     for names in (copy.input, copy.output):
         for index, name in enumerate(names):
             names[index] = name_of(name)
