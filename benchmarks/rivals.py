@@ -66,7 +66,7 @@ def modelopt(method: str, *, zero_points: bool) -> Run:
         if not int4.has_cupy:
             int4.np = _numpy_for_modelopt()
         quantized = int4.quantize(
-            onnx.load(str(model)), calibration_method=method, calibration_data_reader=_Reader(_samples(calib)),
+            _load(model), calibration_method=method, calibration_data_reader=_Reader(_samples(calib)),
             calibration_eps=["cpu"], use_external_data_format=False, use_zero_point=zero_points,
             block_size=block_size, nodes_to_exclude=[],
         )  # fmt: skip
@@ -78,14 +78,12 @@ def modelopt(method: str, *, zero_points: bool) -> Run:
 def nncf(*, calibrated: bool) -> Run:
     """NNCF's asymmetric 4 bits in every MatMul, head included, and in no embedding.
 
-    Calibrated, it does AWQ and scale estimation. The model is brought to an opset with 4-bit tensors first: with an
-    older one NNCF writes files that do not load.
+    Calibrated, it does AWQ and scale estimation.
     """
 
     def run(model: Path, out: Path, block_size: int, calib: Path | None) -> None:
         import nncf as tool
         import onnx
-        from onnx import version_converter
 
         samples = _samples(calib) if calibrated else []
         data = {
@@ -95,13 +93,21 @@ def nncf(*, calibrated: bool) -> Run:
             "scale_estimation": True,
         }
         quantized = tool.compress_weights(
-            version_converter.convert_version(onnx.load(str(model)), INT4_OPSET),
+            _load(model),
             mode=tool.CompressWeightsMode.INT4_ASYM, ratio=1.0, group_size=block_size, all_layers=True,
             ignored_scope=tool.IgnoredScope(types=["Gather"], validate=False), **(data if calibrated else {}),
         )  # fmt: skip
         onnx.save(quantized, str(out))
 
     return run
+
+
+def _load(model: Path) -> Any:
+    """The model in an opset with 4-bit tensors: from an older one ModelOpt and NNCF write files that do not load."""
+    import onnx
+    from onnx import version_converter
+
+    return version_converter.convert_version(onnx.load(str(model)), INT4_OPSET)
 
 
 class _Reader:

@@ -54,16 +54,21 @@ def _feeds(job: Job, progress: Progress) -> Feeds | None:
     options, signature = job.options, job.graph.signature
     if options.calib is None:
         return None
+    tokenizer = job.graph.path.parent if options.tokenizer is None else Path(options.tokenizer)
     if not isinstance(options.calib, str | Path):
         return given_feeds(options.calib, signature, samples=options.samples)
-    if str(options.calib) == "self":
+    if options.calibrates_itself:
         if not job.solver.needs:
             return None
-        session = Session(job.graph.path, provider=job.provider, threads=job.threads)
         return generate_own(
-            session, signature, samples=options.samples, seq_len=options.seq_len, seed=options.seed, progress=progress
+            Session(job.graph.path, provider=job.provider, threads=job.threads),
+            signature,
+            samples=options.samples,
+            seq_len=options.seq_len,
+            seed=options.seed,
+            progress=progress,
+            tokenizer=tokenizer,
         )
-    tokenizer = job.graph.path.parent if options.tokenizer is None else Path(options.tokenizer)
     progress("reading data", 0, 1)
     return load_feeds(
         Path(options.calib), signature, tokenizer=tokenizer, samples=options.samples, seq_len=options.seq_len

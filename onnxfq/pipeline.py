@@ -104,7 +104,8 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
     """
     source, chosen = Path(model), choose_options(options, changes)
     folder = is_folder(source)
-    jobs = _decide_all(source, models_of(source) if folder else [source], chosen)
+    given = chosen.calib is not None or chosen.algorithm != "auto"  # data may still come
+    jobs = _decide_all(source, models_of(source) if folder else [source], chosen, calibrated=given)
     reports = [summarize(job, None, expected_targets(job)) for job in jobs]
     return merge(source, None, reports, chosen) if folder else reports[0]
 
@@ -118,7 +119,7 @@ def default_output(source: Path, options: Options) -> Path:
 
 
 def _quantize_file(source: Path, output: Path, options: Options, progress: Progress) -> Report:
-    (job,) = _decide_all(source, [source], options)
+    (job,) = _decide_all(source, [source], options, calibrated=options.calib is not None)
     refuse_overwriting(output, job.graph.files)
     _refuse_idle([job])
     with staging(output) as folder:
@@ -134,7 +135,7 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
 
 def _quantize_folder(source: Path, output: Path, options: Options, progress: Progress) -> Report:
     refuse_overlap(source, output)
-    jobs = _decide_all(source, models_of(source), options)
+    jobs = _decide_all(source, models_of(source), options, calibrated=options.calib is not None)
     files = [file for job in jobs for file in job.graph.files]
     refuse_overwriting(output, files)
     _refuse_idle(jobs)
@@ -159,21 +160,19 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
     return merge(source, output, reports, options, left)
 
 
-def _decide_all(source: Path, models: Sequence[Path], options: Options) -> list[Job]:
+def _decide_all(source: Path, models: Sequence[Path], options: Options, *, calibrated: bool) -> list[Job]:
     """The same for every model of a source, which --include and --exclude are about as a whole."""
-    jobs = [_decide(path, options) for path in models]
+    jobs = [_decide(path, options, calibrated=calibrated) for path in models]
     names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
     refuse_unmatched(source, [*options.include, *options.exclude], names)
     return jobs
 
 
-def _decide(path: Path, options: Options) -> Job:
+def _decide(path: Path, options: Options, *, calibrated: bool) -> Job:
     """Load, find, check: everything that can be refused without long work."""
     graph = Graph.load(path)
-    provider, solver = (
-        resolve_provider(options.provider),
-        make_solver(options.algorithm, calibrated=options.calib is not None),
-    )
+    provider = resolve_provider(options.provider)
+    solver = make_solver(options.algorithm, calibrated=calibrated)
     targets, skips = find(graph, options.include, options.exclude)
     planned, slow = plan(targets, options.scheme, provider, allow_slow=options.allow_slow)
     return Job(graph, options, provider, solver, planned, [*skips, *slow], kept_bytes(graph, planned))

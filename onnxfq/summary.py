@@ -18,6 +18,7 @@ from onnxfq.terminal import size_text
 from onnxfq.validate import Validation
 from onnxfq.version import VERSION
 
+UNKNOWN_SPEED = 1e6  # weights a second of solvers that are not in the table
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
 
@@ -123,7 +124,7 @@ def estimate(job: Job) -> Estimate:
     weights = [p.target.n * p.target.k for p in job.planned]
     comparison = 2 * job.graph.source_bytes if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
-    return Estimate(sum(weights) / WEIGHTS_PER_SECOND[job.solver.name] + 2.0, memory)
+    return Estimate(sum(weights) / WEIGHTS_PER_SECOND.get(job.solver.name, UNKNOWN_SPEED) + 2.0, memory)
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:
