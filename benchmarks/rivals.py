@@ -24,11 +24,14 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.calibration import Sample, read_samples
+
+if TYPE_CHECKING:
+    import onnx
 
 Run = Callable[[Path, Path, int, Path | None], None]
 
@@ -86,23 +89,18 @@ def nncf(*, calibrated: bool) -> Run:
         import onnx
 
         samples = _samples(calib) if calibrated else []
-        data = {
-            "dataset": tool.Dataset(samples),
-            "subset_size": len(samples),
-            "awq": True,
-            "scale_estimation": True,
-        }
+        data = {"dataset": tool.Dataset(samples), "subset_size": len(samples), "awq": True, "scale_estimation": True}
         quantized = tool.compress_weights(
-            _load(model),
-            mode=tool.CompressWeightsMode.INT4_ASYM, ratio=1.0, group_size=block_size, all_layers=True,
-            ignored_scope=tool.IgnoredScope(types=["Gather"], validate=False), **(data if calibrated else {}),
+            _load(model), mode=tool.CompressWeightsMode.INT4_ASYM, ratio=1.0, group_size=block_size,
+            all_layers=True, ignored_scope=tool.IgnoredScope(types=["Gather"], validate=False),
+            **(data if calibrated else {}),
         )  # fmt: skip
         onnx.save(quantized, str(out))
 
     return run
 
 
-def _load(model: Path) -> Any:
+def _load(model: Path) -> onnx.ModelProto:
     """The model in an opset with 4-bit tensors: from an older one ModelOpt and NNCF write files that do not load."""
     import onnx
     from onnx import version_converter
