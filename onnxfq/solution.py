@@ -71,7 +71,7 @@ def solve_weight(
     statistics: Statistics | None,
     scratch: Scratch,
     *,
-    shifts: bool = False,
+    centred: Statistics | None = None,
     input_scale: npt.NDArray[np.float64] | None = None,
 ) -> Solution | None:
     """Solve and pack one weight; None where it holds NaN or infinity.
@@ -84,11 +84,10 @@ def solve_weight(
         scheme: what to quantise to.
         statistics: of the inputs.
         scratch: memory for the weight.
-        shifts: compute how to change the bias too; statistics for the solver are then about their means.
+        centred: `statistics` about their means: the solver is given these, and how to change the bias is computed too.
         input_scale: [K], what the inputs will be divided by; statistics are those of inputs so divided.
     """
     value, block_size = p.target.read(scratch), p.kernel.block_size
-    seen = statistics.centred() if shifts and statistics else statistics
     solution, digests, moved = _about(solver, statistics), list[str](), list[npt.NDArray[np.float64]]()
     for rows in _chunks(p, scheme, whole=statistics is not None and statistics.gram is not None):
         weight = p.target.rows(value, rows)
@@ -97,15 +96,15 @@ def solve_weight(
         solution.energy += energy(weight)
         if not solution.energy < float("inf"):
             return None
-        q = solver.solve(weight, scheme, seen, scale_type=p.target.scale_type)
+        q = solver.solve(weight, scheme, centred or statistics, scale_type=p.target.scale_type)
         solution.parts.append(pack(q, block_size))
         digests += fingerprints_of(q, block_size)
         solution.error += squared_error(weight, q)
         solution.least = min(solution.least, float(weight.min()))
         solution.largest = max(solution.largest, float(weight.max()))
         solution.remarks = tuple(dict.fromkeys((*solution.remarks, *q.remarks)))
-        if shifts and statistics:
-            moved.append(_shift(weight, q, statistics))
+        if centred:
+            moved.append(_shift(weight, q, centred))
     solution.digest, solution.input_scale = join_digests(digests), input_scale
     solution.shift = np.concatenate(moved) if moved else None
     return solution

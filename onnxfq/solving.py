@@ -18,7 +18,7 @@ from onnxfq.report import TargetReport
 from onnxfq.rules import Stored, expected_energy, fold, rewrite, shift_bias, store
 from onnxfq.session import Array
 from onnxfq.solution import Solution, from_arrays, solve_weight, to_arrays
-from onnxfq.solvers import AUTO, ScalesInputs, Solver, make_solver
+from onnxfq.solvers import AUTO, ScalesInputs, Solver, forget, make_solver
 from onnxfq.statistics import Float64Array, Statistics
 from onnxfq.summary import describe
 from onnxfq.verify import Meant
@@ -119,6 +119,8 @@ class _Solving:
         input_scale = self._input_scale(stage, statistics, calibration)
         if statistics and input_scale is not None:
             statistics = statistics.scaled(input_scale)
+        # Once for all targets: solvers keep what they compute from statistics.
+        centred = statistics.centred() if statistics and calibration.biases.keys() & set(stage.targets) else None
         solutions: dict[int, Solution] = {}
         keys = set(self._done)
         for index in stage.targets:
@@ -127,9 +129,8 @@ class _Solving:
                 continue
             keys.add((p.target.key, p.kernel))
             solver = job.solver if statistics else make_solver(AUTO)
-            solution = self._solution(
-                p, solver, statistics, shifts=index in calibration.biases, input_scale=input_scale
-            )
+            about_means = centred if index in calibration.biases else None
+            solution = self._solution(p, solver, statistics, centred=about_means, input_scale=input_scale)
             if solution:
                 solutions[index] = solution
         return solutions
@@ -161,6 +162,7 @@ class _Solving:
     def finish(self) -> tuple[list[TargetReport], list[Meant]]:
         """Carry out the changes, and complete the reports."""
         self._refuse()
+        forget()
         if self._calibration:
             self._calibration.streams.finish(self._spool, self._tell)
             self._measured(self._calibration)
@@ -183,11 +185,11 @@ class _Solving:
         solver: Solver,
         statistics: Statistics | None,
         *,
-        shifts: bool = False,
+        centred: Statistics | None = None,
         input_scale: Float64Array | None = None,
     ) -> Solution | None:
         scheme = self._job.options.scheme
-        solution = solve_weight(p, solver, scheme, statistics, self._scratch, shifts=shifts, input_scale=input_scale)
+        solution = solve_weight(p, solver, scheme, statistics, self._scratch, centred=centred, input_scale=input_scale)
         if solution is None:
             self._damaged[p.target.weight.leaf.name] = None
         return solution

@@ -8,13 +8,14 @@ from typing import Protocol, runtime_checkable
 from onnxfq.errors import UsageError
 from onnxfq.quantized import Float32Array, QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.curvature import curvature
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.solvers.settings import options_text, parse_options, solver_options
 from onnxfq.statistics import Float64Array, Need, Statistics
 
-__all__ = ["SOLVERS", "WEIGHTS_PER_SECOND", "Solver", "describe", "make_solver", "solver_options"]
+__all__ = ["SOLVERS", "WEIGHTS_PER_SECOND", "Solver", "describe", "forget", "make_solver", "solver_options"]
 
 
 class Solver(Protocol):
@@ -100,6 +101,11 @@ def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
             f"its own with --calib self, or use --algorithm {AUTO}, the best without data."
         )
     return solver
+
+
+def forget() -> None:
+    """Give back the memory of what solvers keep about the last statistics they were given."""
+    curvature.cache_clear()
 
 
 def describe(solver: Solver) -> str:
