@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("onnxfq", "onnx", "onnxruntime-gpu", "onnxruntime", "onnx-ir", "numpy", "numba", "torch")
+RIVALS = ("nvidia-modelopt", "nncf")
 
 
 def describe() -> dict[str, Any]:
@@ -21,8 +22,13 @@ def describe() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "versions": {p: v for p in PACKAGES if (v := _version(p))},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter, those that this environment has."""
+    return {p: v for p in (*PACKAGES, *RIVALS) if (v := _version(p))}
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ environment of their own run in `$ONNXFQ_RIVALS/rivals-NAME` (see `benchmarks.ri
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rivals
+from benchmarks.machine import versions
 from benchmarks.rivals import Run
 
 ROOT = Path(__file__).parents[1]
 NOT_INSTALLED = "not installed"
 _NOT_INSTALLED_CODE = 3
+_VERSIONS = "versions: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def measure(tool: str, model: Path, out: Path, block_size: int, calib: Path | No
 
     Returns:
         Seconds by the clock and of processor time, peak memory in bytes, exit code, and the end of what it printed if
-        it failed, or that it is not installed.
+        it failed, or that it is not installed. Tools in environments of their own add its versions.
     """
     python = _interpreter(TOOLS[tool])
     if not python.exists():
@@ -132,6 +135,9 @@ def measure(tool: str, model: Path, out: Path, block_size: int, calib: Path | No
     process.returncode = code
     if code == _NOT_INSTALLED_CODE and TOOLS[tool].environment:
         return {"exit_code": code, "error": NOT_INSTALLED}
+    if TOOLS[tool].environment and code == 0:
+        line = next(line for line in reversed(text.splitlines()) if line.startswith(_VERSIONS))
+        result["versions"] = json.loads(line.removeprefix(_VERSIONS))
     return result if code == 0 else {**result, "error": text[-500:]}
 
 
@@ -161,6 +167,7 @@ def main() -> None:
             raise
         print(error)
         sys.exit(_NOT_INSTALLED_CODE)
+    print(f"{_VERSIONS}{json.dumps(versions())}")
     # The kernel's own high-water mark of this process; what wait4 returns counts the parent's memory before exec too.
     print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")))
 
