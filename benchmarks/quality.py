@@ -112,7 +112,7 @@ def judge_decoder(
             **perplexities(np.array(loss)),
             "top1": round(float(np.mean(same)), 5),
         }
-        return result if not words else {**result, "lambada": round(last_word_accuracy(model, words), 4)}
+        return result | (guess_last_words(model, words) if words else {})
 
     return (lambda path: figures(session(path))), {**figures(original), "tokens": len(windows) * WINDOW}
 
@@ -133,13 +133,15 @@ def perplexities(loss: Array) -> dict[str, float]:
     }
 
 
-def last_word_accuracy(model: ort.InferenceSession, words: list[tuple[Array, int]]) -> float:
-    """How often greedy decoding writes all tokens of the last word."""
-    hits = 0
+def guess_last_words(model: ort.InferenceSession, words: list[tuple[Array, int]]) -> dict[str, float]:
+    """How often greedy decoding writes all tokens of the last word, and the word's mean loss."""
+    hits, loss = [], []
     for ids, length in words:
-        logits = model.run(["logits"], decoder_feed(model, ids))[0][0]
-        hits += bool((logits[-length - 1 : -1].argmax(axis=-1) == ids[0, -length:]).all())
-    return hits / len(words)
+        target = ids[0, -length:]
+        q = log_softmax(model.run(["logits"], decoder_feed(model, ids))[0][0][-length - 1 : -1])
+        hits.append((q.argmax(axis=-1) == target).all())
+        loss.append(-np.take_along_axis(q, target[:, None], axis=-1).sum())
+    return {"lambada": round(float(np.mean(hits)), 4), "lambada_loss": round(float(np.mean(loss)), 4)}
 
 
 # Both ----------------------------------------------------------------------------------------------------------------
