@@ -120,7 +120,8 @@ class _Solving:
         if statistics and input_scale is not None:
             statistics = statistics.scaled(input_scale)
         # Once for all targets: solvers keep what they compute from statistics.
-        centred = statistics.centred() if statistics and calibration.biases.keys() & set(stage.targets) else None
+        biases = calibration.biases if getattr(job.solver, "bias", True) else {}
+        centred = statistics.centred() if statistics and biases.keys() & set(stage.targets) else None
         solutions: dict[int, Solution] = {}
         keys = set(self._done)
         for index in stage.targets:
@@ -129,7 +130,7 @@ class _Solving:
                 continue
             keys.add((p.target.key, p.kernel))
             solver = job.solver if statistics else make_solver(AUTO)
-            about_means = centred if index in calibration.biases else None
+            about_means = centred if index in biases else None
             solution = self._solution(p, solver, statistics, centred=about_means, input_scale=input_scale)
             if solution:
                 solutions[index] = solution

@@ -44,6 +44,7 @@ class Gptq:
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
         column_batch: columns between two matrix products; for speed only.
+        bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
     Raises:
         UsageError: a value that makes no sense.
@@ -56,6 +57,7 @@ class Gptq:
     act_order: bool = True
     refine: int = 2
     column_batch: int = 128
+    bias: bool = True
 
     name: ClassVar[str] = "gptq"
     needs: ClassVar[frozenset[Need]] = frozenset({"gram", "cross"})
