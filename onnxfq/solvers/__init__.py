@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 from onnxfq.errors import UsageError
 from onnxfq.quantized import Float32Array, QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.curvature import curvature
+from onnxfq.solvers.awq import Awq
+from onnxfq.solvers.curvature import curvature, moments
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
@@ -71,7 +72,7 @@ class ScalesInputs(Protocol):
         ...
 
 
-SOLVERS: dict[str, type[Solver]] = {"rtn": Rtn, "hqq": Hqq, "gptq": Gptq}
+SOLVERS: dict[str, type[Solver]] = {"rtn": Rtn, "hqq": Hqq, "gptq": Gptq, "awq": Awq}
 WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7, "gptq": 1.5e6, "awq": 1e7}  # on two cores of a 2023 server, estimates
 AUTO = "hqq"  # the best algorithm that needs no data
 AUTO_CALIBRATED = "gptq"  # the best with data
@@ -106,6 +107,7 @@ def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
 def forget() -> None:
     """Give back the memory of what solvers keep about the last statistics they were given."""
     curvature.cache_clear()
+    moments.cache_clear()
 
 
 def describe(solver: Solver) -> str:

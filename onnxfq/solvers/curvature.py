@@ -19,26 +19,47 @@ _LEAF = 128  # rows and columns of a triangular matrix that is inverted without 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curvature:
+class Moments:
     """One stage's second moments, divided by the mean of the diagonal of `H`, the mean `x̃ x̃ᵀ`.
 
     Attributes:
         importance: [K], the diagonal of `H`.
         hessian: [K, K], `H` with something added to its diagonal, for refits and descent.
-        order: [K], the columns in the order in which they are coded.
-        factor: [K, K], upper `U` with `UᵀU = (H + λI)⁻¹`, rows and columns in that order.
         drift: [K, K], `G − H`, where `G` is the mean `x x̃ᵀ`; None where the two are the same.
-        target_factor: [K, K], like `factor`, with the target's `λ`; None without drift.
-        remarks: which damping had to be raised.
     """
 
     importance: Float32Array
     hessian: Float32Array
+    drift: Float32Array | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curvature(Moments):
+    """The same with what coding with feedback needs.
+
+    Attributes:
+        order: [K], the columns in the order in which they are coded.
+        factor: [K, K], upper `U` with `UᵀU = (H + λI)⁻¹`, rows and columns in that order.
+        target_factor: [K, K], like `factor`, with the target's `λ`; None without drift.
+        remarks: which damping had to be raised.
+    """
+
     order: npt.NDArray[np.intp]
     factor: Float32Array
-    drift: Float32Array | None
     target_factor: Float32Array | None
     remarks: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def moments(statistics: Statistics, damping: float) -> Moments:
+    """The second moments of one stage alone; the last stage's are kept like its `curvature`.
+
+    Args:
+        statistics: with a `gram` whose diagonal is not all zero.
+        damping: what is added to the diagonal of `hessian`, in parts of its mean.
+    """
+    H, drift = _normalised(statistics)
+    return Moments(_importance(H), _damped(H, damping), drift)
 
 
 @lru_cache(maxsize=1)
@@ -56,8 +77,8 @@ def curvature(
         target_damping: `λ` of the target.
         act_order: code the columns with the largest inputs first.
     """
-    H, drift = _moments(statistics)
-    importance = np.maximum(H.diagonal(), 0).astype(np.float32)
+    H, drift = _normalised(statistics)
+    importance = _importance(H)
     order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
     ordered = H[np.ix_(order, order)]
     factor, used = inverse_factor(ordered, damping)
@@ -66,12 +87,21 @@ def curvature(
     if drift is not None and target_damping != damping:
         target_factor, used = inverse_factor(ordered, target_damping)
         remarks += [] if used == target_damping else [f"damping of the target raised to {used:g}"]
+    hessian = _damped(H, refit_damping)
+    return Curvature(importance, hessian, drift, order, factor, target_factor, tuple(remarks))
+
+
+def _importance(H: Float64Array) -> Float32Array:
+    return np.maximum(H.diagonal(), 0).astype(np.float32)
+
+
+def _damped(H: Float64Array, damping: float) -> Float32Array:
     hessian = H.astype(np.float32)
-    np.fill_diagonal(hessian, np.maximum(H.diagonal() + refit_damping, _SMALLEST_CURVATURE))
-    return Curvature(importance, hessian, order, factor, drift, target_factor, tuple(remarks))
+    np.fill_diagonal(hessian, np.maximum(H.diagonal() + damping, _SMALLEST_CURVATURE))
+    return hessian
 
 
-def _moments(statistics: Statistics) -> tuple[Float64Array, Float32Array | None]:
+def _normalised(statistics: Statistics) -> tuple[Float64Array, Float32Array | None]:
     """`H` and `G − H`, divided by the mean of the diagonal of `H`."""
     assert statistics.gram is not None
     H = statistics.gram / statistics.gram.diagonal().mean()

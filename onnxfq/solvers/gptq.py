@@ -11,15 +11,14 @@ import numpy as np
 from onnxfq.errors import UsageError
 from onnxfq.quantized import Float32Array, QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.blocks import encode
-from onnxfq.solvers.curvature import Curvature, Float64Array, curvature
+from onnxfq.solvers.curvature import Curvature, curvature
 from onnxfq.solvers.descent import descend
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.feedback import code_with_feedback
-from onnxfq.solvers.grid import fitted_grid
 from onnxfq.solvers.refit import refit_rows
+from onnxfq.solvers.rivals import keep_up, on_fitted_grid
 from onnxfq.solvers.rows import EachChunk, row_threads
-from onnxfq.solvers.target import aim, drifts, row_losses
+from onnxfq.solvers.target import aim, drifts
 from onnxfq.statistics import Need, Statistics
 
 MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to them
@@ -79,7 +78,7 @@ class Gptq:
             raise ValueError("gptq needs Statistics.gram")
         weight = np.ascontiguousarray(weight, np.float32)
         if not statistics.gram.diagonal().any():  # nothing reaches this weight: any codes will do
-            return _on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
+            return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
         many = statistics.tokens >= MANY_TOKENS
         target_damping = (0.05 if many else 0.1) if self.target_damping is None else self.target_damping
         alpha = (1.0 if many else 0.5) if self.alpha is None else self.alpha
@@ -87,12 +86,9 @@ class Gptq:
             known = curvature(statistics, self.damping, self.refit_damping, target_damping, self.act_order)
             drift = drifts(weight, known, each)
             target = aim(weight, drift, known, alpha, each)
-            draft = _on_fitted_grid(target, known.importance, scheme, scale_type)
+            draft = on_fitted_grid(target, known.importance, scheme, scale_type)
             self._improve(draft, known, each)
-            losses = row_losses(draft, weight, drift, known, each)
-            for importance in (known.importance, np.ones_like(known.importance)):
-                rival = _on_fitted_grid(weight, importance, scheme, scale_type)
-                losses = _take_better(draft, rival, losses, row_losses(rival, weight, drift, known, each))
+            keep_up(draft, weight, drift, known, each)
         return draft.finished(known.remarks)
 
     def _improve(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
@@ -114,23 +110,8 @@ def _check(field: str, value: float | None, least: float, largest: float, wanted
         raise UsageError(f"gptq cannot work with {field}={value} (got {field}={value}). Use {wanted}.")
 
 
-def _on_fitted_grid(weight: Float32Array, importance: Float32Array, scheme: Scheme, scale_type: ScaleType) -> Draft:
-    """Every weight at the nearest point of its block's fitted grid."""
-    scale, zero_point = fitted_grid(weight, importance, scheme, scale_type)
-    codes = encode(weight, scale, zero_point, scheme.bits, scheme.columns_per_block(weight.shape[1]))
-    return Draft(weight, codes, scale, zero_point, scheme, scale_type)
-
-
 def _whole_blocks(column_batch: int, draft: Draft) -> int:
     """How many columns descent takes at once: whole blocks, where these are smaller than rows."""
     if not isinstance(draft.scheme.block_size, int):
         return column_batch
     return -(-column_batch // draft.block_size) * draft.block_size
-
-
-def _take_better(draft: Draft, rival: Draft, losses: Float64Array, others: Float64Array) -> Float64Array:
-    """Take over the rows for which the rival's loss is smaller; return what losses are left."""
-    worse = ~(losses <= others)  # also where they are no numbers at all
-    draft.codes[worse], draft.scale[worse] = rival.codes[worse], rival.scale[worse]
-    draft.zero_point[worse] = rival.zero_point[worse]
-    return np.where(worse, others, losses)

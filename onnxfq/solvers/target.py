@@ -6,16 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.quantized import Float32Array
-from onnxfq.solvers.curvature import Curvature
+from onnxfq.solvers.curvature import Curvature, Moments
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.rows import EachChunk
 
 
-def drifts(weight: Float32Array, curvature: Curvature, each: EachChunk) -> Float32Array | None:
+def drifts(weight: Float32Array, moments: Moments, each: EachChunk) -> Float32Array | None:
     """`W(G − H)`, [N, K]: how the error of earlier stages shows in the weight's outputs; None where there is none."""
-    if curvature.drift is None:
+    if moments.drift is None:
         return None
-    drift, out = curvature.drift, np.empty_like(weight)
+    drift, out = moments.drift, np.empty_like(weight)
 
     def multiply(rows: slice) -> None:
         out[rows] = weight[rows] @ drift
@@ -46,18 +46,18 @@ def aim(
 
 
 def row_losses(
-    draft: Draft, weight: Float32Array, drift: Float32Array | None, curvature: Curvature, each: EachChunk
+    draft: Draft, weight: Float32Array, drift: Float32Array | None, moments: Moments, each: EachChunk
 ) -> npt.NDArray[np.float64]:
     """`E‖w x − ŵ x̃‖²` of every row [N] on the calibration data, in parts of the mean of diag H, less a constant.
 
     Where all rows share one grid, each has the loss of all.
     """
     losses = np.empty(weight.shape[0], np.float64)
-    added = curvature.hessian.diagonal() - curvature.importance
+    added = moments.hessian.diagonal() - moments.importance
 
     def add(rows: slice) -> None:
         error = draft.rows(rows).dequantised() - weight[rows]
-        slope = error @ curvature.hessian - error * added
+        slope = error @ moments.hessian - error * added
         if drift is not None:
             slope -= 2 * drift[rows]
         losses[rows] = np.einsum("nk,nk->n", error, slope, dtype=np.float64)

@@ -1,0 +1,134 @@
+"""Calibrated quantisation without error feedback: scaled inputs, clipped grids, nearest codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxfq.errors import UsageError
+from onnxfq.quantized import Float32Array, QuantizedWeight
+from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.blocks import Float64Array
+from onnxfq.solvers.clipping import clip
+from onnxfq.solvers.curvature import moments
+from onnxfq.solvers.draft import Draft
+from onnxfq.solvers.gptq import Gptq
+from onnxfq.solvers.rivals import keep_up, on_fitted_grid
+from onnxfq.solvers.rows import row_threads
+from onnxfq.solvers.scaling import best_scale
+from onnxfq.solvers.target import drifts, row_losses
+from onnxfq.statistics import Need, Statistics
+
+_CODES = ("nearest", "gptq")
+_LARGEST = 1e36  # weights above might overflow when they are scaled
+_STRENGTHS = (1.0, 0.5)  # how much of the scale found is tried, as an exponent
+_SMALLEST_GAIN = 0.01  # of the objective; smaller ones on a sample of rows may be losses on all
+
+
+@dataclass(frozen=True, slots=True)
+class Awq:
+    """Activation-aware quantisation: minimises `E‖W x − Ŵ x̃‖²` over scales of inputs and over grids.
+
+    Where a normalisation layer comes before a stage, that layer divides the stage's inputs by a scale, and the weights
+    are multiplied by it: weights that meet large inputs are rounded more finely. Grids are fitted to the weights,
+    weighted by the size of the inputs, and then clipped under the full objective; codes are the nearest. A row for
+    which `Hqq`, weighted or not, does better on the calibration data takes over its codes.
+
+    Source: J. Lin et al., "AWQ: Activation-aware Weight Quantization", 2023. Differs: see `best_scale` and `clip`.
+
+    Attributes:
+        steps: how many exponents are tried for inputs, and as many for weights; 1: inputs stay as they are.
+        rounds: how many times every block is clipped.
+        rows: of each weight, by which scales of inputs are judged.
+        damping: what clipping adds to the diagonal of the mean `x̃ x̃ᵀ`, in parts of its mean.
+        codes: "nearest", or "gptq" to have `Gptq` choose codes and grids for the scaled weights.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+
+    steps: int = 5
+    rounds: int = 2
+    rows: int = 256
+    damping: float = 0.01
+    codes: str = "nearest"
+
+    name: ClassVar[str] = "awq"
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "cross"})
+    weighs_inputs: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        _check("steps", self.steps, 1 <= self.steps <= 100, "a whole number from 1 to 100")
+        _check("rounds", self.rounds, 0 <= self.rounds <= 1000, "a whole number from 0 to 1000")
+        _check("rows", self.rows, self.rows >= 1, "a whole number from 1 up, such as 256")
+        _check("damping", self.damping, 0 <= self.damping < float("inf"), "a number from 0 up, such as 0.01")
+        _check("codes", self.codes, self.codes in _CODES, " or ".join(_CODES))
+
+    def solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    ) -> QuantizedWeight:
+        """Quantise one weight [N, K]; see `Solver.solve`."""
+        if statistics is None or statistics.gram is None:
+            raise ValueError("awq needs Statistics.gram")
+        if self.codes == "gptq":
+            return Gptq().solve(weight, scheme, statistics, scale_type=scale_type)
+        weight = np.ascontiguousarray(weight, np.float32)
+        if not statistics.gram.diagonal().any():  # nothing reaches this weight: any codes will do
+            return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
+        with row_threads(weight.shape[0]) as each:
+            known = moments(statistics, self.damping)
+            drift = drifts(weight, known, each)
+            draft = on_fitted_grid(weight, known.importance, scheme, scale_type)
+            clip(draft, drift, known, self.rounds, each)
+            keep_up(draft, weight, drift, known, each)
+        return draft.finished(())
+
+    def input_scale(
+        self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics, *, scale_type: ScaleType
+    ) -> Float64Array | None:
+        """What to divide a stage's inputs by; see `ScalesInputs.input_scale`."""
+        if statistics.gram is None or self.steps == 1 or not statistics.gram.diagonal().any():
+            return None
+        largest = max(max(float(weight.max()), -float(weight.min())) for weight in weights)
+        if not largest < _LARGEST:
+            return None
+        samples = [_sampled(weight, self.rows) for weight in weights]
+        energy = np.maximum(statistics.gram.diagonal() / statistics.gram.diagonal().mean(), 0)
+        found = best_scale(samples, energy, scheme, scale_type, self.steps)
+        best, least = None, self._loss(samples, scheme, statistics, scale_type)
+        for strength in _STRENGTHS:
+            scale = found**strength
+            scaled = [weight * scale.astype(np.float32) for weight in samples]
+            loss = self._loss(scaled, scheme, statistics.scaled(scale), scale_type)
+            if least - loss > _SMALLEST_GAIN * abs(least):
+                best, least = scale, loss
+        return best
+
+    def _loss(
+        self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics, scale_type: ScaleType
+    ) -> float:
+        """The objective, less a constant, after solving weights."""
+        assert statistics.gram is not None
+        known, total = moments(statistics, self.damping), 0.0
+        for weight in weights:
+            q = self.solve(weight, scheme, statistics, scale_type=scale_type)
+            draft = Draft(weight, q.codes, q.scale, q.zero_point, scheme, scale_type)
+            with row_threads(weight.shape[0]) as each:
+                losses = row_losses(draft, weight, drifts(weight, known, each), known, each)
+            total += float(losses[0] if scheme.block_size == "tensor" else losses.sum())
+        return total * float(statistics.gram.diagonal().mean())
+
+
+def _sampled(weight: Float32Array, count: int) -> Float32Array:
+    """At most so many rows, evenly spread."""
+    n = weight.shape[0]
+    return np.ascontiguousarray(weight[np.linspace(0, n - 1, min(n, count)).astype(np.intp)])
+
+
+def _check(field: str, value: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise UsageError(f"awq cannot work with {field}={value} (got {field}={value}). Use {wanted}.")
