@@ -106,7 +106,7 @@ WorkDir = Annotated[
         metavar="DIR",
         readable=False,
         help="Where finished work is kept for --resume.",
-        show_default="none; OUT.work with --resume",
+        show_default="OUT.work, until the run is finished",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run that was cut off stopped.")]

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from onnxfq.calibrate import Checkpoint, Runtime, Stage, Streams, discard, find_stages
+from onnxfq.calibrate import Checkpoint, Runtime, Stage, Streams, find_stages
 from onnxfq.feeds import Feed, Feeds
 from onnxfq.find import Planned
 from onnxfq.graph import Flow
-from onnxfq.job import Job, Progress
+from onnxfq.job import Job
 from onnxfq.rules import Bias, Fold, find_bias, find_fold
-from onnxfq.session import runtime_version
-from onnxfq.solvers import describe
-from onnxfq.version import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +65,14 @@ class Calibration:
 
 
 @contextmanager
-def calibrated(
-    job: Job, feeds: Feeds, work: Path, source_hash: Future[str], progress: Progress
-) -> Iterator[Calibration]:
+def calibrated(job: Job, feeds: Feeds, finished: Checkpoint) -> Iterator[Calibration]:
     """Get ready to run samples through a model, stage by stage.
 
     Args:
         job: the model and what was decided.
         feeds: the samples.
-        work: the folder for finished stages, and for what does not fit in memory.
-        source_hash: of the model.
-        progress: told what is found there.
+        finished: stages; its folder also takes what does not fit in memory.
     """
-    checkpoint = Checkpoint(work, _identity(job, feeds, source_hash.result()), resume=job.options.resume)
-    if checkpoint.thrown_away:
-        progress(f"An unfinished run in '{work}' was thrown away; --resume would have gone on with it.", 0, 0)
     flow = Flow(job.graph, lambda name: _always(feeds, name))
     targets = [p.target for p in job.planned]
     stages = find_stages(flow, targets)
@@ -99,10 +82,10 @@ def calibrated(
     biases = {i: bias for i, bias in found.items() if bias is not None}
     points = [[biases[i].output if i in biases else targets[i].node.outputs[0] for i in s.targets] for s in reached]
     folds = _folds(job, flow, reached, outputs)
-    runtime = Runtime(job.provider, job.threads, job.options.memory, work)
+    runtime = Runtime(job.provider, job.threads, job.options.memory, finished.folder)
     streams = Streams(job.graph, flow, reached, points, feeds, runtime)
     try:
-        yield Calibration(stages, biases, folds, streams, checkpoint, len(feeds))
+        yield Calibration(stages, biases, folds, streams, finished, len(feeds))
     finally:
         streams.close()
 
@@ -119,55 +102,6 @@ def _folds(job: Job, flow: Flow, stages: Sequence[Stage], outputs: Collection[st
         if found is not None:
             folds[stage.source] = found
     return folds
-
-
-def work_folder(job: Job, output: Path, name: str = "") -> Path | None:
-    """The folder for unfinished work on a model; None where it is done without data.
-
-    Args:
-        job: the model and what was decided.
-        output: what is written; the default folder lies beside it.
-        name: of the model, where there are several.
-    """
-    if not job.solver.needs or not job.planned:
-        return None
-    folder = Path(job.options.work_dir) if job.options.work_dir else output.with_name(output.name + ".work")
-    return folder / name if name else folder
-
-
-def finish_work(job: Job, work: Path | None) -> None:
-    """Remove the work of a finished run, unless the user chose the folder."""
-    if work is None or job.options.work_dir:
-        return
-    discard(work)
-    if work.parent.name.endswith(".work"):
-        with suppress(OSError):
-            work.parent.rmdir()
-
-
-def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
-    """Whatever the solved weights depend on."""
-    names = [p.target.name for p in job.planned]
-    return {
-        "model": source_hash,
-        "data": _digest(feeds),
-        "targets": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-        "scheme": str(job.options.scheme),
-        "algorithm": describe(job.solver),
-        "provider": job.provider,
-        "onnxfq": VERSION,
-        "onnxruntime": runtime_version(),
-        "numpy": np.__version__,
-    }
-
-
-def _digest(feeds: Feeds) -> str:
-    digest = hashlib.sha256()
-    for feed in feeds:
-        for name, array in feed.items():
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def rounded_in(p: Planned) -> int | None:

@@ -72,16 +72,21 @@ def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             command(*args, **kwargs)
         except OnnxfqError as error:
-            _complain(f"Error: {error}")
+            _complain(f"Error: {error}{_notes(error)}")
             raise typer.Exit(error.exit_code) from error
         except MemoryError as error:
-            _complain("Error: Out of memory. Free some, or use a machine with more.")
+            _complain(f"Error: Out of memory. Free some, or use a machine with more.{_notes(error)}")
             raise typer.Exit(OnnxfqError.exit_code) from error
         except KeyboardInterrupt as error:
-            _complain("Interrupted: nothing half-written was left behind.")
+            _complain(f"Interrupted: nothing half-written was left behind.{_notes(error)}")
             raise typer.Exit(INTERRUPTED) from error
 
     return wrapped
+
+
+def _notes(error: BaseException) -> str:
+    """What was added to an error on its way up."""
+    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _complain(message: str) -> None:

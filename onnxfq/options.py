@@ -37,7 +37,7 @@ class Options:
         samples: how many samples to use at most.
         seq_len: longest sample, in tokens.
         seed: of everything that is made up.
-        work_dir: where finished work is kept; None keeps none, or beside the output with `resume`.
+        work_dir: where finished work is kept; None keeps it beside the output, until the run is finished.
         resume: go on with what is found in the work directory.
         memory: bytes for what is kept between stages of calibration; what is more goes to disk.
         threads: threads to use at most; None for all.

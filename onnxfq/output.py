@@ -39,7 +39,8 @@ def staging(output: Path) -> Iterator[Path]:
     try:
         if not output.parent.is_dir():
             raise OutputError(f"Cannot write '{output}': the folder '{output.parent}' does not exist. Create it first.")
-        with _lock(output):
+        busy = f"Another run is writing '{output}' just now. Wait for it, or choose another output with -o."
+        with locked(_lock_file(output), busy):
             _recover(folder, output)
             folder.mkdir()
             try:
@@ -83,12 +84,21 @@ def _message(error: OSError, output: Path) -> str:
 
 
 @contextmanager
-def _lock(output: Path) -> Iterator[None]:
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file; it vanishes with the lock.
+
+    Args:
+        path: the file.
+        busy: what to say where another run holds it.
+
+    Raises:
+        OutputError: another run holds it.
+        OSError: the file cannot be made.
+    """
     if fcntl is None:
         yield
         return
-    path = _lock_file(output)
-    while (descriptor := _acquire(path, output)) is None:
+    while (descriptor := _acquire(path, busy)) is None:
         pass
     try:
         yield
@@ -97,7 +107,7 @@ def _lock(output: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, output: Path) -> int | None:
+def _acquire(path: Path, busy: str) -> int | None:
     """Lock a file; None where the run that held the lock removed the file meanwhile."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -106,9 +116,7 @@ def _acquire(path: Path, output: Path) -> int | None:
             return descriptor
     except BlockingIOError as error:
         os.close(descriptor)
-        raise OutputError(
-            f"Another run is writing '{output}' just now. Wait for it, or choose another output with -o."
-        ) from error
+        raise OutputError(busy) from error
     except OSError:
         os.close(descriptor)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +12,8 @@ from typing import Unpack
 
 import numba
 
-from onnxfq.calibration import calibrated, finish_work, work_folder
+from onnxfq.calibrate import Checkpoint
+from onnxfq.calibration import calibrated
 from onnxfq.data import Data, prepare
 from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
@@ -47,6 +48,7 @@ from onnxfq.terminal import size_text
 from onnxfq.validate import validate
 from onnxfq.verify import verify
 from onnxfq.version import VERSION
+from onnxfq.work import Work, find_work, working
 
 __all__ = ["Options", "inspect", "quantize"]
 
@@ -122,14 +124,14 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
     (job,) = _decide_all(source, [source], options, calibrated=options.calib is not None)
     refuse_overwriting(output, job.graph.files)
     _refuse_idle([job])
+    work = find_work(job, output)
     with staging(output) as folder:
         _foretell([job], folder, progress)
         data = prepare(job, progress)
-        work = work_folder(job, output)
         report = _make(job, folder / output.name, data, work, progress)
         job.graph.check_unchanged()
         commit_files(folder / output.name, output)
-    finish_work(job, work)
+        _finish([work])
     return replace(report, output=str(output))
 
 
@@ -139,6 +141,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
     files = [file for job in jobs for file in job.graph.files]
     refuse_overwriting(output, files)
     _refuse_idle(jobs)
+    works = [find_work(job, output, job.graph.path.stem) for job in jobs]
     with staging(output) as folder:
         result = folder / output.name
         left = copy_companions(source, result, files)
@@ -147,7 +150,6 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
         _foretell(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, tell) for job, tell in zip(jobs, told, strict=True)]
-        works = [work_folder(job, output, job.graph.path.stem) for job in jobs]
         reports = [
             _make(job, result / job.graph.path.name, inputs, work, tell)
             for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)
@@ -155,8 +157,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
         for job in jobs:
             job.graph.check_unchanged()
         commit_folder(result, output, ours)
-    for job, work in zip(jobs, works, strict=True):
-        finish_work(job, work)
+        _finish(works)
     return merge(source, output, reports, options, left)
 
 
@@ -202,13 +203,20 @@ def _about(job: Job, jobs: Sequence[Job], progress: Progress) -> Progress:
     return lambda what, done, total: progress(f"{job.graph.path.name}: {what}", done, total)
 
 
-def _make(job: Job, staged: Path, data: Data, work: Path | None, progress: Progress) -> Report:
+def _make(job: Job, staged: Path, data: Data, work: Work | None, progress: Progress) -> Report:
     """Calibrate, solve, rewrite, write, verify, validate, report: all on staged files."""
+    source_hash = _in_background(job.graph.source_hash)
+    with working(work, job, data.calibration, source_hash, progress) as finished:
+        return _make_with(finished, job, staged, data, source_hash, progress)
+
+
+def _make_with(
+    finished: Checkpoint | None, job: Job, staged: Path, data: Data, source_hash: Future[str], progress: Progress
+) -> Report:
     with Spool(staged.with_name(staged.name + ".spool")) as spool:
-        source_hash = _in_background(job.graph.source_hash)
         notes: list[str] = []
-        if data.calibration is not None and work is not None:
-            with calibrated(job, data.calibration, work, source_hash, progress) as calibration:
+        if data.calibration is not None and finished is not None:
+            with calibrated(job, data.calibration, finished) as calibration:
                 targets, meant = solve(job, spool, progress, calibration)
                 notes = calibration.notes()
         else:
@@ -226,6 +234,12 @@ def _make(job: Job, staged: Path, data: Data, work: Path | None, progress: Progr
         return report
     progress("comparing with the original", 0, 1)
     return with_validation(report, validate(job.graph.path, staged, data.comparison, job.provider, job.threads), job)
+
+
+def _finish(works: Iterable[Work | None]) -> None:
+    for work in works:
+        if work is not None:
+            work.finish()
 
 
 def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:

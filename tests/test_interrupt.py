@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxfq import cli, pipeline
+from onnxfq import cli, data, pipeline
 from tiny import QUICK, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]
@@ -33,7 +33,7 @@ def test_an_interruption_exits_with_130_and_leaves_all_as_it_was(
 
     old = model.with_name("m.int4.onnx")
     old.write_text("the old output")
-    monkeypatch.setattr(pipeline, stage, interrupted)
+    monkeypatch.setattr(data if stage == "try_original" else pipeline, stage, interrupted)
     assert quantize(model, "--algorithm", "rtn") == 130
     assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
     assert old.read_text() == "the old output"

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from onnxfq.calibrate.checkpoint import Checkpoint, discard
+from onnxfq.calibrate.checkpoint import Checkpoint, checkpoint, count_stages, discard, refuse_foreign
 from onnxfq.calibrate.stages import Stage, find_stages
 from onnxfq.calibrate.streams import Runtime, Streams
 
-__all__ = ["Checkpoint", "Runtime", "Stage", "Streams", "discard", "find_stages"]
+__all__ = [
+    "Checkpoint",
+    "Runtime",
+    "Stage",
+    "Streams",
+    "checkpoint",
+    "count_stages",
+    "discard",
+    "find_stages",
+    "refuse_foreign",
+]

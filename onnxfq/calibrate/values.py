@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from onnxfq.errors import OutputError
 from onnxfq.session import Array
 
 
@@ -31,14 +34,18 @@ class Values:
 
     Args:
         memory: bytes to hold in memory; what comes beyond that goes to disk.
-        folder: for the files.
+        folder: for the files; it must hold none of an earlier run.
+
+    Attributes:
+        held: bytes in memory.
+        spilled: bytes that went to disk so far.
     """
 
     def __init__(self, memory: int, folder: Path) -> None:
         self.memory = memory
         self.spilled = 0
         self._folder = folder
-        self._held = 0
+        self.held = 0
         self._kept: dict[str, _Kept] = {}
         self._files = 0
 
@@ -50,14 +57,14 @@ class Values:
         """Keep a value of a sample, in place of an earlier one of that name.
 
         Raises:
-            OSError: it does not fit in memory, and the disk does not take it.
+            OutputError: it does not fit in memory, and the disk does not take it.
         """
         kept = self._kept.setdefault(name, _Kept())
         before = kept.samples.pop(sample, None)
-        self._held -= 0 if before is None or isinstance(before, _OnDisk) else before.nbytes
-        if self._held + array.nbytes <= self.memory or not array.nbytes:
+        self.held -= 0 if before is None or isinstance(before, _OnDisk) else before.nbytes
+        if self.held + array.nbytes <= self.memory or not array.nbytes:
             kept.samples[sample] = array
-            self._held += array.nbytes
+            self.held += array.nbytes
         else:
             kept.samples[sample] = self._spill(kept, array)
 
@@ -66,25 +73,27 @@ class Values:
 
         Raises:
             KeyError: it is not kept.
-            OSError: it cannot be read back.
+            OutputError: it cannot be read back.
         """
         kept = self._kept[name]
         value = kept.samples[sample]
         if not isinstance(value, _OnDisk):
             return value
-        count = int(np.prod(value.shape))
-        with (kept.file or self._folder).open("rb") as file:
+        array = np.empty(value.shape, value.dtype)
+        with _told(kept.file or self._folder) as path, path.open("rb") as file:
             file.seek(value.offset)
-            return np.fromfile(file, value.dtype, count).reshape(value.shape)
+            if file.readinto(_bytes(array)) != array.nbytes:
+                raise OutputError(f"'{path}' was cut short while it was in use. Give a --work-dir of its own.")
+        return array
 
     def free(self, name: str) -> None:
         """Forget a value of all samples."""
         kept = self._kept.pop(name, None)
         if kept is None:
             return
-        self._held -= sum(a.nbytes for a in kept.samples.values() if not isinstance(a, _OnDisk))
+        self.held -= sum(a.nbytes for a in kept.samples.values() if not isinstance(a, _OnDisk))
         if kept.file is not None:
-            kept.file.unlink()
+            kept.file.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget everything, and leave no file."""
@@ -95,9 +104,25 @@ class Values:
         if kept.file is None:
             kept.file = self._folder / f"kept-{self._files}"
             self._files += 1
-        data = np.ascontiguousarray(array)
-        with kept.file.open("ab") as file:
-            file.write(data.reshape(-1).view(np.uint8).data)
-        offset, kept.length = kept.length, kept.length + data.nbytes
-        self.spilled += data.nbytes
-        return _OnDisk(offset, data.dtype, data.shape)
+        with _told(kept.file) as path, path.open("ab") as file:
+            file.write(_bytes(np.ascontiguousarray(array)))
+        offset, kept.length = kept.length, kept.length + array.nbytes
+        self.spilled += array.nbytes
+        return _OnDisk(offset, array.dtype, array.shape)
+
+
+def _bytes(array: Array) -> memoryview:
+    """The bytes of a contiguous array, of any type."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[Path]:
+    """Say what to do about a disk that refuses."""
+    try:
+        yield path
+    except OSError as error:
+        raise OutputError(
+            f"Cannot keep intermediate values in '{path}' ({error.strerror or error}). Free some disk space, choose "
+            "another place with --work-dir, or allow more --memory."
+        ) from error
