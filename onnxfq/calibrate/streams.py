@@ -70,7 +70,10 @@ class Streams:
         runtime: Runtime,
     ) -> None:
         self._graph, self._flow, self._stages, self._runtime = graph, flow, stages, runtime
-        self._segments = cut(flow, [*([s.source] for s in stages), [p for point in points for p in point]])
+        sources = [stage.source for stage in stages]
+        passed = {name for step in flow.ancestors(sources) for name in step.writes}
+        left = [name for point in points for name in point if name not in passed]
+        self._segments = cut(flow, [*([source] for source in sources), left])
         self._feeds, self._points = feeds, {p for point in points for p in point}
         self._values = Values(runtime.memory, runtime.folder)
         self._masks = [token_masks(feed, graph.signature) for feed in feeds]
@@ -83,6 +86,11 @@ class Streams:
     def runs(self) -> int:
         """How many runs of segments all stages take."""
         return len(self._segments) * len(self._feeds)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept in memory for the segments to come."""
+        return self._values.held
 
     def advance(self, index: int, spool: Spool, rounded_in: int | None, tell: Tell) -> Statistics | None:
         """Run all samples up to a stage, and measure its inputs; None where no sample gives any.

@@ -169,6 +169,23 @@ def test_every_step_runs_once_and_nothing_is_kept_too_long(tmp_path: Path) -> No
         assert not present - {"x", "d"}
 
 
+def test_what_is_kept_does_not_grow_with_the_number_of_layers(tmp_path: Path) -> None:
+    layers = 6
+    body = " ".join(
+        f"u{i} = MatMul(x{i}, w) h{i} = Relu(u{i}) d{i} = MatMul(h{i}, v{i}) x{i + 1} = Add(x{i}, d{i})"
+        for i in range(layers)
+    )
+    weights = {f"v{i}": weight(i) for i in range(layers)}
+    proto = model(body, x="float[M, 64] x0", y=f"float[M, 64] x{layers}", w=weight(99), **weights)
+    with setting(write(proto, tmp_path / "m.onnx"), [{"x0": samples(8)[0]["x"]}]) as here:
+        kept = []
+        for index, stage in enumerate(here.stages):
+            here.streams.advance(index, here.spool, None, lambda: None)
+            here.quantise(stage)
+            kept.append(here.streams.kept_bytes)
+        assert max(kept[4:]) == max(kept[:4]) > 0
+
+
 def test_what_depends_on_no_input_is_computed_again_instead_of_kept(tmp_path: Path) -> None:
     proto = model(
         "c = Constant <value = float[1] {2}> () d = Mul(c, c) a = Mul(x, d) h = MatMul(a, w0) b = Mul(h, d) "
