@@ -116,11 +116,11 @@ class _Solving:
         statistics = calibration.streams.advance(
             position, self._spool, rounded_in(planned[stage.targets[0]]), self._tell
         )
-        input_scale = self._input_scale(stage, statistics, calibration)
+        biases = calibration.biases if getattr(job.solver, "bias", True) else {}
+        input_scale = self._input_scale(stage, statistics, calibration, centred=biases.keys() >= set(stage.targets))
         if statistics and input_scale is not None:
             statistics = statistics.scaled(input_scale)
         # Once for all targets: solvers keep what they compute from statistics.
-        biases = calibration.biases if getattr(job.solver, "bias", True) else {}
         centred = statistics.centred() if statistics and biases.keys() & set(stage.targets) else None
         solutions: dict[int, Solution] = {}
         keys = set(self._done)
@@ -137,7 +137,7 @@ class _Solving:
         return solutions
 
     def _input_scale(
-        self, stage: Stage, statistics: Statistics | None, calibration: Calibration
+        self, stage: Stage, statistics: Statistics | None, calibration: Calibration, *, centred: bool
     ) -> Float64Array | None:
         """What a stage's inputs are to be divided by, where the solver wants that and the graph allows it."""
         solver, options = self._job.solver, self._job.options
@@ -145,6 +145,7 @@ class _Solving:
             return None
         targets = [self._job.planned[i].target for i in stage.targets]
         weights = [target.rows(target.read(), slice(0, target.n)) for target in targets]
+        statistics = statistics.centred() if centred else statistics
         return solver.input_scale(weights, options.scheme, statistics, scale_type=targets[0].scale_type)
 
     def refuse_damaged(self) -> None:

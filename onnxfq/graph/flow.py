@@ -44,6 +44,7 @@ class Flow:
         steps: in an order in which they can run.
         bodies: the scopes whose nodes are steps.
         constants: tensors by name, of all these scopes.
+        read_elsewhere: names that branches read which are never taken; other callers may take them.
     """
 
     def __init__(self, graph: Graph, decide: Decide = lambda name: None) -> None:
@@ -51,6 +52,7 @@ class Flow:
         self._taken: set[str] = set()
         self.bodies: list[Body] = []
         self.constants: dict[str, TensorProto] = {}
+        self.read_elsewhere: set[str] = set()
         self._scopes = {id(body.proto): body for body in graph.bodies}
         self.steps = list(self._open(graph.bodies[0]))
 
@@ -125,7 +127,10 @@ class Flow:
             return None
         branch = self._scopes.get(id(graphs[0]))
         own = {*branch.initializers, *branch.producers} if branch else set()
-        return branch if branch and not own & self._taken else None
+        if branch is None or own & self._taken:
+            return None
+        self.read_elsewhere.update(*(captured(a.g) for a in node.proto.attribute if a.name != wanted))
+        return branch
 
 
 def _reads(proto: NodeProto) -> Iterator[str]:

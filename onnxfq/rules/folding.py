@@ -2,6 +2,8 @@
 
     x = γ·x̂ + β, W x   →   x′ = (γ/s)·x̂ + β/s, (W·s) x′
 
+Any product with a constant vector, as in layers that an export spells out, will do as well.
+
 Source: J. Lin et al., "AWQ: Activation-aware Weight Quantization", 2023, section 3.2.
 """
 
@@ -13,11 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.graph import Constant, Flow, Graph, Node, Spool
+from onnxfq.graph import MICROSOFT, Constant, Flow, Graph, Node, Spool
 from onnxfq.rules.norms import OPERATORS
 from onnxfq.rules.target import Target
 
 Float64Array = npt.NDArray[np.float64]
+
+_SHAPE_ONLY = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +49,9 @@ def find_fold(
     """
     own = {id(target.node.proto) for target in targets}
     step = flow.writers.get(source)
-    alone = source not in outputs and all(id(r.node.proto) in own for r in flow.readers[source])
-    if step is None or not alone or step.node.outputs[0] != source:
+    if step is None or step.node.outputs[0] != source or not _is_read_by(flow, source, own, outputs):
         return None
-    places = _places(graph, flow, step.node, targets[0].k)
+    places = _places(graph, flow, step.node, targets[0].k, outputs)
     return Fold(places) if places and not any(graph.edits.replacement(node) for node, _ in places) else None
 
 
@@ -75,7 +78,17 @@ def fold(graph: Graph, found: Fold, scale: Float64Array, spool: Spool) -> list[C
     return abandoned
 
 
-def _places(graph: Graph, flow: Flow, node: Node, k: int) -> list[tuple[Node, int]]:
+def _is_read_by(flow: Flow, name: str, own: Collection[int], outputs: Collection[str]) -> bool:
+    """Whether only these nodes read a value, as their first input alone; others may look at its shape."""
+    if name in outputs or name in flow.read_elsewhere:
+        return False
+    readers = [step.node for step in flow.readers[name] if step.node.op_type not in _SHAPE_ONLY]
+    return all(id(node.proto) in own and node.inputs.count(name) == 1 for node in readers)
+
+
+def _places(graph: Graph, flow: Flow, node: Node, k: int, outputs: Collection[str]) -> list[tuple[Node, int]]:
+    if node.domain not in ("", MICROSOFT):
+        return []
     if node.op_type in OPERATORS:
         gamma, beta = OPERATORS[node.op_type]
         wanted = [gamma] if beta is None or beta >= len(node.inputs) or not node.inputs[beta] else [gamma, beta]
@@ -85,12 +98,13 @@ def _places(graph: Graph, flow: Flow, node: Node, k: int) -> list[tuple[Node, in
     if node.op_type != "Add":
         return []
     for index in (0, 1):
-        inner = flow.writers.get(node.inputs[1 - index])
+        rest = node.inputs[1 - index]
+        inner = flow.writers.get(rest)
         if not _is_vector(graph, node, index, k) or inner is None or inner.node.op_type != "Mul":
             continue
-        rest = _places(graph, flow, inner.node, k)
-        if rest and len(flow.readers[node.inputs[1 - index]]) == 1:
-            return [(node, index), *rest]
+        places = _places(graph, flow, inner.node, k, outputs)
+        if places and _is_read_by(flow, rest, {id(node.proto)}, outputs):
+            return [(node, index), *places]
     return []
 
 

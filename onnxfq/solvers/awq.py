@@ -44,6 +44,7 @@ class Awq:
         rounds: how many times every block is clipped.
         rows: of each weight, by which scales of inputs are judged.
         damping: what clipping adds to the diagonal of the mean `x̃ x̃ᵀ`, in parts of its mean.
+        bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
         codes: "nearest", or "gptq" to have `Gptq` choose codes and grids for the scaled weights.
 
     Raises:
@@ -54,6 +55,7 @@ class Awq:
     rounds: int = 2
     rows: int = 256
     damping: float = 0.01
+    bias: bool = True
     codes: str = "nearest"
 
     name: ClassVar[str] = "awq"
