@@ -72,6 +72,8 @@ class Checkpoint:
                 os.fsync(stream.fileno())
             part.replace(file)
         except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             raise OutputError(
                 f"Cannot write '{file}' ({error.strerror or error}). Free some disk space, or choose another place "
                 "with --work-dir."

@@ -180,7 +180,7 @@ def test_it_behaves_like_a_dict_within_its_memory(
         for key, value in wanted.items():
             same(kept.get(*key), value)
         held = [v for k in kept._kept.values() for v in k.samples.values() if isinstance(v, np.ndarray)]
-        assert sum(value.nbytes for value in held) == kept._held <= memory
+        assert sum(value.nbytes for value in held) == kept.held <= memory
     kept.clear()
-    assert kept._held == 0
+    assert kept.held == 0
     assert list(folder.iterdir()) == []
