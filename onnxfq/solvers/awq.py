@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -92,13 +92,17 @@ class Awq:
     def input_scale(
         self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics, *, scale_type: ScaleType
     ) -> Float64Array | None:
-        """What to divide a stage's inputs by; see `ScalesInputs.input_scale`."""
+        """What to divide a stage's inputs by; see `ScalesInputs.input_scale`.
+
+        Judged by `tr(ΔW H ΔWᵀ)`, `H` the mean `x̃ x̃ᵀ`: what errors of earlier stages are made up for by chance, on a
+        sample of rows, would drown the differences.
+        """
         if statistics.gram is None or self.steps == 1 or not statistics.gram.diagonal().any():
             return None
-        largest = max(max(float(weight.max()), -float(weight.min())) for weight in weights)
-        if not largest < _LARGEST:
+        if not max(max(float(weight.max()), -float(weight.min())) for weight in weights) < _LARGEST:
             return None
-        samples = [_sampled(weight, self.rows) for weight in weights]
+        samples, statistics = [_sampled(weight, self.rows) for weight in weights], replace(statistics, cross=None)
+        assert statistics.gram is not None
         energy = np.maximum(statistics.gram.diagonal() / statistics.gram.diagonal().mean(), 0)
         found = best_scale(samples, energy, scheme, scale_type, self.steps)
         best, least = None, self._loss(samples, scheme, statistics, scale_type)
@@ -106,21 +110,21 @@ class Awq:
             scale = found**strength
             scaled = [weight * scale.astype(np.float32) for weight in samples]
             loss = self._loss(scaled, scheme, statistics.scaled(scale), scale_type)
-            if least - loss > _SMALLEST_GAIN * abs(least):
+            if loss < (1 - _SMALLEST_GAIN) * least:
                 best, least = scale, loss
         return best
 
     def _loss(
         self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> float:
-        """The objective, less a constant, after solving weights."""
+        """What solving weights leaves of the objective."""
         assert statistics.gram is not None
         known, total = moments(statistics, self.damping), 0.0
         for weight in weights:
             q = self.solve(weight, scheme, statistics, scale_type=scale_type)
             draft = Draft(weight, q.codes, q.scale, q.zero_point, scheme, scale_type)
             with row_threads(weight.shape[0]) as each:
-                losses = row_losses(draft, weight, drifts(weight, known, each), known, each)
+                losses = row_losses(draft, weight, None, known, each)
             total += float(losses[0] if scheme.block_size == "tensor" else losses.sum())
         return total * float(statistics.gram.diagonal().mean())
 
