@@ -49,8 +49,8 @@ class Gptq:
         UsageError: a value that makes no sense.
     """
 
-    damping: float = 0.05
-    refit_damping: float = 0.01
+    damping: float = 0.1
+    refit_damping: float = 0.1
     alpha: float | None = None
     target_damping: float | None = None
     act_order: bool = True
