@@ -12,6 +12,7 @@ from onnxfq.feeds import Feed, Feeds
 from onnxfq.find import Planned
 from onnxfq.graph import Flow
 from onnxfq.job import Job
+from onnxfq.report import TargetReport
 from onnxfq.rules import Bias, Fold, find_bias, find_fold
 
 
@@ -45,8 +46,12 @@ class Calibration:
         bias = self.biases.get(index)
         return bias.output if bias else job.planned[index].target.node.outputs[0]
 
-    def notes(self) -> list[str]:
-        """What went wrong, for the report."""
+    def notes(self, reports: Sequence[TargetReport]) -> list[str]:
+        """What went wrong, for the report.
+
+        Args:
+            reports: of all targets, in order.
+        """
         notes = []
         dropped = self.streams.dropped
         if dropped:
@@ -58,10 +63,17 @@ class Calibration:
         lost = sum(len(stage.targets) for stage in self.stages if not stage.source)
         if lost:
             notes.append(
-                f"{lost} nodes inside loops, local functions or undecided branches are out of calibration's reach and "
-                "were quantised without data."
+                f"{_nodes(lost)} quantised without data: out of calibration's reach inside loops, local functions or "
+                "undecided branches, or with an input that no sample changes."
             )
+        missed = sum(not reports[index].tokens for stage in self.reached for index in stage.targets)
+        if missed:
+            notes.append(f"{_nodes(missed)} quantised without data: no sample got that far.")
         return notes
+
+
+def _nodes(count: int) -> str:
+    return "1 node was" if count == 1 else f"{count} nodes were"
 
 
 @contextmanager

@@ -218,7 +218,7 @@ def _make_with(
         if data.calibration is not None and finished is not None:
             with calibrated(job, data.calibration, finished) as calibration:
                 targets, meant = solve(job, spool, progress, calibration)
-                notes = calibration.notes()
+                notes = calibration.notes(targets)
         else:
             targets, meant = solve(job, spool, progress)
         if targets:

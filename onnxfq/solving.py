@@ -77,13 +77,15 @@ class _Solving:
 
     def plain(self, index: int) -> None:
         """Solve a target without data: as asked for, or because calibration does not reach it."""
-        p, job = self._job.planned[index], self._job
         if not self._known(index):
-            solver = make_solver(AUTO) if job.solver.needs else job.solver
-            expected = expected_energy(job.graph, p.target) if solver.weighs_inputs else None
-            statistics = None if expected is None else Statistics(tokens=0, energy=expected)
-            self._keep(index, self._solution(p, solver, statistics))
+            self._keep(index, self._without_data(self._job.planned[index]))
         self._tell()
+
+    def _without_data(self, p: Planned) -> Solution | None:
+        job = self._job
+        solver = make_solver(AUTO) if job.solver.needs else job.solver
+        expected = expected_energy(job.graph, p.target) if solver.weighs_inputs else None
+        return self._solution(p, solver, None if expected is None else Statistics(tokens=0, energy=expected))
 
     def calibrated(self, position: int, stage: Stage, calibration: Calibration) -> None:
         """Run the samples up to a stage, and solve its targets."""
@@ -129,9 +131,11 @@ class _Solving:
             if (p.target.key, p.kernel) in keys:
                 continue
             keys.add((p.target.key, p.kernel))
-            solver = job.solver if statistics else make_solver(AUTO)
             about_means = centred if index in biases else None
-            solution = self._solution(p, solver, statistics, centred=about_means, input_scale=input_scale)
+            if statistics:
+                solution = self._solution(p, job.solver, statistics, centred=about_means, input_scale=input_scale)
+            else:
+                solution = self._without_data(p)
             if solution:
                 solutions[index] = solution
         return solutions

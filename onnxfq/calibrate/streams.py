@@ -20,6 +20,8 @@ from onnxfq.statistics import Float64Array, Statistics
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
+_AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -37,6 +39,15 @@ class OutputError:
 
     error: float = 0.0
     energy: float = 0.0
+
+    def add(self, original: Array, quantised: Array) -> None:
+        """Add rows [rows, N] of both models; what is not finite in one of them counts in neither."""
+        for start in range(0, len(original), max(1, _AT_ONCE // original.shape[1])):
+            rows = slice(start, start + max(1, _AT_ONCE // original.shape[1]))
+            y, twin = original[rows].astype(np.float64), quantised[rows].astype(np.float64)
+            finite = np.isfinite(y) & np.isfinite(twin)
+            self.error += float(np.square(y[finite] - twin[finite]).sum())
+            self.energy += float(np.square(y[finite]).sum())
 
     @property
     def relative(self) -> float:
@@ -120,7 +131,8 @@ class Streams:
                 )
             count = original.size // max(1, original.shape[0 if stage.transposed else -1])
             grams[0].add(original, twin, _rows(self._masks[sample], count))
-        return grams[0].statistics() if grams and self._alive else None
+        statistics = grams[0].statistics() if grams and self._alive else None
+        return statistics if statistics and statistics.tokens else None
 
     def finish(self, spool: Spool, tell: Tell) -> None:
         """Run what is left to know the error of every point."""
@@ -176,12 +188,17 @@ class Streams:
 
     def _held(self, name: str) -> Held:
         """What a value looks like: sizes that all samples share are fixed, which lets ONNX Runtime optimise more."""
-        arrays = [self._get(name, sample) for sample in self._alive]
-        ranks = {array.ndim for array in arrays}
+        shapes = {self._shape(name, sample) for sample in self._alive}
+        ranks = {len(shape) for shape in shapes}
         if len(ranks) > 1:
             raise DataError(f"'{name}' has different numbers of dimensions in different samples. Give samples alike.")
-        sizes = [{array.shape[axis] for array in arrays} for axis in range(ranks.pop())]
-        return Held(arrays[0].dtype, tuple(next(iter(s)) if len(s) == 1 else None for s in sizes))
+        sizes = [{shape[axis] for shape in shapes} for axis in range(ranks.pop())]
+        first = self._alive[0]
+        dtype = self._values.dtype(name, first) if name in self._values else self._feeds[first][name].dtype
+        return Held(dtype, tuple(next(iter(s)) if len(s) == 1 else None for s in sizes))
+
+    def _shape(self, name: str, sample: int) -> tuple[int, ...]:
+        return self._values.shape(name, sample) if name in self._values else self._feeds[sample][name].shape
 
     def _get(self, name: str, sample: int) -> Array:
         return self._values.get(name, sample) if name in self._values else self._feeds[sample][name]
@@ -194,7 +211,7 @@ class Streams:
     def _is_bad(self, sample: int, found: Mapping[str, Array]) -> bool:
         """Drop a sample that gives NaN or infinity in what is measured or kept."""
         for name, array in found.items():
-            if array.dtype.kind == "f" and name.removesuffix(TWIN) in self._sources and not np.isfinite(array).all():
+            if array.dtype.kind in "fV" and name.removesuffix(TWIN) in self._sources and not np.isfinite(array).all():
                 self.dropped[sample] = name.removesuffix(TWIN)
                 self._alive.remove(sample)
                 return True
@@ -204,10 +221,7 @@ class Streams:
         for name in points:
             y = found[name].reshape(-1, found[name].shape[-1])
             rows = _rows(self._masks[sample], len(y))
-            y, twin = y[rows].astype(np.float32), found[name + TWIN].reshape(y.shape)[rows].astype(np.float32)
-            sums = self.errors.setdefault(name, OutputError())
-            sums.error += float(np.square(y - twin).sum(dtype=np.float64))
-            sums.energy += float(np.square(y).sum(dtype=np.float64))
+            self.errors.setdefault(name, OutputError()).add(y[rows], found[name + TWIN].reshape(y.shape)[rows])
 
     @property
     def _sources(self) -> set[str]:

@@ -86,6 +86,14 @@ class Values:
                 raise OutputError(f"'{path}' was cut short while it was in use. Give a --work-dir of its own.")
         return array
 
+    def shape(self, name: str, sample: int) -> tuple[int, ...]:
+        """The shape of a value of a sample, which is not read for that."""
+        return self._kept[name].samples[sample].shape
+
+    def dtype(self, name: str, sample: int) -> np.dtype[np.generic]:
+        """The type of a value of a sample, which is not read for that."""
+        return self._kept[name].samples[sample].dtype
+
     def free(self, name: str) -> None:
         """Forget a value of all samples."""
         kept = self._kept.pop(name, None)

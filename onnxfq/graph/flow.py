@@ -73,12 +73,15 @@ class Flow:
     @cached_property
     def static(self) -> frozenset[str]:
         """Names that are computed again wherever they are wanted: they depend on no input, or are no arrays."""
-        found: set[str] = set()
+        fixed, no_arrays = set[str](), set[str]()
         for step in self.steps:
-            fixed = all(name in found or name in self.constants for name in step.reads)
-            if step.node.op_type in _NO_ARRAYS or (fixed and not step.node.op_type.startswith(_RANDOM)):
-                found.update(step.writes)
-        return frozenset(found)
+            if step.node.op_type in _NO_ARRAYS:
+                no_arrays.update(step.writes)
+            elif not step.node.op_type.startswith(_RANDOM) and all(
+                n in fixed or n in self.constants for n in step.reads
+            ):
+                fixed.update(step.writes)
+        return frozenset(fixed | no_arrays)
 
     def ancestors(self, names: Sequence[str]) -> list[Step]:
         """The steps that these names depend on, in order."""
