@@ -56,7 +56,7 @@ Algorithm = Annotated[
     str,
     typer.Option(
         metavar="NAME[:OPTION=VALUE,…]",
-        help="auto, gptq, hqq or rtn, with options: gptq:damping=0.02. auto is gptq with --calib, else hqq.",
+        help="auto, gptq, awq, hqq or rtn, with options: gptq:damping=0.02. auto is gptq with --calib, else hqq.",
     ),
 ]
 ProviderOption = Annotated[ProviderChoice, typer.Option(help="Where the models run.")]

@@ -73,7 +73,7 @@ class ScalesInputs(Protocol):
 
 
 SOLVERS: dict[str, type[Solver]] = {"rtn": Rtn, "hqq": Hqq, "gptq": Gptq, "awq": Awq}
-WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7, "gptq": 1.5e6, "awq": 1e7}  # on two cores of a 2023 server, estimates
+WEIGHTS_PER_SECOND = {"rtn": 1.2e8, "hqq": 4e7, "gptq": 1.5e6, "awq": 2e6}  # on two cores of a 2023 server, estimates
 AUTO = "hqq"  # the best algorithm that needs no data
 AUTO_CALIBRATED = "gptq"  # the best with data
 

@@ -54,7 +54,7 @@ class Awq:
     steps: int = 5
     rounds: int = 2
     rows: int = 256
-    damping: float = 0.01
+    damping: float = 0.1
     bias: bool = True
     codes: str = "nearest"
 
@@ -67,7 +67,7 @@ class Awq:
         _check("steps", self.steps, 1 <= self.steps <= 100, "a whole number from 1 to 100")
         _check("rounds", self.rounds, 0 <= self.rounds <= 1000, "a whole number from 0 to 1000")
         _check("rows", self.rows, self.rows >= 1, "a whole number from 1 up, such as 256")
-        _check("damping", self.damping, 0 <= self.damping < float("inf"), "a number from 0 up, such as 0.01")
+        _check("damping", self.damping, 0 <= self.damping < float("inf"), "a number from 0 up, such as 0.1")
         _check("codes", self.codes, self.codes in _CODES, " or ".join(_CODES))
 
     def solve(
