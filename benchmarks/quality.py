@@ -12,6 +12,7 @@ their rows say so. The judge is ONNX Runtime on the written files.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,7 +175,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--add", action="store_true", help="keep the rows in OUT of other tools and block sizes")
     return parser.parse_args()
+
+
+def joined(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a file with new ones added, in the order of tools and block sizes."""
+    new = {(row["block_size"], row["tool"]): row for row in rows}
+    old = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
+    both = {(row["block_size"], row["tool"]): row for row in old} | new
+    order = list(TOOLS)
+    return [both[key] for key in sorted(both, key=lambda key: (key[0], order.index(key[1])))]
 
 
 def main() -> None:
@@ -212,6 +223,7 @@ def main() -> None:
                     row["one_token_speedup"] = ratios[row["tool"]]
     samples = 0 if arguments.calib is None else len(list(arguments.calib.glob("*.npz")))
     result = {"model": arguments.folder.name, "calibration_samples": samples, "original_bytes": size}
+    rows = joined(arguments.out, rows) if arguments.add else rows
     write(arguments.out, {**result, "original": original, "rows": rows})
 
 

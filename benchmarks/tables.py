@@ -27,36 +27,58 @@ def markdown(rows: Iterable[Iterable[object]]) -> str:
 
 def summary() -> str:
     """Before and after with the default settings, for the top of the README."""
-    rows: list[list[object]] = [["model", "size", "quality", "speed, one token"]]
+    rows: list[list[object]] = [["model", "size", "original", "quantised", "with `--calib`", "speed, one token"]]
     for name, title, key, label in (
         ("minilm", "all-MiniLM-L6-v2", "spearman", "STS-B Spearman"),
         ("opt-4m", "opt-4m (in `models/`), as float32", "perplexity", "WikiText-2 perplexity"),
     ):
         result = read(name)
-        row = next(r for r in result["rows"] if r["tool"] == "onnxfq hqq" and r["block_size"] == 32)
-        size = f"{result['original_bytes'] / 1e6:.1f} → {row['file_bytes'] / 1e6:.1f} MB"
-        figures = f"{label} {result['original'][key]:.4g} → {row[key]:.4g}"
-        rows.append([title, size, figures, f"{row['one_token_speedup']:.1f}x"])
+        plain, calibrated = (
+            next(r for r in result["rows"] if r["tool"] == f"onnxfq {algorithm}" and r["block_size"] == 32)
+            for algorithm in ("hqq", "gptq")
+        )
+        size = f"{result['original_bytes'] / 1e6:.1f} → {plain['file_bytes'] / 1e6:.1f} MB"
+        figures = [f"{label} {result['original'][key]:.4g}", f"{plain[key]:.4g}", f"{calibrated[key]:.4g}"]
+        rows.append([title, size, *figures, f"{plain['one_token_speedup']:.1f}x"])
     result, speeds = read("large"), read("decode_4096")["speedup_over_float32"]
     size = f"{result['source_bytes'] / 1e9:.2f} → {result['output_bytes'] / 1e9:.2f} GB"
-    rows.append(["4096-wide MatMuls, generated", size, "", f"{speeds['onnxfq hqq']:.1f}x"])
+    rows.append(["4096-wide MatMuls, generated", size, "", "", "", f"{speeds['onnxfq hqq']:.1f}x"])
     return markdown(rows)
 
 
 def quality(name: str, figures: dict[str, str]) -> str:
     """Every tool's figures at both block sizes; `figures` maps keys to headings."""
     result = read(name)
-    rows: list[list[object]] = [["tool", "block", *figures.values(), "file", "one token"]]
+    rows: list[list[object]] = [["tool", "block", *figures.values(), "one token", "seconds", "memory"]]
     original = [f"{result['original'][key]:.4g}" if key in result["original"] else "" for key in figures]
-    rows.append(["original", "", *original, "", ""])
+    rows.append(["original", "", *original, "", "", ""])
     for row in result["rows"]:
         if "error" in row:
             why = NOT_INSTALLED if row["error"] == NOT_INSTALLED else "fails"
-            rows.append([row["tool"], row["block_size"], why, *[""] * len(figures), ""])
+            rows.append([row["tool"], row["block_size"], why, *[""] * (len(figures) - 1), "", "", ""])
             continue
         values = [f"{row[key]:.4g}" for key in figures]
-        speed = f"{row['one_token_speedup']:.2f}x"
-        rows.append([row["tool"], row["block_size"], *values, f"{row['file_bytes'] / 1e6:.1f} MB", speed])
+        taken = [f"{row['one_token_speedup']:.2f}x", f"{row['wall_s']:.1f}", f"{row['peak_bytes'] / 1e9:.2f} GB"]
+        rows.append([row["tool"], row["block_size"], *values, *taken])
+    return markdown(rows)
+
+
+def steps(name: str, key: str, heading: str) -> str:
+    """The calibrated stack, step by step."""
+    rows: list[list[object]] = [["step", heading]]
+    return markdown([*rows, *([row["step"], f"{row[key]:.4g}"] for row in read(name)["rows"])])
+
+
+def granularity() -> str:
+    """What coarser grids cost in perplexity."""
+    result = read("granularity")
+    found = {(row["granularity"], row["algorithm"]): row for row in result["rows"]}
+    algorithms = list(dict.fromkeys(row["algorithm"] for row in result["rows"]))
+    rows: list[list[object]] = [["one scale for", *algorithms, "published, OPT-30B"]]
+    for kind, published in result["published"].items():
+        own = int(kind) if kind.isdecimal() else kind
+        rises = [f"+{found[own, algorithm]['rise_percent']:.2f} %" for algorithm in algorithms]
+        rows.append([f"{kind} weights" if kind.isdecimal() else f"a {kind}", *rises, f"+{published:.1f} %"])
     return markdown(rows)
 
 
@@ -80,7 +102,9 @@ def tables() -> list[str]:
     return [
         summary(),
         quality("minilm", {"relative_mse": "relative MSE", "spearman": "Spearman"}),
-        quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "top1": "top-1"}),
+        quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "lambada_loss": "LAMBADA loss"}),
+        steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
+        granularity(),
         large(),
         decode(),
     ]
