@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,10 @@ class Draft:
     def top(self) -> np.float32:
         """The largest code."""
         return np.float32(self.scheme.levels - 1)
+
+    def copy(self) -> Draft:
+        """Codes and grids of its own, for the same target."""
+        return replace(self, codes=self.codes.copy(), scale=self.scale.copy(), zero_point=self.zero_point.copy())
 
     def rows(self, rows: slice) -> Draft:
         """Some rows, sharing memory with the whole."""

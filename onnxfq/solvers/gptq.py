@@ -16,11 +16,13 @@ from onnxfq.solvers.descent import descend
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.feedback import code_with_feedback
 from onnxfq.solvers.refit import refit_rows
-from onnxfq.solvers.rivals import keep_up, on_fitted_grid
+from onnxfq.solvers.rivals import keep_up, on_fitted_grid, take_better
 from onnxfq.solvers.rows import EachChunk, row_threads
-from onnxfq.solvers.target import aim, drifts
+from onnxfq.solvers.target import aim, drifts, objective
 from onnxfq.statistics import Need, Statistics
 
+RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
+WIDE_ROW = 2048
 MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to them
 
 
@@ -42,6 +44,8 @@ class Gptq:
         target_damping: λ of that minimum; None: 0.05, or 0.1 with fewer than 32 000 tokens.
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
+        restarts: how often all that is done again on the grids that came out, a little wider or narrower, each row
+            keeping its best, at most 3; None: 3, or 1 where rows are longer than 2048. None without `refine`.
         column_batch: columns between two matrix products; for speed only.
         bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
@@ -55,6 +59,7 @@ class Gptq:
     target_damping: float | None = None
     act_order: bool = True
     refine: int = 2
+    restarts: int | None = None
     column_batch: int = 128
     bias: bool = True
 
@@ -68,6 +73,7 @@ class Gptq:
             _check(field, getattr(self, field), 0, math.inf, "a number from 0 up, such as 0.05")
         _check("alpha", self.alpha, 0, 1, "a number from 0 to 1")
         _check("refine", self.refine, 0, 1000, "a whole number from 0 to 1000")
+        _check("restarts", self.restarts, 0, len(RESTARTS), f"a whole number from 0 to {len(RESTARTS)}")
         _check("column_batch", self.column_batch, 1, math.inf, "a whole number from 1 up, such as 128")
 
     def solve(
@@ -92,6 +98,20 @@ class Gptq:
         return draft.finished(known.remarks)
 
     def _improve(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
+        """Code with feedback and refine, then try again from grids like those that came out."""
+        self._code(draft, known, each)
+        for factor in RESTARTS[: self._restarts(draft)] if self.refine else ():
+            again = draft.copy()
+            again.scale[:] = round_scale(again.scale * np.float32(factor), draft.scale_type)
+            self._code(again, known, each)
+            take_better(draft, again, objective(draft, known, each), objective(again, known, each))
+
+    def _restarts(self, draft: Draft) -> int:
+        if self.restarts is not None:
+            return self.restarts
+        return len(RESTARTS) if draft.target.shape[1] <= WIDE_ROW else 1
+
+    def _code(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
         """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
         batch = _whole_blocks(self.column_batch, draft)
         in_batches = isinstance(draft.scheme.block_size, int)

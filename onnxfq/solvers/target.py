@@ -64,3 +64,18 @@ def row_losses(
 
     each(add)
     return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
+
+
+def objective(draft: Draft, moments: Moments, each: EachChunk) -> npt.NDArray[np.float64]:
+    """What descent makes smaller, for every row [N]: `(ŵ − w*) H (ŵ − w*)ᵀ` with the damped H.
+
+    Where all rows share one grid, each has that of all.
+    """
+    losses = np.empty(draft.target.shape[0], np.float64)
+
+    def add(rows: slice) -> None:
+        error = draft.rows(rows).dequantised() - draft.target[rows]
+        losses[rows] = np.einsum("nk,nk->n", error, error @ moments.hessian, dtype=np.float64)
+
+    each(add)
+    return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses

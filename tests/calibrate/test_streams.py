@@ -176,7 +176,7 @@ def test_what_is_kept_does_not_grow_with_the_number_of_layers(tmp_path: Path) ->
         for i in range(layers)
     )
     weights = {f"v{i}": weight(i) for i in range(layers)}
-    proto = model(body, x="float[M, 64] x0", y=f"float[M, 64] x{layers}", w=weight(99), **weights)
+    proto = model(body, x="float[M, 64] x0", y=f"float[M, 64] x{layers}", w=weight(99), constants=weights)
     with setting(write(proto, tmp_path / "m.onnx"), [{"x0": samples(8)[0]["x"]}]) as here:
         kept = []
         for index, stage in enumerate(here.stages):
