@@ -23,9 +23,8 @@ from weights import SCALE_TYPES, awkward, matrices, schemes
 GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
 K = 150  # no multiple of any block
 
-LOOSE = Gptq(
-    damping=0.05, refit_damping=0.01, restarts=0
-)  # less damping fits the calibration data, which tests look at, better
+# Fits the calibration data, which tests look at, better than the defaults do.
+LOOSE = Gptq(damping=0.05, refit_damping=0.01, restarts=0)
 
 
 def problem(n: int = 40, k: int = K) -> tuple[Float32Array, Statistics]:
@@ -116,8 +115,21 @@ def test_every_step_helps(bits: int, granularity: int | Granularity, symmetric: 
     losses = [loss(weight, q, statistics) for q in steps]
     assert all(after < before for before, after in pairwise(losses[:4])), losses
     assert all(after < before * 1.002 for before, after in pairwise(losses[3:])), losses
-    again = replace(LOOSE, restarts=3).solve(weight, scheme, statistics, scale_type="float16")
-    assert loss(weight, again, statistics) < losses[4] * 1.002
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_starting_again_helps(granularity: int | Granularity, symmetric: bool) -> None:
+    weight, statistics = problem()
+    scheme, alone = Scheme(4, granularity, symmetric), replace(statistics, cross=None)  # no target but the weight
+    solver = replace(LOOSE, refit_damping=1e-5)
+    losses = [
+        loss(weight, replace(solver, restarts=n).solve(weight, scheme, alone, scale_type="float16"), alone)
+        for n in (0, 1, 3)
+    ]
+    assert losses[0] * 1.0001 >= losses[1]
+    assert losses[1] * 1.0001 >= losses[2]
+    assert losses[2] < losses[0] or granularity == "tensor"
 
 
 @pytest.mark.parametrize("scale_type", SCALE_TYPES)
