@@ -48,8 +48,7 @@ def write_samples(folder: Path, samples: Iterable[Sample], texts: Iterable[str])
 
 def write_encoder(folder: Path, sts: Path, count: int, out: Path) -> None:
     """Write texts spread evenly over the rows of an STS-B file."""
-    from benchmarks.inputs import encoder_feed, load_tokenizer, read_sts
-    from benchmarks.speed import session
+    from benchmarks.inputs import encoder_feed, load_tokenizer, read_sts, session
 
     tokenizer, model = load_tokenizer(folder), session(folder / "model.onnx")
     first, second, _ = read_sts(sts)
@@ -60,8 +59,7 @@ def write_encoder(folder: Path, sts: Path, count: int, out: Path) -> None:
 
 def write_decoder(folder: Path, text: Path, count: int, window: int, out: Path) -> None:
     """Write the first windows of a text."""
-    from benchmarks.inputs import decoder_feed, load_tokenizer, text_windows
-    from benchmarks.speed import session
+    from benchmarks.inputs import decoder_feed, load_tokenizer, session, text_windows
 
     tokenizer, model = load_tokenizer(folder), session(folder / "model.onnx")
     windows = text_windows(folder, text, count, window)

@@ -17,6 +17,14 @@ Array = npt.NDArray[Any]
 WINDOW = 256
 
 
+def session(path: Path) -> ort.InferenceSession:
+    """A CPU session whose threads do not go on spinning, after a run, into the next session's time."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The folder's tokenizer, without the padding and cutting it was saved with."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

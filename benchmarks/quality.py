@@ -30,11 +30,12 @@ from benchmarks.inputs import (
     last_words,
     load_tokenizer,
     read_sts,
+    session,
     text_windows,
 )
 from benchmarks.machine import write
 from benchmarks.plain import write_plain
-from benchmarks.speed import interleaved, session
+from benchmarks.speed import interleaved
 from benchmarks.tools import TOOLS, measure
 
 Judge = Callable[[Path], dict[str, float]]

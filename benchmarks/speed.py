@@ -18,18 +18,11 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.generate import write_stack
+from benchmarks.inputs import session
 from benchmarks.machine import write
 from benchmarks.tools import TOOLS, measure
 
 ROUNDS = 60
-
-
-def session(path: Path) -> ort.InferenceSession:
-    """A CPU session whose threads do not go on spinning, after a run, into the next session's time."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def interleaved(
