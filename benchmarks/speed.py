@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--block-size", type=int, default=32)
-    default = [t for t, tool in TOOLS.items() if "k-quant" not in t and not (tool.calibrates or tool.environment)]
+    usual = [t for t, tool in TOOLS.items() if tool.environment in (None, "ort") and not tool.calibrates]
+    default = [t for t in usual if "k-quant" not in t]
     parser.add_argument("--tools", nargs="+", default=default, choices=TOOLS)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
