@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from onnxfq.calibrate import Checkpoint, Runtime, Stage, Streams, find_stages
-from onnxfq.feeds import Feed, Feeds
+from onnxfq.calibrate import Checkpoint, Stage, Streams, find_stages
+from onnxfq.feeds import Feeds, always
 from onnxfq.find import Planned
 from onnxfq.graph import Flow
 from onnxfq.job import Job
 from onnxfq.report import TargetReport
 from onnxfq.rules import Bias, Fold, find_bias, find_fold
+from onnxfq.streaming import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def calibrated(job: Job, feeds: Feeds, finished: Checkpoint) -> Iterator[Calibra
         feeds: the samples.
         finished: stages; its folder also takes what does not fit in memory.
     """
-    flow = Flow(job.graph, lambda name: _always(feeds, name))
+    flow = Flow(job.graph, lambda name: always(feeds, name))
     targets = [p.target for p in job.planned]
     stages = find_stages(flow, targets)
     reached = [stage for stage in stages if stage.source]
@@ -119,10 +120,3 @@ def _folds(job: Job, flow: Flow, stages: Sequence[Stage], outputs: Collection[st
 def rounded_in(p: Planned) -> int | None:
     """Columns that share a scale where a kernel rounds its input to int8; None where it does not."""
     return p.kernel.block_size if p.kernel.provider == "cpu" and p.kernel.accuracy_level == 4 else None
-
-
-def _always(feeds: Sequence[Feed], name: str) -> bool | None:
-    """The value that an input has in all samples, where it is a single truth value."""
-    values = {bool(feed[name]) for feed in feeds if name in feed and feed[name].dtype == bool and feed[name].size == 1}
-    given = all(name in feed for feed in feeds)
-    return values.pop() if given and len(values) == 1 else None

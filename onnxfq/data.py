@@ -8,7 +8,8 @@ from pathlib import Path
 from onnxfq.feeds import Feeds, generate_own, given_feeds, load_feeds
 from onnxfq.job import Job, Progress
 from onnxfq.session import Session
-from onnxfq.validate import GENERATED_SAMPLES, Inputs, prepare_inputs, try_original
+from onnxfq.streaming import Runtime
+from onnxfq.validate import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,11 @@ class Data:
 
     Attributes:
         calibration: samples for the solver; None where it needs none.
-        comparison: inputs of the comparison; None where there will be none.
+        comparison: what the output is compared on; None where there will be none.
     """
 
     calibration: Feeds | None
-    comparison: Inputs | None
+    comparison: Comparison | None
 
     @property
     def origin(self) -> str:
@@ -29,8 +30,13 @@ class Data:
         return self.calibration.origin if self.calibration is not None else ""
 
 
-def prepare(job: Job, progress: Progress) -> Data:
+def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     """Read or make up the data, and try them on the original.
+
+    Args:
+        job: the model and what was decided.
+        folder: takes what does not fit in memory.
+        progress: told about every step.
 
     Raises:
         DataError: they cannot be read, do not fit the model, or cannot be made up.
@@ -42,10 +48,11 @@ def prepare(job: Job, progress: Progress) -> Data:
     if options.validate:
         progress("checking the original", 0, 1)
         shown = feeds[:GENERATED_SAMPLES] if feeds is not None and feeds.is_generated else feeds
-        comparison = prepare_inputs(
+        inputs = prepare_inputs(
             job.graph.signature, shown, samples=options.samples, seq_len=options.seq_len, seed=options.seed
         )
-        try_original(job.graph.path, comparison, job.provider, job.threads)
+        runtime = Runtime(job.provider, job.threads, options.memory, folder)
+        comparison = prepare_comparison(job.graph, inputs, runtime, progress)
     return Data(feeds if needed else None, comparison)
 
 

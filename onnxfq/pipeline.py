@@ -127,7 +127,7 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
     work = find_work(job, output)
     with staging(output) as folder:
         _foretell([job], folder, progress)
-        data = prepare(job, progress)
+        data = prepare(job, folder, progress)
         report = _make(job, folder / output.name, data, work, progress)
         job.graph.check_unchanged()
         commit_files(folder / output.name, output)
@@ -149,7 +149,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
         refuse_losing(output, ours)
         _foretell(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
-        data = [prepare(job, tell) for job, tell in zip(jobs, told, strict=True)]
+        data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
         reports = [
             _make(job, result / job.graph.path.name, inputs, work, tell)
             for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)
@@ -233,7 +233,7 @@ def _make_with(
     if data.comparison is None:
         return report
     progress("comparing with the original", 0, 1)
-    return with_validation(report, validate(job.graph.path, staged, data.comparison, job.provider, job.threads), job)
+    return with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
 
 
 def _finish(works: Iterable[Work | None]) -> None:

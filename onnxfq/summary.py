@@ -63,7 +63,11 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
         latency=validation.latency,
         inputs=validation.inputs,
         gates=tuple(gates),
-        warnings=(*report.warnings, *speed_warnings(validation.latency)),
+        warnings=(
+            *report.warnings,
+            *([validation.untimed] if validation.untimed else []),
+            *speed_warnings(validation.latency),
+        ),
     )
 
 

@@ -1,15 +1,25 @@
-"""Original against output: the same inputs through both, their difference, and how long each takes."""
+"""Original against output: the same inputs through both, their difference, and how long each takes.
+
+Models that do not fit into the memory are run piece by piece; then nothing can be said about time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.evaluate import Latency, OutputAccuracy, compare, measure, run_reference
+from onnxfq.evaluate import Latency, OutputAccuracy, compare, compare_outputs, measure, run_reference
 from onnxfq.feeds import Feed, Feeds, generate, has_cache
-from onnxfq.session import Provider, Session
+from onnxfq.graph import Graph, loaded_bytes
+from onnxfq.session import Session
 from onnxfq.signature import Signature
+from onnxfq.streaming import Pieces, Runtime
+from onnxfq.terminal import size_text
+
+Progress = Callable[[str, int, int], None]
 
 GENERATED_SAMPLES = 8
 GENERATED_TOKENS = 64
@@ -30,12 +40,37 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is known of the original before the long work.
+
+    Attributes:
+        inputs: what both models are fed with.
+        runtime: where and how both run.
+        loaded: bytes that a session of the original takes.
+        original: has run on all inputs, piece by piece; None where the model fits into the memory as a whole.
+    """
+
+    inputs: Inputs
+    runtime: Runtime
+    loaded: int
+    original: Pieces | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Validation:
-    """What the comparison found."""
+    """What the comparison found.
+
+    Attributes:
+        outputs: errors of the outputs.
+        latency: of each case; empty where models were run piece by piece.
+        inputs: where those came from.
+        untimed: why there is no latency; "" where there is.
+    """
 
     outputs: tuple[OutputAccuracy, ...]
     latency: tuple[Latency, ...]
     inputs: str
+    untimed: str = ""
 
 
 def prepare_inputs(signature: Signature, given: Feeds | None, *, samples: int, seq_len: int, seed: int) -> Inputs:
@@ -52,36 +87,81 @@ def prepare_inputs(signature: Signature, given: Feeds | None, *, samples: int, s
     return Inputs(feeds, decode)
 
 
-def try_original(source: Path, inputs: Inputs, provider: Provider, threads: int | None) -> None:
-    """Run the original once, so that inputs that do not suit it fail before the long work.
+def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress: Progress) -> Comparison:
+    """Run the original, so that inputs that do not suit it fail before the long work.
+
+    A model that fits into the memory is run once; another one on all inputs, piece by piece, and what it gives is kept.
 
     Raises:
         ModelError: the original does not load or run.
         DataError: it does not run on these inputs.
+        OutputError: what is kept does not fit on the disk.
     """
+    loaded = loaded_bytes(graph, widens=runtime.provider == "cpu")
     try:
-        session = Session(source, provider=provider, threads=threads)
+        if loaded > runtime.memory:
+            pieces = _in_pieces(graph, inputs, runtime, "running the original", progress)
+            return Comparison(inputs, runtime, loaded, pieces)
+        session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
         run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
     except ModelError as error:
         raise ModelError(f"{error} To quantise it without comparing it with the original: --no-validate.") from error
+    return Comparison(inputs, runtime, loaded)
 
 
-def validate(source: Path, output: Path, inputs: Inputs, provider: Provider, threads: int | None) -> Validation:
-    """Compare the two files and time them in turn.
+def _in_pieces(graph: Graph, inputs: Inputs, runtime: Runtime, what: str, progress: Progress) -> Pieces:
+    pieces = Pieces(graph, inputs.feeds, runtime)
+    done = count()
+    pieces.run(lambda: progress(what, next(done), pieces.runs))
+    return pieces
+
+
+def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progress) -> Validation:
+    """Compare the output with the original, and time both in turn where they fit into the memory.
+
+    Args:
+        graph: the original, as it was loaded.
+        output: the file written.
+        comparison: what was prepared.
+        progress: told about long work.
 
     Raises:
         VerificationError: the output does not load where the original does.
     """
-    original = Session(source, provider=provider, threads=threads)
+    inputs, runtime = comparison.inputs, comparison.runtime
+    if comparison.original is not None:
+        return _validate_pieces(graph, output, comparison, comparison.original, progress)
+    original = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
     try:
-        quantized = Session(output, provider=provider, threads=threads)
+        quantized = Session(output, provider=runtime.provider, threads=runtime.threads)
     except ModelError as error:
-        raise VerificationError(
-            f"The original runs, the quantised model does not. Please report this: {error}"
-        ) from error
+        raise _does_not_run(error) from error
     outputs = compare(original, quantized, inputs.feeds)
     cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
     if inputs.decode is not None:
         cases["decode, 1 token"] = inputs.decode
     latency = [measure(original, quantized, feed, case=case, seconds=LATENCY_SECONDS) for case, feed in cases.items()]
     return Validation(tuple(outputs), tuple(latency), inputs.feeds.origin)
+
+
+def _validate_pieces(
+    graph: Graph, output: Path, comparison: Comparison, original: Pieces, progress: Progress
+) -> Validation:
+    inputs, runtime = comparison.inputs, comparison.runtime
+    try:
+        quantized = _in_pieces(Graph.load(output), inputs, runtime, "comparing with the original", progress)
+    except ModelError as error:
+        raise _does_not_run(error) from error
+    pairs = ((original.outputs(sample), quantized.outputs(sample)) for sample in range(len(inputs.feeds)))
+    outputs = compare_outputs(graph.signature.outputs, pairs)
+    original.close()
+    quantized.close()
+    untimed = (
+        f"Speed was not measured: the original takes about {size_text(comparison.loaded)} of memory, more than "
+        f"--memory {size_text(runtime.memory)}. Both models were run piece by piece; a larger --memory times them."
+    )
+    return Validation(tuple(outputs), (), inputs.feeds.origin, untimed)
+
+
+def _does_not_run(error: ModelError) -> VerificationError:
+    return VerificationError(f"The original runs, the quantised model does not. Please report this: {error}")

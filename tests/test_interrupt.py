@@ -21,7 +21,7 @@ def model(tmp_path: Path) -> Path:
     return pair(tmp_path / "m.onnx")
 
 
-STAGES = ["prepare", "try_original", "solve", "save", "verify", "validate", "commit_files"]
+STAGES = ["prepare", "prepare_comparison", "solve", "save", "verify", "validate", "commit_files"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -33,7 +33,7 @@ def test_an_interruption_exits_with_130_and_leaves_all_as_it_was(
 
     old = model.with_name("m.int4.onnx")
     old.write_text("the old output")
-    monkeypatch.setattr(data if stage == "try_original" else pipeline, stage, interrupted)
+    monkeypatch.setattr(data if stage == "prepare_comparison" else pipeline, stage, interrupted)
     assert quantize(model, "--algorithm", "rtn") == 130
     assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
     assert old.read_text() == "the old output"

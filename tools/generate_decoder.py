@@ -23,9 +23,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-CHUNK = 1 << 22  # elements made at once
+CHUNK = 1 << 20  # elements made at once
 INLINE_BYTES = 1024  # smaller tensors stay in the model file
-POOL = 1 << 24  # random numbers drawn; tensors take theirs from here at random places
+POOL = 1 << 22  # random numbers drawn; tensors take theirs from here at random places
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from onnxfq.calibrate.checkpoint import Checkpoint, checkpoint, count_stages, discard, refuse_foreign
 from onnxfq.calibrate.stages import Stage, find_stages
-from onnxfq.calibrate.streams import Runtime, Streams
+from onnxfq.calibrate.streams import Streams
 
 __all__ = [
     "Checkpoint",
-    "Runtime",
     "Stage",
     "Streams",
     "checkpoint",

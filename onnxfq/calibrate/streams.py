@@ -4,33 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from onnxfq.calibrate.gram import Gram
-from onnxfq.calibrate.segments import Segment, cut
 from onnxfq.calibrate.stages import Stage
-from onnxfq.calibrate.values import Values
-from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, token_masks
 from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
-from onnxfq.session import Array, Provider, Session
+from onnxfq.session import Array, Session
 from onnxfq.statistics import Float64Array, Statistics
+from onnxfq.streaming import Runtime, Segment, Values, cut, held
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
 _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """Where and how segments run."""
-
-    provider: Provider
-    threads: int | None
-    memory: int
-    folder: Path
 
 
 @dataclass
@@ -181,21 +168,15 @@ class Streams:
         return [name, name + TWIN] if name in self._twins else [name]
 
     def _session(self, segment: Segment, inputs: Sequence[str], outputs: Sequence[str], spool: Spool) -> Session:
-        held = {name: self._held(name) for name in inputs}
-        part = excerpt(self._graph, self._flow, segment.steps, held, outputs, self._twins, spool)
+        given = {name: self._held(name) for name in inputs}
+        part = excerpt(self._graph, self._flow, segment.steps, given, outputs, self._twins, spool)
         runtime = self._runtime
         return Session(part.model, provider=runtime.provider, threads=runtime.threads, external_data_folder=part.folder)
 
     def _held(self, name: str) -> Held:
-        """What a value looks like: sizes that all samples share are fixed, which lets ONNX Runtime optimise more."""
-        shapes = {self._shape(name, sample) for sample in self._alive}
-        ranks = {len(shape) for shape in shapes}
-        if len(ranks) > 1:
-            raise DataError(f"'{name}' has different numbers of dimensions in different samples. Give samples alike.")
-        sizes = [{shape[axis] for shape in shapes} for axis in range(ranks.pop())]
         first = self._alive[0]
         dtype = self._values.dtype(name, first) if name in self._values else self._feeds[first][name].dtype
-        return Held(dtype, tuple(next(iter(s)) if len(s) == 1 else None for s in sizes))
+        return held(name, dtype, [self._shape(name, sample) for sample in self._alive])
 
     def _shape(self, name: str, sample: int) -> tuple[int, ...]:
         return self._values.shape(name, sample) if name in self._values else self._feeds[sample][name].shape

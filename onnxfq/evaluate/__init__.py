@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from onnxfq.evaluate.accuracy import OutputAccuracy, compare, run_reference
+from onnxfq.evaluate.accuracy import OutputAccuracy, compare, compare_outputs, run_reference
 from onnxfq.evaluate.gates import Gate, check_gates
 from onnxfq.evaluate.latency import Latency, measure
 
-__all__ = ["Gate", "Latency", "OutputAccuracy", "check_gates", "compare", "measure", "run_reference"]
+__all__ = [
+    "Gate",
+    "Latency",
+    "OutputAccuracy",
+    "check_gates",
+    "compare",
+    "compare_outputs",
+    "measure",
+    "run_reference",
+]

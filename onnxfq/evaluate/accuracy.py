@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from onnxfq.errors import DataError, ModelError
@@ -70,12 +70,26 @@ def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> li
         ModelError: a model does not run.
     """
     generated = isinstance(feeds, Feeds) and feeds.is_generated
-    outputs = [_Output(spec) for spec in reference.signature().outputs]
     shared = _shared_outputs(reference, candidate)
+    pairs = ((run_reference(reference, feed, generated=generated), candidate.run(feed, shared)) for feed in feeds)
+    return compare_outputs(reference.signature().outputs, pairs)
+
+
+def compare_outputs(
+    specs: Iterable[TensorSpec], pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
+) -> list[OutputAccuracy]:
+    """Compare every output of the reference.
+
+    Args:
+        specs: the reference's outputs.
+        pairs: for each sample what the reference gave, and what the candidate gave, by name.
+
+    Raises:
+        DataError: no samples.
+    """
+    outputs = [_Output(spec) for spec in specs]
     count = 0
-    for feed in feeds:
-        expected = run_reference(reference, feed, generated=generated)
-        got = candidate.run(feed, shared)
+    for expected, got in pairs:
         for output in outputs:
             output.add(expected.get(output.name), got.get(output.name))
         count += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxfq.feeds.feed import Feed, Feeds
+from onnxfq.feeds.feed import Feed, Feeds, always
 from onnxfq.feeds.files import given_feeds, load_feeds
 from onnxfq.feeds.generate import fill, generate, has_cache
 from onnxfq.feeds.masks import token_masks
@@ -12,6 +12,7 @@ from onnxfq.feeds.text import load_tokenizer, longest
 __all__ = [
     "Feed",
     "Feeds",
+    "always",
     "fill",
     "generate",
     "generate_own",

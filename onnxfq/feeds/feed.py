@@ -38,3 +38,10 @@ class Feeds(Sequence[Feed]):
         if isinstance(index, slice):
             return Feeds(self.samples[index], self.origin, self.is_generated)
         return self.samples[index]
+
+
+def always(feeds: Sequence[Feed], name: str) -> bool | None:
+    """The value that an input has in all samples, where it is a single truth value."""
+    values = {bool(feed[name]) for feed in feeds if name in feed and feed[name].dtype == bool and feed[name].size == 1}
+    given = all(name in feed for feed in feeds)
+    return values.pop() if given and len(values) == 1 else None

@@ -9,6 +9,7 @@ from onnxfq.graph.excerpt import TWIN, Excerpt, Held, changed, excerpt
 from onnxfq.graph.files import Scratch
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram import gram_model
+from onnxfq.graph.loaded import loaded_bytes, partition
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import single_node
 from onnxfq.graph.save import save
@@ -35,7 +36,9 @@ __all__ = [
     "changed",
     "excerpt",
     "gram_model",
+    "loaded_bytes",
     "make_node",
+    "partition",
     "save",
     "single_node",
     "type_name",

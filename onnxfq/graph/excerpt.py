@@ -71,7 +71,7 @@ def excerpt(
     held: Mapping[str, Held],
     outputs: Sequence[str],
     twins: Set[str],
-    spool: Spool,
+    spool: Spool | None,
 ) -> Excerpt:
     """Build a model of some steps.
 
@@ -82,9 +82,10 @@ def excerpt(
         held: what is fed: names, those of twins with `TWIN` added.
         outputs: names to return, likewise.
         twins: all names whose values differ in the edited model, of these steps and of earlier ones.
-        spool: holds the edits' new tensors.
+        spool: holds the edits' new tensors; None where there are none.
     """
-    spool.flush()
+    if spool is not None:
+        spool.flush()
     nodes: list[NodeProto] = []
     for step in steps:
         nodes.append(step.node.proto)
@@ -135,7 +136,7 @@ def _rename_captured(graph: GraphProto, name_of: Callable[[str], str]) -> None:
 
 
 def _constants(
-    graph: Graph, flow: Flow, nodes: Sequence[NodeProto], folder: Path, spool: Spool
+    graph: Graph, flow: Flow, nodes: Sequence[NodeProto], folder: Path, spool: Spool | None
 ) -> Iterable[TensorProto]:
     """The constants that nodes read: small ones whole, large ones as references, new ones from the spool."""
     wanted: dict[str, None] = {}
@@ -151,14 +152,14 @@ def _constants(
             yield _portable(proto, name, graph.path, folder, spool)
 
 
-def _portable(proto: TensorProto, name: str, model: Path, folder: Path, spool: Spool) -> TensorProto:
+def _portable(proto: TensorProto, name: str, model: Path, folder: Path, spool: Spool | None) -> TensorProto:
     piece = describe(proto, model, name).piece
     copy = TensorProto()
     copy.CopyFrom(proto)
     copy.name = name
     if piece is None:
         return copy
-    if str(piece.path) == NEW:
+    if spool is not None and str(piece.path) == NEW:
         embed(copy, bytes(FileSlice(spool.path, piece.offset, piece.length).read()))
         return copy
     real = piece.path.resolve()

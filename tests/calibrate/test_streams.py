@@ -14,8 +14,7 @@ import onnxruntime
 import pytest
 
 from models import Array, model, write, write_external
-from onnxfq.calibrate import Runtime, Stage, Streams, find_stages
-from onnxfq.calibrate.segments import Segment, cut
+from onnxfq.calibrate import Stage, Streams, find_stages
 from onnxfq.find import find, plan
 from onnxfq.graph import Flow, Graph, Spool, save
 from onnxfq.packing import pack
@@ -23,6 +22,7 @@ from onnxfq.rules import Target, rewrite, store
 from onnxfq.scheme import Scheme
 from onnxfq.solvers import make_solver
 from onnxfq.statistics import Statistics
+from onnxfq.streaming import Runtime, Segment, cut
 
 SCHEME = Scheme(activations="float")
 Feed = Mapping[str, Array]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +36,7 @@ class Values:
 
     Args:
         memory: bytes to hold in memory; what comes beyond that goes to disk.
-        folder: for the files; it must hold none of an earlier run.
+        folder: for the files.
 
     Attributes:
         held: bytes in memory.
@@ -47,7 +49,6 @@ class Values:
         self._folder = folder
         self.held = 0
         self._kept: dict[str, _Kept] = {}
-        self._files = 0
 
     def __contains__(self, name: str) -> bool:
         """Whether a value is kept."""
@@ -110,8 +111,10 @@ class Values:
 
     def _spill(self, kept: _Kept, array: Array) -> _OnDisk:
         if kept.file is None:
-            kept.file = self._folder / f"kept-{self._files}"
-            self._files += 1
+            with _told(self._folder) as folder:
+                descriptor, name = tempfile.mkstemp(prefix="kept-", dir=folder)
+                os.close(descriptor)
+            kept.file = Path(name)
         with _told(kept.file) as path, path.open("ab") as file:
             file.write(_bytes(np.ascontiguousarray(array)))
         offset, kept.length = kept.length, kept.length + array.nbytes

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import Array
-from onnxfq.calibrate.values import Values
 from onnxfq.errors import OutputError
+from onnxfq.streaming.values import Values
 
 TYPES = [np.float32, np.float16, np.float64, np.int64, np.int32, np.uint8, np.bool_, ml_dtypes.bfloat16]
 SHAPES: list[tuple[int, ...]] = [(), (0,), (3, 0, 2), (1,), (5, 7), (2, 1, 3)]
