@@ -101,7 +101,7 @@ def test_nothing_is_left_where_no_stage_was_finished(tmp_path: Path) -> None:
 def test_left_overs_of_a_killed_run_go(tmp_path: Path) -> None:
     folder = tmp_path / "w"
     stored(folder, 0)
-    for name in ("stage-00001.part", "onnxfq-work.part", "kept-0ab_9xyz", "kept-12", "onnxfq-work.lock"):
+    for name in ("stage-00001.part", "onnxfq-work.part", "kept-0ab_9xyz", "kept-12345678", "onnxfq-work.lock"):
         (folder / name).write_bytes(b"half")
     with checkpoint(folder, IDENTITY, resume=True) as work:
         assert entries(folder) == [MANIFEST, "onnxfq-work.lock", "stage-00000.npz"]
