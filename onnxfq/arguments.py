@@ -111,6 +111,11 @@ WorkDir = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run that was cut off stopped.")]
 Memory = Annotated[
-    str, typer.Option(metavar="SIZE", help="For what is kept between stages; more goes to disk. 500MB, 1.5GiB, …")
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="For what is kept between stages (more goes to disk) and for models in the comparison (larger ones run "
+        "piece by piece). 500MB, 1.5GiB, …",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")]

@@ -39,7 +39,8 @@ class Options:
         seed: of everything that is made up.
         work_dir: where finished work is kept; None keeps it beside the output, until the run is finished.
         resume: go on with what is found in the work directory.
-        memory: bytes for what is kept between stages of calibration; what is more goes to disk.
+        memory: bytes for what is kept between stages of calibration, what is more goes to disk; and for the models in
+            the comparison, larger ones are run piece by piece.
         threads: threads to use at most; None for all.
         validate: compare the output with the original.
         max_error: gate: the largest relative MSE allowed over the floating outputs.

@@ -126,7 +126,7 @@ def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
 def estimate(job: Job) -> Estimate:
     """Sizes times speeds seen on two cores of a 2023 server; a GPU or more cores only shorten it."""
     weights = [p.target.n * p.target.k for p in job.planned]
-    comparison = 2 * job.graph.source_bytes if job.options.validate else 0
+    comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
     return Estimate(sum(weights) / WEIGHTS_PER_SECOND.get(job.solver.name, UNKNOWN_SPEED) + 2.0, memory)
 

@@ -13,7 +13,7 @@ from onnxfq.graph.tensors import describe
 
 _HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _AS_IT_IS = 2  # bytes for a byte: the constant, and the copy that kernels pack
-_WIDENED = 5  # the CPU computes with single precision: half precision is widened, and packed as such
+_WIDENED = 3  # the CPU computes with single precision: half precision is widened
 
 
 def loaded_bytes(graph: Graph, *, widens: bool) -> int:
