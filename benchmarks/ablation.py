@@ -3,7 +3,8 @@
     python -m benchmarks.ablation encoder ENCODER_DIR --sts stsb-test.csv --calib CALIB --out steps-minilm.json
     python -m benchmarks.ablation decoder models/opt-4m --text wikitext2-test.txt --calib CALIB --out steps-opt.json
 
-CALIB is what `benchmarks.calibration` wrote. The judge is that of `benchmarks.quality`, on the written files.
+CALIB is what `benchmarks.calibration` wrote, or `self`: 128 samples of the model's own making. The judge is that of
+`benchmarks.quality`, on the written files.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--sts", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--windows", type=int, default=100)
-    parser.add_argument("--calib", type=Path, required=True)
+    parser.add_argument("--calib", required=True)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW")
@@ -53,6 +54,7 @@ def main() -> None:
         judge, original = judge_decoder(arguments.folder, arguments.text, arguments.windows)
     else:
         judge, original = judge_encoder(arguments.folder, arguments.sts)
+    samples: dict[str, Any] = {"samples": 128, "seq_len": 64} if arguments.calib == "self" else {"samples": 10**6}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.rows:
@@ -60,8 +62,8 @@ def main() -> None:
             start = time.perf_counter()
             onnxfq.quantize(
                 arguments.folder / "model.onnx", out, algorithm=ROWS[name], bits=arguments.bits,
-                block_size=arguments.block_size, symmetric=False, calib=arguments.calib, samples=10**6,
-                validate=False, provider="cpu",
+                block_size=arguments.block_size, symmetric=False, calib=arguments.calib, validate=False,
+                provider="cpu", **samples,
             )  # fmt: skip
             seconds = round(time.perf_counter() - start, 1)
             rows.append({"step": name, "algorithm": ROWS[name], "seconds": seconds, **judge(out)})

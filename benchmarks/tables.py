@@ -69,6 +69,24 @@ def steps(name: str, key: str, heading: str) -> str:
     return markdown([*rows, *([row["step"], f"{row[key]:.4g}"] for row in read(name)["rows"])])
 
 
+def beyond() -> str:
+    """Fewer bits, and no data at all."""
+    rows: list[list[object]] = [["MiniLM, block 32", "relative MSE", "Spearman"]]
+    for name, title in (("bits2-minilm", "2 bits"), ("self-minilm", "4 bits, `--calib self`: no data given")):
+        rows += [
+            [f"{title}, {row['algorithm']}", f"{row['relative_mse']:.4g}", f"{row['spearman']:.4g}"]
+            for row in read(name)["rows"]
+        ]
+    return markdown(rows)
+
+
+def depth() -> str:
+    """How memory grows with depth."""
+    result = read("depth")
+    shallow, deep = (row["layers"] for row in result["rows"])
+    return f"of {deep} layers is {result['memory_ratio']:.2f} times that on {shallow} layers"
+
+
 def granularity() -> str:
     """What coarser grids cost in perplexity."""
     result = read("granularity")
@@ -102,9 +120,11 @@ def tables() -> list[str]:
     return [
         summary(),
         quality("minilm", {"relative_mse": "relative MSE", "spearman": "Spearman"}),
+        beyond(),
         quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "lambada_loss": "LAMBADA loss"}),
         steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
         granularity(),
+        depth(),
         large(),
         decode(),
     ]
