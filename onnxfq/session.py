@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ class Session:
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
         external_data_folder: for a serialised model, the folder its external initializers lie in.
         config: further ONNX Runtime session config entries.
+        passing: one of many sessions, one after the other: what it takes goes back to the system with it. Without
+            that, memory pools leave holes, and a process grows with every session.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -100,6 +103,7 @@ class Session:
         threads: int | None = None,
         external_data_folder: Path | None = None,
         config: Mapping[str, str] | None = None,
+        passing: bool = False,
     ) -> None:
         self.name = str(model) if isinstance(model, Path) else "the model in memory"
         self.provider = provider
@@ -108,6 +112,9 @@ class Session:
         if provider == "cuda":
             _require_cuda()
         options = _options(threads, external_data_folder, config or {})
+        if passing:
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self._session = self._load(model, options)
         self._check_provider()
         self._signature = _signature(self._session)
@@ -219,6 +226,13 @@ class Session:
         """Run through ONNX Runtime's own tensors, which alone carry bfloat16."""
         values = {name: to_value(array) for name, array in feed.items()}
         return [to_array(value) for value in self._session.run_with_ort_values(names, values)]
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library (glibc) would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def dtype_name(array: Array) -> str:

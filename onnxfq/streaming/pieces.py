@@ -11,7 +11,7 @@ import numpy as np
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, always
 from onnxfq.graph import Flow, Graph, Held, Step, excerpt, partition
-from onnxfq.session import Array, Provider, Session
+from onnxfq.session import Array, Provider, Session, return_memory
 from onnxfq.streaming.segments import Segment, cut
 from onnxfq.streaming.values import Values
 
@@ -94,12 +94,19 @@ class Pieces:
             tell()
         for name in set(segment.frees) - set(self._names):
             self._values.free(name)
+        del session
+        return_memory()
 
     def _session(self, segment: Segment, outputs: Sequence[str]) -> Session:
         given = {name: self._held(name) for name in segment.reads}
         part = excerpt(self._graph, self._flow, segment.steps, given, outputs, frozenset(), None)
-        runtime = self._runtime
-        return Session(part.model, provider=runtime.provider, threads=runtime.threads, external_data_folder=part.folder)
+        return Session(
+            part.model,
+            provider=self._runtime.provider,
+            threads=self._runtime.threads,
+            external_data_folder=part.folder,
+            passing=True,
+        )
 
     def _get(self, name: str, sample: int) -> Array:
         return self._values.get(name, sample) if name in self._values else self._feeds[sample][name]
