@@ -24,7 +24,7 @@ def blocks(kind: str) -> list[tuple[str, str]]:
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A copy of what the README's commands work on."""
-    for name in ("models", "benchmarks"):
+    for name in ("models", "benchmarks", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.int*.onnx*"))
     return tmp_path
 
