@@ -12,6 +12,7 @@ from typing import Unpack
 
 import numba
 
+from onnxfq.allocator import keep_memory
 from onnxfq.calibrate import Checkpoint
 from onnxfq.calibration import calibrated
 from onnxfq.data import Data, prepare
@@ -87,6 +88,7 @@ def quantize(
     target = default_output(source, chosen) if output is None else Path(output)
     folder = is_folder(source)
     check_place(target, folder=folder)
+    keep_memory()
     with _threads(chosen.threads):
         work = _quantize_folder if folder else _quantize_file
         return work(source, target, chosen, progress or (lambda what, done, total: None))
@@ -247,7 +249,7 @@ def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:
         "onnxfq.version": VERSION,
         "onnxfq.scheme": str(job.options.scheme),
         "onnxfq.algorithm": describe_solver(job.solver),
-        "onnxfq.source_sha256": source_hash.result(),
+        "onnxfq.source_blake3": source_hash.result(),
     }
 
 

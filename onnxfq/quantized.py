@@ -14,6 +14,8 @@ from onnxfq.scheme import ScaleType
 
 Float32Array = npt.NDArray[np.float32]
 Uint8Array = npt.NDArray[np.uint8]
+Uint16Array = npt.NDArray[np.uint16]
+Uint32Array = npt.NDArray[np.uint32]
 
 STORED_TYPES: dict[ScaleType, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),
@@ -150,9 +152,12 @@ def turned(part: npt.NDArray[np.generic]) -> Float32Array:
     out = np.empty(part.shape[::-1], np.float32)
     if part.dtype == np.float32:
         _turn(np.asarray(part, np.float32), out)
-        return out
-    for start in range(0, part.shape[0], _TILE):
-        out[:, start : start + _TILE] = part[start : start + _TILE].T
+    elif part.dtype == np.float16:
+        _turn_half(part.view(np.uint16), out.view(np.uint32), out)
+    elif part.dtype == ml_dtypes.bfloat16:
+        _turn_bfloat(part.view(np.uint16), out.view(np.uint32))
+    else:
+        out[...] = part.T
     return out
 
 
@@ -166,3 +171,35 @@ def _turn(part: Float32Array, out: Float32Array) -> None:
                 line = out[row, top : min(k, top + _TILE)]
                 for i in range(line.size):
                     line[i] = part[top + i, row]
+
+
+@compiled(parallel=True)
+def _turn_half(part: Uint16Array, bits: Uint32Array, out: Float32Array) -> None:
+    """Half precision as numbers: exponent and mantissa moved to their places in float32, then 2**112 times as much."""
+    k, n = part.shape
+    scale = np.float32(2.0**112)  # the difference of the exponents' biases; exact, for subnormals too
+    for strip in prange((k + _TILE - 1) // _TILE):
+        top = strip * _TILE
+        for left in range(0, n, _TILE):
+            for row in range(left, min(n, left + _TILE)):
+                line, values = bits[row, top : min(k, top + _TILE)], out[row, top : min(k, top + _TILE)]
+                for i in range(line.size):
+                    half = np.uint32(part[top + i, row])
+                    special = np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
+                    sign = (half & np.uint32(0x8000)) << np.uint32(16)
+                    line[i] = sign | special | ((half & np.uint32(0x7FFF)) << np.uint32(13))
+                for i in range(line.size):
+                    values[i] *= scale
+
+
+@compiled(parallel=True)
+def _turn_bfloat(part: Uint16Array, bits: Uint32Array) -> None:
+    """Bfloat16 is the upper half of a float32."""
+    k, n = part.shape
+    for strip in prange((k + _TILE - 1) // _TILE):
+        top = strip * _TILE
+        for left in range(0, n, _TILE):
+            for row in range(left, min(n, left + _TILE)):
+                line = bits[row, top : min(k, top + _TILE)]
+                for i in range(line.size):
+                    line[i] = np.uint32(part[top + i, row]) << np.uint32(16)

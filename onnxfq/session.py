@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import io
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -226,13 +225,6 @@ class Session:
         """Run through ONNX Runtime's own tensors, which alone carry bfloat16."""
         values = {name: to_value(array) for name, array in feed.items()}
         return [to_array(value) for value in self._session.run_with_ort_values(names, values)]
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system, where the C library (glibc) would keep it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def dtype_name(array: Array) -> str:

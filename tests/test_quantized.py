@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.quantized import SMALLEST_SCALE, STORED_TYPES, QuantizedWeight, round_scale
+from onnxfq.quantized import SMALLEST_SCALE, STORED_TYPES, QuantizedWeight, round_scale, turned
 from onnxfq.scheme import ScaleType
 from weights import SCALE_TYPES
 
@@ -59,3 +60,15 @@ def test_zero_and_overflow(scale_type: ScaleType) -> None:
     np.testing.assert_array_equal(
         rounded, np.array([SMALLEST_SCALE[scale_type], largest(scale_type), -largest(scale_type)], np.float32)
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_every_half_precision_number_is_turned_into_itself(dtype: type) -> None:
+    every: npt.NDArray[np.generic] = np.arange(1 << 16, dtype=np.uint16).view(dtype).reshape(1 << 9, 1 << 7)
+    for part in (every, every[:, 5:70], every.T):  # whole, some columns, in the other order
+        got = turned(part)
+        assert got.flags.c_contiguous
+        wanted = np.ascontiguousarray(part.T.astype(np.float32))
+        real = ~np.isnan(wanted)
+        np.testing.assert_array_equal(got.view(np.uint32)[real], wanted.view(np.uint32)[real])
+        assert np.isnan(got[~real]).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import stat
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from blake3 import blake3
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 from onnx import ModelProto, NodeProto
 
@@ -110,8 +110,8 @@ class Graph:
                 raise ModelError(f"'{file}' was changed while it was being read. Run again when it is complete.")
 
     def source_hash(self) -> str:
-        """SHA-256 over the files' bytes, the model file first, then its data files by name."""
-        digest = hashlib.sha256()
+        """BLAKE3, which takes a third of SHA-256's time, over the model file's bytes, then its data files' by name."""
+        digest = blake3()
         buffer = memoryview(bytearray(1 << 22))
         for file in self.files:
             with file.open("rb", buffering=0) as stream:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from numba import prange
 
-from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array, round_scale
+from onnxfq.compiled import compiled
+from onnxfq.quantized import SMALLEST_SCALE, Float32Array, QuantizedWeight, Uint8Array, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import block_ranges, nearest
 from onnxfq.statistics import Need, Statistics
 
 Float64Array = npt.NDArray[np.float64]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Rtn:
@@ -41,6 +45,8 @@ def range_grid(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> t
         coarse for the exact scale, the next larger one.
     """
     lowest, highest = block_ranges(weight, scheme.columns_per_block(weight.shape[1]))
+    if scale_type == "float32" and not scheme.symmetric and scheme.block_size != "tensor":
+        return _grid(lowest, highest, scheme.levels - 1)
     low, high = lowest.astype(np.float64), highest.astype(np.float64)
     if scheme.block_size == "tensor":
         low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
@@ -50,6 +56,34 @@ def range_grid(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> t
         return scale, np.full(scale.shape, scheme.default_zero_point, np.uint8)
     zero_point = np.clip(np.rint(-low / scale), 0, scheme.levels - 1)
     return scale, zero_point.astype(np.uint8)
+
+
+def _grid(lowest: Float32Array, highest: Float32Array, top: int) -> tuple[Float32Array, Uint8Array]:
+    """The usual case in one pass: the same numbers as by the way of `round_scale`."""
+    scale, zero_point = np.empty(lowest.shape, np.float32), np.empty(lowest.shape, np.uint8)
+    _fill_grid(lowest, highest, top, np.float32(SMALLEST_SCALE["float32"]), scale, zero_point)
+    return scale, zero_point
+
+
+@compiled(parallel=True)
+def _fill_grid(
+    lowest: Float32Array,
+    highest: Float32Array,
+    top: int,
+    smallest: np.float32,
+    scale: Float32Array,
+    zero_point: Uint8Array,
+) -> None:
+    for row in prange(lowest.shape[0]):
+        for block in range(lowest.shape[1]):
+            low, high = np.float64(lowest[row, block]), np.float64(highest[row, block])
+            exact = min((high - low) / top, _LARGEST)
+            step = np.float32(exact)
+            if np.float64(step) < exact * (1 - 2.0**-20):  # among subnormal numbers
+                step = smallest
+            step = max(step, smallest)
+            scale[row, block] = step
+            zero_point[row, block] = np.uint8(min(max(np.rint(-low / step), 0.0), np.float64(top)))
 
 
 def _symmetric_scale(low: Float64Array, high: Float64Array, scheme: Scheme) -> Float64Array:

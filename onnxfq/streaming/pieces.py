@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxfq.allocator import return_memory
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, always
 from onnxfq.graph import Flow, Graph, Held, Step, excerpt, partition
-from onnxfq.session import Array, Provider, Session, return_memory
+from onnxfq.session import Array, Provider, Session
 from onnxfq.streaming.segments import Segment, cut
 from onnxfq.streaming.values import Values
 

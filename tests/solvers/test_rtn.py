@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxfq.quantized import Float32Array, round_scale
+from onnxfq.quantized import Float32Array, Uint8Array, round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
-from onnxfq.solvers import make_solver
-from onnxfq.solvers.rtn import Rtn
+from onnxfq.solvers import make_solver, rtn
+from onnxfq.solvers.rtn import Rtn, range_grid
 from weights import SCALE_TYPES, awkward, matrices, schemes, steps
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -147,3 +147,24 @@ def test_same_bytes_for_any_number_of_threads(granularity: int | Granularity) ->
         solved.append((q.codes.tobytes(), q.scale.tobytes(), q.zero_point.tobytes()))
     numba.set_num_threads(threads)
     assert solved[0] == solved[1]
+
+
+def test_the_usual_grid_is_that_of_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scales = 10.0 ** rng.uniform(-44, 38, (300, 1))
+    weight = np.clip(rng.standard_normal((300, 200)) * scales, -3.4e38, 3.4e38).astype(np.float32)
+    weight[:10] = 0
+    weight[10:20, :32] = np.abs(weight[10:20, :32])
+    for bits in (2, 4, 8):
+        scheme = Scheme(bits=bits, symmetric=False)
+        short = range_grid(weight, scheme, "float32")
+        with monkeypatch.context() as patch:
+            patch.setattr(rtn, "_grid", long_way)
+            for got, wanted in zip(short, range_grid(weight, scheme, "float32"), strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+
+def long_way(lowest: Float32Array, highest: Float32Array, top: int) -> tuple[Float32Array, Uint8Array]:
+    low, high = lowest.astype(np.float64), highest.astype(np.float64)
+    scale = round_scale((high - low) / top, "float32", cover=True)
+    return scale, np.clip(np.rint(-low / scale), 0, top).astype(np.uint8)
