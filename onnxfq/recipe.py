@@ -14,7 +14,7 @@ SAMPLES = "SAMPLES"
 
 _SCHEME = ("bits", "block_size", "symmetric", "activations", "algorithm")
 _NODES = ("include", "exclude", "allow_slow")
-_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "memory", "validate", "max_error", "min_speedup")
+_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "max_error", "min_speedup")
 _FLAGS = {
     "symmetric": {True: "--symmetric", False: "--asymmetric"},
     "allow_slow": {True: "--allow-slow"},
