@@ -95,7 +95,22 @@ MinSpeedup = Annotated[
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Leave out the comparison with the original.")]
 ReportFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.json", readable=False, help="Write the report to a file too.", show_default=False),
+    typer.Option(
+        metavar="FILE.html|.json",
+        readable=False,
+        help="Write the report to a file too, or as a page.",
+        show_default=False,
+    ),
+]
+ReportsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="REPORT.json…", help="One report to show, or several to compare.", readable=False),
+]
+ReportOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="FILE.html|.json", readable=False, help="What to write.", show_default=False
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
 

@@ -35,6 +35,8 @@ from onnxfq.arguments import (
     ProviderChoice,
     ProviderOption,
     ReportFile,
+    ReportOutput,
+    ReportsArgument,
     Resume,
     Samples,
     Seed,
@@ -48,6 +50,7 @@ from onnxfq.errors import OnnxfqError
 from onnxfq.terminal import one_line
 
 if TYPE_CHECKING:
+    from onnxfq.compare import Comparison
     from onnxfq.report import Report
 
 GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -175,6 +178,28 @@ def inspect(
     _show(result, as_json=as_json)
 
 
+@app.command("report")
+@_reported
+def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json: JsonFlag = False) -> None:
+    """Show a report again or turn it into a page; several: compare the runs."""
+    from onnxfq.compare import compare_reports
+    from onnxfq.report import Report, check_report_path
+
+    if output:
+        for path in reports:
+            check_report_path(output, path)
+    loaded = [Report.load(path) for path in reports]
+    result: Report | Comparison
+    if len(loaded) == 1:
+        (result,) = loaded
+        _show(result, as_json=as_json)
+    else:
+        result = compare_reports(reports, loaded)
+        _show_comparison(result, as_json=as_json)
+    if output:
+        result.save(output)
+
+
 @app.command()
 @_reported
 def doctor(as_json: JsonFlag = False) -> None:
@@ -213,6 +238,16 @@ def _show(result: Report, *, as_json: bool) -> None:
         show_inspection(result, Console(stderr=True))
     else:
         show_report(result, Console(stderr=True))
+
+
+def _show_comparison(result: Comparison, *, as_json: bool) -> None:
+    """Print runs side by side: on stdout as JSON, or on stderr as tables."""
+    from onnxfq.tables import show_comparison
+
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        show_comparison(result, Console(stderr=True))
 
 
 def _print_json(value: dict[str, Any]) -> None:

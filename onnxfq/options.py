@@ -108,9 +108,11 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
-        names = ("allow_slow", "samples", "seq_len", "seed", "max_error", "min_speedup")
+        names = ("allow_slow", "samples", "seq_len", "seed", "validate", "max_error", "min_speedup")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib = _text(self.calib) if isinstance(self.calib, str | Path | None) else "given: from Python"
+        if calib == SELF and not self.calibrates_itself:
+            calib = f"./{SELF}"  # a file of that name
         paths = {"calib": calib, "tokenizer": _text(self.tokenizer)}
         return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Unpack
 
 import numba
@@ -84,6 +85,7 @@ def quantize(
         >>> report = quantize("model.onnx", block_size=128)  # doctest: +SKIP
         >>> report.require()  # doctest: +SKIP
     """
+    start = perf_counter()
     source, chosen = Path(model), choose_options(options, changes)
     target = default_output(source, chosen) if output is None else Path(output)
     folder = is_folder(source)
@@ -91,7 +93,8 @@ def quantize(
     keep_memory()
     with _threads(chosen.threads):
         work = _quantize_folder if folder else _quantize_file
-        return work(source, target, chosen, progress or (lambda what, done, total: None))
+        report = work(source, target, chosen, progress or (lambda what, done, total: None))
+    return replace(report, seconds=perf_counter() - start)
 
 
 def inspect(model: str | Path, *, options: Options | None = None, **changes: Unpack[Changes]) -> Report:

@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxfq.errors import GateError, OutputError, UsageError
+from onnxfq.errors import DataError, GateError, OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
+from onnxfq.page import report_page
+from onnxfq.reading import build, read_object
 from onnxfq.rules import Skip
 
-JSON_VERSION = 1
+JSON_VERSION = 1  # of report.schema.json: new members leave it, a member that goes or changes its meaning raises it
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,10 @@ class Report:
         gates: limits and whether they hold.
         warnings: what the user should know.
         kernels_run: how many kinds of kernel were run against their codes.
+        onnxfq_version: that made the report.
+        runtime_version: of ONNX Runtime.
+        settings: that decide about the result, to reproduce it with.
+        seconds: the whole run took; None for `inspect`.
     """
 
     source: str
@@ -172,6 +178,7 @@ class Report:
     onnxfq_version: str = ""
     runtime_version: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -190,7 +197,7 @@ class Report:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `version` is the layout's."""
+        """A JSON object, as `onnxfq/report.schema.json` describes it; `version` is the layout's."""
         return {
             "version": JSON_VERSION,
             "onnxfq": self.onnxfq_version,
@@ -201,6 +208,7 @@ class Report:
             "algorithm": self.algorithm,
             "calibration": self.calibration,
             "provider": self.provider,
+            "seconds": self.seconds,
             "settings": self.settings,
             "targets": [asdict(t) for t in self.targets],
             "skipped": [asdict(s) for s in self.skipped],
@@ -214,37 +222,85 @@ class Report:
             "warnings": list(self.warnings),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Write the report as a JSON file, whole or not at all.
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Report:
+        """A report from what `to_json` gave, of this version of the layout or an earlier one.
 
         Raises:
-            UsageError: the name does not end in .json, or its folder does not exist.
+            DataError: the object is no report, or one of a later version.
+        """
+        version = value.get("version")
+        if type(version) is not int or version < 1:
+            raise DataError("Not a report of onnxfq: it has no version. Give a file that --report wrote.")
+        if version > JSON_VERSION:
+            raise DataError(
+                f"The report is of a newer onnxfq (got version {version}, wanted 1 to {JSON_VERSION}). Update it."
+            )
+        named = {"onnxfq_version": value.get("onnxfq", ""), "runtime_version": value.get("onnxruntime", "")}
+        report = build(cls, {**value, **named}, "report")
+        if report.size.source_bytes < 1 or any(t.n < 1 or t.k < 1 for t in report.targets):
+            raise DataError("Not a report of onnxfq: the model or a weight has no size.")
+        return report
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a report that was saved as JSON.
+
+        Raises:
+            DataError: the file cannot be read, or is no report.
+        """
+        try:
+            return cls.from_json(read_object(Path(path)))
+        except DataError as error:
+            if str(path) not in str(error):
+                error.add_note(f"File: '{path}'.")
+            raise
+
+    def save(self, path: str | Path) -> None:
+        """Write the report, whole or not at all: as JSON, or as a page for a browser, whichever the name ends in.
+
+        Raises:
+            UsageError: the name ends neither in .json nor in .html, or its folder does not exist.
             OutputError: the file cannot be written.
         """
         path = Path(path)
         check_report_path(path)
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            done = f"The model is complete: '{self.output}'. " if self.output else ""
-            raise OutputError(
-                f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
-            ) from error
+        text = report_page(self) if path.suffix == ".html" else json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_report(path, text + "\n", f"The model is complete: '{self.output}'. " if self.output else "")
+
+
+def write_report(path: Path, text: str, done: str = "") -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: the file.
+        text: what it is to hold.
+        done: what is complete all the same if it cannot be written.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
+        ) from error
 
 
 def check_report_path(path: Path, source: Path | None = None, output: Path | None = None) -> None:
     """Refuse a report that could not be written, or would change the source or the output, before any work.
 
     Raises:
-        UsageError: its name does not end in .json, its place cannot be written, or it is or lies in source or output.
+        UsageError: its name ends neither in .json nor in .html, its place cannot be written, or it is or lies in source
+            or output.
     """
-    if path.suffix != ".json":
-        raise UsageError(f"Unknown kind of report (got --report {path}). Give a name that ends in .json.")
+    if path.suffix not in (".json", ".html"):
+        raise UsageError(f"Unknown kind of report (got '{path}'). Give a name that ends in .json or .html.")
     if not path.parent.is_dir():
         raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
     if not _writable(path):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxfq.compare import Comparison
 from onnxfq.evaluate import OutputAccuracy
 from onnxfq.report import Report, SkipReport, TargetReport
 from onnxfq.terminal import one_line, printable, size_text
@@ -49,6 +50,43 @@ def show_inspection(report: Report, console: Console) -> None:
     seconds, memory = report.estimate.seconds, size_text(report.estimate.memory_bytes)
     _say(console, f"Estimate: {seconds:.0f} s and {memory} of memory with --algorithm {report.algorithm}.")
     _show_warnings(report, console)
+
+
+def show_comparison(comparison: Comparison, console: Console) -> None:
+    """Runs side by side: figures, settings that differ, and the layers that changed most."""
+    for run in comparison.runs:
+        heading = Text(f"{run.label}  {printable(run.path)}  ", style="bold")
+        _say(console, heading.append(one_line(str(run.verdict)), style="not bold"))
+    labels = [run.label for run in comparison.runs]
+    figures = _table("", *labels)
+    for figure in comparison.figures:
+        if any(figure.texts):
+            cells = [f"{text}{' *' if best else ''}" for text, best in zip(figure.texts, figure.best, strict=True)]
+            _add(figures, figure.name, *cells)
+    console.print(figures)
+    if comparison.settings:
+        _say(console, "Settings that differ", style="bold")
+        settings = Table("", *labels, box=box.SIMPLE_HEAD, pad_edge=False)
+        for name, values in comparison.settings:
+            _add(settings, name, *values)
+        console.print(settings)
+    _show_changes(comparison, labels, console)
+    for remark in comparison.remarks:
+        _say(console, Text("Note: ", style="yellow").append(one_line(remark), style="default"))
+
+
+def _show_changes(comparison: Comparison, labels: Sequence[str], console: Console) -> None:
+    changed = comparison.changed
+    if not changed:
+        _say(console, f"All {len(comparison.layers)} layers are alike." if comparison.layers else "No layers.")
+        return
+    shown = changed[:_FEW]
+    _say(console, f"Error of the layers, largest changes first ({len(shown)} of {len(changed)})", style="bold")
+    table = _table("node", *labels)
+    for layer in shown:
+        errors = zip(layer.errors, layer.bits, strict=True)
+        _add(table, layer.name, *("not quantised" if b is None else "" if e is None else f"{e:.4g}" for e, b in errors))
+    console.print(table)
 
 
 def show_doctor(

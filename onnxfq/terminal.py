@@ -23,3 +23,9 @@ def size_text(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and end where it is longer than `most` characters."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"

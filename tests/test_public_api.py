@@ -140,6 +140,7 @@ def test_values_that_make_no_sense_are_refused(changes: Changes) -> None:
 def test_self_is_a_word_and_not_a_path() -> None:
     assert Options(calib="self").calibrates_itself
     assert Options(calib="self").as_json()["calib"] == "self"
+    assert Options(calib=Path("self")).as_json()["calib"] == "./self"
     for path in ("./self", Path("self"), None):
         assert not Options(calib=path).calibrates_itself
 

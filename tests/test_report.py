@@ -172,7 +172,7 @@ def test_reports_that_cannot_be_written_are_refused_before_any_work(
 ) -> None:
     check_report_path(tmp_path / "r.json")
     (tmp_path / "folder.json").mkdir()
-    for name in ("r.html", "r", "nowhere/r.json", "folder.json", f"{'x' * 300}.json"):
+    for name in ("r.htm", "r", "nowhere/r.html", "folder.json", f"{'x' * 300}.json"):
         with pytest.raises(UsageError):
             check_report_path(tmp_path / name)
     monkeypatch.setattr(os, "access", lambda *_: False)
