@@ -64,7 +64,7 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
         cells = (value, before, difference, samples) if compared else (value, samples)
         _add(table, figure.name.replace("_", " "), *cells)
     console.print(table)
-    if len(evaluation.outputs) > 1:
+    if len(evaluation.outputs) > 1 or not evaluation.figures:
         console.print(_output_table(evaluation.outputs))
     for figure in evaluation.figures:
         if figure.note:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from onnxfq.errors import ModelError, UsageError
+from onnxfq.errors import DataError, ModelError, UsageError
 from onnxfq.evaluate import Figure, OutputAccuracy, Task, compare, worst_figures
 from onnxfq.evaluate.classification import judge_classes
 from onnxfq.evaluate.generation import judge_translations
@@ -29,13 +29,21 @@ def _judge_language(asked: Examination) -> Found:
     model, baseline = asked.subjects(language_output)
     figures: list[Figure] = []
     if asked.text is not None:
-        text = "".join(read_lines(asked.text))
+        text = _running_text(asked.text)
         figures += judge_language(
             model, baseline, text, samples=asked.samples, tell=asked.tell("perplexity"), name=asked.text.name
         )
     if asked.data is not None:
         figures += judge_last_words(model, baseline, asked.data, samples=asked.samples, tell=asked.tell("last words"))
     return figures, []
+
+
+def _running_text(path: Path) -> str:
+    if path.suffix.lower() in (*SUFFIXES, ".npz"):
+        raise DataError(
+            f"{path} is no running text (got {path.suffix}). Give plain text with --text, tables with --data."
+        )
+    return "".join(read_lines(path))
 
 
 def _judge_sentences(asked: Examination) -> Found:
@@ -103,11 +111,12 @@ def choose_task(task: str, asked: Examination) -> Task:
 
     Raises:
         UsageError: the data that it needs were not given.
+        ModelError: a model is a file where the task needs a folder, or the other way round.
     """
     chosen = task if task != "auto" else _recognised(asked)
     for name in JUDGES:
         if name == chosen:
-            _refuse_missing_data(name, asked)
+            _refuse_unsuitable(name, asked)
             return name
     raise UsageError(f"Unknown task (got task={task!r}). Use {', '.join(TASKS)}.")
 
@@ -136,21 +145,26 @@ _NEEDS: dict[Task, str] = {
 }
 
 
-def _refuse_missing_data(task: Task, asked: Examination) -> None:
+def _refuse_unsuitable(task: Task, asked: Examination) -> None:
     both = task == "language"
     if asked.data is None and (asked.text is None or task not in ("language", "outputs")):
         raise UsageError(f"There is nothing to evaluate the model on. The task {task} needs {_NEEDS[task]}.")
     if asked.text is not None and asked.data is not None and not both:
         raise UsageError(f"The task {task} takes either --text or --data (got both). It needs {_NEEDS[task]}.")
-    if task == "generation" and not is_folder(asked.model):
+    for path in (asked.model, asked.baseline):
+        if path is not None:
+            _refuse_other_layout(task, path)
+
+
+def _refuse_other_layout(task: Task, path: Path) -> None:
+    if task == "generation" and not is_folder(path):
         raise ModelError(
-            f"'{asked.model}' is one file. The task generation needs a folder with an encoder and a decoder, as "
-            "optimum exports them."
+            f"'{path}' is one file. The task generation needs a folder with an encoder and a decoder, as optimum "
+            "exports them."
         )
-    if task != "generation" and is_folder(asked.model):
+    if task != "generation" and is_folder(path):
         raise ModelError(
-            f"'{asked.model}' holds an encoder and a decoder. Evaluate it with --task generation, or name one of its "
-            "files."
+            f"'{path}' holds an encoder and a decoder. Evaluate it with --task generation, or name one of its files."
         )
 
 

@@ -141,7 +141,10 @@ def perplexity(loss: Sequence[float], baseline: Sequence[float] | None = None) -
 
 def _quantile(values: Float64Array) -> float | None:
     """The 99.9th percentile; None where not all values are numbers."""
-    return None if np.isnan(values).any() else finite(float(np.quantile(values, RARE)))
+    if np.isnan(values).any():
+        return None
+    with np.errstate(invalid="ignore"):  # between two infinities
+        return finite(float(np.quantile(values, RARE)))
 
 
 def _exp(loss: float | None) -> float | None:

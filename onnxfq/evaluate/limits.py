@@ -59,8 +59,8 @@ class Limits:
         if idle:
             options = " and ".join(f"--{option}" for option in idle)
             raise UsageError(
-                f"{options} has nothing to limit: the task {task} measures {', '.join(names) or 'nothing'}. Drop it, "
-                "or give the data that it needs."
+                f"There is nothing to limit for {options}: the task {task} measures {', '.join(names) or 'nothing'}. "
+                "Drop the limit, or give the data that it needs."
             )
 
     def gates(self, figures: Sequence[Figure]) -> Iterator[Gate]:

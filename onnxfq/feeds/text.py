@@ -57,7 +57,7 @@ class Text:
         return list(self.tokenizer.encode(text).ids)
 
     def last_word(self, text: str) -> tuple[list[int], int]:
-        """The ids of a text as far as its last word, and how many of them this word takes; 0 where there is none.
+        """The ids of a text as far as its last word, and how many of them this word takes; 0 where it stands alone.
 
         A token that holds the beginning of the word and something before it, such as a space, is part of the word.
         """
@@ -65,6 +65,8 @@ class Text:
         text = text.rstrip()
         context = len(text) - len(text.split()[-1]) if text else 0
         encoding = self.tokenizer.encode(text)
+        if not text[:context].strip():
+            return list(encoding.ids), 0
         word = [index for index, (_, end) in enumerate(encoding.offsets) if end > context]
         return (list(encoding.ids[: word[-1] + 1]), word[-1] - word[0] + 1) if word else ([], 0)
 
