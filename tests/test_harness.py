@@ -101,7 +101,7 @@ def test_a_cache_writes_what_the_whole_text_says() -> None:
 
 def test_a_task_of_the_harness_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: OnnxModel) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question": words(3, i), "choices": [words(2, 10 + i), words(2, 20 + i)], "answer": i % 2} for i in range(6)
     ]
     data = write_lines(tmp_path / "task.jsonl", *rows)
