@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from onnxfq.evaluating import evaluate
+    from onnxfq.evaluation import Evaluation
     from onnxfq.options import Options
     from onnxfq.pipeline import inspect, quantize
     from onnxfq.report import Report
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataError",
+    "Evaluation",
     "GateError",
     "ModelError",
     "OnnxfqError",
@@ -38,12 +43,21 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "__version__",
+    "evaluate",
     "inspect",
     "quantize",
 ]
 
 # Loaded on first use: `import onnxfq` and `onnxfq --help` must not wait for numba and ONNX.
-_HOMES = {"Options": "options", "inspect": "pipeline", "quantize": "pipeline", "Report": "report", "Scheme": "scheme"}
+_HOMES = {
+    "Evaluation": "evaluation",
+    "Options": "options",
+    "Report": "report",
+    "Scheme": "scheme",
+    "evaluate": "evaluating",
+    "inspect": "pipeline",
+    "quantize": "pipeline",
+}
 
 if not TYPE_CHECKING:  # type checkers know the names above, and must not believe in any other
 
@@ -58,3 +72,12 @@ if not TYPE_CHECKING:  # type checkers know the names above, and must not believ
     def __dir__() -> list[str]:
         """Public names, loaded or not."""
         return sorted({*globals(), *__all__})
+
+    class _Package(ModuleType):
+        """This package, in which `evaluate` is the function: importing the room of that name does not hide it."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not (name == "evaluate" and isinstance(value, ModuleType)):
+                super().__setattr__(name, value)
+
+    sys.modules[__name__].__class__ = _Package

@@ -24,6 +24,17 @@ class ActivationChoice(StrEnum):
     float = "float"
 
 
+class TaskChoice(StrEnum):
+    """Values of --task."""
+
+    auto = "auto"
+    language = "language"
+    sts = "sts"
+    classification = "classification"
+    generation = "generation"
+    outputs = "outputs"
+
+
 # `readable=False`: a file that cannot be read is no wrong usage; what reads it says so.
 ModelArgument = Annotated[
     Path,
@@ -113,6 +124,51 @@ ReportOutput = Annotated[
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
+
+# Evaluation
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL|DIR", readable=False, help="The model to compare with, such as the original.", show_default=False
+    ),
+]
+TaskOption = Annotated[TaskChoice, typer.Option(help="What to measure. auto tells it from the model and the data.")]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--text", metavar="FILE.txt", readable=False, help="Running text, for the perplexity.", show_default=False
+    ),
+]
+DataFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        readable=False,
+        help="Passages (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
+        ".csv, .tsv, .jsonl; inputs of any model: .npz, .jsonl.",
+        show_default=False,
+    ),
+]
+AtMost = Annotated[
+    int | None, typer.Option("--samples", help="How many windows, pairs, … to use at most.", show_default="all")
+]
+Window = Annotated[int, typer.Option("--seq-len", help="Tokens of a window of text, and of the longest sample.")]
+MaxPplIncrease = Annotated[
+    str | None,
+    typer.Option(metavar="X|X%", help="Gate: perplexity above the baseline's, at most.", show_default=False),
+]
+MaxKl = Annotated[str | None, typer.Option(metavar="X", help="Gate: largest mean KL, in nats.", show_default=False)]
+MinCosine = Annotated[
+    str | None,
+    typer.Option(metavar="X", help="Gate: smallest mean cosine of sentences or outputs.", show_default=False),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X|X%", help="Gate: accuracy, Spearman, BLEU, chrF below the baseline's, at most.", show_default=False
+    ),
+]
 
 # Long runs
 WorkDir = Annotated[

@@ -20,14 +20,21 @@ from onnxfq.arguments import (
     Activations,
     Algorithm,
     AllowSlow,
+    AtMost,
+    Baseline,
     Bits,
     BlockSize,
     Calib,
+    DataFile,
     Exclude,
     Include,
     JsonFlag,
+    MaxDrop,
     MaxError,
+    MaxKl,
+    MaxPplIncrease,
     Memory,
+    MinCosine,
     MinSpeedup,
     ModelArgument,
     NoValidate,
@@ -42,8 +49,12 @@ from onnxfq.arguments import (
     Seed,
     SeqLen,
     Symmetric,
+    TaskChoice,
+    TaskOption,
+    TextFile,
     Threads,
     Tokenizer,
+    Window,
     WorkDir,
 )
 from onnxfq.errors import OnnxfqError
@@ -198,6 +209,47 @@ def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json:
         _show_comparison(result, as_json=as_json)
     if output:
         result.save(output)
+
+
+@app.command()
+@_reported
+def evaluate(
+    model: ModelArgument,
+    baseline: Baseline = None,
+    task: TaskOption = TaskChoice.auto,
+    text: TextFile = None,
+    data: DataFile = None,
+    tokenizer: Tokenizer = None,
+    seq_len: Window = 512,
+    samples: AtMost = None,
+    provider: ProviderOption = ProviderChoice.auto,
+    max_ppl_increase: MaxPplIncrease = None,
+    max_kl: MaxKl = None,
+    min_cosine: MinCosine = None,
+    max_error: MaxError = None,
+    max_drop: MaxDrop = None,
+    as_json: JsonFlag = False,
+    threads: Threads = None,
+) -> None:
+    """Measure how good a model is, and how far it is from the one it was made from. Changes nothing."""
+    from onnxfq import evaluating
+    from onnxfq.progress import progress
+    from onnxfq.tables import show_evaluation
+
+    with progress(Console(stderr=True)) as told:
+        result = evaluating.evaluate(
+            model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
+            samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
+            max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=told,
+        )  # fmt: skip
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        show_evaluation(result, Console(stderr=True))
+    if not result.passed:
+        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
+        _complain(f"Failed: a gate does not hold: {failed}")
+        raise typer.Exit(GATE_FAILED)
 
 
 @app.command()

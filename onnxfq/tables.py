@@ -12,6 +12,7 @@ from rich.text import Text
 
 from onnxfq.compare import Comparison
 from onnxfq.evaluate import OutputAccuracy
+from onnxfq.evaluation import Evaluation
 from onnxfq.report import Report, SkipReport, TargetReport
 from onnxfq.terminal import one_line, printable, size_text
 
@@ -27,8 +28,7 @@ def show_report(report: Report, console: Console) -> None:
         _show_accuracy(report, console)
     _show_skips(report, console)
     _show_warnings(report, console)
-    for gate in report.gates:
-        _say(console, f"Gate {gate}", style="green" if gate.passed else "bold red")
+    _show_gates(report, console)
 
 
 def show_inspection(report: Report, console: Console) -> None:
@@ -87,6 +87,28 @@ def _show_changes(comparison: Comparison, labels: Sequence[str], console: Consol
         errors = zip(layer.errors, layer.bits, strict=True)
         _add(table, layer.name, *("not quantised" if b is None else "" if e is None else f"{e:.4g}" for e, b in errors))
     console.print(table)
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """What was measured of a model, beside its baseline where it has one."""
+    heading = Text(printable(evaluation.model), style="bold")
+    against = f" against {printable(evaluation.baseline)}" if evaluation.baseline else ""
+    _say(console, heading.append(f"  {evaluation.task}{against}", style="not bold"))
+    compared = any(figure.baseline is not None for figure in evaluation.figures)
+    table = _table("", "model", "baseline", "difference", "samples") if compared else _table("", "model", "samples")
+    for figure in evaluation.figures:
+        value, samples = _with_error(figure.value, figure.standard_error), f"{figure.samples or ''}"
+        before, difference = _with_error(figure.baseline), _with_error(figure.difference, figure.difference_error, "+")
+        cells = (value, before, difference, samples) if compared else (value, samples)
+        _add(table, figure.name.replace("_", " "), *cells)
+    console.print(table)
+    if len(evaluation.outputs) > 1 or not evaluation.figures:
+        console.print(_output_table(evaluation.outputs))
+    for figure in evaluation.figures:
+        if figure.note:
+            _say(console, f"{figure.name.replace('_', ' ')}: {figure.note}", style="dim")
+    _show_warnings(evaluation, console)
+    _show_gates(evaluation, console)
 
 
 def show_doctor(
@@ -163,8 +185,16 @@ def _summary(report: Report) -> Table:
 
 def _show_accuracy(report: Report, console: Console) -> None:
     _say(console, f"Error against the original (inputs {report.inputs})", style="bold")
-    table = _table("output", "relative MSE", "cosine", "KL", "top-1")
     shown = [o for o in report.outputs if o.note or o.elements]
+    console.print(_output_table(shown))
+    for output in shown:
+        if output.note:
+            _say(console, f"{output.name}: {output.note}")
+
+
+def _output_table(shown: Sequence[OutputAccuracy]) -> Table:
+    """A line an output; of many outputs that are caches only the worst."""
+    table = _table("output", "relative MSE", "cosine", "KL", "top-1")
     caches = [o for o in shown if _is_cache(o)] if len(shown) > _FEW else []
     for output in shown:
         if output not in caches:
@@ -172,10 +202,7 @@ def _show_accuracy(report: Report, console: Console) -> None:
     if caches:
         worst = max(caches, key=lambda o: float("inf") if o.relative_mse is None else o.relative_mse)
         _add(table, f"worst of {len(caches)} cache outputs: {worst.name}", *_figures(worst))
-    console.print(table)
-    for output in shown:
-        if output.note:
-            _say(console, f"{output.name}: {output.note}")
+    return table
 
 
 def _is_cache(output: OutputAccuracy) -> bool:
@@ -204,6 +231,18 @@ def _some_names(skips: Sequence[SkipReport]) -> Iterator[str]:
         yield f" ({', '.join(named)}{', …' if len(skips) > len(named) else ''})"
 
 
-def _show_warnings(report: Report, console: Console) -> None:
+def _with_error(value: float | None, error: float | None = None, sign: str = "") -> str:
+    """`48.75 ± 0.31`; a dash where there is no value."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.5g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _show_gates(report: Report | Evaluation, console: Console) -> None:
+    for gate in report.gates:
+        _say(console, f"Gate {gate}", style="green" if gate.passed else "bold red")
+
+
+def _show_warnings(report: Report | Evaluation, console: Console) -> None:
     for warning in report.warnings:
         _say(console, Text("Note: ", style="yellow").append(one_line(warning), style="default"))

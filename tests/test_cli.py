@@ -169,13 +169,15 @@ def test_cuda_without_cuda_is_an_error(model: Path, capsys: Output) -> None:
     assert entries(model.parent) == ["m.onnx"]
 
 
-@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["quantize", "-h"], ["inspect", "-h"], ["doctor", "-h"]])
+@pytest.mark.parametrize(
+    "arguments", [["-h"], ["--help"], ["quantize", "-h"], ["inspect", "-h"], ["evaluate", "-h"], ["doctor", "-h"]]
+)
 def test_help(arguments: list[str], capsys: Output) -> None:
     assert cli.run(arguments) == 0
     assert "Usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["quantize"], ["inspect"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["quantize"], ["inspect"], ["evaluate"]])
 def test_an_incomplete_or_unknown_command_is_wrong_usage(arguments: list[str], capsys: Output) -> None:
     assert cli.run(arguments) == 2
     assert "Usage" in "".join(capsys.readouterr())

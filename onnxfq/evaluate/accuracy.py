@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from onnxfq.errors import DataError, ModelError
+from onnxfq.evaluate.figures import Figure
 from onnxfq.evaluate.sums import EqualSums, FloatSums
 from onnxfq.feeds import Feed, Feeds
 from onnxfq.session import NOT_ARRAYS, Array, Session
@@ -201,3 +202,33 @@ def _mean(total: float, count: int) -> float | None:
 def _finite(value: float) -> float | None:
     """None in place of NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
+
+
+def worst_figures(outputs: Iterable[OutputAccuracy], samples: int) -> list[Figure]:
+    """Each figure of the floating outputs where it is worst, with the output's name as its note.
+
+    A figure that one output should have and has not, because something in it is not finite, is worse than any number.
+
+    Args:
+        outputs: what `compare` found.
+        samples: how many samples that were.
+    """
+    floats = [output for output in outputs if output.is_float and not output.is_empty]
+    broken = next((output for output in floats if output.relative_mse is None), None)
+    if broken is not None:
+        return [Figure(name, None, samples=samples, note=f"{broken.name}: {broken.note}") for name in _WORST]
+    figures = []
+    for name, worst in _WORST.items():
+        known = [(value, output.name) for output in floats if (value := getattr(output, name)) is not None]
+        if known:
+            value, output_name = worst(known)
+            figures.append(Figure(name, value, samples=samples, note=f"of {output_name}"))
+    return figures
+
+
+_WORST: dict[str, Callable[[list[tuple[float, str]]], tuple[float, str]]] = {
+    "relative_mse": max,
+    "cosine": min,
+    "kl": max,
+    "top1": min,
+}

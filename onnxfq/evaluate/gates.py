@@ -14,21 +14,25 @@ class Gate:
     """One limit.
 
     Attributes:
-        name: the option that set it: "max-error" or "min-speedup".
+        name: the option that set it, such as "max-error".
         limit: what the user allows.
         measured: what was measured; None where there is no such figure, and then the gate fails.
         passed: whether it holds.
+        relative: whether limit and measured are fractions of the baseline's figure.
     """
 
     name: str
     limit: float
     measured: float | None
     passed: bool
+    relative: bool = False
 
     def __str__(self) -> str:
         """For people: `max-error: 0.02, limit 0.01: failed`."""
-        measured = "no figure" if self.measured is None else f"{self.measured:.4g}"
-        return f"{self.name}: {measured}, limit {self.limit:g}: {'passed' if self.passed else 'failed'}"
+        factor, unit = (100, " %") if self.relative else (1, "")
+        measured = "no figure" if self.measured is None else f"{factor * self.measured:.4g}{unit}"
+        limit = f"{factor * self.limit:g}{unit}"
+        return f"{self.name}: {measured}, limit {limit}: {'passed' if self.passed else 'failed'}"
 
 
 def check_gates(

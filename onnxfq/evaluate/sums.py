@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from onnxfq.evaluate.softmax import BLOCK, Float64Array, divergence, log_softmax
 from onnxfq.session import Array
 
-Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-
-BLOCK = 1 << 20  # elements worked on at once: logits of a long text would not fit in float64
 
 
 @dataclass
@@ -143,11 +141,8 @@ class FloatSums:
             self.cosines += float(_cosines(old, new).sum())
 
     def _add_distributions(self, old: Float64Array, new: Float64Array) -> None:
-        log_p, log_q = _log_softmax(old), _log_softmax(new)
-        p = np.exp(log_p)
-        terms = np.where(p > 0.0, p * (log_p - log_q), 0.0)
         self.distributions += len(old)
-        self.divergence += float(np.maximum(terms.sum(axis=1), 0.0).sum())
+        self.divergence += float(divergence(log_softmax(old), log_softmax(new)).sum())
         self.same_top += int((old.argmax(axis=1) == new.argmax(axis=1)).sum())
 
 
@@ -171,8 +166,3 @@ def _cosines(old: Float64Array, new: Float64Array) -> Float64Array:
     both_zero = ~old.any(axis=1) & ~new.any(axis=1)
     cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0.0)
     return np.where(both_zero, 1.0, np.clip(cosines, -1.0, 1.0))
-
-
-def _log_softmax(rows: Float64Array) -> Float64Array:
-    shifted = rows - rows.max(axis=1, keepdims=True, initial=-np.inf)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

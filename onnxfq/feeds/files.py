@@ -40,7 +40,7 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
             raise UsageError(f"There must be at least one (got --{option} {number}). Use 1 or more.")
     text = Text(tokenizer, signature, seq_len)
     found = itertools.islice(_read(path, signature, text, samples), samples)
-    feeds = tuple(_complete(feed, signature, where) for feed, where in found)
+    feeds = tuple(complete(feed, signature, where) for feed, where in found)
     if not feeds:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
     return Feeds(feeds, f"given: {path.resolve().name}")
@@ -64,7 +64,7 @@ def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, s
             raise DataError(
                 f"This is no dict of arrays (in {where}; got {type(sample).__name__}). Give a dict a sample."
             )
-        feeds.append(_complete({name: np.asarray(array) for name, array in sample.items()}, signature, where))
+        feeds.append(complete({name: np.asarray(array) for name, array in sample.items()}, signature, where))
     if not feeds:
         raise DataError(
             "There are no samples in calib. Give at least one, and a list where they are read more than once."
@@ -72,7 +72,12 @@ def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, s
     return Feeds(tuple(feeds), "given: from Python")
 
 
-def _complete(feed: Feed, signature: Signature, where: str) -> Feed:
+def complete(feed: Feed, signature: Signature, where: str) -> Feed:
+    """Check a feed against a model and add the inputs that follow from it.
+
+    Raises:
+        DataError: it does not fit, or lacks inputs that do not follow from it.
+    """
     check(feed, signature, where)
     return fill(feed, signature)
 
@@ -87,9 +92,9 @@ def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterato
         case ".npz":
             return read_npz(path, signature)
         case ".jsonl":
-            return read_jsonl(_read_lines(path), path.name, signature, text)
+            return read_jsonl(read_lines(path), path.name, signature, text)
         case ".txt":
-            windows = text.windows("".join(_read_lines(path)), samples)
+            windows = text.windows("".join(read_lines(path)), samples)
             return ((feed, f"window {index} of {path.name}") for index, feed in enumerate(windows, start=1))
     raise DataError(f"{path} is of no known kind (got {path.suffix or 'no suffix'!r}). Use .npz, .jsonl or .txt.")
 
@@ -101,7 +106,7 @@ def _read_folder(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]
     return itertools.chain.from_iterable(read_npz(file, signature) for file in files)
 
 
-def _read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
     """Line by line: of a large file only the beginning may be wanted."""
     try:
         with path.open(encoding="utf-8-sig") as file:

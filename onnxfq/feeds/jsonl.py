@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +37,24 @@ def read_jsonl(lines: Iterable[str], name: str, signature: Signature, text: Text
             yield feed, where
 
 
-def _parse_line(line: str, signature: Signature, text: Text, where: str) -> Feed | None:
-    """One sample; None for blank text."""
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """The JSON object that a line holds.
+
+    Raises:
+        DataError: it holds none.
+    """
     try:
         sample = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"This is no JSON (in {where}): {error}. Write one JSON object a line.") from error
     if not isinstance(sample, dict):
         raise DataError(f"This is no JSON object (in {where}; got {type(sample).__name__}). Write one object a line.")
+    return sample
+
+
+def _parse_line(line: str, signature: Signature, text: Text, where: str) -> Feed | None:
+    """One sample; None for blank text."""
+    sample = parse_object(line, where)
     if "text" in sample:
         if not isinstance(sample["text"], str):
             raise DataError(f"`text` is no string (in {where}; got {type(sample['text']).__name__}). Give a string.")

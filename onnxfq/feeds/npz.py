@@ -26,7 +26,7 @@ def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
     Raises:
         DataError: the file cannot be read, an input is unknown, or the arrays disagree about the number of samples.
     """
-    arrays = _load_npz(path)
+    arrays = read_arrays(path)
     check_names(arrays, signature, path.name)
     specs = {spec.name: spec for spec in signature.inputs}
     arrays = {name: _to_type(array, specs[name]) for name, array in arrays.items()}
@@ -35,7 +35,12 @@ def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
         yield {name: _sample(array, specs[name], index) for name, array in arrays.items()}, where
 
 
-def _load_npz(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
+    """All arrays of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         with zipfile.ZipFile(path):  # numpy reads other kinds of file too, under the same name
             pass

@@ -41,9 +41,34 @@ class Text:
         """One sample, with the tokenizer's special tokens, cut to the longest length; None for blank text."""
         if not text.strip():
             return None
-        self._tokenizer.enable_truncation(self._length)
-        ids = self._tokenizer.encode(text).ids
-        return self._feed(ids) if ids else None
+        self.tokenizer.enable_truncation(self.length)
+        ids = self.tokenizer.encode(text).ids
+        return self.feed(ids) if ids else None
+
+    def encode_pair(self, first: str, second: str | None) -> Feed:
+        """One text or two that belong together, with the special tokens and segments that the tokenizer gives them."""
+        self.tokenizer.enable_truncation(self.length)
+        encoding = self.tokenizer.encode(first) if second is None else self.tokenizer.encode(first, second)
+        return self.feed(encoding.ids, encoding.type_ids)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a whole text with the tokenizer's special tokens, however long."""
+        self.tokenizer.no_truncation()
+        return list(self.tokenizer.encode(text).ids)
+
+    def last_word(self, text: str) -> tuple[list[int], int]:
+        """The ids of a text as far as its last word, and how many of them this word takes; 0 where it stands alone.
+
+        A token that holds the beginning of the word and something before it, such as a space, is part of the word.
+        """
+        self.tokenizer.no_truncation()
+        text = text.rstrip()
+        context = len(text) - len(text.split()[-1]) if text else 0
+        encoding = self.tokenizer.encode(text)
+        if not text[:context].strip():
+            return list(encoding.ids), 0
+        word = [index for index, (_, end) in enumerate(encoding.offsets) if end > context]
+        return (list(encoding.ids[: word[-1] + 1]), word[-1] - word[0] + 1) if word else ([], 0)
 
     def windows(self, text: str, samples: int) -> Iterator[Feed]:
         """The first consecutive windows of a text encoded as a whole; a text shorter than one window is one.
@@ -51,12 +76,11 @@ class Text:
         Raises:
             DataError: the text has no tokens.
         """
-        self._tokenizer.no_truncation()
-        ids = self._tokenizer.encode(text).ids if text.strip() else []
-        full = len(ids) // self._length
-        for start in range(0, min(samples, max(full, 1)) * self._length, self._length):
+        ids = self.ids(text) if text.strip() else []
+        full = len(ids) // self.length
+        for start in range(0, min(samples, max(full, 1)) * self.length, self.length):
             if ids:
-                yield self._feed(ids[start : start + self._length])
+                yield self.feed(ids[start : start + self.length])
 
     def from_ids(self, value: object, where: str) -> Feed:
         """One sample from ids that are given, cut to the longest length.
@@ -67,11 +91,16 @@ class Text:
         flat = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
         if not isinstance(flat, list) or not all(type(number) is int and 0 <= number < 2**31 for number in flat):
             raise DataError(f"`input_ids` is no list of token ids (in {where}). Give the ids of one sample.")
-        return self._feed(flat)
+        return self.feed(flat)
 
-    def _feed(self, ids: Sequence[int]) -> Feed:
-        """The ids for every input that takes them; where the model fixes the length, filled up and masked."""
-        ids = list(ids[: self._length])
+    def feed(self, ids: Sequence[int], segments: Sequence[int] = ()) -> Feed:
+        """The ids for every input that takes them; where the model fixes the length, filled up and masked.
+
+        Args:
+            ids: of one sample; cut to the longest length.
+            segments: which of two texts each token belongs to; without, what fills up a feed makes it the first.
+        """
+        ids, segments = list(ids[: self.length]), list(segments[: self.length])
         padding = (self._fixed_length or len(ids)) - len(ids)
         feed: Feed = {}
         for spec in self._inputs:
@@ -82,6 +111,8 @@ class Text:
         for spec in self._signature.inputs:
             if padding and stem(spec.name) == "attention_mask":
                 feed[spec.name] = np.array([[1] * len(ids) + [0] * padding], element_type(spec))
+            if segments and stem(spec.name) == "token_type_ids":
+                feed[spec.name] = np.array([segments + [0] * padding], element_type(spec))
         return feed
 
     @functools.cached_property
@@ -104,21 +135,22 @@ class Text:
         return shape[-1] if shape and isinstance(shape[-1], int) else None
 
     @functools.cached_property
-    def _length(self) -> int:
+    def length(self) -> int:
         """The longest sample: what was asked for, within what the model takes."""
         limits = [self._seq_len, longest(self._path), self._fixed_length]
         return min(limit for limit in limits if limit is not None)
 
     @functools.cached_property
-    def _tokenizer(self) -> tokenizers.Tokenizer:
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer; whether it cuts texts is set anew before each use."""
         return load_tokenizer(self._path)
 
     @functools.cached_property
     def _padding_id(self) -> int:
         """Masked anyway, but it must be in the vocabulary: 0 where the tokenizer names none."""
-        token = _read_setting(self._path, "tokenizer_config.json", "pad_token") if self._path else None
+        token = read_setting(self._path, "tokenizer_config.json", "pad_token") if self._path else None
         token = token.get("content") if isinstance(token, dict) else token
-        return (self._tokenizer.token_to_id(token) if isinstance(token, str) else None) or 0
+        return (self.tokenizer.token_to_id(token) if isinstance(token, str) else None) or 0
 
 
 def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:
@@ -150,12 +182,12 @@ def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:
 
 def longest(path: Path | None) -> int | None:
     """The longest input in tokens that the configurations beside a tokenizer allow; None where they say nothing."""
-    settings = [_read_setting(path, file, key) for file, key in _LIMITS] if path else []
+    settings = [read_setting(path, file, key) for file, key in _LIMITS] if path else []
     limits = [int(setting) for setting in settings if isinstance(setting, int | float)]
     return min((limit for limit in limits if 0 < limit < UNLIMITED), default=None)
 
 
-def _read_setting(path: Path, file: str, key: str) -> object:
+def read_setting(path: Path, file: str, key: str) -> object:
     """One setting from a configuration file; None where there is none."""
     source = (path if path.is_dir() else path.parent) / file
     try:

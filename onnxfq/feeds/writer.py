@@ -118,13 +118,13 @@ def _find_logits(signature: Signature, vocabulary: int | None) -> tuple[str, int
 
 def _pairs(caches: list[TensorSpec], signature: Signature) -> dict[str, str]:
     """For each input of the cache the output that continues it; empty where one has none."""
-    continued = {_slot(spec.name): spec.name for spec in signature.outputs}
-    slots = {spec.name: _slot(spec.name) for spec in caches}
+    continued = {slot(spec.name): spec.name for spec in signature.outputs}
+    slots = {spec.name: slot(spec.name) for spec in caches}
     known = set(slots.values()) <= set(continued) and len(set(slots.values())) == len(slots)
     return {name: continued[slot] for name, slot in slots.items()} if known else {}
 
 
-def _slot(name: str) -> tuple[str, ...]:
+def slot(name: str) -> tuple[str, ...]:
     """What `past_key_values.0.key` and `present.0.key` have in common: ("0", "key")."""
     words = re.findall(r"[a-z]+|\d+", _FAMILY.sub(" ", stem(name)))
     return tuple(word for word in words if word not in _DIRECTIONS)

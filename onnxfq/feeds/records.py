@@ -1,0 +1,155 @@
+"""Rows of tables and lines of JSON by the names of their columns: pairs of sentences, labels, translations."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxfq.errors import DataError
+from onnxfq.feeds.files import read_lines
+from onnxfq.feeds.jsonl import parse_object
+
+Record = dict[str, object]
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One thing that a record holds.
+
+    Attributes:
+        name: what it is called here.
+        aliases: further names under which files have it.
+        optional: whether a file may lack it.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    optional: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name it may bear in a file."""
+        return (self.name, *self.aliases)
+
+
+def read_records(path: Path, columns: Sequence[Column], *, samples: int | None = None) -> Iterator[tuple[Record, str]]:
+    """Read records one by one, each with the words that say where it stands.
+
+    Args:
+        path: `.csv` (commas, quotes) or `.tsv` (tabs, no quotes), with a first line of names or without: then the
+            columns come in the order given, the optional ones only where a row has room for all; or `.jsonl`, an
+            object a line.
+        columns: what to read; a record holds an optional one only where the file has it.
+        samples: how many at most, the first ones; None for all.
+
+    Raises:
+        DataError: the file cannot be read, or lacks a column.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        got = path.suffix or "no suffix"
+        raise DataError(f"{path} is no table (got {got!r}). Give a file with {_listed(columns)} as .csv, .tsv, .jsonl.")
+    found = _read_jsonl(path, columns) if suffix == ".jsonl" else _read_table(path, columns, tabs=suffix == ".tsv")
+    return itertools.islice(found, samples)
+
+
+def number(record: Record, name: str, where: str) -> float:
+    """A record's number.
+
+    Raises:
+        DataError: it is none.
+    """
+    value = record[name]
+    try:
+        return float(str(value))
+    except ValueError as error:
+        raise DataError(f"`{name}` is no number (in {where}; got {value!r}). Give a number.") from error
+
+
+def text(record: Record, name: str, where: str) -> str:
+    """A record's text.
+
+    Raises:
+        DataError: it is none, or blank.
+    """
+    value = record[name]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"`{name}` is no text (in {where}; got {value!r}). Give a string that is not blank.")
+    return value
+
+
+def _read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[tuple[Record, str]]:
+    for line_number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            where = f"line {line_number} of {path.name}"
+            yield _named(parse_object(line, where), columns, where), where
+
+
+def _read_table(path: Path, columns: Sequence[Column], *, tabs: bool) -> Iterator[tuple[Record, str]]:
+    """Rows, by the names of the first line where it holds some."""
+    heading: list[str] | None = None
+    for index, (row, where) in enumerate(_rows(path, tabs=tabs)):
+        if index == 0 and _is_heading(row, columns):
+            heading = [cell.strip().lower() for cell in row]
+            continue
+        if heading is None:
+            yield _by_place(row, columns, where), where
+        elif len(row) < len(heading):
+            raise DataError(
+                f"A row has {len(row)} cells (in {where}; wanted {len(heading)}, as many as the first line has). "
+                "Repair it."
+            )
+        else:
+            yield _named(dict(zip(heading, row, strict=False)), columns, where), where
+
+
+def _rows(path: Path, *, tabs: bool) -> Iterator[tuple[list[str], str]]:
+    """Rows that are not blank, each with its place."""
+    reader = csv.reader(
+        read_lines(path),
+        strict=True,
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+    )
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield row, f"line {reader.line_num} of {path.name}"
+    except csv.Error as error:
+        raise DataError(
+            f"This is no row of a table (in line {reader.line_num} of {path.name}): {error}. Repair it."
+        ) from error
+
+
+def _is_heading(row: Iterable[str], columns: Sequence[Column]) -> bool:
+    names = {cell.strip().lower() for cell in row}
+    return all(names.intersection(column.names) for column in columns if not column.optional)
+
+
+def _named(values: dict[str, object] | dict[str, str], columns: Sequence[Column], where: str) -> Record:
+    found = {c.name: values[name] for c in columns for name in reversed(c.names) if name in values}
+    missing = [c for c in columns if c.name not in found and not c.optional]
+    if missing:
+        raise DataError(
+            f"There is no {_listed(missing)} (in {where}; got {', '.join(values) or 'nothing'}). "
+            f"Give {_listed(columns)}."
+        )
+    return found
+
+
+def _by_place(row: Sequence[str], columns: Sequence[Column], where: str) -> Record:
+    wanted = columns if len(row) >= len(columns) else [c for c in columns if not c.optional]
+    if len(row) < len(wanted):
+        raise DataError(
+            f"A row has {len(row)} cells (in {where}; wanted {len(wanted)}: {_listed(wanted)}). "
+            "Repair it, or name the columns in the first line."
+        )
+    return {column.name: cell for column, cell in zip(wanted, row, strict=False)}
+
+
+def _listed(columns: Sequence[Column]) -> str:
+    return ", ".join(f"`{column.name}`" for column in columns)
