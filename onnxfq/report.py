@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxfq.durable import write_durably
 from onnxfq.errors import GateError, OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.rules import Skip
@@ -218,19 +218,15 @@ class Report:
         """Write the report as a JSON file, whole or not at all.
 
         Raises:
-            UsageError: the name does not end in .json, or its folder does not exist.
+            UsageError: the name does not end in .json.
             OutputError: the file cannot be written.
         """
         path = Path(path)
-        check_report_path(path)
+        _check_kind(path)
         text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            write_durably(path, text.encode(), path.with_name(f".{path.name}.partial"))
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             done = f"The model is complete: '{self.output}'. " if self.output else ""
             raise OutputError(
                 f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
@@ -243,8 +239,7 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
     Raises:
         UsageError: its name does not end in .json, its place cannot be written, or it is or lies in source or output.
     """
-    if path.suffix != ".json":
-        raise UsageError(f"Unknown kind of report (got --report {path}). Give a name that ends in .json.")
+    _check_kind(path)
     if not path.parent.is_dir():
         raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
     if not _writable(path):
@@ -252,6 +247,11 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
     for what, taken in (("source", source), ("output", output)):
         if taken is not None and path.resolve().is_relative_to(taken.resolve()):
             raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
+
+
+def _check_kind(path: Path) -> None:
+    if path.suffix != ".json":
+        raise UsageError(f"Unknown kind of report (got --report {path}). Give a name that ends in .json.")
 
 
 def _writable(path: Path) -> bool:
