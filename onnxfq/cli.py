@@ -1,19 +1,16 @@
-"""The command line: verbs → public API → exit code. The only place that prints."""
+"""The command line: verbs → public API → exit code."""
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from onnxfq.arguments import (
     ActivationChoice,
@@ -57,14 +54,23 @@ from onnxfq.arguments import (
     Window,
     WorkDir,
 )
+from onnxfq.console import (
+    GATE_FAILED,
+    INTERRUPTED,
+    WRONG_USAGE,
+    complain,
+    messages,
+    print_json,
+    reported,
+    show,
+    show_runs,
+)
 from onnxfq.errors import OnnxfqError
-from onnxfq.terminal import one_line
+from onnxfq.terminal import occupy_standard_streams, settle
 
 if TYPE_CHECKING:
     from onnxfq.compare import Comparison
     from onnxfq.report import Report
-
-GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="onnxfq",
@@ -75,44 +81,8 @@ app = typer.Typer(
 )
 
 
-Arguments = ParamSpec("Arguments")
-
-
-def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn deliberate errors and interruptions into a message and an exit code."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except OnnxfqError as error:
-            _complain(f"Error: {error}{_notes(error)}")
-            raise typer.Exit(error.exit_code) from error
-        except MemoryError as error:
-            _complain(f"Error: Out of memory. Free some, or use a machine with more.{_notes(error)}")
-            raise typer.Exit(OnnxfqError.exit_code) from error
-        except KeyboardInterrupt as error:
-            _complain(f"Interrupted: nothing half-written was left behind.{_notes(error)}")
-            raise typer.Exit(INTERRUPTED) from error
-
-    return wrapped
-
-
-def _notes(error: BaseException) -> str:
-    """What was added to an error on its way up."""
-    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-
-
-def _complain(message: str) -> None:
-    """Print one line on stderr, its first word in red."""
-    console = Console(stderr=True)
-    kind, _, rest = message.partition(" ")
-    console.print(kind, style="bold red", end=" ")
-    console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
 @app.command()
-@_reported
+@reported
 def quantize(
     model: ModelArgument,
     output: Output = None,
@@ -147,7 +117,7 @@ def quantize(
 
     if report:
         check_report_path(report, model, output)
-    with progress(Console(stderr=True)) as told:
+    with progress(messages()) as told:
         result = pipeline.quantize(
             model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
@@ -155,16 +125,18 @@ def quantize(
             seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads,
         )  # fmt: skip
-    _show(result, as_json=as_json)
-    if report:
-        result.save(report)
+    try:
+        show(result, as_json=as_json)
+    finally:
+        if report:
+            result.save(report)
     if not result.passed:
-        _complain(f"Failed: a gate does not hold. The output is kept: {result.output}")
+        complain(f"Failed: a gate does not hold. The output is kept: {result.output}")
         raise typer.Exit(GATE_FAILED)
 
 
 @app.command()
-@_reported
+@reported
 def inspect(
     model: ModelArgument,
     bits: Bits = 4,
@@ -186,11 +158,11 @@ def inspect(
         algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
         allow_slow=allow_slow,
     )  # fmt: skip
-    _show(result, as_json=as_json)
+    show(result, as_json=as_json)
 
 
 @app.command("report")
-@_reported
+@reported
 def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json: JsonFlag = False) -> None:
     """Show a report again or turn it into a page; several: compare the runs."""
     from onnxfq.compare import compare_reports
@@ -203,16 +175,16 @@ def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json:
     result: Report | Comparison
     if len(loaded) == 1:
         (result,) = loaded
-        _show(result, as_json=as_json)
+        show(result, as_json=as_json)
     else:
         result = compare_reports(reports, loaded)
-        _show_comparison(result, as_json=as_json)
+        show_runs(result, as_json=as_json)
     if output:
         result.save(output)
 
 
 @app.command()
-@_reported
+@reported
 def evaluate(
     model: ModelArgument,
     baseline: Baseline = None,
@@ -236,24 +208,24 @@ def evaluate(
     from onnxfq.progress import progress
     from onnxfq.tables import show_evaluation
 
-    with progress(Console(stderr=True)) as told:
+    with progress(messages()) as told:
         result = evaluating.evaluate(
             model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
             max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=told,
         )  # fmt: skip
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        show_evaluation(result, Console(stderr=True))
+        show_evaluation(result, messages())
     if not result.passed:
         failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
-        _complain(f"Failed: a gate does not hold: {failed}")
+        complain(f"Failed: a gate does not hold: {failed}")
         raise typer.Exit(GATE_FAILED)
 
 
 @app.command()
-@_reported
+@reported
 def doctor(as_json: JsonFlag = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
@@ -261,9 +233,9 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     environment, kernels = dict(facts.environment()), facts.kernel_rows()
     if as_json:
-        _print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
+        print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
     else:
-        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), Console(stderr=True))
+        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), messages())
 
 
 @app.callback(invoke_without_command=True)
@@ -280,37 +252,12 @@ def _root(
         raise typer.Exit(WRONG_USAGE)
 
 
-def _show(result: Report, *, as_json: bool) -> None:
-    """Print a report: on stdout as JSON, or on stderr as tables."""
-    from onnxfq.tables import show_inspection, show_report
-
-    if as_json:
-        _print_json(result.to_json())
-    elif result.output is None:
-        show_inspection(result, Console(stderr=True))
-    else:
-        show_report(result, Console(stderr=True))
-
-
-def _show_comparison(result: Comparison, *, as_json: bool) -> None:
-    """Print runs side by side: on stdout as JSON, or on stderr as tables."""
-    from onnxfq.tables import show_comparison
-
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        show_comparison(result, Console(stderr=True))
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
 def main() -> NoReturn:
     """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
     # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    interrupt = _interrupt_once()
+    occupy_standard_streams()
+    interrupt = _interrupter()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
@@ -319,8 +266,10 @@ def main() -> NoReturn:
         code = run(sys.argv[1:])
     except Exception:  # noqa: BLE001 - shown in full, with what to do about it
         traceback.print_exc()
-        _complain("Bug: this should not have happened. Please report it with all of the above.")
+        complain("Bug: this should not have happened. Please report it with all of the above.")
         code = OnnxfqError.exit_code
+    for stream in (sys.stdout, sys.stderr):
+        settle(stream)
     sys.exit(code)
 
 
@@ -335,13 +284,17 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _interrupt_once() -> Callable[[int, FrameType | None], None]:
-    """A signal handler that gives up, once: what is cleaned up then is not interrupted again."""
+def _interrupter() -> Callable[[int, FrameType | None], None]:
+    """A signal handler that gives up: what is cleaned up then is not interrupted by a second signal.
+
+    From the third on, each interrupts again: the first may have come where Python drops exceptions, such as in a
+    destructor, and a run that cannot be ended would be killed. What a clean-up then leaves, the next run removes.
+    """
     seen: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        if len(seen) == 1:
+        if len(seen) != 2:
             raise KeyboardInterrupt
 
     return interrupt
