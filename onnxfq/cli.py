@@ -57,8 +57,8 @@ from onnxfq.arguments import (
     Window,
     WorkDir,
 )
-from onnxfq.errors import OnnxfqError
-from onnxfq.terminal import one_line
+from onnxfq.errors import OnnxfqError, OutputError
+from onnxfq.terminal import Lasting, occupy_standard_streams, one_line, settle
 
 if TYPE_CHECKING:
     from onnxfq.compare import Comparison
@@ -98,6 +98,11 @@ def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return wrapped
 
 
+def _messages() -> Console:
+    """Where messages go: stderr."""
+    return Console(file=None if sys.stderr is None else Lasting(sys.stderr), stderr=True)  # type: ignore[arg-type]
+
+
 def _notes(error: BaseException) -> str:
     """What was added to an error on its way up."""
     return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
@@ -105,7 +110,7 @@ def _notes(error: BaseException) -> str:
 
 def _complain(message: str) -> None:
     """Print one line on stderr, its first word in red."""
-    console = Console(stderr=True)
+    console = _messages()
     kind, _, rest = message.partition(" ")
     console.print(kind, style="bold red", end=" ")
     console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -147,7 +152,7 @@ def quantize(
 
     if report:
         check_report_path(report, model, output)
-    with progress(Console(stderr=True)) as told:
+    with progress(_messages()) as told:
         result = pipeline.quantize(
             model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
@@ -155,9 +160,14 @@ def quantize(
             seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads,
         )  # fmt: skip
-    _show(result, as_json=as_json)
-    if report:
-        result.save(report)
+    try:
+        _show(result, as_json=as_json)
+    except OutputError as error:
+        error.add_note(f"The model is complete: '{result.output}'.")
+        raise
+    finally:
+        if report:
+            result.save(report)
     if not result.passed:
         _complain(f"Failed: a gate does not hold. The output is kept: {result.output}")
         raise typer.Exit(GATE_FAILED)
@@ -236,7 +246,7 @@ def evaluate(
     from onnxfq.progress import progress
     from onnxfq.tables import show_evaluation
 
-    with progress(Console(stderr=True)) as told:
+    with progress(_messages()) as told:
         result = evaluating.evaluate(
             model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
@@ -245,7 +255,7 @@ def evaluate(
     if as_json:
         _print_json(result.to_json())
     else:
-        show_evaluation(result, Console(stderr=True))
+        show_evaluation(result, _messages())
     if not result.passed:
         failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
         _complain(f"Failed: a gate does not hold: {failed}")
@@ -263,7 +273,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         _print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
     else:
-        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), Console(stderr=True))
+        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), _messages())
 
 
 @app.callback(invoke_without_command=True)
@@ -287,9 +297,9 @@ def _show(result: Report, *, as_json: bool) -> None:
     if as_json:
         _print_json(result.to_json())
     elif result.output is None:
-        show_inspection(result, Console(stderr=True))
+        show_inspection(result, _messages())
     else:
-        show_report(result, Console(stderr=True))
+        show_report(result, _messages())
 
 
 def _show_comparison(result: Comparison, *, as_json: bool) -> None:
@@ -299,18 +309,26 @@ def _show_comparison(result: Comparison, *, as_json: bool) -> None:
     if as_json:
         _print_json(result.to_json())
     else:
-        show_comparison(result, Console(stderr=True))
+        show_comparison(result, _messages())
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(f"Cannot write to stdout ({error.strerror or error}).") from error
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
     # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    interrupt = _interrupt_once()
+    occupy_standard_streams()
+    interrupt = _interrupter()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
@@ -321,6 +339,8 @@ def main() -> NoReturn:
         traceback.print_exc()
         _complain("Bug: this should not have happened. Please report it with all of the above.")
         code = OnnxfqError.exit_code
+    for stream in (sys.stdout, sys.stderr):
+        settle(stream)
     sys.exit(code)
 
 
@@ -335,13 +355,17 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _interrupt_once() -> Callable[[int, FrameType | None], None]:
-    """A signal handler that gives up, once: what is cleaned up then is not interrupted again."""
+def _interrupter() -> Callable[[int, FrameType | None], None]:
+    """A signal handler that gives up: what is cleaned up then is not interrupted by a second signal.
+
+    From the third on, each interrupts again: the first may have come where Python drops exceptions, such as in a
+    destructor, and a run that cannot be ended would be killed. What a clean-up then leaves, the next run removes.
+    """
     seen: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         seen.append(number)
-        if len(seen) == 1:
+        if len(seen) != 2:
             raise KeyboardInterrupt
 
     return interrupt

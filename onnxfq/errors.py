@@ -45,7 +45,7 @@ class DataError(OnnxfqError):
 
 
 class OutputError(OnnxfqError):
-    """The result cannot be written; nothing was left behind."""
+    """The result, or what goes with it, cannot be written; the message says what is there."""
 
 
 class VerificationError(OnnxfqError):

@@ -11,16 +11,12 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from onnxfq.durable import cleaning, locked, sync
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
 from onnxfq.terminal import size_text
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there, two runs on one output are not detected
-    fcntl = None  # type: ignore[assignment,unused-ignore]
 
 _REMEDIES = {
     errno.ENOSPC: "Free some disk space or choose another place with -o.",
@@ -32,10 +28,12 @@ _REMEDIES = {
 def staging(output: Path) -> Iterator[Path]:
     """A fresh folder in which to make `output`; gone afterwards, whatever happens.
 
+    An old output that was just being replaced when something failed is in its place again.
+
     Raises:
         OutputError: the place cannot be written, or another run is writing the same output.
     """
-    folder = _staging_folder(output)
+    folder, made = _staging_folder(output), False
     try:
         if not output.parent.is_dir():
             raise OutputError(f"Cannot write '{output}': the folder '{output.parent}' does not exist. Create it first.")
@@ -43,12 +41,14 @@ def staging(output: Path) -> Iterator[Path]:
         with locked(_lock_file(output), busy):
             _recover(folder, output)
             folder.mkdir()
-            try:
+            with cleaning(lambda: _recover(folder, output)):
                 yield folder
-            finally:
-                _remove(folder)
+                made = True
     except OSError as error:
-        raise OutputError(_message(error, output)) from error
+        told = OutputError(_message(error, output, made=made))
+        for note in getattr(error, "__notes__", ()):
+            told.add_note(note)
+        raise told from error
     except OnnxfqError as error:  # what is wrong with a staged file is told under its final name
         error.args = (str(error).replace(f"{folder}{os.sep}", f"{output.parent}{os.sep}"),)
         raise
@@ -66,16 +66,26 @@ def _data_file(output: Path) -> Path:
     return output.with_name(output.name + ".data")
 
 
+def _retiring(staged: Path) -> Path:
+    """Where the old output goes when it makes room; what stands in its place meanwhile is the rest of it."""
+    return staged.with_name(staged.name + ".replacing")
+
+
 def _retired(staged: Path) -> Path:
-    """Where the old output waits until the new one is in place."""
+    """What that becomes once the whole of an old pair is there; what stands in its place then is new."""
     return staged.with_name(staged.name + ".replaced")
 
 
-def _message(error: OSError, output: Path) -> str:
+def _message(error: OSError, output: Path, *, made: bool) -> str:
     """What the operating system refused, about which file, and what to do."""
     reason = error.strerror or str(error)
     folder = _staging_folder(output)
-    left = f"'{folder}' could not be removed." if os.path.lexists(folder) else "Nothing was left behind."
+    names = " and ".join(f"'{path}'" for path in (folder, _lock_file(output)) if os.path.lexists(path))
+    left = f"{names} could not be removed." if names else "Nothing was left behind."
+    if _waiting(folder, output):
+        left = f"The old output is in '{folder}'; the next run brings it back."
+    if made:
+        return f"'{output}' is complete, but cleaning up failed ({error}). {left} The next run will remove it."
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else output
     own = named in (output, _data_file(output), _lock_file(output)) or named.is_relative_to(folder)
     about = "" if own else f"'{named}': "
@@ -83,54 +93,26 @@ def _message(error: OSError, output: Path) -> str:
     return f"Cannot write '{output}' ({about}{reason}). {left} {remedy}"
 
 
-@contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file; it vanishes with the lock.
-
-    Args:
-        path: the file.
-        busy: what to say where another run holds it.
-
-    Raises:
-        OutputError: another run holds it.
-        OSError: the file cannot be made.
-    """
-    if fcntl is None:
-        yield
-        return
-    while (descriptor := _acquire(path, busy)) is None:
-        pass
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _acquire(path: Path, busy: str) -> int | None:
-    """Lock a file; None where the run that held the lock removed the file meanwhile."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-            return descriptor
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise OutputError(busy) from error
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
 def _recover(folder: Path, output: Path) -> None:
-    """Clear what a killed run left; an old output that it was just replacing comes back."""
-    retired = _retired(folder / output.name)
-    if retired.is_dir() and not os.path.lexists(output):
-        for path in retired.iterdir():
+    """Clear what a run left; an old output that it was just replacing comes back, its model last."""
+    retiring, retired = _retiring(folder / output.name), _retired(folder / output.name)
+    if not os.path.lexists(output):
+        if retired.is_dir():
+            _data_file(output).unlink(missing_ok=True)
+            retired.rename(retiring)
+        waiting = _waiting(folder, output)
+        for path in waiting:
             path.replace(output.with_name(path.name))
+        if waiting:
+            sync(output.parent)
     _remove(folder)
+
+
+def _waiting(folder: Path, output: Path) -> list[Path]:
+    """What is left of an old output that made room, the model or folder itself last."""
+    places = [place(folder / output.name) for place in (_retiring, _retired)]
+    found = [path for place in places if os.path.isdir(place) for path in place.iterdir()]  # noqa: PTH112 - no name is too long for it
+    return [] if os.path.lexists(output) else sorted(found, key=lambda path: path.name == output.name)
 
 
 def _remove(path: Path) -> None:
@@ -138,16 +120,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's bytes durable, and a folder's entries where the file system can do that."""
-    with suppress(OSError) if path.is_dir() else nullcontext():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def commit_files(staged: Path, output: Path) -> None:
@@ -200,42 +172,43 @@ def refuse_losing(output: Path, ours: Iterable[Path]) -> None:
 
 
 def _exchange(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Move new files or folders into place, in order; if anything fails, all is again as it was.
+    """Move new files or folders into place, in order; if anything fails, `staging` brings back what was there.
 
     Args:
         moves: (new, place). A new one that does not exist only clears its place. The last one decides: its old one goes
             first, and itself it comes last.
+
+    Raises:
+        OutputError: all is in place, but the disk does not say that it will stay.
     """
     new, place = moves[-1]
     for path in (path for new, _ in moves if new.exists() for path in (new, *new.rglob("*"))):
-        _sync(path)
+        sync(path)
     if len(moves) == 1 and new.is_file():
         new.replace(place)
     else:
-        _swap(moves, _retired(new))
-    _sync(place.parent)
-
-
-def _swap(moves: Sequence[tuple[Path, Path]], retired: Path) -> None:
-    retired.mkdir()
-    undo: list[tuple[Path, Path]] = []
+        _swap(moves)
     try:
-        for _, place in reversed(moves):
-            if os.path.lexists(place):
-                _move(place, retired / place.name, undo)
-        for new, place in moves:
-            if new.exists():
-                _move(new, place, undo)
-    except BaseException:
-        for place, back in reversed(undo):
-            if os.path.lexists(place) and not os.path.lexists(back):
-                place.rename(back)
-        raise
+        sync(place.parent)
+    except OSError as error:
+        raise OutputError(
+            f"'{place}' is complete, but may not outlast a power failure ({error.strerror or error}). Check the disk."
+        ) from error
 
 
-def _move(path: Path, place: Path, undo: list[tuple[Path, Path]]) -> None:
-    undo.append((place, path))
-    path.rename(place)
+def _swap(moves: Sequence[tuple[Path, Path]]) -> None:
+    retired = _retiring(moves[-1][0])
+    retired.mkdir()
+    for _, place in reversed(moves):
+        if os.path.lexists(place):
+            place.rename(retired / place.name)
+    if len(moves) > 1:
+        retired = retired.rename(_retired(moves[-1][0]))
+    for folder in (retired, retired.parent, moves[-1][1].parent):
+        sync(folder)
+    for new, place in moves:
+        if new.exists():
+            new.rename(place)
 
 
 def check_place(output: Path, *, folder: bool) -> None:

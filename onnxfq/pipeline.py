@@ -78,7 +78,8 @@ def quantize(
         What was done and measured. Gates that fail do not raise: see `Report.require`.
 
     Raises:
-        OnnxfqError: with what is wrong and what to do about it; then nothing was written.
+        OnnxfqError: with what is wrong and what to do about it; then nothing was written, or the message says that
+            the output is complete and something else failed.
         TypeError: no such setting.
 
     Example:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxfq.durable import write_durably
 from onnxfq.errors import DataError, GateError, OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.page import report_page
@@ -260,11 +260,11 @@ class Report:
         """Write the report, whole or not at all: as JSON, or as a page for a browser, whichever the name ends in.
 
         Raises:
-            UsageError: the name ends neither in .json nor in .html, or its folder does not exist.
+            UsageError: the name ends neither in .json nor in .html.
             OutputError: the file cannot be written.
         """
         path = Path(path)
-        check_report_path(path)
+        _check_kind(path)
         text = report_page(self) if path.suffix == ".html" else json.dumps(self.to_json(), indent=1, allow_nan=False)
         write_report(path, text + "\n", f"The model is complete: '{self.output}'. " if self.output else "")
 
@@ -280,13 +280,9 @@ def write_report(path: Path, text: str, done: str = "") -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_durably(path, text.encode(), path.with_name(f".{path.name}.partial"))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise OutputError(
             f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
         ) from error
@@ -299,8 +295,7 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
         UsageError: its name ends neither in .json nor in .html, its place cannot be written, or it is or lies in source
             or output.
     """
-    if path.suffix not in (".json", ".html"):
-        raise UsageError(f"Unknown kind of report (got '{path}'). Give a name that ends in .json or .html.")
+    _check_kind(path)
     if not path.parent.is_dir():
         raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
     if not _writable(path):
@@ -308,6 +303,11 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
     for what, taken in (("source", source), ("output", output)):
         if taken is not None and path.resolve().is_relative_to(taken.resolve()):
             raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
+
+
+def _check_kind(path: Path) -> None:
+    if path.suffix not in (".json", ".html"):
+        raise UsageError(f"Unknown kind of report (got '{path}'). Give a name that ends in .json or .html.")
 
 
 def _writable(path: Path) -> bool:

@@ -93,6 +93,7 @@ class _Solving:
         if solutions is None:
             solutions = self._solved(position, stage, calibration)
             if calibration.checkpoint:
+                self._job.graph.check_unchanged()  # a checkpoint belongs to the model that its identity names
                 calibration.checkpoint.save(position, *_joined(solutions))
         scales = [s.input_scale for s in solutions.values() if s.input_scale is not None]
         if scales:

@@ -1,6 +1,10 @@
-"""Text for people: names from models made harmless for a terminal, sizes in words."""
+"""Text for people: names from models made harmless for a terminal, sizes in words, and streams that nobody reads."""
 
 from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any, TextIO
 
 
 def printable(text: str) -> str:
@@ -29,3 +33,49 @@ def shortened(text: str, most: int) -> str:
     """The text, or its beginning and end where it is longer than `most` characters."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+class Lasting:
+    """A stream for messages that goes quiet, instead of failing, where nobody reads it or its disk is full.
+
+    No run ends because its progress cannot be shown; its exit code still tells.
+
+    Args:
+        stream: where to write.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        """Whatever else the stream has."""
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def settle(stream: TextIO | None) -> None:
+    """Flush a stream at the end; what it does not take goes nowhere, or Python would exit with a code of its own."""
+    if stream is None or stream.closed:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def occupy_standard_streams() -> None:
+    """Open what was closed of stdin, stdout and stderr: no file of ours may get their numbers, which libraries use."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)

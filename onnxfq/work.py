@@ -67,7 +67,9 @@ def find_work(job: Job, output: Path, name: str = "") -> Work | None:
     try:
         refuse_foreign(folder)
     except OSError as error:
-        raise OutputError(f"Cannot read the work directory '{folder}' ({error.strerror or error}).") from error
+        raise OutputError(
+            f"Cannot read the work directory '{folder}' ({error.strerror or error}). Give another with --work-dir."
+        ) from error
     return Work(root, folder, chosen)
 
 
@@ -107,7 +109,7 @@ def working(
             progress(f"Resuming: {opened.finished} finished stages were found in '{work.folder}'.", 0, 0)
         try:
             yield opened
-        except (KeyboardInterrupt, MemoryError, OutputError) as error:
+        except (KeyboardInterrupt, MemoryError, OutputError, OSError) as error:
             if count_stages(work.root):
                 error.add_note(f"--resume goes on from '{work.root}'.")
             raise

@@ -93,3 +93,12 @@ def test_signals_end_a_run_cleanly(model: Path, signals: list[signal.Signals]) -
         assert process.wait(30) == 130
         assert "Interrupted" in process.stderr.read()
     assert entries(model.parent) == ["m.onnx"]
+
+
+def test_a_signal_that_python_dropped_does_not_make_a_run_immortal() -> None:
+    interrupt = cli._interrupter()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(signal.SIGINT, None)
+    interrupt(signal.SIGINT, None)  # while everything is cleaned up
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(signal.SIGINT, None)

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.console import Console
 import onnxfq
 from models import model as parse
 from models import write
+from onnxfq import pipeline
 from onnxfq.errors import OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport, check_report_path
@@ -159,7 +161,7 @@ def test_a_report_that_cannot_be_written_in_the_end_costs_no_result(
     def refused(path: Path, *_args: object, **_kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "write_text", refused)
+    monkeypatch.setattr("onnxfq.report.write_durably", refused)
     assert quantize(pair(tmp_path / "m.onnx"), *QUICK, "--report", tmp_path / "r.json") == 3
     err = capsys.readouterr().err
     assert "Permission denied" in err
@@ -285,3 +287,20 @@ def test_an_output_that_is_slower_is_told_with_a_remedy() -> None:
     (warning,) = speed_warnings([fast, slow])
     assert warning.startswith("Slower than the original in some cases (prefill, 0.80x).")
     assert "--block-size 128" in warning
+
+
+def test_a_folder_for_the_report_that_vanishes_during_the_run_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    folder, real = tmp_path / "reports", pipeline.quantize
+    folder.mkdir()
+
+    def closing(*args: Any, **kwargs: Any) -> Report:
+        report = real(*args, **kwargs)
+        folder.rmdir()
+        return report
+
+    monkeypatch.setattr(pipeline, "quantize", closing)
+    assert quantize(pair(tmp_path / "m.onnx"), *QUICK, "--report", folder / "r.json") == 3
+    assert f"The model is complete: '{tmp_path / 'm.int4.onnx'}'." in capsys.readouterr().err
+    assert entries(tmp_path) == ["m.int4.onnx", "m.onnx"]

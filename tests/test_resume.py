@@ -58,7 +58,7 @@ cli.main()
 """
 MOMENTS = {
     "before the first stage": ("streams.Streams.advance:1", 0),
-    "while the second stage is written": ("os.fsync:3", 1),
+    "while the second stage is written": ("os.fsync:4", 1),
     "while the third is measured": ("streams.Gram.add:58", 2),
     "after all stages": ("pipeline.save:1", STAGES),
     "just before the output is moved into place": ("pipeline.commit_files:1", STAGES),
@@ -119,12 +119,23 @@ def test_a_full_disk_during_calibration_is_resumed(
     place: Place, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     with monkeypatch.context() as patch:
-        stop(patch, os, "fsync", 4, OSError)
+        stop(patch, os, "fsync", 5, OSError)
         assert place.run() == 3
     err = capsys.readouterr().err
     assert "Cannot write" in err
     assert f"--resume goes on from '{place.work}'." in err
     assert len(stages(place.work)) == 2
+    assert place.run("--resume") == 0
+    assert place.written() == wanted
+
+
+def test_a_full_disk_for_the_output_names_what_can_be_resumed(
+    place: Place, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    with monkeypatch.context() as patch:
+        stop(patch, pipeline, "save", 1, OSError)
+        assert place.run() == 3
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"--resume goes on from '{place.work}'.")
     assert place.run("--resume") == 0
     assert place.written() == wanted
 

@@ -16,8 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from onnxfq.durable import cleaning, locked, write_durably
 from onnxfq.errors import OutputError, UsageError
-from onnxfq.output import locked
 from onnxfq.session import Array
 
 _MANIFEST = "onnxfq-work.json"
@@ -46,7 +46,7 @@ class Checkpoint:
         else:
             self.thrown_away = count_stages(folder)
             _clear(folder)
-            _write(manifest, json.dumps(_versioned(identity), indent=1).encode())
+            write_durably(manifest, json.dumps(_versioned(identity), indent=1).encode(), manifest.with_suffix(".part"))
         for path in folder.iterdir():
             if _LEFT_OVER.fullmatch(path.name):
                 path.unlink()
@@ -116,11 +116,8 @@ def checkpoint(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> It
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder / _LOCK, busy))
             opened = Checkpoint(folder, identity, resume=resume)
-        try:
+        with cleaning(lambda: None if count_stages(folder) else _clear(folder)):
             yield opened
-        finally:
-            if not count_stages(folder):
-                _clear(folder)
 
 
 @contextmanager
@@ -220,15 +217,6 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     except ValueError:
         value = None
     return value if isinstance(value, dict) else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_suffix(".part")
-    with part.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
 
 
 def _is_whole(path: Path) -> bool:

@@ -56,8 +56,14 @@ class FileSlice:
                         )
                     done += count
         except OSError as error:
-            raise ModelError(f"Cannot read '{self.path}' ({error.strerror or error}).") from error
+            raise unreadable(self.path, error) from error
         return buffer
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> ModelError:
+    """What to say of a file that the operating system does not let be read."""
+    reason = getattr(error, "strerror", None) or error
+    return ModelError(f"Cannot read '{path}' ({reason}). Check its permissions and the disk, then run again.")
 
 
 def external_file(model: Path, location: str, tensor: str) -> Path:
@@ -143,7 +149,9 @@ def _copy_some(source: int, target: int, offset: int, count: int) -> int:
     """Copy up to `count` bytes; `copy_file_range` where kernel and file systems offer it."""
     if hasattr(os, "copy_file_range"):
         try:
-            return os.copy_file_range(source, target, count, offset_src=offset)
+            copied = os.copy_file_range(source, target, count, offset_src=offset)
+            if copied:  # some file systems say 0 where reading finds bytes
+                return copied
         except OSError as error:
             if error.errno not in _NO_KERNEL_COPY:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -21,6 +22,7 @@ from onnxfq.graph.bodies import Body, Node, bodies
 from onnxfq.graph.census import garbled, tensors
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
+from onnxfq.graph.files import unreadable
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.standins import standin
@@ -29,6 +31,7 @@ from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature
 
 MICROSOFT = "com.microsoft"
+_Stamp = tuple[int, int, int, int]
 _OLDEST_IR = 3
 _LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
@@ -42,7 +45,7 @@ class Graph:
         edits: nodes to replace, applied by `finish`.
     """
 
-    def __init__(self, path: Path, model: ModelProto, stamps: dict[Path, tuple[int, int]]) -> None:
+    def __init__(self, path: Path, model: ModelProto, stamps: dict[Path, _Stamp]) -> None:
         self.path = path
         self.model = model
         self.bodies = bodies(model)
@@ -56,7 +59,7 @@ class Graph:
         Raises:
             ModelError: no such file, not ONNX, damaged, external data missing or outside the model's folder.
         """
-        model = _parse(path)
+        model, stamp = _parse(path)
         if 0 < model.ir_version < _OLDEST_IR:
             raise ModelError(
                 f"'{path}' is of IR version {model.ir_version}, from before operators had versions; wanted "
@@ -64,13 +67,13 @@ class Graph:
             )
         if not model.HasField("graph") or not model.graph.node:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
-        graph = cls(path, model, {})
+        graph = cls(path, model, {path: stamp})
         graph._check_tensors()
         graph.check()
         return graph
 
     def _check_tensors(self) -> None:
-        files = {self.path}
+        files = set[Path]()
         for held in tensors(self.model):
             piece = describe(held.proto, self.path, held.label).piece
             if piece is None:
@@ -78,7 +81,8 @@ class Graph:
             if not piece.length:
                 embed(held.proto, b"")  # nothing to fetch, wherever it is said to be
             files.add(piece.path)
-        self._stamps = {file: _stamp(file) for file in sorted(files)}
+        for file in sorted(files - {self.path}):
+            self._stamps[file] = _stamp(file.stat())
 
     def check(self) -> None:
         """Run ONNX's own checker, on everything but the tensors' bytes.
@@ -103,26 +107,40 @@ class Graph:
         """Refuse to go on when a source file was changed since `load`.
 
         Raises:
-            ModelError: a file has another size or modification time now.
+            ModelError: it is another file now, or has another size or time of change; a program that gives a file its
+                old modification time back cannot give it its old time of change.
         """
         for file, stamp in self._stamps.items():
-            if not file.exists() or _stamp(file) != stamp:
+            try:
+                changed = _stamp(file.stat()) != stamp
+            except FileNotFoundError:
+                changed = True
+            except OSError as error:
+                raise unreadable(file, error) from error
+            if changed:
                 raise ModelError(f"'{file}' was changed while it was being read. Run again when it is complete.")
 
     def source_hash(self) -> str:
-        """BLAKE3, which takes a third of SHA-256's time, over the model file's bytes, then its data files' by name."""
+        """BLAKE3, which takes a third of SHA-256's time, over the model file's bytes, then its data files' by name.
+
+        Raises:
+            ModelError: one cannot be read.
+        """
         digest = blake3()
         buffer = memoryview(bytearray(1 << 22))
         for file in self.files:
-            with file.open("rb", buffering=0) as stream:
-                while count := stream.readinto(buffer):
-                    digest.update(buffer[:count])
+            try:
+                with file.open("rb", buffering=0) as stream:
+                    while count := stream.readinto(buffer):
+                        digest.update(buffer[:count])
+            except OSError as error:
+                raise unreadable(file, error) from error
         return digest.hexdigest()
 
     @property
     def source_bytes(self) -> int:
         """Size of all files of the model."""
-        return sum(size for size, _ in self._stamps.values())
+        return sum(stamp[0] for stamp in self._stamps.values())
 
     @cached_property
     def signature(self) -> Signature:
@@ -217,11 +235,12 @@ class Graph:
         return np.asarray(value.load())
 
 
-def _parse(path: Path) -> ModelProto:
+def _parse(path: Path) -> tuple[ModelProto, _Stamp]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelError(f"'{path}' is not a file. Give an ONNX file or a folder with ONNX files.")
         with path.open("rb") as file:
+            stamp = _stamp(os.fstat(file.fileno()))
             if not path.stat().st_size:
                 raise ModelError(f"'{path}' is empty. Export or fetch the model again.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
@@ -229,7 +248,7 @@ def _parse(path: Path) -> ModelProto:
     except FileNotFoundError as error:
         raise ModelError(f"No such file: '{path}'. Give the path of an ONNX file, or of a folder with some.") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"Cannot read '{path}' ({getattr(error, 'strerror', None) or error}).") from error
+        raise unreadable(path, error) from error
     try:
         model = ModelProto.FromString(skeleton)
     except DecodeError as error:
@@ -237,12 +256,11 @@ def _parse(path: Path) -> ModelProto:
     name = garbled(model)
     if name:
         raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
-    return model
+    return model, stamp
 
 
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def make_node(
