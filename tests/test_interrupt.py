@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnxfq import cli, data, pipeline
+from onnxfq.process import interrupter
 from tiny import QUICK, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]
@@ -96,7 +97,7 @@ def test_signals_end_a_run_cleanly(model: Path, signals: list[signal.Signals]) -
 
 
 def test_a_signal_that_python_dropped_does_not_make_a_run_immortal() -> None:
-    interrupt = cli._interrupter()
+    interrupt = interrupter()
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGINT, None)
     interrupt(signal.SIGINT, None)  # while everything is cleaned up
