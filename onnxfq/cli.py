@@ -56,7 +56,7 @@ from onnxfq.arguments import (
     WorkDir,
 )
 from onnxfq.errors import OnnxfqError, OutputError
-from onnxfq.process import handle_signals, occupy_standard_streams, settle_streams
+from onnxfq.process import handle_signals, ignore_signals, occupy_standard_streams, settle_streams
 from onnxfq.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
@@ -334,6 +334,7 @@ def main() -> NoReturn:
         traceback.print_exc()
         _complain("Bug: this should not have happened. Please report it with all of the above.")
         code = OnnxfqError.exit_code
+    ignore_signals()
     settle_streams()
     sys.exit(code)
 

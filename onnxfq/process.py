@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
 from contextlib import suppress
 from types import FrameType
+
+_AGAIN_SECONDS = 0.05  # by then the callback has returned
 
 
 def occupy_standard_streams() -> None:
@@ -31,24 +34,49 @@ def settle_streams() -> None:
 
 def handle_signals() -> None:
     """Let signals that ask a process to end raise KeyboardInterrupt, except where its starter wants them ignored."""
-    interrupt = interrupter()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    interrupter = Interrupter()
+    for number in _ending():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, interrupter)
+    sys.unraisablehook = interrupter.dropped
 
 
-def interrupter() -> Callable[[int, FrameType | None], None]:
+def ignore_signals() -> None:
+    """Let nothing disturb the end of a process that is done."""
+    for number in _ending():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _ending() -> list[int]:
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Interrupter:
     """A signal handler that gives up: what is cleaned up then is not interrupted by a second signal.
 
-    From the third on, each interrupts again: the first may have come where Python drops exceptions, such as in a
-    destructor, and a run that cannot be ended would be killed. What a clean-up then leaves, the next run removes.
+    Python drops what is raised in callbacks of C libraries, such as LLVM's while loops are compiled; then it is raised
+    again. From the third signal on, each interrupts again: no run should have to be killed, and what a clean-up leaves,
+    the next run removes.
     """
-    seen: list[int] = []
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) != 2:
+    def __init__(self) -> None:
+        self._seen: list[int] = []
+        self._usual = sys.unraisablehook
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self._seen.append(number)
+        if len(self._seen) != 2:
             raise KeyboardInterrupt
 
-    return interrupt
+    def dropped(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Take back an interruption that Python has dropped; tell about anything else as usual."""
+        if unraisable.exc_type is not KeyboardInterrupt or not self._seen:
+            self._usual(unraisable)
+            return
+        number = self._seen[-1]
+        self._seen.clear()
+        with suppress(RuntimeError):  # the interpreter is ending
+            again = threading.Timer(_AGAIN_SECONDS, _thread.interrupt_main, [number])
+            again.daemon = True
+            again.start()
