@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -65,8 +62,8 @@ from onnxfq.console import (
     show,
     show_runs,
 )
-from onnxfq.errors import OnnxfqError
-from onnxfq.terminal import occupy_standard_streams, settle
+from onnxfq.errors import OnnxfqError, OutputError
+from onnxfq.process import handle_signals, ignore_signals, occupy_standard_streams, settle_streams
 
 if TYPE_CHECKING:
     from onnxfq.compare import Comparison
@@ -127,6 +124,9 @@ def quantize(
         )  # fmt: skip
     try:
         show(result, as_json=as_json)
+    except OutputError as error:
+        error.add_note(f"The model is complete: '{result.output}'.")
+        raise
     finally:
         if report:
             result.save(report)
@@ -257,19 +257,15 @@ def main() -> NoReturn:
     # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     occupy_standard_streams()
-    interrupt = _interrupter()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    handle_signals()
     try:
         code = run(sys.argv[1:])
     except Exception:  # noqa: BLE001 - shown in full, with what to do about it
         traceback.print_exc()
         complain("Bug: this should not have happened. Please report it with all of the above.")
         code = OnnxfqError.exit_code
-    for stream in (sys.stdout, sys.stderr):
-        settle(stream)
+    ignore_signals()
+    settle_streams()
     sys.exit(code)
 
 
@@ -282,19 +278,3 @@ def run(arguments: list[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     return 0
-
-
-def _interrupter() -> Callable[[int, FrameType | None], None]:
-    """A signal handler that gives up: what is cleaned up then is not interrupted by a second signal.
-
-    From the third on, each interrupts again: the first may have come where Python drops exceptions, such as in a
-    destructor, and a run that cannot be ended would be killed. What a clean-up then leaves, the next run removes.
-    """
-    seen: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) != 2:
-            raise KeyboardInterrupt
-
-    return interrupt

@@ -66,7 +66,7 @@ def show(result: Report, *, as_json: bool) -> None:
     from onnxfq.tables import show_inspection, show_report
 
     if as_json:
-        print_json(result.to_json(), result.output)
+        print_json(result.to_json())
     elif result.output is None:
         show_inspection(result, messages())
     else:
@@ -83,12 +83,8 @@ def show_runs(result: Comparison, *, as_json: bool) -> None:
         show_comparison(result, messages())
 
 
-def print_json(value: dict[str, Any], output: str | None = None) -> None:
+def print_json(value: dict[str, Any]) -> None:
     """Print one object on stdout.
-
-    Args:
-        value: the object.
-        output: what is complete all the same if that fails.
 
     Raises:
         OutputError: stdout takes nothing.
@@ -100,5 +96,4 @@ def print_json(value: dict[str, Any], output: str | None = None) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        done = f" The model is complete: '{output}'." if output else ""
-        raise OutputError(f"Cannot write the report to stdout ({error.strerror or error}).{done}") from error
+        raise OutputError(f"Cannot write to stdout ({error.strerror or error}).") from error

@@ -260,7 +260,7 @@ class Report:
         """Write the report, whole or not at all: as JSON, or as a page for a browser, whichever the name ends in.
 
         Raises:
-            UsageError: the name ends neither in .json nor in .html, or its folder does not exist.
+            UsageError: the name ends neither in .json nor in .html.
             OutputError: the file cannot be written.
         """
         path = Path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -61,21 +60,3 @@ class Lasting:
         """Flush, if that is possible."""
         with suppress(OSError):
             self._stream.flush()
-
-
-def settle(stream: TextIO | None) -> None:
-    """Flush a stream at the end; what it does not take goes nowhere, or Python would exit with a code of its own."""
-    if stream is None or stream.closed:
-        return
-    try:
-        stream.flush()
-    except OSError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def occupy_standard_streams() -> None:
-    """Open what was closed of stdin, stdout and stderr: no file of ours may get their numbers, which libraries use."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)

@@ -49,6 +49,15 @@ def test_faults_in_system_calls_lose_nothing(tmp_path: Path) -> None:
 
 
 @linux
+def test_without_strace_faults_are_in_pythons_functions(tmp_path: Path) -> None:
+    names = ("kills-at-calls", "write-errors", "read-errors")
+    result = campaign(tmp_path, "plain-inline", "--kills", "4", "--no-strace", "--only", *names)
+    assert result["faults"] + result["missed"] == 4
+    assert result["kills"] >= 1
+    assert len(result["left_out"]) == 2
+
+
+@linux
 def test_kills_and_changes_at_random_times_lose_nothing(tmp_path: Path) -> None:
     result = campaign(tmp_path, "calibrated", "--kills", "2", "--only", "kills-at-random", "changing-sources")
     assert set(result["outcomes"]) == {"kills at random times", "changing sources"}

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from onnxfq import cli, data, pipeline
+from onnxfq.process import Interrupter
 from tiny import QUICK, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]
@@ -57,6 +59,7 @@ def test_a_crash_is_no_failed_gate(model: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(pipeline, "solve", broken)
     monkeypatch.setattr(sys, "argv", ["onnxfq", "quantize", str(model), *QUICK])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 3
@@ -95,8 +98,41 @@ def test_signals_end_a_run_cleanly(model: Path, signals: list[signal.Signals]) -
     assert entries(model.parent) == ["m.onnx"]
 
 
-def test_a_signal_that_python_dropped_does_not_make_a_run_immortal() -> None:
-    interrupt = cli._interrupter()
+DROPPED = """
+import ctypes, os, signal, time
+from onnxfq import cli, pipeline
+@ctypes.CFUNCTYPE(None)
+def callback():  # of a C library: Python drops what is raised in it
+    os.kill(os.getpid(), signal.SIGTERM)
+def wait(*_):
+    callback()
+    for _ in range(300):
+        time.sleep(0.1)
+pipeline.verify = wait
+cli.main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_a_signal_in_a_callback_of_a_library_is_not_lost(model: Path) -> None:
+    command = [sys.executable, "-c", DROPPED, "quantize", str(model), *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 130
+    assert "Interrupted" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert entries(model.parent) == ["m.onnx"]
+
+
+def test_other_exceptions_that_python_drops_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    dropped = SimpleNamespace(exc_type=ValueError)
+    Interrupter().dropped(dropped)
+    assert told == [dropped]
+
+
+def test_from_the_third_signal_on_each_interrupts_again() -> None:
+    interrupt = Interrupter()
     with pytest.raises(KeyboardInterrupt):
         interrupt(signal.SIGINT, None)
     interrupt(signal.SIGINT, None)  # while everything is cleaned up

@@ -43,7 +43,6 @@ def test_json_that_cannot_be_printed_is_told_and_costs_no_result(tmp_path: Path)
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == (
-        f"Error: Cannot write the report to stdout (No space left on device). The model is complete: "
-        f"'{tmp_path / 'm.int4.onnx'}'."
+        f"Error: Cannot write to stdout (No space left on device). The model is complete: '{tmp_path / 'm.int4.onnx'}'."
     )
     assert entries(tmp_path) == ["m.int4.onnx", "m.onnx", "r.json"]

@@ -1,7 +1,8 @@
 """Kills, full disks, I/O errors and changing sources: whatever happens, the output is whole or not there.
 
-Run: `python tools/faults.py --kills 200 --seed 0 --out benchmarks/results/faults.json`. Needs Linux; the faults in
-system calls need strace, those of whole disks the right to mount. What is missing is said, and written into the result.
+Run: `python tools/faults.py --kills 200 --seed 0 --out benchmarks/results/faults.json`. Needs Linux; faults go into
+system calls where strace is there and may trace, else into Python's functions; those of whole disks need the right to
+mount. What is missing is said, and written into the result, which is there after every campaign.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tools.faulting.odd_places import odd_places  # noqa: E402
 from tools.faulting.places import larger, places  # noqa: E402
 from tools.faulting.runner import Runner, has_strace  # noqa: E402
 
-NEED_STRACE = ("kills-at-calls", "write-errors", "read-errors", "resumed-read-errors")
+NEED_STRACE = ("read-errors", "resumed-read-errors")
 NAMES: dict[str, Callable[..., None]] = {
     "kills-at-calls": campaigns.kills_at_calls,
     "kills-at-random": campaigns.kills_at_random,
@@ -55,34 +56,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the JSON file")
     parser.add_argument("--only", nargs="*", choices=NAMES, default=list(NAMES))
     parser.add_argument("--places", nargs="*", help="only these kinds of model; all by default")
+    parser.add_argument("--no-strace", action="store_true", help="put faults into Python's functions instead")
     given = parser.parse_args(arguments)
-    tally, missing = Tally(), list[str]()
-    quick = given.kills < 10
-    began = time.monotonic()
+    traces = has_strace() and not given.no_strace
+    missing = (
+        [] if traces else ["strace is not there, may not trace, or is not wanted: faults are in Python's os module"]
+    )
+    tally, quick, began = Tally(), given.kills < 10, time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        judge = Judge(tally, Runner(folder / "runs"))
+        judge = Judge(tally, Runner(folder / "runs", traces=traces))
         campaign = Campaign(judge, random.Random(given.seed), ROOT, quick)
         every = [place for place in places(folder) if not given.places or place.name in given.places]
         for place in every:
             campaign.prepare(place)
         for chosen in given.only:
-            if chosen in NEED_STRACE and not has_strace():
-                missing.append(f"{chosen}: strace is not installed or may not trace here")
-                print(missing[-1], file=sys.stderr)
+            if chosen in NEED_STRACE and not traces:
+                missing.append(f"{chosen} was left out: it needs strace")
                 continue
             before = tally.faults
             NAMES[chosen](campaign, every, max(2, round(given.kills * SHARES[chosen])))
             if chosen == "kills-at-random" and not quick:
                 NAMES[chosen](campaign, [campaign.prepare(larger(folder))], given.kills // 20)
-            told = f"{chosen}: {tally.faults - before} faults, {len(tally.losses)} losses so far"
-            print(f"{told}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        result = {"seed": given.seed, "runs": judge.runner.runs, "seconds": round(time.monotonic() - began)}
-    result |= {"campaigns": given.only, "left_out": missing, **tally.as_json()}
-    if given.out:
-        write(given.out, result)
-    for loss in tally.losses:
-        print(loss, file=sys.stderr)
+            seconds = round(time.monotonic() - began)
+            told = f"{chosen}: {tally.faults - before} faults, {len(tally.losses)} losses so far, {seconds} s"
+            print(told, file=sys.stderr, flush=True)
+            if given.out:
+                about = {"seed": given.seed, "runs": judge.runner.runs, "seconds": seconds, "campaigns": given.only}
+                write(given.out, {**about, "left_out": missing, **tally.as_json()})
+    for line in (*missing, *tally.losses):
+        print(line, file=sys.stderr)
     return 1 if tally.losses else 0
 
 

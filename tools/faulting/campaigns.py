@@ -78,7 +78,7 @@ class Campaign:
         """One run with one fault, judged and resumed."""
         place.reset(old=old)
         fault = f"{what} at {point.call} {point.at} of {Path(point.path).name}"
-        run = self.judge.runner.run(place.arguments(*more), strace=Fault(point, what).arguments())
+        run = self.judge.runner.run(place.arguments(*more), fault=Fault(point, what))
         outcome = self.judge.judge(place, run, kind, fault)
         if "exit 0" not in outcome:
             self.judge.resume(place, fault)
@@ -206,8 +206,7 @@ def read_errors_of_resumed_runs(c: Campaign, places: Sequence[Place], most: int)
             shutil.rmtree(place.out)
             shutil.copytree(kept, place.out)
             fault = f"EIO at {point.call} {point.at} of {Path(point.path).name} on --resume"
-            strace = Fault(point, "error=EIO").arguments()
-            run = c.judge.runner.run(place.arguments("--resume"), strace=strace)
+            run = c.judge.runner.run(place.arguments("--resume"), fault=Fault(point, "error=EIO"))
             c.judge.judge(place, run, f"{phase(point, place)}: {point.call}", fault)
             c.judge.resume(place, fault)
         shutil.rmtree(kept)
@@ -217,7 +216,7 @@ def _stop_late(c: Campaign, place: Place) -> None:
     """Kill a run just before it moves its output into place."""
     points = [p for p in c.points(place, ("rename",), place.out) if ".partial" in p.path and "stage" not in p.path]
     place.reset(old=True)
-    c.judge.runner.run(place.arguments(), strace=Fault(points[0], "signal=KILL").arguments())
+    c.judge.runner.run(place.arguments(), fault=Fault(points[0], "signal=KILL"))
 
 
 def changing_sources(c: Campaign, places: Sequence[Place], most: int) -> None:

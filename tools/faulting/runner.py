@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tools.faulting.hooks import hook
 
 WRITES = (
     "openat", "write", "pwrite64", "fsync", "ftruncate", "copy_file_range", "sendfile", "rename", "renameat",
@@ -37,7 +40,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens at a point: an error, a signal, or both words of strace's own."""
+    """What happens at a point, in strace's words: "signal=KILL", "error=EIO" and the like."""
 
     point: Point
     what: str
@@ -81,9 +84,10 @@ class Runner:
 
     Args:
         folder: for what runs print and what strace records.
+        traces: whether faults go into system calls; otherwise into the functions of `os`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, traces: bool) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ["COLUMNS"] = "400"
         import onnx  # noqa: F401 - children find it imported
@@ -93,14 +97,15 @@ class Runner:
         from onnxfq import cli, pipeline, progress, tables  # noqa: F401
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._cli, self._folder = cli, folder
+        self._cli, self._folder, self._traces = cli, folder, traces
         self.runs = 0
 
     def run(
         self,
         arguments: Sequence[str | Path],
         *,
-        strace: Sequence[str] = (),
+        fault: Fault | None = None,
+        recorded: Sequence[str] = (),
         before: Callable[[], None] | None = None,
         meanwhile: Callable[[int, float], None] | None = None,
         name: str = "run",
@@ -109,13 +114,19 @@ class Runner:
 
         Args:
             arguments: of `onnxfq`.
-            strace: options; nothing is traced without.
+            fault: what happens on the way.
+            recorded: system calls to list.
             before: called in the new process.
             meanwhile: called with the process's id and when it began.
             name: of what is printed, where two run at once.
         """
         self.runs += 1
         err, log = self._folder / f"{name}.err", self._folder / f"{name}.log"
+        strace = fault.arguments() if fault else ["-e", f"trace={','.join(recorded)}"] if recorded else []
+        if strace and not self._traces:
+            given, strace = before, []
+            before = functools.partial(_hooked, given, log, fault)
+            log.unlink(missing_ok=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # in the child it says that strace is there
         child = os.fork()
         if not child:
@@ -129,14 +140,14 @@ class Runner:
         code = _wait(child)
         if tracer is not None:
             tracer.wait(TIMEOUT)
-        text = log.read_text(errors="replace") if tracer is not None else ""
-        hit = "(INJECTED)" in text or "inject=" not in " ".join(strace) or code == -signal.SIGKILL
+        text = log.read_text(errors="replace") if (fault or recorded) and log.exists() else ""
+        hit = fault is None or "(INJECTED)" in text or code == -signal.SIGKILL
         told = err.read_text(errors="replace") if err.exists() else ""
         return Run(code, told, time.monotonic() - began, _calls(text), hit)
 
     def record(self, arguments: Sequence[str | Path], calls: Sequence[str], below: Path) -> tuple[Run, list[Point]]:
         """Run one command line as it is, and list its system calls about paths below a folder."""
-        run = self.run(arguments, strace=["-y", "-e", f"trace={','.join(calls)}"])
+        run = self.run(arguments, recorded=calls)
         return run, [point for point in run.calls if Path(point.path).is_relative_to(below)]
 
     def _become(self, arguments: list[str], err: Path, before: Callable[[], None] | None, *, wait: bool) -> None:
@@ -173,6 +184,12 @@ class Runner:
                 raise RuntimeError(f"strace cannot trace here ({' '.join(command)}).")
             time.sleep(0.001)
         return tracer
+
+
+def _hooked(before: Callable[[], None] | None, log: Path, fault: Fault | None) -> None:
+    if before is not None:
+        before()
+    hook(log, *(() if fault is None else (fault.point.call, fault.point.path, fault.point.at, fault.what)))
 
 
 def _wait(child: int) -> int:
