@@ -19,12 +19,23 @@ class Body:
     Attributes:
         proto: the GraphProto or FunctionProto.
         parent: the scope whose names it may use too; None for the main graph and for functions.
-        label: for people: "" for the main graph, else where it is.
+        holder: the node and the attribute that a subgraph stands in.
     """
 
     proto: GraphProto | FunctionProto
     parent: Body | None = None
-    label: str = ""
+    holder: tuple[NodeProto, AttributeProto] | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: "" for the main graph, else where it is. Made when asked for: names may be of any length."""
+        if isinstance(self.proto, FunctionProto):
+            return f"function '{self.proto.domain}:{self.proto.name}'"
+        if self.holder is None:
+            return ""
+        node, attribute = self.holder
+        outer = f" in {self.parent.label}" if self.parent and self.parent.label else ""
+        return f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{outer}"
 
     @property
     def is_function(self) -> bool:
@@ -57,11 +68,6 @@ class Body:
         if isinstance(self.proto, FunctionProto):
             return frozenset()
         return frozenset(s.values.name for s in self.proto.sparse_initializer)
-
-    @property
-    def where(self) -> str:
-        """` in LABEL`, or nothing for the main graph."""
-        return f" in {self.label}" if self.label else ""
 
     def home_of(self, name: str) -> Body | None:
         """The scope that defines a name, as seen from this one; None where nothing does."""
@@ -162,13 +168,13 @@ def bodies(model: ModelProto) -> list[Body]:
     """All scopes of a model, the main graph first."""
     found = scopes(model.graph)
     for function in model.functions:
-        found += scopes(function, f"function '{function.domain}:{function.name}'")
+        found += scopes(function)
     return found
 
 
-def scopes(proto: GraphProto | FunctionProto, label: str = "") -> list[Body]:
+def scopes(proto: GraphProto | FunctionProto) -> list[Body]:
     """A graph or function, and all subgraphs in it."""
-    return list(_walk(Body(proto, None, label)))
+    return list(_walk(Body(proto)))
 
 
 def _walk(body: Body) -> Iterator[Body]:
@@ -176,5 +182,4 @@ def _walk(body: Body) -> Iterator[Body]:
     for node in body.proto.node:
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                label = f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{body.where}"
-                yield from _walk(Body(graph, body, label))
+                yield from _walk(Body(graph, body, (node, attribute)))

@@ -23,7 +23,8 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT1
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 _LONGEST_CHAIN = 64  # nodes
-_MOST_DIMENSIONS = 64
+_MOST_LOOKED_AT = 256  # names, to find out whether a value depends on constants alone
+_MOST_DIMENSIONS = 32  # as many as every numpy takes
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
 
@@ -83,16 +84,23 @@ def resolve(body: Body, name: str, model: Path, *, overridable: bool) -> Constan
     return _Resolver(model, overridable).resolve(body, name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Resolver:
+    """Resolves one input, and what the nodes on the way to it take shapes and axes from.
+
+    Those may take theirs from chains of their own, and so on: all chains together are bounded, or else a few dozen
+    nodes could keep it busy for ever.
+    """
+
     model: Path
     overridable: bool
+    followed: int = 0
 
     def resolve(self, body: Body, name: str) -> Constant | NotConstant:
         """Go back along the chain, then forth again."""
         trail: list[tuple[Body, str]] = []
         detours: list[Node] = []
-        while len(detours) < _LONGEST_CHAIN:
+        while self.followed < _LONGEST_CHAIN:
             home = body.home_of(name)
             if home is None:
                 return NotConstant(_COMPUTED)
@@ -103,6 +111,7 @@ class _Resolver:
             if isinstance(leaf, Tensor):
                 return self._forth(leaf, home, detours, tuple(trail))
             detours.append(leaf)
+            self.followed += 1
             body, name = home, leaf.inputs[0]
         return NotConstant(f"no constant weight: more than {_LONGEST_CHAIN} nodes lie between it and the constant")
 
@@ -148,6 +157,8 @@ class _Resolver:
                 if isinstance(step, Cast) and not _same_kind(way.type, step.type):
                     return _not_cast(way.type, step.type)
                 way = way.then(step)
+                if len(way.shape) > _MOST_DIMENSIONS:
+                    return NotConstant(f"no constant weight: on the way it has {len(way.shape)} dimensions")
         return Constant(leaf, home, way, trail)
 
     def _small(self, node: Node, index: int) -> Ints | None:
@@ -186,11 +197,14 @@ def _not_followed(node: Node) -> NotConstant:
 
 def _from_constants(node: Node) -> bool:
     """Whether all that a node depends on is constant; no for whatever takes long to tell."""
-    pending, seen = [node], {(node.body, node.outputs)}
+    pending, seen, looked_at = [node], {(node.body, node.outputs)}, 0
     while pending:
         node = pending.pop()
+        looked_at += len(node.proto.input)
+        if looked_at > _MOST_LOOKED_AT or len(seen) > _LONGEST_CHAIN or len(node.proto.attribute) > _LONGEST_CHAIN:
+            return False
         foreign = node.domain not in ("", "com.microsoft") or any(a.HasField("g") for a in node.proto.attribute)
-        if foreign or len(seen) > _LONGEST_CHAIN or not (node.inputs or node.op_type == "Constant"):
+        if foreign or not (node.inputs or node.op_type == "Constant"):
             return False
         for name in filter(None, node.inputs):
             home = node.body.home_of(name)
