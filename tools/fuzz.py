@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -34,9 +36,10 @@ from tools.fuzzing.graphs import generated_case  # noqa: E402
 from tools.fuzzing.seeds import seeds  # noqa: E402
 from tools.fuzzing.work import work_seed  # noqa: E402
 
-SECONDS_A_CASE = 20.0
+SECONDS_A_CASE = 15.0
 SECONDS_TO_START = 300.0
 TICK = 0.05
+LONGEST = 60.0  # seconds a case can count for: this process may have been stopped
 _SETTINGS = (0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 6)  # as the worker numbers them
 
 
@@ -60,8 +63,8 @@ class Worker:
             return answer
         hung = process.poll() is None
         self.stop()
-        if hung and seconds == SECONDS_A_CASE:  # a busy machine? Once more, with more time
-            return self.try_case(case, 3 * seconds)
+        if hung and seconds == SECONDS_A_CASE:  # on a busy machine? Once more, with more time
+            return self.try_case(case, 2 * seconds)
         name = "hang" if hung else f"crash: {_signal_name(process.returncode)}"
         return {"outcome": "", "finding": name, "new_lines": 0}
 
@@ -131,9 +134,14 @@ class Campaign:
     first: dict[str, Case] = field(default_factory=dict)
     lines: int = 0
 
+    def __post_init__(self) -> None:
+        self._untried = [replace(case, settings=n) for n in sorted(set(_SETTINGS)) for case in self.corpus[::-1]][::-1]
+
     def next_case(self) -> Case:
         """A case: a mutated model, a generated one, or data."""
         chance, way = self.chance, self.chance.random()
+        if self._untried:
+            return self._untried.pop()
         if way < 0.12:
             makers = (data.npz_case, data.jsonl_case, data.text_case)
             return chance.choice(makers)(chance)
@@ -166,24 +174,31 @@ class Campaign:
             self.first.setdefault(finding, case)
 
 
-def fuzz(seconds: float, seed: int, *, coverage: bool = True, tell: bool = False) -> Campaign:
-    """Try cases for some time."""
-    chance = random.Random(seed)
-    campaign = Campaign(chance, seeds(), work_seed())
-    with tempfile.TemporaryDirectory() as name:
-        worker = Worker(Path(name, "case"), coverage=coverage)
-        for settings in sorted(set(_SETTINGS)):
-            for case in seeds():
-                campaign.add(case, worker.try_case(replace(case, settings=settings)))
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+def fuzz(
+    seed: int, *, seconds: float = float("inf"), cases: float = float("inf"), coverage: bool = True, tell: bool = False
+) -> Campaign:
+    """Try cases, for some time or so many."""
+    campaign = Campaign(random.Random(seed), seeds(), work_seed())
+    with worker(coverage=coverage) as watched:
+        while seconds > 0 and cases > 0:
+            start, known = time.monotonic(), len(campaign.findings)
             case = campaign.next_case()
-            known = len(campaign.findings)
-            campaign.add(case, worker.try_case(case))
+            campaign.add(case, watched.try_case(case))
+            seconds, cases = seconds - min(time.monotonic() - start, LONGEST), cases - 1
             if tell and len(campaign.findings) > known:
                 print(f"{list(campaign.findings)[-1]}  ({case.mutation})", flush=True)
-        worker.stop()
     return campaign
+
+
+@contextmanager
+def worker(*, coverage: bool = False) -> Iterator[Worker]:
+    """A watched process with a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        made = Worker(Path(name, "case"), coverage=coverage)
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 def main() -> None:
@@ -197,12 +212,10 @@ def main() -> None:
     parser.add_argument("--no-coverage", action="store_true", help="twice as many cases, but none is built upon")
     arguments = parser.parse_args()
     if arguments.replay:
-        with tempfile.TemporaryDirectory() as name:
-            worker = Worker(Path(name, "case"), coverage=False)
-            print(json.dumps(worker.try_case(Case.loads(arguments.replay.read_text()))))
-            worker.stop()
+        with worker() as watched:
+            print(json.dumps(watched.try_case(Case.loads(arguments.replay.read_text()))))
         return
-    campaign = fuzz(arguments.seconds, arguments.seed, coverage=not arguments.no_coverage, tell=True)
+    campaign = fuzz(arguments.seed, seconds=arguments.seconds, coverage=not arguments.no_coverage, tell=True)
     tried = sum(sum(counts.values()) for counts in campaign.counts.values())
     outcomes = sum(campaign.counts.values(), Counter())
     result = {

@@ -64,8 +64,8 @@ class Constant:
 
     @property
     def key(self) -> tuple[Hashable, ...]:
-        """Equal for equal values: same leaf, equal ways."""
-        return id(self.home), self.leaf.name, self.way
+        """Equal for equal values: same leaf, or bytes that several leaves share, and equal ways."""
+        return id(self.home), self.leaf.piece or self.leaf.name, self.way
 
     def load(self, scratch: Scratch | None = None) -> Array:
         """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""

@@ -126,7 +126,7 @@ class Flow:
         decided = self._decide(node.inputs[0])
         wanted = "then_branch" if decided else "else_branch"
         graphs = [a.g for a in node.proto.attribute if a.name == wanted]
-        if decided is None or not graphs:
+        if decided is None or not graphs or len(graphs[0].output) != len(node.outputs):
             return None
         branch = self._scopes.get(id(graphs[0]))
         own = {*branch.initializers, *branch.producers} if branch else set()

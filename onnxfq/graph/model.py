@@ -18,9 +18,11 @@ from onnx import ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
+from onnxfq.graph.calls import check_calls
 from onnxfq.graph.census import garbled, tensors
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
+from onnxfq.graph.files import FileSlice
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.standins import standin
@@ -30,6 +32,7 @@ from onnxfq.signature import Signature
 
 MICROSOFT = "com.microsoft"
 _OLDEST_IR = 3
+_MOST_OVERLAP = 4  # times the size of a file that its tensors may have together; those that share all bytes count once
 _LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
 
@@ -65,20 +68,23 @@ class Graph:
         if not model.HasField("graph") or not model.graph.node:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
         graph = cls(path, model, {})
+        check_calls(model, graph.bodies, path)
         graph._check_tensors()
         graph.check()
         return graph
 
     def _check_tensors(self) -> None:
-        files = {self.path}
+        pieces: dict[Path, set[FileSlice]] = {self.path: set()}
         for held in tensors(self.model):
             piece = describe(held.proto, self.path, held.label).piece
             if piece is None:
                 continue
             if not piece.length:
                 embed(held.proto, b"")  # nothing to fetch, wherever it is said to be
-            files.add(piece.path)
-        self._stamps = {file: _stamp(file) for file in sorted(files)}
+            pieces.setdefault(piece.path, set()).add(piece)
+        self._stamps = {file: _stamp(file) for file in sorted(pieces)}
+        for file, (size, _) in self._stamps.items():
+            _refuse_overlaps(file, size, pieces[file])
 
     def check(self) -> None:
         """Run ONNX's own checker, on everything but the tensors' bytes.
@@ -238,6 +244,16 @@ def _parse(path: Path) -> ModelProto:
     if name:
         raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
     return model
+
+
+def _refuse_overlaps(file: Path, size: int, pieces: Iterable[FileSlice]) -> None:
+    """Refuse tensors that share bytes without being the same: a small file would become a result of any size."""
+    total = sum(piece.length for piece in pieces)
+    if total > _MOST_OVERLAP * size:
+        raise ModelError(
+            f"Tensors overlap in '{file}': together they declare {total} bytes, the file has {size}. The model is "
+            "damaged."
+        )
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from models import Array, tensor
 from tools.fuzzing.case import MODEL, Case
 from tools.fuzzing.structure import NAMES
 
-WIDTHS = (16, 31, 32, 33, 64, 96)
+WIDTHS = (31, 32, 33, 48, 64, 96)
 
 
 @dataclass

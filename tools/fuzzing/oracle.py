@@ -25,7 +25,7 @@ def differs(source: Path, output: Path, quantized: bool, *, tolerance: float | N
         source: the model.
         output: the quantised model.
         quantized: whether a node was quantised; otherwise all outputs must be the same.
-        tolerance: the largest difference relative to the largest value; None compares nothing but loading.
+        tolerance: the largest difference, root mean square relative to the values; None compares nothing but loading.
     """
     before = _session(source)
     if before is None:
@@ -103,6 +103,6 @@ def _differ(old: object, new: object, tolerance: float | None, *, exact: bool) -
         return "" if old.tobytes() == new.tobytes() else "differs though nothing before it was quantised"
     if tolerance is None or old.dtype.kind != "f" or not np.isfinite(old).all():
         return ""
-    scale = float(np.abs(old.astype(np.float64)).max(initial=0)) or 1.0
-    error = float(np.abs(old.astype(np.float64) - new.astype(np.float64)).max(initial=0)) / scale
+    scale = float(np.linalg.norm(old.astype(np.float64))) or 1.0
+    error = float(np.linalg.norm(old.astype(np.float64) - new.astype(np.float64))) / scale
     return "" if error <= tolerance else "is far from the source's"

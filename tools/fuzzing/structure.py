@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from models import refer, tensor
@@ -409,7 +410,7 @@ def mutate(case: Case, chance: random.Random) -> Case:
                 case = FILE_MUTATIONS[name](case, proto, chance)
             else:
                 MUTATIONS[name](proto, chance)
-        except (ValueError, TypeError, IndexError, RecursionError):  # does not apply to what earlier mutations left
+        except (ValueError, TypeError, IndexError, RecursionError, DecodeError):  # does not apply to what earlier mutations left
             continue
     try:
         data = proto.SerializeToString()

@@ -36,9 +36,10 @@ from onnxfq.feeds import load_feeds
 from onnxfq.progress import progress
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
-from onnxfq.solving import _parted
+from onnxfq.solving import parted
 from tools.fuzzing.case import MODEL, SECRET, SECRET_NAME, Case
 from tools.fuzzing.oracle import differs
+from tools.fuzzing.seeds import seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = 2 << 30  # bytes a case may take beyond what the process needs anyway
@@ -82,13 +83,13 @@ class Watch:
 
     @contextlib.contextmanager
     def over(self, folder: Path) -> Iterator[None]:
-        """Watch what is opened, but for what lies below a folder."""
+        """Watch what is opened, but for the model's folder and the output's."""
         self.opened.clear()
         watch = -1
         if self._notify >= 0:
-            path = os.fsencode(folder.parent / SECRET_NAME)
+            path = os.fsencode(folder / SECRET_NAME)
             watch = self._libc.inotify_add_watch(self._notify, path, 0x21)  # IN_ACCESS | IN_OPEN
-        before, self.allowed = self.allowed, (*self.allowed, os.path.realpath(folder))
+        before, self.allowed = self.allowed, (*self.allowed, *(os.path.realpath(folder / name) for name in ("model", "out")))
         self.on = True
         try:
             yield
@@ -199,13 +200,29 @@ def work_job(case: Case, folder: Path) -> tuple[str, str]:
         found = Checkpoint(folder / "model", {"made": "for fuzzing"}, resume=True).load(0)
     except OnnxfqError as error:
         return type(error).__name__, unclean(cli.one_line(str(error)))
-    if found is None:
-        return "solved again", ""
-    _parted(*found)
-    return "resumed", ""
+    return "solved again" if found is None or parted(*found) is None else "resumed", ""
 
 
-JOBS = {"model": model_job, "feeds": feeds_job, "work": work_job}
+def trouble_job(case: Case, folder: Path) -> tuple[str, str]:
+    """Whatever a case must not do, to find out whether it is noticed."""
+    match case.settings:
+        case 0:
+            raise KeyError
+        case 1:
+            os.abort()
+        case 2:
+            while True:
+                pass
+        case 3:
+            return "", f"took {len(bytearray(2 * MEMORY))} bytes"
+        case 4:
+            (folder / SECRET_NAME).read_bytes()
+        case 5:
+            Path("/etc/passwd").read_bytes()
+    return "no trouble", ""
+
+
+JOBS = {"model": model_job, "feeds": feeds_job, "work": work_job, "trouble": trouble_job}
 
 
 def work_on(case: Case, folder: Path, watch: Watch, coverage: Coverage | None) -> dict[str, Any]:
@@ -226,17 +243,11 @@ def work_on(case: Case, folder: Path, watch: Watch, coverage: Coverage | None) -
 
 
 def warm_up(folder: Path) -> None:
-    """Load and compile everything that a case may need."""
-    from tools.fuzzing.seeds import seeds
-
-    for index, case in enumerate(seeds()[:2] * 3):
-        for settings in range(len(SETTINGS)):
-            shutil.rmtree(folder, ignore_errors=True)
-            case.write(folder / "model")
-            with contextlib.suppress(OnnxfqError):
-                onnxfq.quantize(folder / "model" / MODEL, folder / "out.onnx", provider="cpu", **SETTINGS[settings])
-        if index:
-            break
+    """Load and compile what a case may need."""
+    for settings in SETTINGS:
+        shutil.rmtree(folder, ignore_errors=True)
+        seeds()[0].write(folder / "model")
+        onnxfq.quantize(folder / "model" / MODEL, folder / "out.onnx", provider="cpu", **settings)
 
 
 def bound_memory() -> None:
