@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from onnxfq.graph.bodies import Body, Node
+from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
 from onnxfq.graph.detours import Array, Cast, Ints, Way, is_detour, steps
 from onnxfq.graph.files import Scratch
 from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
@@ -24,7 +24,6 @@ _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 _LONGEST_CHAIN = 64  # nodes
 _MOST_LOOKED_AT = 256  # names, to find out whether a value depends on constants alone
-_MOST_DIMENSIONS = 32  # as many as every numpy takes
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
 
@@ -136,11 +135,10 @@ class _Resolver:
     def _literal(self, node: Node, name: str) -> Tensor | NotConstant:
         if node.references:
             return _chosen_by_caller(node)
-        tensor = node.attributes.get("value")
-        for form, dtype in _LITERALS.items():
-            if form in node.attributes:
-                tensor = tensor_proto(name, np.array(node.attributes[form], dtype))
-        if not isinstance(tensor, TensorProto):
+        if name not in node.body.literals:
+            node.body.literals[name] = _literal(node, name)
+        tensor = node.body.literals[name]
+        if tensor is None:
             return NotConstant("the weight's Constant node holds no dense tensor")
         return describe(tensor, self.model, name)
 
@@ -157,7 +155,7 @@ class _Resolver:
                 if isinstance(step, Cast) and not _same_kind(way.type, step.type):
                     return _not_cast(way.type, step.type)
                 way = way.then(step)
-                if len(way.shape) > _MOST_DIMENSIONS:
+                if len(way.shape) > MOST_DIMENSIONS:
                     return NotConstant(f"no constant weight: on the way it has {len(way.shape)} dimensions")
         return Constant(leaf, home, way, trail)
 
@@ -166,9 +164,18 @@ class _Resolver:
         if index >= len(node.inputs) or not node.inputs[index]:
             return None
         value = self.resolve(node.body, node.inputs[index])
-        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > _MOST_DIMENSIONS:
+        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > MOST_DIMENSIONS:
             return None
         return tuple(int(v) for v in np.ravel(value.load()))
+
+
+def _literal(node: Node, name: str) -> TensorProto | None:
+    """What a Constant node holds, if that is a dense tensor of numbers."""
+    value = node.attributes.get("value")
+    for form, dtype in _LITERALS.items():
+        if node.has(form):
+            value = tensor_proto(name, np.array(node.attributes[form], dtype))
+    return value if isinstance(value, TensorProto) else None
 
 
 def _chosen_by_caller(node: Node) -> NotConstant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -25,7 +26,10 @@ class Edits:
         self._replaced: dict[int, tuple[Node, list[NodeProto]]] = {}
         self._constants: list[tuple[Body, TensorProto]] = []
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
-        self._names = {name for body in bodies for name in _all_names(body)}
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {name for body in self._bodies for name in _all_names(body)}
 
     def fresh_name(self, base: str) -> str:
         """A name like `base` that nothing in the model bears yet; taken from now on."""

@@ -32,6 +32,9 @@ from onnxfq.signature import Signature
 
 MICROSOFT = "com.microsoft"
 _OLDEST_IR = 3
+_MOST_MESSAGES = 1_000_000
+_GRAPHS_WEIGHT = 20  # a graph takes as much time as so many of them
+_REPEATED = ("initializer", "sparse_initializer", "input", "output", "value_info", "quantization_annotation")
 _MOST_OVERLAP = 4  # times the size of a file that its tensors may have together; those that share all bytes count once
 _LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
@@ -240,10 +243,26 @@ def _parse(path: Path) -> ModelProto:
         model = ModelProto.FromString(skeleton)
     except DecodeError as error:
         raise ModelError(f"'{path}' is not an ONNX model (its bytes do not decode: {error}).") from error
+    _refuse_vast(model, path)
     name = garbled(model)
     if name:
         raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
     return model
+
+
+def _refuse_vast(model: ModelProto, path: Path) -> None:
+    """Refuse more messages than any model has: two bytes are enough for one, and each takes memory and time."""
+    pending, count = [model.graph, *model.functions], 0
+    while pending and count <= _MOST_MESSAGES:
+        holder = pending.pop()
+        count += _GRAPHS_WEIGHT + len(holder.node) + sum(len(getattr(holder, field)) for field in _REPEATED if hasattr(holder, field))
+        for node in holder.node if count <= _MOST_MESSAGES else ():
+            count += len(node.attribute)
+            for attribute in node.attribute:
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+    if count + len(pending) > _MOST_MESSAGES:
+        raise ModelError(f"'{path}' holds more than {_MOST_MESSAGES} nodes, attributes and tensors: refused.")
 
 
 def _refuse_overlaps(file: Path, size: int, pieces: Iterable[FileSlice]) -> None:

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxfq.errors import ModelError
+from onnxfq.graph.bodies import MOST_DIMENSIONS
 from onnxfq.graph.files import FileSlice, Scratch, check_slice, external_file
 from onnxfq.graph.wire import SELF, reference
 
@@ -37,7 +38,6 @@ NUMPY_TYPES: dict[int, np.dtype[Any]] = {
 ONNX_TYPES = {dtype: number for number, dtype in NUMPY_TYPES.items()}
 NEW = f"\0new:{secrets.token_hex(16)}"  # location of tensors that are new in this run, in the spool; see wire.SELF
 _MOST_ELEMENTS = 1 << 50
-_MOST_DIMENSIONS = 32  # as many as every numpy takes; nobody has more
 _VALUE_FIELDS = (
     *("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"),
     *("external_data", "data_location"),
@@ -137,8 +137,8 @@ def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor
 def _shape(proto: TensorProto, label: str) -> tuple[int, ...]:
     """The dimensions, if there can be such a tensor."""
     count = len(proto.dims)
-    if count > _MOST_DIMENSIONS:  # the product of so many could take hours
-        raise ModelError(f"Tensor '{label}' has {count} dimensions, at most {_MOST_DIMENSIONS} make sense.")
+    if count > MOST_DIMENSIONS:  # the product of so many could take hours
+        raise ModelError(f"Tensor '{label}' has {count} dimensions, at most {MOST_DIMENSIONS} make sense.")
     shape = tuple(proto.dims)
     if any(d < 0 for d in shape) or math.prod(shape) > _MOST_ELEMENTS:
         raise ModelError(f"Tensor '{label}' declares an impossible shape {list(shape)}. The model is damaged.")

@@ -173,7 +173,7 @@ def model_job(case: Case, folder: Path) -> tuple[str, str]:
         with progress(Console(file=err, width=100)) as told:
             report = onnxfq.quantize(source, output, provider="cpu", progress=told, **SETTINGS[case.settings])
     except OnnxfqError as error:
-        left = [path.name for path in output.parent.iterdir()]
+        left = [path.name for path in output.parent.iterdir() if path.suffix != ".work"]  # for --resume
         finding = f"left behind: {left}" if left else unclean(cli.one_line(str(error)))
         return f"{type(error).__name__}", finding or ("exit code 1" if error.exit_code not in (2, 3) else "")
     if found := unclean(err.getvalue()):
