@@ -32,8 +32,10 @@ _LONGEST_HEADER = 10_000
 _MOST_DIMENSIONS = 32
 _HIGHEST_RATIO = 1032  # of deflate
 _SUFFIX = ".npy"
-_DAMAGED = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, TypeError, KeyError, IndexError)
-_DAMAGED = (*_DAMAGED, SyntaxError, OverflowError, MemoryError, AttributeError)
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, RuntimeError, TypeError, KeyError, IndexError, SyntaxError, OverflowError),
+    *(MemoryError, AttributeError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class _DamagedError(Exception):
@@ -95,7 +97,7 @@ class Stored:
             )
         with _told(self.path):
             array = np.empty(shape, self.dtype)
-            left = memoryview(array.reshape(-1).view(np.uint8)) if nbytes else memoryview(b"")
+            left = array.reshape(-1).view(np.uint8).data if nbytes else memoryview(b"")
             while left:
                 data = self._stream.read(min(len(left), _CHUNK))
                 if not data:

@@ -22,8 +22,13 @@ from onnxfq.verify import fingerprints_of
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
 _FACTS = ("digest", "energy", "error", "least", "largest", "remarks", "algorithm", "weighted", "tokens", "activations")
 _REAL, _INTEGERS = ("energy", "error", "least", "largest"), ("tokens", "bits", "block_size", "parts")
-_KINDS: dict[str, type | tuple[type, ...]] = dict.fromkeys(_FACTS, str) | {"remarks": (list, tuple)}
-_KINDS |= dict.fromkeys(_REAL, (int, float)) | dict.fromkeys(_INTEGERS, int) | {"activations": (list, tuple, type(None))}
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_FACTS, (str,)),
+    **dict.fromkeys(_REAL, (int, float)),
+    **dict.fromkeys(_INTEGERS, (int,)),
+    "remarks": (list, tuple),
+    "activations": (list, tuple, type(None)),
+}
 _LARGE_CHUNK = 1 << 24  # weights solved at once where statistics are shared by all rows
 
 

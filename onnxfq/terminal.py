@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 _LONGEST_MESSAGE = 10_000  # characters
 
 

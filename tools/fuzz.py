@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,8 +46,8 @@ _SETTINGS = (0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 6)  # as the worker numbers them
 class Worker:
     """The watched process; a new one is started after a crash or hang."""
 
-    def __init__(self, folder: Path, *, coverage: bool) -> None:
-        self._folder, self._coverage = folder, coverage
+    def __init__(self, folder: Path, *, flags: Sequence[str]) -> None:
+        self._folder, self._flags = folder, flags
         self._process: subprocess.Popen[bytes] | None = None
         self.started = 0
 
@@ -61,11 +61,11 @@ class Worker:
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        hung = process.poll() is None
-        self.stop()
-        if hung and seconds == SECONDS_A_CASE:  # on a busy machine? Once more, with more time
-            return self.try_case(case, 2 * seconds)
-        name = "hang" if hung else f"crash: {_signal_name(process.returncode)}"
+        if line is None:
+            self.stop()
+            if seconds == SECONDS_A_CASE:  # on a busy machine? Once more, with more time
+                return self.try_case(case, 2 * seconds)
+        name = "hang" if line is None else f"crash: {_signal_name(process.wait())}"
         return {"outcome": "", "finding": name, "new_lines": 0}
 
     def stop(self) -> None:
@@ -81,8 +81,7 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
-        command = [sys.executable, "-m", "tools.fuzzing.worker", str(self._folder)]
-        command += ["--coverage"] if self._coverage else []
+        command = [sys.executable, "-m", "tools.fuzzing.worker", str(self._folder), *self._flags]
         path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "NUMBA_NUM_THREADS": "1"}
         process = subprocess.Popen(
@@ -100,15 +99,15 @@ def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
     return process.stdin, process.stdout
 
 
-def _answer(process: subprocess.Popen[bytes], stdout: IO[bytes], seconds: float) -> bytes:
-    """The next line; b"" where the process ends or takes too long. While it is stopped, no time passes."""
+def _answer(process: subprocess.Popen[bytes], stdout: IO[bytes], seconds: float) -> bytes | None:
+    """The next line; b"" where the process ends, None where it takes too long. While it is stopped, no time passes."""
     left = seconds
     while left > 0:
         ready, _, _ = select.select([stdout], [], [], TICK)
         if ready:
             return stdout.readline()
         left -= 0 if _is_stopped(process.pid) else TICK
-    return b""
+    return None
 
 
 def _is_stopped(pid: int) -> bool:
@@ -132,16 +131,17 @@ class Campaign:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     findings: dict[str, dict[str, Any]] = field(default_factory=dict)
     first: dict[str, Case] = field(default_factory=dict)
+    keep: Path | None = None
     lines: int = 0
 
     def __post_init__(self) -> None:
-        self._untried = [replace(case, settings=n) for n in sorted(set(_SETTINGS)) for case in self.corpus[::-1]][::-1]
+        self.untried = [replace(case, settings=n) for n in sorted(set(_SETTINGS)) for case in self.corpus[::-1]][::-1]
 
     def next_case(self) -> Case:
         """A case: a mutated model, a generated one, or data."""
         chance, way = self.chance, self.chance.random()
-        if self._untried:
-            return self._untried.pop()
+        if self.untried:
+            return self.untried.pop()
         if way < 0.12:
             makers = (data.npz_case, data.jsonl_case, data.text_case)
             return chance.choice(makers)(chance)
@@ -171,30 +171,49 @@ class Campaign:
             entry["count"] += 1
             if case.mutation not in entry["mutations"]:
                 entry["mutations"].append(case.mutation)
-            self.first.setdefault(finding, case)
+            if finding not in self.first:
+                self.first[finding] = case
+                self._tell(finding, case)
+
+    def _tell(self, finding: str, case: Case) -> None:
+        """Print a new kind of finding, and store the case."""
+        if self.keep is None:
+            return
+        self.keep.mkdir(parents=True, exist_ok=True)
+        name = f"{len(self.first) - 1:03}.json"
+        (self.keep / name).write_text(case.dumps())
+        print(f"{name}: {finding}  ({case.mutation})", flush=True)
 
 
 def fuzz(
-    seed: int, *, seconds: float = float("inf"), cases: float = float("inf"), coverage: bool = True, tell: bool = False
+    seed: int, *flags: str, seconds: float = float("inf"), cases: float = float("inf"), keep: Path | None = None
 ) -> Campaign:
-    """Try cases, for some time or so many."""
-    campaign = Campaign(random.Random(seed), seeds(), work_seed())
-    with worker(coverage=coverage) as watched:
+    """Try cases, for some time or so many.
+
+    Args:
+        seed: of everything drawn.
+        *flags: of the worker: "--coverage" finds out which cases reach new lines, "--cold" starts without warming up.
+        seconds: how long; the seeds come first, as they are.
+        cases: how many, without the seeds as they are.
+        keep: where to store the first case of each finding.
+    """
+    campaign = Campaign(random.Random(seed), seeds(), work_seed(), keep=keep)
+    if cases < float("inf"):
+        campaign.untried.clear()
+    with worker(*flags) as watched:
         while seconds > 0 and cases > 0:
-            start, known = time.monotonic(), len(campaign.findings)
+            start = time.monotonic()
             case = campaign.next_case()
             campaign.add(case, watched.try_case(case))
             seconds, cases = seconds - min(time.monotonic() - start, LONGEST), cases - 1
-            if tell and len(campaign.findings) > known:
-                print(f"{list(campaign.findings)[-1]}  ({case.mutation})", flush=True)
     return campaign
 
 
 @contextmanager
-def worker(*, coverage: bool = False) -> Iterator[Worker]:
+def worker(*flags: str) -> Iterator[Worker]:
     """A watched process with a folder of its own."""
     with tempfile.TemporaryDirectory() as name:
-        made = Worker(Path(name, "case"), coverage=coverage)
+        made = Worker(Path(name, "case"), flags=flags)
         try:
             yield made
         finally:
@@ -215,7 +234,8 @@ def main() -> None:
         with worker() as watched:
             print(json.dumps(watched.try_case(Case.loads(arguments.replay.read_text()))))
         return
-    campaign = fuzz(arguments.seed, seconds=arguments.seconds, coverage=not arguments.no_coverage, tell=True)
+    flags = () if arguments.no_coverage else ("--coverage",)
+    campaign = fuzz(arguments.seed, *flags, seconds=arguments.seconds, keep=arguments.keep)
     tried = sum(sum(counts.values()) for counts in campaign.counts.values())
     outcomes = sum(campaign.counts.values(), Counter())
     result = {
@@ -225,12 +245,9 @@ def main() -> None:
     }  # fmt: skip
     if arguments.out:
         write(arguments.out, result)
-    if arguments.keep:
-        arguments.keep.mkdir(parents=True, exist_ok=True)
-        for number, (finding, case) in enumerate(campaign.first.items()):
-            (arguments.keep / f"{number:03}.json").write_text(case.dumps())
-            print(f"{number:03}: {campaign.findings[finding]['count']}x {finding}")
-    print(f"{tried} inputs, {len(campaign.findings)} kinds of findings, {campaign.lines} lines reached; {dict(outcomes)}")
+    print(
+        f"{tried} inputs, {len(campaign.findings)} kinds of findings, {campaign.lines} lines reached; {dict(outcomes)}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from onnxfq.feeds.text import Text
 from onnxfq.session import Array
 from onnxfq.signature import Signature, TensorSpec
 
-
 _NUMBERS = (int, float, bool)
 # Types that the elements of an array may have together.
 _PLAIN = [{str}, *(set(kinds) for n in range(4) for kinds in itertools.combinations(_NUMBERS, n))]

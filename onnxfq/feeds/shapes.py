@@ -70,7 +70,7 @@ class Sizes:
         shape = tuple(size(spec, spec.shape, axis) for axis in range(len(spec.shape)))
         if len(shape) > _MOST_DIMENSIONS or any(d < 0 for d in shape) or math.prod(shape) > MOST_ELEMENTS:
             raise DataError(
-                f"Input {spec.name} would have an impossible shape (got {_few(shape)}, at most {MOST_ELEMENTS} elements "
+                f"Input {spec.name} would have an impossible shape (got {_few(shape)}; at most {MOST_ELEMENTS} values "
                 "are made up). Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
             )
         return shape

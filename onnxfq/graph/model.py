@@ -255,7 +255,11 @@ def _refuse_vast(model: ModelProto, path: Path) -> None:
     pending, count = [model.graph, *model.functions], 0
     while pending and count <= _MOST_MESSAGES:
         holder = pending.pop()
-        count += _GRAPHS_WEIGHT + len(holder.node) + sum(len(getattr(holder, field)) for field in _REPEATED if hasattr(holder, field))
+        count += (
+            _GRAPHS_WEIGHT
+            + len(holder.node)
+            + sum(len(getattr(holder, field)) for field in _REPEATED if hasattr(holder, field))
+        )
         for node in holder.node if count <= _MOST_MESSAGES else ():
             count += len(node.attribute)
             for attribute in node.attribute:

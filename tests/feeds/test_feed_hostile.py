@@ -99,14 +99,24 @@ def floats(*shape: Dimension) -> Signature:
 
 @pytest.mark.parametrize(
     "shape",
-    [(1 << 40,), (-3, 4), ("99999*99999*99999",), ("1-9",), (MOST_ELEMENTS, 2), (*("n",) * 33,), ("9**9**9*9", 1 << 62)],
+    [
+        (1 << 40,),
+        (-3, 4),
+        ("99999*99999*99999",),
+        ("1-9",),
+        (MOST_ELEMENTS, 2),
+        (*("n",) * 33,),
+        ("9**9**9*9", 1 << 62),
+    ],
 )
 def test_nothing_gigantic_is_made_up(shape: tuple[Dimension, ...]) -> None:
     with pytest.raises(DataError, match="Input x would have an impossible shape"):
         generate(floats(*shape), samples=1, seq_len=4, seed=0)
 
 
-@pytest.mark.parametrize("name", ["+".join("a" * 3000), "(" * 190, "-" * 190 + "1", "'\\d'", "1 is 1", "1if 1else 2", "\0"])
+@pytest.mark.parametrize(
+    "name", ["+".join("a" * 3000), "(" * 190, "-" * 190 + "1", "'\\d'", "1 is 1", "1if 1else 2", "\0"]
+)
 def test_names_of_dimensions_that_are_no_expressions(name: str) -> None:
     assert generate(floats("batch", 2, name, 2, 2), samples=1, seq_len=4, seed=0)[0]["x"].shape == (1, 2, 4, 2, 2)
 

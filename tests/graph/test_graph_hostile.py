@@ -14,6 +14,7 @@ import models
 from models import grid, model, proven, reasons
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph
+from onnxfq.graph import model as graph_model
 from onnxfq.graph.bodies import bodies
 from onnxfq.pipeline import inspect
 
@@ -80,7 +81,9 @@ def calling(calls: dict[str, list[str]]) -> onnx.ModelProto:
     proto = model("a = local.f0 (x) y = MatMul (a, w)", domains=', "local" : 1', w=W)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     for name, inner in calls.items():
-        nodes = [helper.make_node(f, ["a"], [f"b{i}"], domain="local" if f in calls else "") for i, f in enumerate(inner)]
+        nodes = [
+            helper.make_node(f, ["a"], [f"b{i}"], domain="local" if f in calls else "") for i, f in enumerate(inner)
+        ]
         proto.functions.append(helper.make_function("local", name, ["a"], ["b0"], nodes, imports))
     return proto
 
@@ -158,3 +161,35 @@ def test_embeddings_of_many_inputs(tmp_path: Path) -> None:
     proto = model(body, x=x, y="float[N, 64] y", w=W, v=grid(40, 32), t=grid(32, 64))
     signature = Graph.load(models.write(proto, tmp_path / "in.onnx")).signature
     assert [spec.vocabulary for spec in signature.inputs] == [40, *[None] * 19]
+
+
+def test_attributes_with_very_many_values(tmp_path: Path) -> None:
+    """Every reader of the weight read them anew."""
+    products = " ".join(f"y{i} = MatMul (x, t)" for i in range(300))
+    proto = model(f"t = Transpose (w) {products} y = Identity (y0)", w=W.T.copy())
+    proto.graph.node[0].attribute.append(helper.make_attribute("perm", [1, 0] * 200_000))
+    found = reasons(inspect(models.write(proto, tmp_path / "in.onnx")))
+    assert set(found.values()) == {"no constant weight: Transpose before it cannot be followed"}
+
+
+@pytest.mark.parametrize("field", ["node", "initializer", "value_info"])
+def test_more_messages_than_any_model_has(field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes of a file are enough for one, which takes hundreds of bytes of memory."""
+    monkeypatch.setattr(graph_model, "_MOST_MESSAGES", 1000)
+    proto = model("y = MatMul (x, w)", w=W)
+    items = getattr(proto.graph, field)
+    items.extend([type(items.add())()] * 1001)
+    refused(proto, tmp_path, "more than 1000 nodes, attributes and tensors")
+
+
+@pytest.mark.parametrize("name", ["then_branch", "many"])
+def test_more_graphs_than_any_model_has(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_model, "_MOST_MESSAGES", 1000)
+    proto = model("y = MatMul (x, w)", w=W)
+    for _ in range(60 if name == "then_branch" else 1):
+        node = proto.graph.node.add(op_type="If")
+        if name == "then_branch":
+            node.attribute.add(name=name, type=onnx.AttributeProto.GRAPH).g.SetInParent()
+        else:
+            node.attribute.add(name=name, type=onnx.AttributeProto.GRAPHS).graphs.extend([onnx.GraphProto()] * 60)
+    refused(proto, tmp_path, "more than 1000 nodes, attributes and tensors")

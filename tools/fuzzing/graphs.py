@@ -1,4 +1,4 @@
-"""Graphs made by chance: valid models of every shape that onnxfq follows, to hold its results against the original's."""
+"""Graphs made by chance: valid models of what onnxfq follows, to hold its results against the original's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Maker:
 
     def op(self, op_type: str, inputs: list[str], width: int = 0, **attributes: object) -> str:
         name = self.fresh(op_type.lower())
-        node = helper.make_node(op_type, inputs, [name], **attributes)  # type: ignore[arg-type]
+        node = helper.make_node(op_type, inputs, [name], **attributes)
         node.name = self.fresh("node") if self.chance.random() < 0.5 else ""
         self.nodes.append(node)
         self.widths[name] = width
@@ -129,7 +129,9 @@ class _Maker:
         inner = _Maker(self.chance, self.dtype, count=self.count + 100)
         product = inner.op("MatMul", [x, inner.weight(k, k)], k)
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
-        then = helper.make_graph(inner.nodes, "t", [], [helper.make_tensor_value_info(product, kind, None)], inner.tensors)
+        then = helper.make_graph(
+            inner.nodes, "t", [], [helper.make_tensor_value_info(product, kind, None)], inner.tensors
+        )
         other = self.fresh("e")
         node = helper.make_node("Identity", [x], [other])
         orelse = helper.make_graph([node], "e", [], [helper.make_tensor_value_info(other, kind, None)])
@@ -143,7 +145,8 @@ def generate(chance: random.Random) -> onnx.ModelProto:
     maker = _Maker(chance, chance.choice(("float32", "float32", "float32", "float16")))
     rank, k = chance.choice((1, 2, 2, 2, 3, 4)), chance.choice(WIDTHS)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(maker.dtype))
-    shape: list[str | int] = ["a", 2, "b"][: rank - 1] + [k]  # type: ignore[assignment]
+    free: list[str | int] = ["a", 2, "b"]
+    shape = [*free[: rank - 1], k]
     maker.widths["x"] = k
     values = ["x"]
     for _ in range(chance.randrange(1, 8)):

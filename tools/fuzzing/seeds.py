@@ -53,22 +53,43 @@ def _plain() -> dict[str, onnx.ModelProto]:
         "gemm": model("y = Gemm <alpha = 2.0, beta = 0.5, transB = 1> (x, w, b)", w=grid(32, 64), b=grid(1, 32)),
         "transposed": model("y = Gemm <transA = 1> (x, w)", x="float[64, M] x", w=grid()),
         "vector": model("y = MatMul (x, w)", x="float[64] x", y="float[32] y", w=grid()),
-        "chain": model(_CHAIN, s=grid(32, 64), half=grid(32, 64).astype(np.float16), flat=grid().reshape(-1),
-                       shape=np.array([-1, 32]), axis=np.array([0])),  # fmt: skip
-        "scopes": model(_SCOPES, x="float[M, 64] x, bool c", domains=', "local" : 1', functions=_FUNCTION,
-                        w=grid(), g=grid(32, 64)),  # fmt: skip
+        "chain": model(
+            _CHAIN,
+            s=grid(32, 64),
+            half=grid(32, 64).astype(np.float16),
+            flat=grid().reshape(-1),
+            shape=np.array([-1, 32]),
+            axis=np.array([0]),
+        ),
+        "scopes": model(
+            _SCOPES, x="float[M, 64] x, bool c", domains=', "local" : 1', functions=_FUNCTION, w=grid(), g=grid(32, 64)
+        ),
         "loop": model(_LOOP, y="float[M, 64] y", trips=np.array(2), go=np.array(True), w=grid(64, 64)),
-        "layer": model(_LAYER.replace(gelu, "g = Tanh (h)"), y="float[M, 64] y", gamma=np.ones(64, np.float32),
-                       beta=np.zeros(64, np.float32), w=grid(64, 64), v=grid(64, 64, seed=1),
-                       u=grid(64, 64, seed=2), bias=np.ones(64, np.float32)),  # fmt: skip
-        "quantised": model(_QUANTISED, domains=', "com.microsoft" : 1', codes=np.ones((64, 32), np.uint8),
-                           scale=np.ones(32, np.float32), zero=np.zeros(32, np.uint8),
-                           b=np.ones((32, 2, 16), np.uint8), scales=np.ones((32, 2), np.float32),
-                           w=grid(32, 32)),  # fmt: skip
+        "layer": model(
+            _LAYER.replace(gelu, "g = Tanh (h)"),
+            y="float[M, 64] y",
+            gamma=np.ones(64, np.float32),
+            beta=np.zeros(64, np.float32),
+            w=grid(64, 64),
+            v=grid(64, 64, seed=1),
+            u=grid(64, 64, seed=2),
+            bias=np.ones(64, np.float32),
+        ),
+        "quantised": model(
+            _QUANTISED,
+            domains=', "com.microsoft" : 1',
+            codes=np.ones((64, 32), np.uint8),
+            scale=np.ones(32, np.float32),
+            zero=np.zeros(32, np.uint8),
+            b=np.ones((32, 2, 16), np.uint8),
+            scales=np.ones((32, 2), np.float32),
+            w=grid(32, 32),
+        ),
         "float16": model("y = MatMul (x, w)", x="float16[M, 64] x", y="float16[M, 32] y", w=grid().astype(np.float16)),
         "bfloat16": model("y = MatMul (x, w)", x="bfloat16[M, 64] x", y="bfloat16[M, 32] y", w=grid().astype(BFLOAT16)),
-        "embedding": model("e = Gather (w, ids) y = MatMul (e, t)", x="int64[M] ids", y="float[M, 64] y",
-                           w=grid(), t=grid(32, 64)),  # fmt: skip
+        "embedding": model(
+            "e = Gather (w, ids) y = MatMul (e, t)", x="int64[M] ids", y="float[M, 64] y", w=grid(), t=grid(32, 64)
+        ),
     }
 
 
@@ -91,8 +112,12 @@ def seeds() -> list[Case]:
             cases.append(_folder(folder))
         for family, dtype in (("llama", "float16"), ("opt", "float32")):
             folder = Path(name, family)
-            write_decoder(folder, Decoder(family, layers=1, hidden=32, inner=48, heads=2, vocab=64, kv_heads=1,
-                                          positions=32, dtype=dtype))  # fmt: skip
+            write_decoder(
+                folder,
+                Decoder(
+                    family, layers=1, hidden=32, inner=48, heads=2, vocab=64, kv_heads=1, positions=32, dtype=dtype
+                ),
+            )
             (folder / "model.onnx").rename(folder / MODEL)
             cases.append(_folder(folder))
     cached = cases[len(protos)]

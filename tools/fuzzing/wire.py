@@ -10,9 +10,34 @@ from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped
 from onnx import ModelProto
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-NUMBERS = (0, 1, 2, 3, 7, 16, 127, 128, 1 << 15, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 62, (1 << 63) - 1, 1 << 63)
+NUMBERS: tuple[int, ...] = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    16,
+    127,
+    128,
+    1 << 15,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 32,
+    1 << 62,
+    (1 << 63) - 1,
+    1 << 63,
+)
 NUMBERS = (*NUMBERS, (1 << 64) - 1, (1 << 64) - 2, (1 << 64) - (1 << 31))
-STRINGS = (b"", b"\xff", b"\xed\xa0\x80", b"\0", b"\x1b[2J\x1b]0;x\x07", b"[red]", b"[/]", b"<script>alert(1)</script>")
+STRINGS: tuple[bytes, ...] = (
+    b"",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\0",
+    b"\x1b[2J\x1b]0;x\x07",
+    b"[red]",
+    b"[/]",
+    b"<script>alert(1)</script>",
+)
 STRINGS = (*STRINGS, b"\xe2\x80\xae", b"a" * 70_000, b"w", b"y", b"../secret.bin", b"MatMul", b"Gemm", b"If", b"Loop")
 LENGTHS = (0, 1, 127, 128, 1 << 20, (1 << 31) - 1, 1 << 32, (1 << 63) - 1, (1 << 64) - 1)
 MOST = 3_000_000  # bytes
@@ -20,7 +45,7 @@ MOST = 3_000_000  # bytes
 
 @dataclass
 class Field:
-    """One field; `value` is a number, bytes, or the fields of a message. `length` is written in place of the true one."""
+    """One field; `value` is a number, bytes, or the fields of a message; `length` stands in place of the true one."""
 
     number: int
     wire: int

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from rich.console import Console
 
@@ -53,11 +52,12 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"algorithm": "awq", "validate": False, "calib": "self", "samples": 2, "seq_len": 8, "memory": "1MB"},
 )
 TEXT, JSON = len(SETTINGS), len(SETTINGS) + 1  # `onnxfq inspect`, on the command line
+_IDS, _MASK = TensorSpec("ids", "int64", ("batch", "seq"), 100), TensorSpec("attention_mask", "int64", ("batch", "seq"))
 _SIGNATURES = (
     Signature((TensorSpec("x", "float32", (None, 64)),), ()),
-    Signature((TensorSpec("ids", "int64", ("batch", "seq"), 100), TensorSpec("attention_mask", "int64", ("batch", "seq"))), ()),
+    Signature((_IDS, _MASK), ()),
     Signature((TensorSpec("x", "string", ("n",)), TensorSpec("ids", "bfloat16", (1, "seq"))), ()),
-)  # fmt: skip
+)
 
 
 class Watch:
@@ -89,7 +89,10 @@ class Watch:
         if self._notify >= 0:
             path = os.fsencode(folder / SECRET_NAME)
             watch = self._libc.inotify_add_watch(self._notify, path, 0x21)  # IN_ACCESS | IN_OPEN
-        before, self.allowed = self.allowed, (*self.allowed, *(os.path.realpath(folder / name) for name in ("model", "out")))
+        before, self.allowed = (
+            self.allowed,
+            (*self.allowed, *(os.path.realpath(folder / name) for name in ("model", "out"))),
+        )
         self.on = True
         try:
             yield
@@ -264,7 +267,8 @@ def main() -> None:
     os.dup2(2, 1)
     onnxfq.validate.LATENCY_SECONDS = 0.0
     onnxruntime.set_default_logger_severity(4)
-    warm_up(folder)
+    if "--cold" not in sys.argv:
+        warm_up(folder)
     bound_memory()
     watch, coverage = Watch(), Coverage() if traced else None
     print("ready", file=answers, flush=True)
