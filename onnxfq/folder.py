@@ -65,9 +65,14 @@ def copy_companions(source: Path, result: Path, used: Iterable[Path]) -> list[st
 
     Returns:
         Names of the weights in other formats, which were left out.
+
+    Raises:
+        ModelError: a symbolic link leads out of the folder, elsewhere than the models' own links do.
     """
     result.mkdir()
+    used = list(used)
     taken, left = {path.resolve() for path in used}, []
+    homes = [source.resolve(), *(path.resolve().parent for path in used if path.is_symlink())]
     for path in _files(source):
         target = result / path.relative_to(source)
         if path.resolve() in taken:
@@ -75,9 +80,20 @@ def copy_companions(source: Path, result: Path, used: Iterable[Path]) -> list[st
         if path.suffix.lower() in _WEIGHTS:
             left.append(str(path.relative_to(source)))
             continue
+        _refuse_link_out(path, homes)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     return left
+
+
+def _refuse_link_out(path: Path, homes: Sequence[Path]) -> None:
+    """Copy nothing from elsewhere: in Hugging Face's cache, links end in one folder beside the models' own files."""
+    real = path.resolve()
+    if not real.is_relative_to(homes[0]) and real.parent not in homes[1:]:
+        raise ModelError(
+            f"'{path}' is a symbolic link out of the model's folder, to '{real}': refused. Copy the file there, or "
+            "remove the link."
+        )
 
 
 def expected_files(result: Path, models: Iterable[str]) -> list[Path]:

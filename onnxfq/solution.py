@@ -21,6 +21,14 @@ from onnxfq.verify import fingerprints_of
 
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
 _FACTS = ("digest", "energy", "error", "least", "largest", "remarks", "algorithm", "weighted", "tokens", "activations")
+_REAL, _INTEGERS = ("energy", "error", "least", "largest"), ("tokens", "bits", "block_size", "parts")
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_FACTS, (str,)),
+    **dict.fromkeys(_REAL, (int, float)),
+    **dict.fromkeys(_INTEGERS, (int,)),
+    "remarks": (list, tuple),
+    "activations": (list, tuple, type(None)),
+}
 _LARGE_CHUNK = 1 << 24  # weights solved at once where statistics are shared by all rows
 
 
@@ -154,7 +162,13 @@ def to_arrays(solution: Solution) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Solution:
-    """The inverse of `to_arrays`."""
+    """The inverse of `to_arrays`.
+
+    Raises:
+        KeyError, ValueError: something is missing, or not what it was.
+    """
+    if not all(isinstance(facts[name], kinds) for name, kinds in _KINDS.items()):
+        raise ValueError(f"garbled facts: {facts}")
     parts = [
         Packed(
             arrays[f"{number}.b"],

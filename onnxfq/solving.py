@@ -111,8 +111,22 @@ class _Solving:
         found = calibration.checkpoint.load(position) if calibration.checkpoint else None
         if found is None:
             return None
+        solutions = parted(*found)
+        if solutions is None or not all(
+            index in stage.targets and self._fits(index, solution) for index, solution in solutions.items()
+        ):
+            return None
         calibration.streams.skip(position, self._spool, self._tell)
-        return _parted(*found)
+        return solutions
+
+    def _fits(self, index: int, solution: Solution) -> bool:
+        """Whether a solution is one of this target."""
+        p, parts = self._job.planned[index], solution.parts
+        kernel, blocks = p.kernel, -(-p.target.k // p.kernel.block_size)
+        shape = blocks, kernel.block_size * kernel.bits // 8
+        return sum(len(part.b) for part in parts) == p.target.n and all(
+            part.b.shape[1:] == shape and part.scales.shape == (len(part.b), blocks) for part in parts
+        )
 
     def _solved(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, Solution]:
         planned, job = self._job.planned, self._job
@@ -274,9 +288,12 @@ def _joined(solutions: dict[int, Solution]) -> tuple[dict[str, Array], dict[str,
     return arrays, facts
 
 
-def _parted(arrays: dict[str, Array], facts: dict[str, Any]) -> dict[int, Solution]:
-    """The inverse of `_joined`."""
-    return {
-        int(index): from_arrays({n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{index}/")}, about)
-        for index, about in facts.items()
-    }
+def parted(arrays: dict[str, Array], facts: dict[str, Any]) -> dict[int, Solution] | None:
+    """The inverse of `_joined`; None where a stage's file is whole, but not what was written."""
+    try:
+        return {
+            int(i): from_arrays({n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")}, about)
+            for i, about in facts.items()
+        }
+    except (KeyError, ValueError, AttributeError, TypeError):
+        return None

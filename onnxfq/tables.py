@@ -14,9 +14,10 @@ from onnxfq.compare import Comparison
 from onnxfq.evaluate import OutputAccuracy
 from onnxfq.evaluation import Evaluation
 from onnxfq.report import Report, SkipReport, TargetReport
-from onnxfq.terminal import one_line, printable, size_text
+from onnxfq.terminal import one_line, printable, shortened, size_text
 
 _FEW = 12
+_LONGEST_CELL = 500  # characters; --json has all of them
 
 
 def show_report(report: Report, console: Console) -> None:
@@ -152,7 +153,7 @@ def _table(*columns: str) -> Table:
 
 
 def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(printable(cell)) for cell in cells))
+    table.add_row(*(Text(printable(shortened(cell, _LONGEST_CELL))) for cell in cells))
 
 
 def _name(row: TargetReport | SkipReport) -> str:

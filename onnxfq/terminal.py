@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, TextIO
 
+_LONGEST_MESSAGE = 10_000  # characters
+
 
 def printable(text: str) -> str:
     """The text with everything that a terminal would obey or hide shown as an escape.
@@ -15,8 +17,8 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message on one line, harmless."""
-    return printable(" ".join(text.split()))
+    """A message on one line, harmless and of a length that can be read."""
+    return printable(shortened(" ".join(text.split()), _LONGEST_MESSAGE))
 
 
 def size_text(count: float) -> str:

@@ -258,3 +258,24 @@ def test_expressions_are_about_the_folder_as_a_whole(export: Path) -> None:
     }
     with pytest.raises(onnxfq.UsageError, match=r"No MatMul or Gemm in '.*export' matches 'nowhere'"):
         pipeline.inspect(export, include=("nowhere",))
+
+
+def test_a_link_out_of_the_folder_is_not_followed(export: Path, tmp_path: Path, capsys: Output) -> None:
+    """What a downloaded folder links to must not end up in what is handed on."""
+    (tmp_path / "secret").write_text("secret")
+    (export / "notes.txt").symlink_to("../secret")
+    assert quantize(export, *QUICK) == 3
+    assert "notes.txt' is a symbolic link out of the model's folder" in " ".join(capsys.readouterr().err.split())
+    assert entries(tmp_path) == ["export", "secret"]
+
+
+def test_links_within_the_folder_and_into_a_cache_are_followed(tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
+    pair(blobs / "aaaa")
+    (blobs / "bbbb").write_text("{}")
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.onnx").symlink_to("../../blobs/aaaa")
+    (snapshot / "config.json").symlink_to("../../blobs/bbbb")
+    (snapshot / "again.json").symlink_to("config.json")
+    assert quantize(snapshot, "-o", tmp_path / "out", *QUICK) == 0
+    assert entries(tmp_path / "out") == ["again.json", "config.json", "model.onnx"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.helper
+import onnx.numpy_helper
 import pytest
 
 from models import Array, branch, find, model, write, write_external
@@ -206,6 +207,16 @@ def test_weights_in_files_of_their_own(tmp_path: Path) -> None:
         done = calibrated(writer(proto, folder / "in.onnx"), folder, tokens(90))
         outputs.append([target.relative_error for target in done.report.targets])
     assert outputs[0] == outputs[1]
+
+
+def test_sparse_constants(tmp_path: Path) -> None:
+    proto = model("h = MatMul(x, w0) s = Add(h, b) t = Tanh(s) y = MatMul(t, w1)", y="float[M, 64] y",
+                  constants=small(0, 1))  # fmt: skip
+    sparse = proto.graph.sparse_initializer.add(dims=[1, 64])
+    sparse.values.CopyFrom(onnx.numpy_helper.from_array(np.array([0.5, -1.0], np.float32), "b"))
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(np.array([3, 60])))
+    done = calibrated(proto, tmp_path, tokens(90))
+    assert {name: target.tokens for name, target in done.targets.items()} == {"h": 90, "y": 90}
 
 
 def test_more_than_two_dimensions_and_one(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from onnxfq.archive import open_archive
 from onnxfq.durable import cleaning, locked, write_durably
-from onnxfq.errors import OutputError, UsageError
+from onnxfq.errors import DataError, OutputError, UsageError
 from onnxfq.session import Array
 
 _MANIFEST = "onnxfq-work.json"
@@ -85,11 +84,11 @@ class Checkpoint:
         try:
             if not _is_whole(file):
                 return None
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: np.asarray(array) for name, array in stored.items()}
+            with open_archive(file) as stored:
+                arrays = {name: array.all() for name, array in stored.items()}
             about = json.loads(arrays.pop(_ABOUT).tobytes())
             return {n: a.view(np.dtype(_type(about["types"][n]))) for n, a in arrays.items()}, about["facts"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _file(self, stage: int) -> Path:
@@ -214,7 +213,7 @@ def _short(value: object) -> str:
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,6 +17,12 @@ from onnxfq.feeds.names import is_float, is_integer
 from onnxfq.feeds.text import Text
 from onnxfq.session import Array
 from onnxfq.signature import Signature, TensorSpec
+
+_NUMBERS = (int, float, bool)
+# Types that the elements of an array may have together.
+_PLAIN = [{str}, *(set(kinds) for n in range(4) for kinds in itertools.combinations(_NUMBERS, n))]
+_MOST_DIMENSIONS = 32
+_MOST_TEXT = 1 << 24  # characters of an array: numpy makes all of its texts as long as the longest
 
 
 def read_jsonl(lines: Iterable[str], name: str, signature: Signature, text: Text) -> Iterator[tuple[Feed, str]]:
@@ -45,7 +52,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     """
     try:
         sample = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, lists in lists in lists
         raise DataError(f"This is no JSON (in {where}): {error}. Write one JSON object a line.") from error
     if not isinstance(sample, dict):
         raise DataError(f"This is no JSON object (in {where}; got {type(sample).__name__}). Write one object a line.")
@@ -68,11 +75,12 @@ def _parse_line(line: str, signature: Signature, text: Text, where: str) -> Feed
 
 def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     """An array of the input's type from JSON's lists, with the batch axis that they may lack."""
-    try:
-        array = np.asarray(value)
-    except ValueError:  # lists of different lengths
-        array = np.empty(0, object)
-    if array.dtype == object:
+    objects = np.asarray(value, object)
+    items = list(objects.flat) if objects.ndim <= _MOST_DIMENSIONS else [None]
+    longest = max((len(item) for item in items if isinstance(item, str)), default=0)
+    plain = {type(item) for item in items} in _PLAIN and longest * len(items) <= _MOST_TEXT
+    array = np.asarray(value) if plain else objects
+    if array.dtype == object:  # lists of different lengths, objects, numbers and text, numbers beyond 64 bits
         raise DataError(f"{spec.name} is no array (in {where}). Give numbers or text, in lists of equal lengths.")
     array = _cast(array, spec)
     missing_batch = spec.shape is not None and array.ndim == len(spec.shape) - 1

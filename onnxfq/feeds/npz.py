@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from onnxfq.archive import Stored, open_archive
 from onnxfq.errors import DataError
 from onnxfq.feeds.check import check_names, shape_text
 from onnxfq.feeds.feed import Feed
@@ -26,30 +25,22 @@ def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
     Raises:
         DataError: the file cannot be read, an input is unknown, or the arrays disagree about the number of samples.
     """
-    arrays = read_arrays(path)
-    check_names(arrays, signature, path.name)
-    specs = {spec.name: spec for spec in signature.inputs}
-    arrays = {name: _to_type(array, specs[name]) for name, array in arrays.items()}
-    for index in range(_count(arrays, specs, path)):
-        where = f"sample {index + 1} of {path.name}"
-        yield {name: _sample(array, specs[name], index) for name, array in arrays.items()}, where
+    with open_archive(path) as arrays:
+        check_names(arrays, signature, path.name)
+        specs = {spec.name: spec for spec in signature.inputs}
+        for index in range(_count(arrays, specs, path)):
+            where = f"sample {index + 1} of {path.name}"
+            yield {name: _sample(array, specs[name]) for name, array in arrays.items()}, where
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """All arrays of a file.
+    """All arrays of a file, whole.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or one takes more than 2 GiB.
     """
-    try:
-        with zipfile.ZipFile(path):  # numpy reads other kinds of file too, under the same name
-            pass
-        with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(array) for name, array in file.items()}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be read as arrays: {error}. Write it with numpy.savez, without objects."
-        ) from error
+    with open_archive(path) as arrays:
+        return {name: array.take(array.shape[0]) if array.shape else array.take(1)[0] for name, array in arrays.items()}
 
 
 def _to_type(array: Array, spec: TensorSpec) -> Array:
@@ -59,7 +50,7 @@ def _to_type(array: Array, spec: TensorSpec) -> Array:
     return array
 
 
-def _count(arrays: Mapping[str, Array], specs: Mapping[str, TensorSpec], path: Path) -> int:
+def _count(arrays: Mapping[str, Stored], specs: Mapping[str, TensorSpec], path: Path) -> int:
     """How many samples the arrays hold, which all of them must agree on."""
     wrong = [
         f"{name} has shape {shape_text(array.shape)}, wanted {shape_text(specs[name].shape)}"
@@ -68,7 +59,7 @@ def _count(arrays: Mapping[str, Array], specs: Mapping[str, TensorSpec], path: P
     ]
     if wrong:
         raise DataError(f"The data do not fit the model (in {path.name}): {'; '.join(wrong)}.")
-    counts = {name: len(array) // _batch(array, specs[name]) for name, array in arrays.items()}
+    counts = {name: array.shape[0] // _batch(array, specs[name]) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise DataError(
@@ -77,16 +68,16 @@ def _count(arrays: Mapping[str, Array], specs: Mapping[str, TensorSpec], path: P
     return next(iter(counts.values()), 0)
 
 
-def _rank(spec: TensorSpec, array: Array) -> int:
+def _rank(spec: TensorSpec, array: Stored) -> int:
     return array.ndim if spec.shape is None else len(spec.shape)
 
 
-def _is_stacked(array: Array, spec: TensorSpec) -> bool:
+def _is_stacked(array: Stored, spec: TensorSpec) -> bool:
     """Whether the first axis stands before the input's own axes; else it is the input's own first axis."""
     return array.ndim == _rank(spec, array) + 1
 
 
-def _batch(array: Array, spec: TensorSpec) -> int:
+def _batch(array: Stored, spec: TensorSpec) -> int:
     """How many rows of an array make a sample: one, unless the model fixes its batch."""
     if _is_stacked(array, spec) or not spec.shape:
         return 1
@@ -94,8 +85,8 @@ def _batch(array: Array, spec: TensorSpec) -> int:
     return first if isinstance(first, int) and first > 0 else 1
 
 
-def _sample(array: Array, spec: TensorSpec, index: int) -> Array:
+def _sample(array: Stored, spec: TensorSpec) -> Array:
+    """The next sample of an array."""
     if _is_stacked(array, spec):
-        return np.asarray(array[index])
-    rows = _batch(array, spec)
-    return array[index * rows : (index + 1) * rows]
+        return _to_type(np.asarray(array.take(1)[0]), spec)
+    return _to_type(array.take(_batch(array, spec)), spec)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +20,9 @@ Shape = tuple[Dimension, ...]
 CHANNELS = 3
 IMAGE_SIDE = 224
 OTHER = 4  # a dimension of which nothing is known
+MOST_ELEMENTS = 1 << 28  # of an input that is made up: what a model claims must not fill the memory
+_MOST_DIMENSIONS = 32
+_LONGEST_EXPRESSION = 200  # characters; Python's parser is not made for what may stand in a model
 
 _SEQUENCE_WORDS = ("seq", "len", "time", "token", "frame")
 _SIDE_WORDS = ("height", "width", "image")
@@ -61,7 +67,13 @@ class Sizes:
                 "for it. Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
             )
         size = self._cache_size if role(spec) == "cache" else self._size
-        return tuple(size(spec, spec.shape, axis) for axis in range(len(spec.shape)))
+        shape = tuple(size(spec, spec.shape, axis) for axis in range(len(spec.shape)))
+        if len(shape) > _MOST_DIMENSIONS or any(d < 0 for d in shape) or math.prod(shape) > MOST_ELEMENTS:
+            raise DataError(
+                f"Input {spec.name} would have an impossible shape (got {_few(shape)}; at most {MOST_ELEMENTS} values "
+                "are made up). Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
+            )
+        return shape
 
     def bind(self, spec: TensorSpec, array: Array) -> None:
         """Learn the sizes of an input's symbolic dimensions from what was given for it."""
@@ -189,11 +201,20 @@ def _image_size(shape: Shape, axis: int) -> int:
     return CHANNELS if axis == channels_axis else IMAGE_SIDE
 
 
+def _few(shape: tuple[int, ...]) -> str:
+    """A shape for people, whatever is in it."""
+    sizes = [str(d) if abs(d) < 1 << 64 else "more than 2^64" for d in shape[:8]]
+    return f"[{', '.join(sizes)}{', …' if len(shape) > 8 else ''}]"
+
+
 def _evaluate(expression: str, size: Callable[[str], int | None]) -> int | None:
     """The value of a dimension such as `past_sequence_length + sequence_length`; None where an operand is unknown."""
+    if len(expression) > _LONGEST_EXPRESSION or not re.fullmatch(r"[\w\s.+*/%()-]+", expression):
+        return size(expression)
     try:
-        tree = ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return size(expression)
     if isinstance(tree, ast.BinOp):
         return _calculate(tree, size)

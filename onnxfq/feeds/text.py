@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 UNLIMITED = 10**6  # tokenizers without a limit say 10**30
+_MOST_BYTES = 1 << 26  # of a configuration; nobody writes one of 64 MB
 _LIMITS = (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings"))
 
 
@@ -42,19 +44,20 @@ class Text:
         if not text.strip():
             return None
         self.tokenizer.enable_truncation(self.length)
-        ids = self.tokenizer.encode(text).ids
+        ids = self._ids(text)
         return self.feed(ids) if ids else None
 
     def encode_pair(self, first: str, second: str | None) -> Feed:
         """One text or two that belong together, with the special tokens and segments that the tokenizer gives them."""
         self.tokenizer.enable_truncation(self.length)
-        encoding = self.tokenizer.encode(first) if second is None else self.tokenizer.encode(first, second)
+        with _tokenizing(f"The tokenizer at {self._path} cannot encode a text"):
+            encoding = self.tokenizer.encode(first) if second is None else self.tokenizer.encode(first, second)
         return self.feed(encoding.ids, encoding.type_ids)
 
     def ids(self, text: str) -> list[int]:
         """The ids of a whole text with the tokenizer's special tokens, however long."""
         self.tokenizer.no_truncation()
-        return list(self.tokenizer.encode(text).ids)
+        return self._ids(text)
 
     def last_word(self, text: str) -> tuple[list[int], int]:
         """The ids of a text as far as its last word, and how many of them this word takes; 0 where it stands alone.
@@ -64,7 +67,8 @@ class Text:
         self.tokenizer.no_truncation()
         text = text.rstrip()
         context = len(text) - len(text.split()[-1]) if text else 0
-        encoding = self.tokenizer.encode(text)
+        with _tokenizing(f"The tokenizer at {self._path} cannot encode a text"):
+            encoding = self.tokenizer.encode(text)
         if not text[:context].strip():
             return list(encoding.ids), 0
         word = [index for index, (_, end) in enumerate(encoding.offsets) if end > context]
@@ -92,6 +96,15 @@ class Text:
         if not isinstance(flat, list) or not all(type(number) is int and 0 <= number < 2**31 for number in flat):
             raise DataError(f"`input_ids` is no list of token ids (in {where}). Give the ids of one sample.")
         return self.feed(flat)
+
+    def _ids(self, text: str) -> list[int]:
+        """The ids of a text.
+
+        Raises:
+            DataError: the tokenizer does not work.
+        """
+        with _tokenizing(f"The tokenizer at {self._path} cannot encode a text"):
+            return list(self.tokenizer.encode(text).ids)
 
     def feed(self, ids: Sequence[int], segments: Sequence[int] = ()) -> Feed:
         """The ids for every input that takes them; where the model fixes the length, filled up and masked.
@@ -169,31 +182,40 @@ def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"There is no {file}. Name the folder of the model's tokenizer.json with --tokenizer DIR.")
-    try:
+    with _tokenizing(f"{file} cannot be read as a tokenizer"):
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise DataError(
-            f"{file} cannot be read as a tokenizer: {error}. Give the model's own tokenizer.json."
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
     return tokenizer
+
+
+@contextmanager
+def _tokenizing(what: str) -> Iterator[None]:
+    """Translate what goes wrong in a tokenizer: bare Exceptions, and panics, which Python does not count among them."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{what}: {error}. Give the model's own tokenizer.json, and text in UTF-8.") from error
 
 
 def longest(path: Path | None) -> int | None:
     """The longest input in tokens that the configurations beside a tokenizer allow; None where they say nothing."""
     settings = [read_setting(path, file, key) for file, key in _LIMITS] if path else []
-    limits = [int(setting) for setting in settings if isinstance(setting, int | float)]
-    return min((limit for limit in limits if 0 < limit < UNLIMITED), default=None)
+    limits = [setting for setting in settings if isinstance(setting, int | float) and not isinstance(setting, bool)]
+    return min((int(limit) for limit in limits if 1 <= limit < UNLIMITED), default=None)
 
 
 def read_setting(path: Path, file: str, key: str) -> object:
     """One setting from a configuration file; None where there is none."""
     source = (path if path.is_dir() else path.parent) / file
     try:
+        if not source.is_file() or source.stat().st_size > _MOST_BYTES:  # a device never ends
+            return None
         settings = json.loads(source.read_text(encoding="utf-8"))
     except OSError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{source} cannot be read as JSON: {error}. Repair or remove it.") from error
     return settings.get(key) if isinstance(settings, dict) else None

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
+MOST_DIMENSIONS = 32  # as many as every numpy takes; nobody has more
 Value: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | TensorProto | None
 
 
@@ -19,12 +20,23 @@ class Body:
     Attributes:
         proto: the GraphProto or FunctionProto.
         parent: the scope whose names it may use too; None for the main graph and for functions.
-        label: for people: "" for the main graph, else where it is.
+        holder: the node and the attribute that a subgraph stands in.
     """
 
     proto: GraphProto | FunctionProto
     parent: Body | None = None
-    label: str = ""
+    holder: tuple[NodeProto, AttributeProto] | None = None
+
+    @property
+    def label(self) -> str:
+        """For people: "" for the main graph, else where it is. Made when asked for: names may be of any length."""
+        if isinstance(self.proto, FunctionProto):
+            return f"function '{self.proto.domain}:{self.proto.name}'"
+        if self.holder is None:
+            return ""
+        node, attribute = self.holder
+        outer = f" in {self.parent.label}" if self.parent and self.parent.label else ""
+        return f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{outer}"
 
     @property
     def is_function(self) -> bool:
@@ -47,21 +59,19 @@ class Body:
         return frozenset(i.name if isinstance(self.proto, GraphProto) else i for i in self.proto.input)
 
     @cached_property
+    def literals(self) -> dict[str, TensorProto | None]:
+        """What Constant nodes hold, by output, as far as it was looked at: such a list may be long, and often read."""
+        return {}
+
+    @cached_property
     def producers(self) -> dict[str, NodeProto]:
         """The node that computes each name."""
         return {name: node for node in self.proto.node for name in node.output if name}
 
     @cached_property
-    def sparse(self) -> frozenset[str]:
-        """Names of sparse initializers."""
-        if isinstance(self.proto, FunctionProto):
-            return frozenset()
-        return frozenset(s.values.name for s in self.proto.sparse_initializer)
-
-    @property
-    def where(self) -> str:
-        """` in LABEL`, or nothing for the main graph."""
-        return f" in {self.label}" if self.label else ""
+    def sparse(self) -> dict[str, SparseTensorProto]:
+        """Sparse initializers by name."""
+        return {s.values.name: s for s in self.proto.sparse_initializer} if isinstance(self.proto, GraphProto) else {}
 
     def home_of(self, name: str) -> Body | None:
         """The scope that defines a name, as seen from this one; None where nothing does."""
@@ -76,7 +86,7 @@ class Body:
 
     def forget(self) -> None:
         """Drop what was derived from the proto, after it was edited."""
-        for name in ("initializers", "inputs", "producers", "sparse"):
+        for name in ("initializers", "inputs", "literals", "producers", "sparse"):
             self.__dict__.pop(name, None)
 
 
@@ -120,22 +130,34 @@ class Node:
     @cached_property
     def attributes(self) -> Mapping[str, Value]:
         """Values by name; references to a function's attributes are in `references`, subgraphs are None."""
-        return {a.name: _value(a) for a in self.proto.attribute if not a.ref_attr_name}
+        return {name: _value(a) for name, a in self._by_name.items()}
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute; the default where it is absent or no integer."""
-        value = self.attributes.get(name)
-        return value if isinstance(value, int) else default
+        found = self._by_name.get(name)
+        return int(found.i) if found is not None and found.type == AttributeProto.INT else default
 
     def real(self, name: str, default: float) -> float:
         """A floating attribute; the default where it is absent or no number."""
-        value = self.attributes.get(name)
-        return float(value) if isinstance(value, (int, float)) else default
+        found = self._by_name.get(name)
+        if found is None or found.type not in (AttributeProto.INT, AttributeProto.FLOAT):
+            return default
+        return float(found.i if found.type == AttributeProto.INT else found.f)
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """An attribute that is a list of integers; None where it is absent."""
-        value = self.attributes.get(name)
-        return tuple(int(v) for v in value) if isinstance(value, tuple) else None
+        """An attribute that is a list of integers, one a dimension; None where it is absent or has too many."""
+        found = self._by_name.get(name)
+        if found is None or found.type != AttributeProto.INTS or len(found.ints) > MOST_DIMENSIONS:
+            return None
+        return tuple(int(v) for v in found.ints)
+
+    def has(self, name: str) -> bool:
+        """Whether an attribute is there, and its value not the caller's choice."""
+        return name in self._by_name
+
+    @cached_property
+    def _by_name(self) -> dict[str, AttributeProto]:
+        return {a.name: a for a in self.proto.attribute if not a.ref_attr_name}
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -162,13 +184,13 @@ def bodies(model: ModelProto) -> list[Body]:
     """All scopes of a model, the main graph first."""
     found = scopes(model.graph)
     for function in model.functions:
-        found += scopes(function, f"function '{function.domain}:{function.name}'")
+        found += scopes(function)
     return found
 
 
-def scopes(proto: GraphProto | FunctionProto, label: str = "") -> list[Body]:
+def scopes(proto: GraphProto | FunctionProto) -> list[Body]:
     """A graph or function, and all subgraphs in it."""
-    return list(_walk(Body(proto, None, label)))
+    return list(_walk(Body(proto)))
 
 
 def _walk(body: Body) -> Iterator[Body]:
@@ -176,5 +198,4 @@ def _walk(body: Body) -> Iterator[Body]:
     for node in body.proto.node:
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                label = f"{attribute.name} of {node.op_type} '{node.name or ','.join(node.output)}'{body.where}"
-                yield from _walk(Body(graph, body, label))
+                yield from _walk(Body(graph, body, (node, attribute)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from onnxfq.graph.bodies import Body, Node
+from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
 from onnxfq.graph.detours import Array, Cast, Ints, Way, is_detour, steps
 from onnxfq.graph.files import Scratch
 from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
@@ -23,7 +23,7 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT1
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 _LONGEST_CHAIN = 64  # nodes
-_MOST_DIMENSIONS = 64
+_MOST_LOOKED_AT = 256  # names, to find out whether a value depends on constants alone
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
 
@@ -63,8 +63,8 @@ class Constant:
 
     @property
     def key(self) -> tuple[Hashable, ...]:
-        """Equal for equal values: same leaf, equal ways."""
-        return id(self.home), self.leaf.name, self.way
+        """Equal for equal values: same leaf, or bytes that several leaves share, and equal ways."""
+        return id(self.home), self.leaf.piece or self.leaf.name, self.way
 
     def load(self, scratch: Scratch | None = None) -> Array:
         """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""
@@ -83,16 +83,23 @@ def resolve(body: Body, name: str, model: Path, *, overridable: bool) -> Constan
     return _Resolver(model, overridable).resolve(body, name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Resolver:
+    """Resolves one input, and what the nodes on the way to it take shapes and axes from.
+
+    Those may take theirs from chains of their own, and so on: all chains together are bounded, or else a few dozen
+    nodes could keep it busy for ever.
+    """
+
     model: Path
     overridable: bool
+    followed: int = 0
 
     def resolve(self, body: Body, name: str) -> Constant | NotConstant:
         """Go back along the chain, then forth again."""
         trail: list[tuple[Body, str]] = []
         detours: list[Node] = []
-        while len(detours) < _LONGEST_CHAIN:
+        while self.followed < _LONGEST_CHAIN:
             home = body.home_of(name)
             if home is None:
                 return NotConstant(_COMPUTED)
@@ -103,6 +110,7 @@ class _Resolver:
             if isinstance(leaf, Tensor):
                 return self._forth(leaf, home, detours, tuple(trail))
             detours.append(leaf)
+            self.followed += 1
             body, name = home, leaf.inputs[0]
         return NotConstant(f"no constant weight: more than {_LONGEST_CHAIN} nodes lie between it and the constant")
 
@@ -127,11 +135,10 @@ class _Resolver:
     def _literal(self, node: Node, name: str) -> Tensor | NotConstant:
         if node.references:
             return _chosen_by_caller(node)
-        tensor = node.attributes.get("value")
-        for form, dtype in _LITERALS.items():
-            if form in node.attributes:
-                tensor = tensor_proto(name, np.array(node.attributes[form], dtype))
-        if not isinstance(tensor, TensorProto):
+        if name not in node.body.literals:
+            node.body.literals[name] = _literal(node, name)
+        tensor = node.body.literals[name]
+        if tensor is None:
             return NotConstant("the weight's Constant node holds no dense tensor")
         return describe(tensor, self.model, name)
 
@@ -148,6 +155,8 @@ class _Resolver:
                 if isinstance(step, Cast) and not _same_kind(way.type, step.type):
                     return _not_cast(way.type, step.type)
                 way = way.then(step)
+                if len(way.shape) > MOST_DIMENSIONS:
+                    return NotConstant(f"no constant weight: on the way it has {len(way.shape)} dimensions")
         return Constant(leaf, home, way, trail)
 
     def _small(self, node: Node, index: int) -> Ints | None:
@@ -155,9 +164,18 @@ class _Resolver:
         if index >= len(node.inputs) or not node.inputs[index]:
             return None
         value = self.resolve(node.body, node.inputs[index])
-        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > _MOST_DIMENSIONS:
+        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > MOST_DIMENSIONS:
             return None
         return tuple(int(v) for v in np.ravel(value.load()))
+
+
+def _literal(node: Node, name: str) -> TensorProto | None:
+    """What a Constant node holds, if that is a dense tensor of numbers."""
+    value = node.attributes.get("value")
+    for form, dtype in _LITERALS.items():
+        if node.has(form):
+            value = tensor_proto(name, np.array(node.attributes[form], dtype))
+    return value if isinstance(value, TensorProto) else None
 
 
 def _chosen_by_caller(node: Node) -> NotConstant:
@@ -186,11 +204,14 @@ def _not_followed(node: Node) -> NotConstant:
 
 def _from_constants(node: Node) -> bool:
     """Whether all that a node depends on is constant; no for whatever takes long to tell."""
-    pending, seen = [node], {(node.body, node.outputs)}
+    pending, seen, looked_at = [node], {(node.body, node.outputs)}, 0
     while pending:
         node = pending.pop()
+        looked_at += len(node.proto.input)
+        if looked_at > _MOST_LOOKED_AT or len(seen) > _LONGEST_CHAIN or len(node.proto.attribute) > _LONGEST_CHAIN:
+            return False
         foreign = node.domain not in ("", "com.microsoft") or any(a.HasField("g") for a in node.proto.attribute)
-        if foreign or len(seen) > _LONGEST_CHAIN or not (node.inputs or node.op_type == "Constant"):
+        if foreign or not (node.inputs or node.op_type == "Constant"):
             return False
         for name in filter(None, node.inputs):
             home = node.body.home_of(name)

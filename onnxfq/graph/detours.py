@@ -110,7 +110,7 @@ def steps(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
 
 
 def _transpose(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
-    perm = node.integers("perm") if "perm" in node.attributes else tuple(reversed(range(len(shape))))
+    perm = node.integers("perm") if node.has("perm") else tuple(reversed(range(len(shape))))
     return (Transpose(perm),) if perm is not None and sorted(perm) == list(range(len(shape))) else None
 
 
@@ -124,7 +124,7 @@ def _identity(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
 
 
 def _reshape(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
-    wanted = node.integers("shape") if "shape" in node.attributes else small(1)
+    wanted = node.integers("shape") if node.has("shape") else small(1)
     if wanted is None:
         return None
     if not node.integer("allowzero", 0):
@@ -167,12 +167,12 @@ def _flatten(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
 
 
 def _has_axes(node: Node) -> bool:
-    return "axes" in node.attributes or (len(node.inputs) > 1 and bool(node.inputs[1]))
+    return node.has("axes") or (len(node.inputs) > 1 and bool(node.inputs[1]))
 
 
 def _axes(node: Node, small: Small) -> Ints | None:
     """Axes as an attribute (before operator set 13) or as an input."""
-    return node.integers("axes") if "axes" in node.attributes else small(1)
+    return node.integers("axes") if node.has("axes") else small(1)
 
 
 _KINDS: dict[str, Callable[[Node, Ints, Small], tuple[Step, ...] | None]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -24,13 +25,18 @@ class Edits:
         self._bodies = bodies
         self._replaced: dict[int, tuple[Node, list[NodeProto]]] = {}
         self._constants: list[tuple[Body, TensorProto]] = []
-        self._names = {name for body in bodies for name in _all_names(body)}
+        self._tried: dict[str, int] = {}  # for names like these, so many were found taken
+
+    @cached_property
+    def _names(self) -> set[str]:
+        return {name for body in self._bodies for name in _all_names(body)}
 
     def fresh_name(self, base: str) -> str:
         """A name like `base` that nothing in the model bears yet; taken from now on."""
-        name, number = base, 1
+        name, number = base, self._tried.get(base, 1)
         while name in self._names:
             name, number = f"{base}_{number}", number + 1
+        self._tried[base] = number
         self._names.add(name)
         return name
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxfq.graph.census import tensors
 from onnxfq.graph.files import FileSlice
@@ -99,7 +99,11 @@ def excerpt(
     model.graph.node.extend(nodes)
     for node in model.graph.node:
         node.name = ""  # which need not be unique in the source's scopes taken together
-    model.graph.initializer.extend(_constants(graph, flow, nodes, root, spool))
+    for constant in _constants(graph, flow, nodes):
+        if isinstance(constant, SparseTensorProto):
+            model.graph.sparse_initializer.append(constant)
+        else:
+            model.graph.initializer.append(_portable(constant, graph.path, root, spool))
     model.graph.input.extend(_input(name, value) for name, value in held.items())
     model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     if any(_calls_function(graph, node) for node in nodes):
@@ -135,10 +139,8 @@ def _rename_captured(graph: GraphProto, name_of: Callable[[str], str]) -> None:
             output.name = name_of(output.name)
 
 
-def _constants(
-    graph: Graph, flow: Flow, nodes: Sequence[NodeProto], folder: Path, spool: Spool | None
-) -> Iterable[TensorProto]:
-    """The constants that nodes read: small ones whole, large ones as references, new ones from the spool."""
+def _constants(graph: Graph, flow: Flow, nodes: Sequence[NodeProto]) -> Iterable[TensorProto | SparseTensorProto]:
+    """The constants that nodes read."""
     wanted: dict[str, None] = {}
     for node in nodes:
         wanted.update(dict.fromkeys(node.input))
@@ -149,14 +151,14 @@ def _constants(
     for name in wanted:
         proto = flow.constants.get(name) or added.get(name)
         if proto is not None:
-            yield _portable(proto, name, graph.path, folder, spool)
+            yield proto
 
 
-def _portable(proto: TensorProto, name: str, model: Path, folder: Path, spool: Spool | None) -> TensorProto:
-    piece = describe(proto, model, name).piece
+def _portable(proto: TensorProto, model: Path, folder: Path, spool: Spool | None) -> TensorProto:
+    """A constant for another model: small ones whole, large ones as references, new ones from the spool."""
+    piece = describe(proto, model).piece
     copy = TensorProto()
     copy.CopyFrom(proto)
-    copy.name = name
     if piece is None:
         return copy
     if spool is not None and str(piece.path) == NEW:

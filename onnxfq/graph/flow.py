@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.model import Graph, make_node
@@ -51,7 +51,7 @@ class Flow:
         self._decide = decide
         self._taken: set[str] = set()
         self.bodies: list[Body] = []
-        self.constants: dict[str, TensorProto] = {}
+        self.constants: dict[str, TensorProto | SparseTensorProto] = {}
         self.read_elsewhere: set[str] = set()
         self._scopes = {id(body.proto): body for body in graph.bodies}
         self.steps = list(self._open(graph.bodies[0]))
@@ -104,7 +104,8 @@ class Flow:
     def _open(self, body: Body) -> Iterator[Step]:
         self.bodies.append(body)
         self.constants.update(body.initializers)
-        self._taken.update(body.inputs, body.initializers, body.producers)
+        self.constants.update(body.sparse)
+        self._taken.update(body.inputs, body.initializers, body.producers, body.sparse)
         for proto in body.proto.node:
             node = Node(proto, body)
             if node.op_type == "Constant" and not node.domain and node.inputs == () and _value(proto) is not None:
@@ -126,10 +127,10 @@ class Flow:
         decided = self._decide(node.inputs[0])
         wanted = "then_branch" if decided else "else_branch"
         graphs = [a.g for a in node.proto.attribute if a.name == wanted]
-        if decided is None or not graphs:
+        if decided is None or not graphs or len(graphs[0].output) != len(node.outputs):
             return None
         branch = self._scopes.get(id(graphs[0]))
-        own = {*branch.initializers, *branch.producers} if branch else set()
+        own = {*branch.initializers, *branch.producers, *branch.sparse} if branch else set()
         if branch is None or own & self._taken:
             return None
         self.read_elsewhere.update(*(captured(a.g) for a in node.proto.attribute if a.name != wanted))

@@ -19,10 +19,11 @@ from onnx import ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
+from onnxfq.graph.calls import check_calls
 from onnxfq.graph.census import garbled, tensors
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
-from onnxfq.graph.files import unreadable
+from onnxfq.graph.files import FileSlice, unreadable
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.standins import standin
@@ -33,6 +34,10 @@ from onnxfq.signature import Signature
 MICROSOFT = "com.microsoft"
 _Stamp = tuple[int, int, int, int]
 _OLDEST_IR = 3
+_MOST_MESSAGES = 1_000_000
+_GRAPHS_WEIGHT = 20  # a graph takes as much time as so many of them
+_REPEATED = ("initializer", "sparse_initializer", "input", "output", "value_info", "quantization_annotation")
+_MOST_OVERLAP = 4  # times the size of a file that its tensors may have together; those that share all bytes count once
 _LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
 
@@ -68,21 +73,24 @@ class Graph:
         if not model.HasField("graph") or not model.graph.node:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
         graph = cls(path, model, {path: stamp})
+        check_calls(model, graph.bodies, path)
         graph._check_tensors()
         graph.check()
         return graph
 
     def _check_tensors(self) -> None:
-        files = set[Path]()
+        pieces: dict[Path, set[FileSlice]] = {self.path: set()}
         for held in tensors(self.model):
             piece = describe(held.proto, self.path, held.label).piece
             if piece is None:
                 continue
             if not piece.length:
                 embed(held.proto, b"")  # nothing to fetch, wherever it is said to be
-            files.add(piece.path)
-        for file in sorted(files - {self.path}):
+            pieces.setdefault(piece.path, set()).add(piece)
+        for file in sorted(pieces.keys() - {self.path}):
             self._stamps[file] = _stamp(file.stat())
+        for file, (size, *_) in self._stamps.items():
+            _refuse_overlaps(file, size, pieces[file])
 
     def check(self) -> None:
         """Run ONNX's own checker, on everything but the tensors' bytes.
@@ -253,10 +261,40 @@ def _parse(path: Path) -> tuple[ModelProto, _Stamp]:
         model = ModelProto.FromString(skeleton)
     except DecodeError as error:
         raise ModelError(f"'{path}' is not an ONNX model (its bytes do not decode: {error}).") from error
+    _refuse_vast(model, path)
     name = garbled(model)
     if name:
         raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
     return model, stamp
+
+
+def _refuse_vast(model: ModelProto, path: Path) -> None:
+    """Refuse more messages than any model has: two bytes are enough for one, and each takes memory and time."""
+    pending, count = [model.graph, *model.functions], 0
+    while pending and count <= _MOST_MESSAGES:
+        holder = pending.pop()
+        count += (
+            _GRAPHS_WEIGHT
+            + len(holder.node)
+            + sum(len(getattr(holder, field)) for field in _REPEATED if hasattr(holder, field))
+        )
+        for node in holder.node if count <= _MOST_MESSAGES else ():
+            count += len(node.attribute)
+            for attribute in node.attribute:
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+    if count + len(pending) > _MOST_MESSAGES:
+        raise ModelError(f"'{path}' holds more than {_MOST_MESSAGES} nodes, attributes and tensors: refused.")
+
+
+def _refuse_overlaps(file: Path, size: int, pieces: Iterable[FileSlice]) -> None:
+    """Refuse tensors that share bytes without being the same: a small file would become a result of any size."""
+    total = sum(piece.length for piece in pieces)
+    if total > _MOST_OVERLAP * size:
+        raise ModelError(
+            f"Tensors overlap in '{file}': together they declare {total} bytes, the file has {size}. The model is "
+            "damaged."
+        )
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import NotConstant, resolve
@@ -16,24 +17,26 @@ _PASSING = frozenset(
     {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand", "Concat"}
 )
 _EMBEDDINGS = frozenset({"Gather", "GatherBlockQuantized"})
+_MOST_ORIGINS = 16
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def read_signature(model: ModelProto, bodies: list[Body], path: Path) -> Signature:
     """The inputs that callers must feed (those without a default) and the outputs."""
     main = bodies[0]
-    inputs = [_spec(i, bodies, path) for i in model.graph.input if i.name not in main.initializers]
-    return Signature(tuple(inputs), tuple(_spec(o, [], path) for o in model.graph.output))
+    given = [info for info in model.graph.input if info.name not in main.initializers]
+    ids = [info.name for info in given if info.type.tensor_type.elem_type in _INTEGERS]
+    rows = _vocabularies(ids, bodies, path)
+    return Signature(tuple(_spec(i, rows) for i in given), tuple(_spec(o, {}) for o in model.graph.output))
 
 
-def _spec(info: ValueInfoProto, bodies: list[Body], path: Path) -> TensorSpec:
+def _spec(info: ValueInfoProto, vocabularies: Mapping[str, int]) -> TensorSpec:
     kind = info.type.WhichOneof("value")
     if kind != "tensor_type":
         return TensorSpec(info.name, (kind or "unknown").removesuffix("_type"), None)
     tensor = info.type.tensor_type
     shape = tuple(_dimension(d) for d in tensor.shape.dim) if tensor.HasField("shape") else None
-    vocabulary = _vocabulary(info.name, bodies, path) if tensor.elem_type in _INTEGERS else None
-    return TensorSpec(info.name, type_name(tensor.elem_type), shape, vocabulary)
+    return TensorSpec(info.name, type_name(tensor.elem_type), shape, vocabularies.get(info.name))
 
 
 def _dimension(dim: TensorShapeProto.Dimension) -> Dimension:
@@ -43,21 +46,29 @@ def _dimension(dim: TensorShapeProto.Dimension) -> Dimension:
     return int(dim.dim_value) if kind == "dim_value" else str(dim.dim_param)
 
 
-def _vocabulary(name: str, bodies: list[Body], path: Path) -> int | None:
-    """Rows of the smallest embedding that the input indexes, in whatever scope."""
-    reached, rows = {name}, []
-    for body in bodies:
+def _vocabularies(ids: Iterable[str], bodies: list[Body], path: Path) -> dict[str, int]:
+    """Rows of the smallest embedding that each of some inputs indexes, in whatever scope."""
+    origins = {name: frozenset([name]) for name in ids}  # the inputs that a value is made of
+    rows: dict[str, int] = {}
+    for body in bodies if origins else ():
         if body.is_function:
             continue
         for proto in body.proto.node:
-            node = Node(proto, body)
-            sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-            if node.op_type in _PASSING and reached.intersection(sources):
-                reached.update(node.outputs)
-            elif node.op_type in _EMBEDDINGS and len(node.inputs) > 1 and node.inputs[1] in reached:
-                size = _rows(node, path)
-                rows += [size] if size else []
-    return min(rows, default=None)
+            if proto.op_type in _PASSING:
+                _pass_on(proto, origins)
+            elif proto.op_type in _EMBEDDINGS and len(proto.input) > 1 and proto.input[1] in origins:
+                size = _rows(Node(proto, body), path)
+                rows |= {name: min(size, rows.get(name, size)) for name in origins[proto.input[1]] if size}
+    return rows
+
+
+def _pass_on(proto: NodeProto, origins: dict[str, frozenset[str]]) -> None:
+    """Make known what a node's outputs are made of; what is made of very many inputs counts as made of none."""
+    sources = proto.input if proto.op_type == "Concat" else proto.input[:1]
+    found = frozenset().union(*(origins.get(name, frozenset()) for name in sources))
+    if 0 < len(found) <= _MOST_ORIGINS:
+        for output in proto.output:
+            origins[output] = origins.get(output, frozenset()) | found
 
 
 def _rows(node: Node, path: Path) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxfq.errors import ModelError
+from onnxfq.graph.bodies import MOST_DIMENSIONS
 from onnxfq.graph.files import FileSlice, Scratch, check_slice, external_file
 from onnxfq.graph.wire import SELF, reference
 
@@ -121,9 +123,7 @@ def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor
         ModelError: impossible shape, data missing, too short, or outside the model's folder.
     """
     label = name or proto.name
-    shape = tuple(proto.dims)
-    if any(d < 0 for d in shape) or math.prod(shape) > _MOST_ELEMENTS:
-        raise ModelError(f"Tensor '{label}' declares an impossible shape {list(shape)}. The model is damaged.")
+    shape = _shape(proto, label)
     if proto.data_location != TensorProto.EXTERNAL:
         _check_inline(proto, label)
         return Tensor(label, shape, proto.data_type, None, proto)
@@ -132,6 +132,17 @@ def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor
     if proto.HasField("raw_data"):
         raise ModelError(f"Tensor '{label}' is stored both inline and as external data. The model is damaged.")
     return Tensor(label, shape, proto.data_type, _locate(proto, model, label), proto)
+
+
+def _shape(proto: TensorProto, label: str) -> tuple[int, ...]:
+    """The dimensions, if there can be such a tensor."""
+    count = len(proto.dims)
+    if count > MOST_DIMENSIONS:  # the product of so many could take hours
+        raise ModelError(f"Tensor '{label}' has {count} dimensions, at most {MOST_DIMENSIONS} make sense.")
+    shape = tuple(proto.dims)
+    if any(d < 0 for d in shape) or math.prod(shape) > _MOST_ELEMENTS:
+        raise ModelError(f"Tensor '{label}' declares an impossible shape {list(shape)}. The model is damaged.")
+    return shape
 
 
 def _locate(proto: TensorProto, model: Path, label: str) -> FileSlice:
@@ -167,14 +178,20 @@ def _check_inline(proto: TensorProto, label: str) -> None:
 def _reference(proto: TensorProto, label: str) -> tuple[str, int, int | None]:
     """(location, offset, length or None) of external data."""
     entries = {entry.key: entry.value for entry in proto.external_data}
-    try:
-        offset = int(entries.get("offset", 0))
-        length = int(entries["length"]) if "length" in entries else None
-    except ValueError as error:
-        raise ModelError(f"External data of tensor '{label}' has a garbled offset or length ({error}).") from error
-    if offset < 0 or (length is not None and length < 0):
-        raise ModelError(f"External data of tensor '{label}' has a negative offset or length.")
+    if len(entries) != len(proto.external_data):
+        raise ModelError(f"External data of tensor '{label}' names something twice. The model is damaged.")
+    offset = _number(entries.get("offset", "0"), label)
+    length = _number(entries["length"], label) if "length" in entries else None
     return entries.get("location", ""), offset, length
+
+
+def _number(text: str, label: str) -> int:
+    """A number of bytes; plain digits only, which every reader understands alike."""
+    if re.fullmatch(r"-[0-9]+", text):
+        raise ModelError(f"External data of tensor '{label}' has a negative offset or length.")
+    if not re.fullmatch(r"[0-9]{1,50}", text):
+        raise ModelError(f"External data of tensor '{label}' has a garbled offset or length (got {text[:40]!r}).")
+    return int(text)
 
 
 def refer(proto: TensorProto, location: str, offset: int, length: int) -> None:

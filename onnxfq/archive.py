@@ -1,0 +1,183 @@
+"""Arrays in .npz files, read as far as they are wanted. Nothing that a file says about itself is believed.
+
+What its headers claim is held against the bytes that are there before memory is taken for it; a compressed file gives
+a sample at a time, so that a few kilobytes which unpack to gigabytes take no more memory than one sample of them.
+
+Source: the .npy format, numpy.lib.format.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.errors import DataError
+
+MOST_BYTES = 1 << 31  # of what is unpacked at once
+_CHUNK = 1 << 20
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}
+_LONGEST_HEADER = 10_000
+_MOST_DIMENSIONS = 32
+_HIGHEST_RATIO = 1032  # of deflate
+_SUFFIX = ".npy"
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, RuntimeError, TypeError, KeyError, IndexError, SyntaxError, OverflowError),
+    *(MemoryError, AttributeError, zipfile.BadZipFile, zlib.error),
+)
+
+
+class _DamagedError(Exception):
+    """Something in a file is not as it must be."""
+
+
+@dataclass
+class Stored:
+    """One array of a file, of which rows are read in order.
+
+    Attributes:
+        shape: dimensions.
+        dtype: of numbers or text.
+        path: the file, for messages.
+        name: of the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    path: Path
+    name: str
+    _stream: IO[bytes] = field(repr=False)
+    _turned: bool = False  # columns first
+    _compressed: bool = False
+    _whole: npt.NDArray[Any] | None = field(default=None, repr=False)
+    _row: int = 0
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions."""
+        return len(self.shape)
+
+    def take(self, rows: int) -> npt.NDArray[Any]:
+        """The next rows.
+
+        Raises:
+            DataError: they are not there, or take more than 2 GiB.
+        """
+        if self._turned:
+            self._whole = self._read(self.shape[::-1]).T if self._whole is None else self._whole
+            self._row += rows
+            return self._whole[self._row - rows : self._row]
+        return self._read((rows, *self.shape[1:]))
+
+    def all(self) -> npt.NDArray[Any]:
+        """The whole array, if nothing was taken yet.
+
+        Raises:
+            DataError: it is not there, or takes more than 2 GiB and is compressed.
+        """
+        return self.take(self.shape[0]) if self.shape else self._read(())
+
+    def _read(self, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        if self._compressed and nbytes > MOST_BYTES:
+            raise DataError(
+                f"'{self.name}' in {self.path} takes {nbytes} bytes a sample when unpacked (at most {MOST_BYTES} are "
+                "read at once). Write shorter samples, or uncompressed with numpy.savez."
+            )
+        with _told(self.path):
+            array = np.empty(shape, self.dtype)
+            left = array.reshape(-1).view(np.uint8).data if nbytes else memoryview(b"")
+            while left:
+                data = self._stream.read(min(len(left), _CHUNK))
+                if not data:
+                    raise _DamagedError(f"'{self.name}' breaks off")
+                left[: len(data)] = data
+                left = left[len(data) :]
+            return array
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[dict[str, Stored]]:
+    """The arrays of a .npz file by name, not read yet.
+
+    Raises:
+        DataError: it is none, is damaged, or holds objects.
+    """
+    with ExitStack() as stack:
+        with _told(path):
+            file = stack.enter_context(zipfile.ZipFile(path))
+            size = path.stat().st_size
+            arrays = {}
+            for info in file.infolist():
+                name = info.filename.removesuffix(_SUFFIX)
+                if name in arrays or name == info.filename:
+                    raise _DamagedError(f"{info.filename!r} is no array, or there twice")
+                _check_sizes(info, size)
+                arrays[name] = _open(stack.enter_context(file.open(info)), info, path, name)
+        yield arrays
+
+
+def _check_sizes(info: zipfile.ZipInfo, size: int) -> None:
+    """Whether what the archive says of an entry can be."""
+    stored = info.compress_type == zipfile.ZIP_STORED
+    most = info.compress_size * (1 if stored else _HIGHEST_RATIO)
+    if not stored and info.compress_type != zipfile.ZIP_DEFLATED:
+        raise _DamagedError(f"{info.filename!r} is compressed in a way that numpy does not use")
+    if info.compress_size > size or info.file_size > most:
+        raise _DamagedError(f"{info.filename!r} claims {info.file_size} bytes, which are not there")
+
+
+def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> Stored:
+    start = stream.read(len(_MAGIC) + 2)
+    count = _LENGTH_BYTES.get((start[-2], start[-1])) if start.startswith(_MAGIC) and len(start) == 8 else None
+    if count is None:
+        raise _DamagedError(f"'{name}' is no array of numbers or text")
+    length = int.from_bytes(stream.read(count), "little")
+    if length > _LONGEST_HEADER:
+        raise _DamagedError(f"'{name}' has a header of {length} bytes")
+    shape, dtype, turned = _described(stream.read(length).decode("latin1"), name)
+    wanted, there = math.prod(shape) * dtype.itemsize, info.file_size - len(start) - count - length
+    if wanted > there:
+        raise _DamagedError(f"'{name}' declares a shape {list(shape)} of {wanted} bytes, but {there} bytes of data")
+    compressed = info.compress_type != zipfile.ZIP_STORED
+    return Stored(shape, dtype, path, name, stream, turned and len(shape) > 1, compressed)
+
+
+def _described(header: str, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, type, and whether the first index varies fastest."""
+    told = ast.literal_eval(header.strip())
+    with warnings.catch_warnings(action="ignore"):  # about types that are refused here anyway
+        dtype = np.dtype(told["descr"])
+    shape, turned = told["shape"], told["fortran_order"]
+    if dtype.hasobject:
+        raise _DamagedError(f"'{name}' holds Python objects, which are never read (allow_pickle=False)")
+    if dtype.names or dtype.subdtype or not dtype.itemsize:
+        raise _DamagedError(f"'{name}' is no array of numbers or text (got {dtype})")
+    if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS or not isinstance(turned, bool):
+        raise _DamagedError(f"'{name}' has a garbled header")
+    if not all(type(size) is int and 0 <= size < 1 << 62 for size in shape):
+        raise _DamagedError(f"'{name}' declares an impossible shape {shape}")
+    return shape, dtype, turned
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say of damage which file it is in."""
+    try:
+        yield
+    except (_DamagedError, *_DAMAGED) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as arrays: {reason}. Write it with numpy.savez, without objects."
+        ) from error
