@@ -36,6 +36,7 @@ from onnxfq.progress import progress
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
 from onnxfq.solving import parted
+from onnxfq.terminal import one_line
 from tools.fuzzing.case import MODEL, SECRET, SECRET_NAME, Case
 from tools.fuzzing.oracle import differs
 from tools.fuzzing.seeds import seeds
@@ -177,7 +178,7 @@ def model_job(case: Case, folder: Path) -> tuple[str, str]:
             report = onnxfq.quantize(source, output, provider="cpu", progress=told, **SETTINGS[case.settings])
     except OnnxfqError as error:
         left = [path.name for path in output.parent.iterdir() if path.suffix != ".work"]  # for --resume
-        finding = f"left behind: {left}" if left else unclean(cli.one_line(str(error)))
+        finding = f"left behind: {left}" if left else unclean(one_line(str(error)))
         return f"{type(error).__name__}", finding or ("exit code 1" if error.exit_code not in (2, 3) else "")
     if found := unclean(err.getvalue()):
         return "", f"control characters in progress: {found}"
@@ -193,7 +194,7 @@ def feeds_job(case: Case, folder: Path) -> tuple[str, str]:
     try:
         load_feeds(path, _SIGNATURES[case.settings], tokenizer=folder / "model", samples=4, seq_len=8)
     except OnnxfqError as error:
-        return type(error).__name__, unclean(cli.one_line(str(error)))
+        return type(error).__name__, unclean(one_line(str(error)))
     return "read", ""
 
 
@@ -202,7 +203,7 @@ def work_job(case: Case, folder: Path) -> tuple[str, str]:
     try:
         found = Checkpoint(folder / "model", {"made": "for fuzzing"}, resume=True).load(0)
     except OnnxfqError as error:
-        return type(error).__name__, unclean(cli.one_line(str(error)))
+        return type(error).__name__, unclean(one_line(str(error)))
     return "solved again" if found is None or parted(*found) is None else "resumed", ""
 
 
