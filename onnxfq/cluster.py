@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,13 +44,13 @@ class Cluster:
         Raises:
             ExecutorError: one cannot answer.
         """
-        try:
-            answers = self._client.run(question)
-        except ModuleNotFoundError as error:
-            raise ExecutorError(
-                f"The workers of '{self._address}' lack the package {error.name}. Install onnxfq there, in the same "
-                "version as here."
-            ) from error
+        answers = self._client.run(question, on_error="return")
+        for worker, answer in answers.items():
+            if isinstance(answer, BaseException):
+                raise ExecutorError(
+                    f"The worker {worker} of '{self._address}' cannot run onnxfq ({answer}). Install onnxfq there, in "
+                    "the same version as here."
+                ) from answer
         return {f"The worker {worker}": answer for worker, answer in answers.items()}
 
     def everywhere(self, function: Callable[[], None]) -> None:
@@ -114,9 +115,22 @@ def connected(address: str) -> Iterator[Cluster]:
         ) from error
     try:
         _wait_for_worker(client, address)
-        yield Cluster(client, address)
+        with _quiet():
+            yield Cluster(client, address)
     finally:
         client.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the client from printing what goes wrong: it arrives as an exception too."""
+    logger = logging.getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _wait_for_worker(client: distributed.Client, address: str) -> None:

@@ -256,8 +256,13 @@ def _compare(where: str, found: Mapping[str, str], wanted: Mapping[str, str] | N
 
 
 def _lost(error: BaseException) -> ExecutorError:
-    return ExecutorError(
-        f"The workers are lost ({type(error).__name__}: {' '.join(str(error).split()) or 'work was given up'}). "
-        "If they were killed for want of memory, use fewer on a machine. A pool of processes must start them with "
-        "spawn, and be made under `if __name__ == '__main__':`."
-    )
+    """What to say about work that did not come back."""
+    if isinstance(error, CancelledError):
+        return ExecutorError(
+            "The executor gave the work up: it was shut down, or its scheduler is lost. Start it again."
+        )
+    told = " ".join(str(error).split()).rstrip(".")
+    remedy = "If they were killed for want of memory, have fewer on a machine"
+    if isinstance(error, BrokenExecutor):
+        remedy += "; a pool of processes must be made under `if __name__ == '__main__':`"
+    return ExecutorError(f"The workers are lost ({type(error).__name__}: {told}). {remedy}.")
