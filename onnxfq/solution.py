@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxfq.calibrate import forget_program
+from onnxfq.exchange import take
 from onnxfq.graph import Scratch
 from onnxfq.packing import Packed, join_digests, pack, row_chunks
 from onnxfq.quantized import Float32Array, QuantizedWeight, energy, squared_error
@@ -18,7 +21,7 @@ from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.session import Array
 from onnxfq.solvers import Solver, forget
 from onnxfq.solvers.rows import products_alone
-from onnxfq.statistics import Statistics, about_means, load_statistics
+from onnxfq.statistics import Statistics, about_means
 from onnxfq.verify import fingerprints_of
 
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
@@ -110,7 +113,7 @@ def solve_weight(task: WeightTask, scratch: Scratch | None = None) -> Solution |
         task: whose weight, and everything else.
         scratch: memory for the weight.
     """
-    known = load_statistics(task.statistics) if isinstance(task.statistics, Path) else task.statistics
+    known = _lent(task.statistics) if isinstance(task.statistics, Path) else task.statistics
     centred = about_means(known) if known and task.centred else None
     value, solution = task.weight.read(scratch), _about(task.solver, known)
     digests, moved = list[str](), list[npt.NDArray[np.float64]]()
@@ -135,11 +138,19 @@ def solve_weight(task: WeightTask, scratch: Scratch | None = None) -> Solution |
     return solution
 
 
-def forget_statistics() -> None:
+@lru_cache(maxsize=1)
+def _lent(file: Path) -> Statistics:
+    """The last file's statistics, as one object for all weights of a stage: solvers keep what they compute from it."""
+    statistics: Statistics = take(file)
+    return statistics
+
+
+def forget_stage() -> None:
     """Give back the memory of what is kept about the last stage."""
-    load_statistics.cache_clear()
+    _lent.cache_clear()
     about_means.cache_clear()
     forget()
+    forget_program()
 
 
 def _about(solver: Solver, statistics: Statistics | None) -> Solution:

@@ -12,6 +12,7 @@ from typing import Any
 from onnxfq.calibrate import Stage
 from onnxfq.calibration import Calibration, rounded_in
 from onnxfq.errors import ModelError
+from onnxfq.exchange import handed
 from onnxfq.find import Planned
 from onnxfq.graph import Constant, Scratch, Spool
 from onnxfq.job import Job, Progress
@@ -20,7 +21,7 @@ from onnxfq.quantized import energy
 from onnxfq.report import TargetReport
 from onnxfq.rules import Stored, expected_energy, fold, rewrite, shift_bias, store
 from onnxfq.session import Array
-from onnxfq.solution import Solution, WeightTask, forget_statistics, from_arrays, solve_weight, to_arrays
+from onnxfq.solution import Solution, WeightTask, forget_stage, from_arrays, solve_weight, to_arrays
 from onnxfq.solvers import AUTO, ScalesInputs, Solver, make_solver
 from onnxfq.statistics import Float64Array, Statistics
 from onnxfq.streaming import PART_OF_MEMORY
@@ -172,7 +173,7 @@ class _Solving:
         if statistics is None or not self._job.workers.elsewhere:
             yield statistics
             return
-        with calibration.checkpoint.lend(statistics.save) as file:
+        with handed(calibration.checkpoint.folder, statistics) as file:
             yield file
 
     def _solutions(self, indices: Iterable[int], tasks: Iterable[WeightTask]) -> Iterator[Solution | None]:
@@ -213,10 +214,11 @@ class _Solving:
     def finish(self) -> tuple[list[TargetReport], list[Meant]]:
         """Carry out the changes, and complete the reports."""
         self._refuse()
-        self._job.workers.everywhere(forget_statistics)
+        forget_stage()
         if self._calibration:
             self._calibration.streams.finish(self._spool, self._tell)
             self._measured(self._calibration)
+        self._job.workers.everywhere(forget_stage)
         if self._reports:
             self._say(self._total)
         self._job.graph.finish(self._abandoned)

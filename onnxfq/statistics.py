@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -68,24 +67,6 @@ class Statistics:
         gram = self.gram - np.outer(self.mean, self.mean)
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
         return replace(self, gram=gram, cross=cross)
-
-    def save(self, path: Path) -> None:
-        """Write everything to a file, for `load_statistics`.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        known = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **known)
-
-
-@lru_cache(maxsize=1)
-def load_statistics(path: Path) -> Statistics:
-    """What `Statistics.save` wrote; the last file's are kept, as one object, for all weights of a stage."""
-    with np.load(path, allow_pickle=False) as stored:
-        known: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in stored.items()}
-    return Statistics(**known)
 
 
 @lru_cache(maxsize=1)

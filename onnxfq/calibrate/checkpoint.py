@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -92,31 +91,6 @@ class Checkpoint:
             return {n: a.view(np.dtype(_type(about["types"][n]))) for n, a in arrays.items()}, about["facts"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
-
-    @contextmanager
-    def lend(self, write: Callable[[Path], None]) -> Iterator[Path]:
-        """A file for workers elsewhere, which is there as long as the context.
-
-        Args:
-            write: fills it.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        try:
-            descriptor, name = tempfile.mkstemp(prefix="kept-", dir=self.folder)
-            os.close(descriptor)
-            file = Path(name).absolute()
-            write(file)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write to '{self.folder}' ({error.strerror or error}). Free some disk space, or choose another "
-                "place with --work-dir."
-            ) from error
-        try:
-            yield file
-        finally:
-            file.unlink(missing_ok=True)
 
     def _file(self, stage: int) -> Path:
         return self.folder / f"stage-{stage:05}.npz"
