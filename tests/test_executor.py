@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,9 +21,13 @@ import pytest
 from models import write_external
 from mortal import Mortal, MortalGptq
 from onnxfq import ExecutorError, ModelError, Options, UsageError, cluster, executor, pipeline
+from onnxfq.calibrate import Streams, find_stages, streams
 from onnxfq.cluster import Cluster, address_of, connected
 from onnxfq.executor import Workers, environment, opened
+from onnxfq.find import find
+from onnxfq.graph import Flow, Graph, Spool
 from onnxfq.solvers import SOLVERS
+from onnxfq.streaming import Runtime
 from test_scaled_inputs import FEEDS, network
 from tiny import contents, entries, pair, quantize, refused, weight
 
@@ -64,13 +70,20 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_external(network(), tmp_path_factory.mktemp("source") / "m.onnx")
 
 
+@pytest.fixture(autouse=True)
+def shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four samples of about fifty tokens make two shards of two."""
+    monkeypatch.setattr(streams, "SHARD_TOKENS", 60)
+
+
 def written(source: Path, folder: Path, **changes: Any) -> dict[str, bytes]:
-    """What a run writes, and proof that it leaves nothing else."""
+    """What a run writes and reports, and proof that it leaves nothing else."""
     settings: dict[str, Any] = {"provider": "cpu", "validate": False} | changes
-    pipeline.quantize(source, folder / "out.onnx", **settings)
+    report = pipeline.quantize(source, folder / "out.onnx", **settings).to_json()
     found = contents(folder)
     assert not set(found) - {"out.onnx", "out.onnx.data"}
-    return found
+    facts = {name: report[name] for name in ("targets", "skipped", "warnings", "size", "settings") if name in report}
+    return found | {"report": json.dumps(facts).encode()}
 
 
 # The same bytes
@@ -79,7 +92,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rtn": {"algorithm": "rtn"},
     "hqq, channel": {"algorithm": "hqq", "block_size": "channel"},
     "gptq": {"algorithm": "gptq", "calib": FEEDS},
-    "awq": {"algorithm": "awq", "calib": FEEDS},
+    "awq, spilled": {
+        "algorithm": "awq",
+        "calib": FEEDS,
+        "memory": 0,
+    },
 }
 
 
@@ -97,6 +114,35 @@ def test_it_writes_the_same_bytes(
 @pytest.fixture(scope="module")
 def here() -> dict[str, dict[str, bytes]]:
     return {}
+
+
+def test_many_tokens_make_the_same_sums_without_a_sample_that_is_not_finite(
+    processes: Executor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    graph = Graph.load(source)
+    flow, (targets, _) = Flow(graph), find(graph, [], [])
+    stages = [stage for stage in find_stages(flow, targets) if stage.source]
+    x = np.random.default_rng(0).standard_normal((7, 1500, 64)).astype(np.float32)
+    x[3, 7, 5] = np.nan
+    runtime = Runtime("cpu", None, 10**8, tmp_path)
+    runs = [
+        Streams(graph, flow, stages, [[] for _ in stages], [{"x": sample} for sample in x], runtime, workers)
+        for workers in (Workers(), Workers(processes))
+    ]
+    spool = Spool(tmp_path / "spool")
+    for stage in range(2):
+        here, there = (run.advance(stage, spool, 32, lambda: None) for run in runs)
+        assert here is not None
+        assert there is not None
+        assert here.tokens == there.tokens == 6 * 1500
+        for name in ("gram", "cross", "absmax", "mean", "float_mean"):
+            np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+    for run in runs:
+        assert run.dropped == {3: "h"}
+        run.close()
+    with spool:
+        assert entries(tmp_path) == ["spool"]
 
 
 def test_weights_really_leave_this_process(processes: Executor, source: Path, tmp_path: Path) -> None:
@@ -179,6 +225,26 @@ def test_a_killed_worker_loses_nothing(scheduler: str, source: Path, tmp_path: P
         (tmp_path / name).mkdir()
     there = written(source, tmp_path / "there", executor=scheduler, **settings)
     assert grave.exists(), "nobody was killed"
+    assert there == written(source, tmp_path / "here", **settings)
+
+
+@posix
+def test_workers_killed_while_samples_run_lose_nothing(scheduler: str, source: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "calibrating and solving" and done == 2 and not killed:
+            with connected(address_of(scheduler)) as known:
+                killed.extend(known.ask(os.getpid).values())
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+    settings = {"algorithm": "gptq", "calib": FEEDS * 5, "work_dir": tmp_path / "work"}
+    there = written(source, tmp_path / "there", executor=scheduler, progress=kill, **settings)
+    assert len(killed) == 2
+    assert all(name.startswith(("stage-", "onnxfq-work")) for name in entries(tmp_path / "work"))
     assert there == written(source, tmp_path / "here", **settings)
 
 
