@@ -15,15 +15,20 @@ from onnxfq.errors import OutputError
 _PREFIX = "kept-"  # by which the work directory knows what a killed run has left
 
 
-def hand(folder: Path, value: object) -> Path:
-    """Write a value to a new file, for `take`; whoever takes it removes the file.
+def hand(folder: Path, value: object, answers: Path | None = None) -> Path:
+    """Write a value to a new file, for `take`.
+
+    Args:
+        folder: for the file.
+        value: anything that can be pickled.
+        answers: the file that this one belongs to, and goes with; see `remove`.
 
     Raises:
         OutputError: it cannot be written.
     """
     file: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=folder)
+        descriptor, name = tempfile.mkstemp(prefix=f"{answers.name}." if answers else _PREFIX, dir=folder)
         file = Path(name).absolute()
         with os.fdopen(descriptor, "wb") as stream:
             pickle.dump(value, stream, protocol=5)
@@ -50,6 +55,19 @@ def take(file: Path) -> Any:  # noqa: ANN401
         raise OutputError(f"Cannot read '{file}' ({error}). Give a --work-dir of its own.") from error
 
 
+def remove(file: Path) -> None:
+    """Remove a file and its answers, with those that a killed process has not finished."""
+    for answer in file.parent.glob(f"{file.name}.*"):
+        answer.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove every answer: a worker may give one again when another, that gave it before, is killed."""
+    for answer in folder.glob(f"{_PREFIX}*.*"):
+        answer.unlink(missing_ok=True)
+
+
 @contextmanager
 def handed(folder: Path, value: object) -> Iterator[Path]:
     """A file that holds a value as long as the context."""
@@ -57,4 +75,4 @@ def handed(folder: Path, value: object) -> Iterator[Path]:
     try:
         yield file
     finally:
-        file.unlink(missing_ok=True)
+        remove(file)

@@ -173,7 +173,7 @@ def run_shard(shard: Shard) -> Path:
     """Run samples; returns the file that holds the outcome of each, and the chunks of the statistics."""
     running = _running(shard.program)
     outcomes = [running.run(given, masks) for given, masks in take(shard.samples)]
-    return hand(shard.program.parent, (outcomes, running.end_shard()))
+    return hand(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
 
 
 @lru_cache(maxsize=1)

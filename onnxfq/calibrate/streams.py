@@ -19,7 +19,7 @@ from onnxfq.calibrate.shards import (
     run_shard,
 )
 from onnxfq.calibrate.stages import Stage
-from onnxfq.exchange import hand, handed, take
+from onnxfq.exchange import hand, handed, remove, sweep, take
 from onnxfq.executor import HERE, Workers
 from onnxfq.feeds import Feed, token_masks
 from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
@@ -132,6 +132,7 @@ class Streams:
     def close(self) -> None:
         """Forget what is kept, and leave no file."""
         self._values.clear()
+        sweep(self._runtime.folder)
 
     def _run(
         self, index: int, spool: Spool, tell: Tell, *, rounded_in: int | None = None, measure: bool = False
@@ -193,16 +194,16 @@ class Streams:
                 tasks = (self._lend(shard, program, file, lent) for shard in shards)
                 memory = self._runtime.memory // PART_OF_MEMORY
                 for shard, result in zip(shards, self._workers.in_order(run_shard, tasks, memory), strict=True):
-                    lent.append(result)
                     outcomes, chunks = take(result)
                     for sample, outcome in zip(shard, outcomes, strict=True):
                         self._take(sample, outcome, tell)
                     for chunk in chunks:
                         totals = totals or [Totals(chunk.vectors["sum"].size)]
                         totals[0].add(chunk)
-                    _remove([lent.pop(0), lent.pop()])  # what went there, and what came back
+                    remove(lent.pop(0))
             finally:
-                _remove(lent)
+                for left in lent:
+                    remove(left)
         return totals[0] if totals else None
 
     def _lend(self, samples: Sequence[int], program: Program, file: Path, lent: list[Path]) -> Shard:
@@ -251,8 +252,3 @@ def _shards(tokens: Sequence[int]) -> list[range]:
             shards.append(range(start, sample + 1))
             start, total = sample + 1, 0
     return shards
-
-
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
