@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxfq.errors import (
         DataError,
+        ExecutorError,
         GateError,
         ModelError,
         OnnxfqError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataError",
     "Evaluation",
+    "ExecutorError",
     "GateError",
     "ModelError",
     "OnnxfqError",

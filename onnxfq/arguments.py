@@ -190,3 +190,12 @@ Memory = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="dask:ADDRESS",
+        help="Have the workers of a dask scheduler do what they can: dask:tcp://HOST:8786.",
+        show_default="everything in this process",
+    ),
+]

@@ -96,7 +96,7 @@ def calibrated(job: Job, feeds: Feeds, finished: Checkpoint) -> Iterator[Calibra
     points = [[biases[i].output if i in biases else targets[i].node.outputs[0] for i in s.targets] for s in reached]
     folds = _folds(job, flow, reached, outputs)
     runtime = Runtime(job.provider, job.threads, job.options.memory, finished.folder)
-    streams = Streams(job.graph, flow, reached, points, feeds, runtime)
+    streams = Streams(job.graph, flow, reached, points, feeds, runtime, job.workers)
     try:
         yield Calibration(stages, biases, folds, streams, finished, len(feeds))
     finally:

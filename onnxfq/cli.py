@@ -21,6 +21,7 @@ from onnxfq.arguments import (
     Calib,
     DataFile,
     Exclude,
+    ExecutorOption,
     Include,
     JsonFlag,
     MaxDrop,
@@ -106,6 +107,7 @@ def quantize(
     resume: Resume = False,
     memory: Memory = "2GB",
     threads: Threads = None,
+    executor: ExecutorOption = None,
 ) -> None:
     """Quantise a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
@@ -120,7 +122,7 @@ def quantize(
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
             exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
-            work_dir=work_dir, resume=resume, memory=memory, threads=threads,
+            work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
         )  # fmt: skip
     try:
         show(result, as_json=as_json)

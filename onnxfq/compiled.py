@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+import numba
 from numba import njit
 
 Loop = TypeVar("Loop", bound=Callable[..., object])
@@ -33,3 +35,14 @@ def compiled(
         return made
 
     return decorate
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Let compiled loops, and whoever asks them, use at most so many threads; None leaves it as it is."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(count or before, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -6,6 +6,7 @@ OnnxfqError
 │   └── ProviderError          an execution provider that was asked for is not there
 ├── ModelError                 the model cannot be read or handled (exit code 3)
 ├── DataError                  calibration or validation data cannot be used (exit code 3)
+├── ExecutorError              work that was sent elsewhere cannot be done or did not come back (exit code 3)
 ├── OutputError                the result cannot be written (exit code 3)
 ├── VerificationError          the written file is not what the solver meant (exit code 3)
 └── GateError                  a quality or speed gate failed (exit code 1)
@@ -42,6 +43,10 @@ class ModelError(OnnxfqError):
 
 class DataError(OnnxfqError):
     """Calibration or validation data do not fit the model or cannot be read."""
+
+
+class ExecutorError(OnnxfqError):
+    """The workers that an executor stands for cannot be reached, do not fit, or are lost."""
 
 
 class OutputError(OnnxfqError):

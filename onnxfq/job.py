@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from onnxfq.executor import HERE, Workers
 from onnxfq.find import Planned
 from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
@@ -29,6 +30,7 @@ class Job:
         planned: the nodes to quantise, each with its kernel.
         skips: the nodes left alone, with reasons.
         kept_bytes: of the planned nodes' float weights, those that stay because other nodes read them too.
+        workers: who does what need not be done here.
     """
 
     graph: Graph
@@ -38,6 +40,7 @@ class Job:
     planned: Sequence[Planned]
     skips: Sequence[Skip]
     kept_bytes: int = 0
+    workers: Workers = HERE
 
     @property
     def threads(self) -> int | None:

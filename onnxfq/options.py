@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxfq.errors import UsageError
+from onnxfq.executor import check_executor
 from onnxfq.scheme import Scheme
 from onnxfq.session import Array, resolve_provider
 
@@ -41,7 +43,9 @@ class Options:
         resume: go on with what is found in the work directory.
         memory: bytes for what is kept between stages of calibration, what is more goes to disk; and for the models in
             the comparison, larger ones are run piece by piece.
-        threads: threads to use at most; None for all.
+        threads: threads to use at most, in each process; None for all.
+        executor: does what need not be done in this process: "dask:ADDRESS", the scheduler of a cluster, or any
+            executor of `concurrent.futures`; None does everything here. The result is the same.
         validate: compare the output with the original.
         max_error: gate: the largest relative MSE allowed over the floating outputs.
         min_speedup: gate: the smallest speed-up allowed.
@@ -65,6 +69,7 @@ class Options:
     resume: bool = False
     memory: int = 2 * 10**9
     threads: int | None = None
+    executor: str | Executor | None = None
     validate: bool = True
     max_error: float | None = None
     min_speedup: float | None = None
@@ -77,6 +82,7 @@ class Options:
         self._check_numbers()
         self._check_gates()
         self._check_calib()
+        check_executor(self.executor)
 
     @property
     def calibrates_itself(self) -> bool:
@@ -143,6 +149,7 @@ class Changes(TypedDict, total=False):
     resume: bool
     memory: int | str
     threads: int | None
+    executor: str | Executor | None
     validate: bool
     max_error: float | None
     min_speedup: float | None

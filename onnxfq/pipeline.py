@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Unpack
 
-import numba
-
 from onnxfq.allocator import keep_memory
 from onnxfq.calibrate import Checkpoint
 from onnxfq.calibration import calibrated
+from onnxfq.compiled import limited_threads
 from onnxfq.data import Data, prepare
+from onnxfq.executor import HERE, Workers, opened
 from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
     MODEL_SUFFIX,
@@ -92,9 +91,9 @@ def quantize(
     folder = is_folder(source)
     check_place(target, folder=folder)
     keep_memory()
-    with _threads(chosen.threads):
+    with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
         work = _quantize_folder if folder else _quantize_file
-        report = work(source, target, chosen, progress or (lambda what, done, total: None))
+        report = work(source, target, chosen, workers, progress or (lambda what, done, total: None))
     return replace(report, seconds=perf_counter() - start)
 
 
@@ -113,7 +112,7 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
     source, chosen = Path(model), choose_options(options, changes)
     folder = is_folder(source)
     given = chosen.calib is not None or chosen.algorithm != "auto"  # data may still come
-    jobs = _decide_all(source, models_of(source) if folder else [source], chosen, calibrated=given)
+    jobs = _decide_all(source, models_of(source) if folder else [source], chosen, HERE, calibrated=given)
     reports = [summarize(job, None, expected_targets(job)) for job in jobs]
     return merge(source, None, reports, chosen) if folder else reports[0]
 
@@ -126,8 +125,8 @@ def default_output(source: Path, options: Options) -> Path:
     return source.with_name(f"{source.stem}.{suffix}{MODEL_SUFFIX}")
 
 
-def _quantize_file(source: Path, output: Path, options: Options, progress: Progress) -> Report:
-    (job,) = _decide_all(source, [source], options, calibrated=options.calib is not None)
+def _quantize_file(source: Path, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
+    (job,) = _decide_all(source, [source], options, workers, calibrated=options.calib is not None)
     refuse_overwriting(output, job.graph.files)
     _refuse_idle([job])
     work = find_work(job, output)
@@ -141,9 +140,9 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
     return replace(report, output=str(output))
 
 
-def _quantize_folder(source: Path, output: Path, options: Options, progress: Progress) -> Report:
+def _quantize_folder(source: Path, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
     refuse_overlap(source, output)
-    jobs = _decide_all(source, models_of(source), options, calibrated=options.calib is not None)
+    jobs = _decide_all(source, models_of(source), options, workers, calibrated=options.calib is not None)
     files = [file for job in jobs for file in job.graph.files]
     refuse_overwriting(output, files)
     _refuse_idle(jobs)
@@ -167,22 +166,24 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
     return merge(source, output, reports, options, left)
 
 
-def _decide_all(source: Path, models: Sequence[Path], options: Options, *, calibrated: bool) -> list[Job]:
+def _decide_all(
+    source: Path, models: Sequence[Path], options: Options, workers: Workers, *, calibrated: bool
+) -> list[Job]:
     """The same for every model of a source, which --include and --exclude are about as a whole."""
-    jobs = [_decide(path, options, calibrated=calibrated) for path in models]
+    jobs = [_decide(path, options, workers, calibrated=calibrated) for path in models]
     names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
     refuse_unmatched(source, [*options.include, *options.exclude], names)
     return jobs
 
 
-def _decide(path: Path, options: Options, *, calibrated: bool) -> Job:
+def _decide(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
     """Load, find, check: everything that can be refused without long work."""
     graph = Graph.load(path)
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
     targets, skips = find(graph, options.include, options.exclude)
     planned, slow = plan(targets, options.scheme, provider, allow_slow=options.allow_slow)
-    return Job(graph, options, provider, solver, planned, [*skips, *slow], kept_bytes(graph, planned))
+    return Job(graph, options, provider, solver, planned, [*skips, *slow], kept_bytes(graph, planned), workers)
 
 
 def _refuse_idle(jobs: Sequence[Job]) -> None:
@@ -269,14 +270,3 @@ def _in_background(work: Callable[[], str]) -> Future[str]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let solvers use at most so many threads."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(count or before, numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)

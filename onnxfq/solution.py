@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.find import Planned
+from onnxfq.calibrate import forget_program
+from onnxfq.exchange import take
 from onnxfq.graph import Scratch
 from onnxfq.packing import Packed, join_digests, pack, row_chunks
 from onnxfq.quantized import Float32Array, QuantizedWeight, energy, squared_error
-from onnxfq.scheme import Scheme
+from onnxfq.rules import Weight
+from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.session import Array
-from onnxfq.solvers import Solver
-from onnxfq.statistics import Statistics
+from onnxfq.solvers import Solver, forget
+from onnxfq.solvers.rows import products_alone
+from onnxfq.statistics import Statistics, about_means
 from onnxfq.verify import fingerprints_of
 
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
@@ -72,50 +77,88 @@ class Solution:
         return sum(part.nbytes for part in self.parts)
 
 
-def solve_weight(
-    p: Planned,
-    solver: Solver,
-    scheme: Scheme,
-    statistics: Statistics | None,
-    scratch: Scratch,
-    *,
-    centred: Statistics | None = None,
-    input_scale: npt.NDArray[np.float64] | None = None,
-) -> Solution | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightTask:
+    """One weight to solve and all that it takes, apart from the graph: it can be done in another process.
+
+    Attributes:
+        weight: where it is.
+        scale_type: the type scales will be stored in.
+        block_size: the kernel's.
+        solver: what chooses the codes.
+        scheme: what to quantise to.
+        statistics: of the inputs, or the file that holds them.
+        centred: the solver is given the statistics about their means, and how to change the bias is computed too.
+        input_scale: [K], what the inputs will be divided by; statistics are those of inputs so divided.
+    """
+
+    weight: Weight
+    scale_type: ScaleType
+    block_size: int
+    solver: Solver
+    scheme: Scheme
+    statistics: Statistics | Path | None = None
+    centred: bool = False
+    input_scale: npt.NDArray[np.float64] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of the weight in float32."""
+        return 4 * self.weight.n * self.weight.k
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read: the weight's, and that of the statistics."""
+        return (*self.weight.constant.files, *([self.statistics] if isinstance(self.statistics, Path) else ()))
+
+
+def solve_weight(task: WeightTask, scratch: Scratch | None = None) -> Solution | None:
     """Solve and pack one weight; None where it holds NaN or infinity.
 
     Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
 
     Args:
-        p: whose weight.
-        solver: what chooses the codes.
-        scheme: what to quantise to.
-        statistics: of the inputs.
+        task: whose weight, and everything else.
         scratch: memory for the weight.
-        centred: `statistics` about their means: the solver is given these, and how to change the bias is computed too.
-        input_scale: [K], what the inputs will be divided by; statistics are those of inputs so divided.
     """
-    value, block_size = p.target.read(scratch), p.kernel.block_size
-    solution, digests, moved = _about(solver, statistics), list[str](), list[npt.NDArray[np.float64]]()
-    for rows in _chunks(p, scheme, whole=statistics is not None and statistics.gram is not None):
-        weight = p.target.rows(value, rows)
-        if input_scale is not None:
-            weight = weight * input_scale.astype(np.float32)
+    known = _lent(task.statistics) if isinstance(task.statistics, Path) else task.statistics
+    centred = about_means(known) if known and task.centred else None
+    value, solution = task.weight.read(scratch), _about(task.solver, known)
+    digests, moved = list[str](), list[npt.NDArray[np.float64]]()
+    for rows in _chunks(task, whole=known is not None and known.gram is not None):
+        weight = task.weight.rows(value, rows)
+        if task.input_scale is not None:
+            weight = weight * task.input_scale.astype(np.float32)
         solution.energy += energy(weight)
         if not solution.energy < float("inf"):
             return None
-        q = solver.solve(weight, scheme, centred or statistics, scale_type=p.target.scale_type)
-        solution.parts.append(pack(q, block_size))
-        digests += fingerprints_of(q, block_size)
+        q = task.solver.solve(weight, task.scheme, centred or known, scale_type=task.scale_type)
+        solution.parts.append(pack(q, task.block_size))
+        digests += fingerprints_of(q, task.block_size)
         solution.error += squared_error(weight, q)
         solution.least = min(solution.least, float(weight.min()))
         solution.largest = max(solution.largest, float(weight.max()))
         solution.remarks = tuple(dict.fromkeys((*solution.remarks, *q.remarks)))
         if centred:
             moved.append(_shift(weight, q, centred))
-    solution.digest, solution.input_scale = join_digests(digests), input_scale
+    solution.digest, solution.input_scale = join_digests(digests), task.input_scale
     solution.shift = np.concatenate(moved) if moved else None
     return solution
+
+
+@lru_cache(maxsize=1)
+def _lent(file: Path) -> Statistics:
+    """The last file's statistics, as one object for all weights of a stage: solvers keep what they compute from it."""
+    statistics: Statistics = take(file)
+    return statistics
+
+
+def forget_stage() -> None:
+    """Give back the memory of what is kept about the last stage."""
+    _lent.cache_clear()
+    about_means.cache_clear()
+    forget()
+    forget_program()
 
 
 def _about(solver: Solver, statistics: Statistics | None) -> Solution:
@@ -129,10 +172,10 @@ def _about(solver: Solver, statistics: Statistics | None) -> Solution:
     return solution
 
 
-def _chunks(p: Planned, scheme: Scheme, *, whole: bool) -> Iterator[slice]:
+def _chunks(task: WeightTask, *, whole: bool) -> Iterator[slice]:
     """Rows that may be solved apart from the others: all of them where one grid lies under the whole weight."""
-    n, k = p.target.n, p.target.k
-    if scheme.block_size == "tensor":
+    n, k = task.weight.n, task.weight.k
+    if task.scheme.block_size == "tensor":
         return iter([slice(0, n)])
     small = row_chunks(n, k)
     if not whole:
@@ -146,7 +189,8 @@ def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> 
     """E[Wx − Ŵx̃], [rows]."""
     if statistics.mean is None or statistics.float_mean is None:
         return np.zeros(weight.shape[0])
-    return np.asarray(weight @ statistics.float_mean - q.dequantise() @ statistics.mean)
+    with products_alone():
+        return np.asarray(weight @ statistics.float_mean - q.dequantise() @ statistics.mean)
 
 
 def to_arrays(solution: Solution) -> tuple[dict[str, Array], dict[str, Any]]:

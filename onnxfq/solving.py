@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from onnxfq.calibrate import Stage
 from onnxfq.calibration import Calibration, rounded_in
 from onnxfq.errors import ModelError
+from onnxfq.exchange import handed
 from onnxfq.find import Planned
 from onnxfq.graph import Constant, Scratch, Spool
 from onnxfq.job import Job, Progress
@@ -17,9 +21,10 @@ from onnxfq.quantized import energy
 from onnxfq.report import TargetReport
 from onnxfq.rules import Stored, expected_energy, fold, rewrite, shift_bias, store
 from onnxfq.session import Array
-from onnxfq.solution import Solution, from_arrays, solve_weight, to_arrays
-from onnxfq.solvers import AUTO, ScalesInputs, Solver, forget, make_solver
+from onnxfq.solution import Solution, WeightTask, forget_stage, from_arrays, solve_weight, to_arrays
+from onnxfq.solvers import AUTO, ScalesInputs, Solver, make_solver
 from onnxfq.statistics import Float64Array, Statistics
+from onnxfq.streaming import PART_OF_MEMORY
 from onnxfq.summary import describe
 from onnxfq.verify import Meant
 
@@ -55,9 +60,8 @@ def solve(
         work.refuse_damaged()  # before the long work
         for position, stage in enumerate(calibration.reached):
             work.calibrated(position, stage, calibration)
-    for stage in calibration.stages if calibration else [Stage((i,)) for i in range(len(job.planned))]:
-        if not stage.source:
-            work.plain(stage.targets[0])
+    unreached = [stage.targets[0] for stage in calibration.stages if not stage.source] if calibration else None
+    work.plain(range(len(job.planned)) if unreached is None else unreached)
     return work.finish()
 
 
@@ -75,17 +79,45 @@ class _Solving:
         self._steps = 0
         self._total = len(job.planned) + (calibration.streams.runs if calibration else 0)
 
-    def plain(self, index: int) -> None:
-        """Solve a target without data: as asked for, or because calibration does not reach it."""
-        if not self._known(index):
-            self._keep(index, self._without_data(self._job.planned[index]))
-        self._tell()
+    def plain(self, indices: Sequence[int]) -> None:
+        """Solve targets without data: as asked for, or because calibration does not reach them."""
+        fresh = self._fresh(indices)
+        solutions = self._solutions(fresh, map(self._without_data, fresh))
+        for index in indices:
+            if index in fresh:
+                self._keep(index, next(solutions))
+            else:
+                self._known(index)
+            self._tell()
 
-    def _without_data(self, p: Planned) -> Solution | None:
-        job = self._job
+    def _fresh(self, indices: Sequence[int]) -> dict[int, Planned]:
+        """The targets whose weight is not that of an earlier one."""
+        seen, fresh = set(self._done), dict[int, Planned]()
+        for index in indices:
+            p = self._job.planned[index]
+            if (p.target.key, p.kernel) not in seen:
+                fresh[index] = p
+            seen.add((p.target.key, p.kernel))
+        return fresh
+
+    def _without_data(self, index: int) -> WeightTask:
+        job, p = self._job, self._job.planned[index]
         solver = make_solver(AUTO) if job.solver.needs else job.solver
         expected = expected_energy(job.graph, p.target) if solver.weighs_inputs else None
-        return self._solution(p, solver, None if expected is None else Statistics(tokens=0, energy=expected))
+        statistics = None if expected is None else Statistics(tokens=0, energy=expected)
+        return self._task(p, solver, statistics)
+
+    def _task(
+        self,
+        p: Planned,
+        solver: Solver,
+        statistics: Statistics | Path | None,
+        *,
+        centred: bool = False,
+        input_scale: Float64Array | None = None,
+    ) -> WeightTask:
+        t, scheme = p.target, self._job.options.scheme
+        return WeightTask(t.matrix, t.scale_type, p.kernel.block_size, solver, scheme, statistics, centred, input_scale)
 
     def calibrated(self, position: int, stage: Stage, calibration: Calibration) -> None:
         """Run the samples up to a stage, and solve its targets."""
@@ -137,23 +169,36 @@ class _Solving:
         input_scale = self._input_scale(stage, statistics, calibration, centred=biases.keys() >= set(stage.targets))
         if statistics and input_scale is not None:
             statistics = statistics.scaled(input_scale)
-        # Once for all targets: solvers keep what they compute from statistics.
-        centred = statistics.centred() if statistics and biases.keys() & set(stage.targets) else None
-        solutions: dict[int, Solution] = {}
-        keys = set(self._done)
-        for index in stage.targets:
-            p = planned[index]
-            if (p.target.key, p.kernel) in keys:
-                continue
-            keys.add((p.target.key, p.kernel))
-            about_means = centred if index in biases else None
-            if statistics:
-                solution = self._solution(p, job.solver, statistics, centred=about_means, input_scale=input_scale)
-            else:
-                solution = self._without_data(p)
-            if solution:
-                solutions[index] = solution
-        return solutions
+        fresh = self._fresh(stage.targets)
+        with self._handed(statistics, calibration) as given:
+            solutions = self._solutions(
+                fresh,
+                (
+                    self._without_data(index)
+                    if given is None
+                    else self._task(p, job.solver, given, centred=index in biases, input_scale=input_scale)
+                    for index, p in fresh.items()
+                ),
+            )
+            return {index: found for index, found in zip(fresh, solutions, strict=True) if found}
+
+    @contextmanager
+    def _handed(self, statistics: Statistics | None, calibration: Calibration) -> Iterator[Statistics | Path | None]:
+        """Statistics as those who solve get them: in a file where they are elsewhere."""
+        if statistics is None or not self._job.workers.elsewhere:
+            yield statistics
+            return
+        with handed(calibration.checkpoint.folder, statistics) as file:
+            yield file
+
+    def _solutions(self, indices: Iterable[int], tasks: Iterable[WeightTask]) -> Iterator[Solution | None]:
+        """Solve weights, wherever that is done; those that are damaged are remembered."""
+        job, solve_one = self._job, partial(solve_weight, scratch=self._scratch)
+        memory = job.options.memory // PART_OF_MEMORY
+        for index, solution in zip(indices, job.workers.in_order(solve_one, tasks, memory), strict=True):
+            if solution is None:
+                self._damaged[job.planned[index].target.weight.leaf.name] = None
+            yield solution
 
     def _input_scale(
         self, stage: Stage, statistics: Statistics | None, calibration: Calibration, *, centred: bool
@@ -163,7 +208,7 @@ class _Solving:
         if not isinstance(solver, ScalesInputs) or statistics is None or stage.source not in calibration.folds:
             return None
         targets = [self._job.planned[i].target for i in stage.targets]
-        weights = [target.rows(target.read(), slice(0, target.n)) for target in targets]
+        weights = [target.load() for target in targets]
         statistics = statistics.centred() if centred else statistics
         return solver.input_scale(weights, options.scheme, statistics, scale_type=targets[0].scale_type)
 
@@ -174,8 +219,9 @@ class _Solving:
             ModelError: there are some; all of them are named.
         """
         for p in self._job.planned:
-            value = p.target.read(self._scratch)
-            total = sum(energy(p.target.rows(value, rows)) for rows in row_chunks(p.target.n, p.target.k))
+            weight = p.target.matrix
+            value = weight.read(self._scratch)
+            total = sum(energy(weight.rows(value, rows)) for rows in row_chunks(weight.n, weight.k))
             if not total < float("inf"):
                 self._damaged[p.target.weight.leaf.name] = None
         self._refuse()
@@ -183,10 +229,11 @@ class _Solving:
     def finish(self) -> tuple[list[TargetReport], list[Meant]]:
         """Carry out the changes, and complete the reports."""
         self._refuse()
-        forget()
+        forget_stage()
         if self._calibration:
             self._calibration.streams.finish(self._spool, self._tell)
             self._measured(self._calibration)
+        self._job.workers.everywhere(forget_stage)
         if self._reports:
             self._say(self._total)
         self._job.graph.finish(self._abandoned)
@@ -199,21 +246,6 @@ class _Solving:
             found = calibration.streams.errors.get(calibration.point(self._job, index))
             if found is not None:
                 self._reports[index] = replace(report, output_error=found.relative)
-
-    def _solution(
-        self,
-        p: Planned,
-        solver: Solver,
-        statistics: Statistics | None,
-        *,
-        centred: Statistics | None = None,
-        input_scale: Float64Array | None = None,
-    ) -> Solution | None:
-        scheme = self._job.options.scheme
-        solution = solve_weight(p, solver, scheme, statistics, self._scratch, centred=centred, input_scale=input_scale)
-        if solution is None:
-            self._damaged[p.target.weight.leaf.name] = None
-        return solution
 
     def _keep(self, index: int, solution: Solution | None) -> None:
         """Store a solved weight and put its node into the graph."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxfq.calibrate import Checkpoint, checkpoint, count_stages, discard, refuse_foreign
-from onnxfq.errors import OutputError, UsageError
+from onnxfq.errors import ExecutorError, OutputError, UsageError
 from onnxfq.feeds import Feeds
 from onnxfq.job import Job, Progress
 from onnxfq.session import runtime_version
@@ -109,7 +109,7 @@ def working(
             progress(f"Resuming: {opened.finished} finished stages were found in '{work.folder}'.", 0, 0)
         try:
             yield opened
-        except (KeyboardInterrupt, MemoryError, OutputError, OSError) as error:
+        except (KeyboardInterrupt, MemoryError, ExecutorError, OutputError, OSError) as error:
             if count_stages(work.root):
                 error.add_note(f"--resume goes on from '{work.root}'.")
             raise

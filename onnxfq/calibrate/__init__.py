@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxfq.calibrate.checkpoint import Checkpoint, checkpoint, count_stages, discard, refuse_foreign
+from onnxfq.calibrate.shards import forget_program
 from onnxfq.calibrate.stages import Stage, find_stages
 from onnxfq.calibrate.streams import Streams
 
@@ -14,5 +15,6 @@ __all__ = [
     "count_stages",
     "discard",
     "find_stages",
+    "forget_program",
     "refuse_foreign",
 ]

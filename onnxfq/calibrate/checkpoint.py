@@ -25,7 +25,7 @@ _FORMAT = 1
 _ABOUT = "about"  # the entry of a stage's file that says what the others are
 _DIGEST_BYTES = 32  # at the end of a stage's file: SHA-256 of all before
 _STAGE = re.compile(r"stage-\d{5,}\.npz")
-_LEFT_OVER = re.compile(r"(stage-\d{5,}|onnxfq-work)\.part|kept-\w{8}")  # by a killed run
+_LEFT_OVER = re.compile(r"(stage-\d{5,}|onnxfq-work)\.part|kept-\w{8}(\.\w{8})?")  # by a killed run
 
 
 class Checkpoint:

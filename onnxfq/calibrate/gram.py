@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from onnxfq.calibrate.sums import Sums
 from onnxfq.graph import gram_model
 from onnxfq.session import Array, Provider, Session
-from onnxfq.statistics import Statistics
+from onnxfq.statistics import Float64Array, Statistics
 
 CHUNK_TOKENS = 2048  # adding to a Gram matrix costs as much as so many tokens' products; short samples go together
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """What a chunk of tokens adds to the statistics.
+
+    Attributes:
+        tokens: how many.
+        gram: [K, K] float32, its `Σ x̃ x̃ᵀ`; None where a session has added it.
+        cross: [K, K] float32, its `Σ x x̃ᵀ`; None likewise, or where it is the same.
+        vectors: what else there is of it, [K] each, by name.
+    """
+
+    tokens: int
+    gram: Array | None
+    cross: Array | None
+    vectors: dict[str, Array]
+
+
+class Totals:
+    """Chunks added up, in order: whoever computed them, the sums are the same.
+
+    Args:
+        k: the last dimension of the activations.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.tokens = 0
+        self.gram: Float64Array | None = None
+        self.cross: Float64Array | None = None
+        self._sum, self._float_sum = np.zeros(k), np.zeros(k)
+        self._least, self._largest = np.full(k, np.inf), np.full(k, -np.inf)
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk."""
+        self.tokens += chunk.tokens
+        self.gram, self.cross = _added(self.gram, chunk.gram), _added(self.cross, chunk.cross)
+        self._sum += chunk.vectors["sum"]
+        self._float_sum += chunk.vectors["original_sum"]
+        self._least = np.minimum(self._least, chunk.vectors["least"])
+        self._largest = np.maximum(self._largest, chunk.vectors["largest"])
+
+    def statistics(self) -> Statistics:
+        """Means over all tokens."""
+        count = max(self.tokens, 1)
+        return Statistics(
+            tokens=self.tokens,
+            gram=None if self.gram is None else self.gram / count,
+            cross=None if self.cross is None else self.cross / count,
+            absmax=np.maximum(np.abs(self._least), np.abs(self._largest)),
+            mean=self._sum / count,
+            float_mean=self._float_sum / count,
+            least=float(self._least.min()),
+            largest=float(self._largest.max()),
+        )
+
+
+def _added(total: Float64Array | None, product: Array | None) -> Float64Array | None:
+    """The sum in float64, as the session adds it."""
+    if product is None:
+        return total
+    if total is None:
+        return product.astype(np.float64)
+    return np.add(total, product, out=total)
+
+
 class Gram:
-    """The statistics of one stage.
+    """The statistics of one stage, added up in a session, or chunk by chunk for somebody else to add up.
 
     Args:
         dtype: of the activations.
@@ -23,6 +89,7 @@ class Gram:
         rounded_in: columns that share a scale where the kernel rounds its input to int8; None where it does not.
         provider: where to compute.
         threads: for the session.
+        apart: chunks are returned and not added up.
     """
 
     def __init__(
@@ -35,15 +102,15 @@ class Gram:
         rounded_in: int | None,
         provider: Provider,
         threads: int | None,
+        apart: bool = False,
     ) -> None:
         model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in)
         zeros = np.zeros((k, k))
         self._sums = Sums(Session(model, provider=provider, threads=threads), {"gram": zeros, "cross": zeros})
-        self._axis, self._same = int(transposed), not crossed and rounded_in is None
+        self._axis, self._same, self._apart = int(transposed), not crossed and rounded_in is None, apart
         self._waiting: list[tuple[Array, Array | None, Array]] = []
-        self._pending = self.tokens = 0
-        self._sum, self._float_sum = np.zeros(k), np.zeros(k)
-        self._least, self._largest = np.full(k, np.inf), np.full(k, -np.inf)
+        self._pending = 0
+        self._totals, self._chunks = Totals(k), list[Chunk]()
         self._k, self._transposed = k, transposed
 
     def add(self, original: Array, quantised: Array | None, rows: Array) -> None:
@@ -59,28 +126,25 @@ class Gram:
         self._waiting.append((self._flat(original), None if quantised is None else self._flat(quantised), rows))
         self._pending += len(rows)
         if self._pending >= CHUNK_TOKENS:
-            self._flush()
+            self._add_chunk()
+
+    def flush(self) -> list[Chunk]:
+        """End a chunk; returns the chunks since the last call where these are not added up."""
+        self._add_chunk()
+        chunks, self._chunks = self._chunks, []
+        return chunks
 
     def statistics(self) -> Statistics:
         """Means over all tokens added."""
-        self._flush()
-        count = max(self.tokens, 1)
+        self._add_chunk()
         sums = self._sums.read()
-        return Statistics(
-            tokens=self.tokens,
-            gram=sums["gram"] / count,
-            cross=None if self._same else sums["cross"] / count,
-            absmax=np.maximum(np.abs(self._least), np.abs(self._largest)),
-            mean=self._sum / count,
-            float_mean=self._float_sum / count,
-            least=float(self._least.min()),
-            largest=float(self._largest.max()),
-        )
+        self._totals.gram, self._totals.cross = sums["gram"], None if self._same else sums["cross"]
+        return self._totals.statistics()
 
     def _flat(self, value: Array) -> Array:
         return value if self._transposed else value.reshape(-1, self._k)
 
-    def _flush(self) -> None:
+    def _add_chunk(self) -> None:
         if not self._waiting:
             return
         sizes = np.cumsum([0] + [w[0].shape[self._axis] for w in self._waiting[:-1]])
@@ -89,10 +153,10 @@ class Gram:
         twins = [w[1] for w in self._waiting if w[1] is not None]
         if twins:
             feed["quantised"] = np.concatenate(twins, axis=self._axis)
-        found = self._sums.add(feed)
-        self.tokens += len(feed["rows"])
-        self._sum += found["sum"]
-        self._float_sum += found["original_sum"]
-        self._least = np.minimum(self._least, found["least"])
-        self._largest = np.maximum(self._largest, found["largest"])
+        vectors, tokens = self._sums.add(feed), len(feed["rows"])
+        if self._apart:  # the products are exact in float32: that is how they were computed
+            sums = {name: value.astype(np.float32) for name, value in self._sums.take().items()}
+            self._chunks.append(Chunk(tokens, sums["gram"], None if self._same else sums["cross"], vectors))
+        else:
+            self._totals.add(Chunk(tokens, None, None, vectors))
         self._waiting, self._pending = [], 0

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-
-from onnxfq.calibrate.gram import Gram
+from onnxfq.calibrate.gram import Gram, Totals
+from onnxfq.calibrate.shards import (
+    SHARD_TOKENS,
+    Measured,
+    Outcome,
+    Program,
+    Running,
+    Shard,
+    Squares,
+    count_tokens,
+    run_shard,
+)
 from onnxfq.calibrate.stages import Stage
+from onnxfq.exchange import hand, handed, remove, sweep, take
+from onnxfq.executor import HERE, Workers
 from onnxfq.feeds import Feed, token_masks
 from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
-from onnxfq.session import Array, Session
+from onnxfq.session import Array
 from onnxfq.statistics import Float64Array, Statistics
-from onnxfq.streaming import Runtime, Segment, Values, cut, held
+from onnxfq.streaming import PART_OF_MEMORY, Runtime, Segment, Values, cut, held
 
 Tell = Callable[[], None]  # called after every sample of every segment
-
-_AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
 
 
 @dataclass
@@ -27,14 +37,11 @@ class OutputError:
     error: float = 0.0
     energy: float = 0.0
 
-    def add(self, original: Array, quantised: Array) -> None:
-        """Add rows [rows, N] of both models; what is not finite in one of them counts in neither."""
-        for start in range(0, len(original), max(1, _AT_ONCE // original.shape[1])):
-            rows = slice(start, start + max(1, _AT_ONCE // original.shape[1]))
-            y, twin = original[rows].astype(np.float64), quantised[rows].astype(np.float64)
-            finite = np.isfinite(y) & np.isfinite(twin)
-            self.error += float(np.square(y[finite] - twin[finite]).sum())
-            self.energy += float(np.square(y[finite]).sum())
+    def add(self, squares: Iterable[Squares]) -> None:
+        """Add what a sample gives, a few rows at a time."""
+        for error, energy in squares:
+            self.error += error
+            self.energy += energy
 
     @property
     def relative(self) -> float:
@@ -52,6 +59,7 @@ class Streams:
         points: for each stage, the values in which its error shows: outputs of its targets, after their biases.
         feeds: the samples.
         runtime: where and how to run.
+        workers: who runs it.
 
     Attributes:
         dropped: samples that gave NaN or infinity, with the value in which they did.
@@ -66,7 +74,9 @@ class Streams:
         points: Sequence[Sequence[str]],
         feeds: Sequence[Feed],
         runtime: Runtime,
+        workers: Workers = HERE,
     ) -> None:
+        self._workers = workers
         self._graph, self._flow, self._stages, self._runtime = graph, flow, stages, runtime
         sources = [stage.source for stage in stages]
         passed = {name for step in flow.ancestors(sources) for name in step.writes}
@@ -77,6 +87,7 @@ class Streams:
         self._masks = [token_masks(feed, graph.signature) for feed in feeds]
         self._twins: set[str] = set()
         self._alive = list(range(len(feeds)))
+        self._shards = _shards([count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)])
         self.dropped: dict[int, str] = {}
         self.errors: dict[str, OutputError] = {}
 
@@ -99,32 +110,12 @@ class Streams:
             rounded_in: columns that share a scale where the stage's kernels round their input to int8, else None.
             tell: called after every sample.
         """
-        stage = self._stages[index]
-        grams: list[Gram] = []
-        for sample, found in self._run(self._segments[index], spool, tell):
-            original, twin = self._source(stage.source, sample, found)
-            if not grams:
-                k = original.shape[0 if stage.transposed else -1]
-                grams.append(
-                    Gram(
-                        original.dtype,
-                        k,
-                        crossed=twin is not None,
-                        transposed=stage.transposed,
-                        rounded_in=rounded_in,
-                        provider=self._runtime.provider,
-                        threads=self._runtime.threads,
-                    )
-                )
-            count = original.size // max(1, original.shape[0 if stage.transposed else -1])
-            grams[0].add(original, twin, _rows(self._masks[sample], count))
-        statistics = grams[0].statistics() if grams and self._alive else None
-        return statistics if statistics and statistics.tokens else None
+        statistics = self._run(index, spool, tell, rounded_in=rounded_in, measure=True)
+        return statistics if statistics and statistics.tokens and self._alive else None
 
     def finish(self, spool: Spool, tell: Tell) -> None:
         """Run what is left to know the error of every point."""
-        for _ in self._run(self._segments[-1], spool, tell):
-            pass
+        self._run(len(self._segments) - 1, spool, tell)
         self._values.clear()
 
     def scale(self, name: str, scale: Float64Array) -> None:
@@ -136,42 +127,109 @@ class Streams:
 
     def skip(self, index: int, spool: Spool, tell: Tell) -> None:
         """Run all samples up to a stage whose result is known already."""
-        for _ in self._run(self._segments[index], spool, tell):
-            pass
+        self._run(index, spool, tell)
 
     def close(self) -> None:
         """Forget what is kept, and leave no file."""
         self._values.clear()
+        sweep(self._runtime.folder)
 
-    def _run(self, segment: Segment, spool: Spool, tell: Tell) -> Iterable[tuple[int, Mapping[str, Array]]]:
+    def _run(
+        self, index: int, spool: Spool, tell: Tell, *, rounded_in: int | None = None, measure: bool = False
+    ) -> Statistics | None:
         """Run a segment on every sample; what later segments want is kept, what nobody wants is freed."""
+        segment = self._segments[index]
         self._twins |= changed(self._graph, segment.steps, self._twins)
-        computed = {name for step in segment.steps for name in step.writes}
-        points = [name for name in sorted(self._points & computed) if name in self._twins]
-        outputs = [n for name in dict.fromkeys((*segment.keeps, *points)) for n in self._both(name)]
-        inputs = [n for name in segment.reads for n in self._both(name)]
-        session = self._session(segment, inputs, outputs, spool) if outputs and self._alive else None
-        for sample in list(self._alive):
-            found = session.run({name: self._get(name, sample) for name in inputs}) if session else {}
-            tell()
-            if self._is_bad(sample, found):
-                continue
-            for name in (n for kept in segment.keeps for n in self._both(kept)):
-                self._values.put(name, sample, found[name])
-            self._measure(sample, points, found)
-            yield sample, found
+        measured = None
+        if measure:
+            stage = self._stages[index]
+            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in)
+        program = self._program(segment, measured, spool)
+        run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
+        sums = run(program, tell)
         for name in segment.frees:
             self._values.free(name)
             self._values.free(name + TWIN)
+        return sums.statistics() if sums else None
+
+    def _program(self, segment: Segment, measured: Measured | None, spool: Spool) -> Program:
+        computed = {name for step in segment.steps for name in step.writes}
+        points = [name for name in sorted(self._points & computed) if name in self._twins]
+        keeps = [n for name in segment.keeps for n in self._both(name)]
+        outputs = [n for name in dict.fromkeys((*segment.keeps, *points)) for n in self._both(name)]
+        inputs = [n for name in segment.reads for n in self._both(name)]
+        part = None
+        if outputs and self._alive:
+            given = {name: self._held(name) for name in inputs}
+            part = excerpt(self._graph, self._flow, segment.steps, given, outputs, self._twins, spool)
+        sources = frozenset(stage.source for stage in self._stages)
+        runtime = self._runtime
+        return Program(
+            part,
+            tuple(inputs) if part else (),
+            tuple(keeps),
+            tuple(points),
+            sources,
+            measured,
+            runtime.provider,
+            runtime.threads,
+        )
+
+    def _run_here(self, program: Program, tell: Tell) -> Gram | None:
+        running = Running(program)
+        for shard in self._shards:
+            for sample in self._living(shard):
+                outcome = running.run({name: self._get(name, sample) for name in program.given}, self._masks[sample])
+                self._take(sample, outcome, tell)
+            running.end_shard()
+        return running.gram
+
+    def _run_elsewhere(self, program: Program, tell: Tell) -> Totals | None:
+        """Run every shard in another process; what passes between goes through files."""
+        folder, totals = self._runtime.folder, list[Totals]()
+        shards = [samples for shard in self._shards if (samples := self._living(shard))]
+        lent = list[Path]()
+        with handed(folder, program) as file:
+            try:
+                tasks = (self._lend(shard, program, file, lent) for shard in shards)
+                memory = self._runtime.memory // PART_OF_MEMORY
+                for shard, result in zip(shards, self._workers.in_order(run_shard, tasks, memory), strict=True):
+                    outcomes, chunks = take(result)
+                    for sample, outcome in zip(shard, outcomes, strict=True):
+                        self._take(sample, outcome, tell)
+                    for chunk in chunks:
+                        totals = totals or [Totals(chunk.vectors["sum"].size)]
+                        totals[0].add(chunk)
+                    remove(lent.pop(0))
+            finally:
+                for left in lent:
+                    remove(left)
+        return totals[0] if totals else None
+
+    def _lend(self, samples: Sequence[int], program: Program, file: Path, lent: list[Path]) -> Shard:
+        """Write down what a shard needs to know of its samples."""
+        known = [({n: self._get(n, sample) for n in program.given}, self._masks[sample]) for sample in samples]
+        lent.append(hand(self._runtime.folder, known))
+        sources = tuple(path.absolute() for path in self._graph.files)
+        return Shard(file, lent[-1], lent[-1].stat().st_size, sources)
+
+    def _living(self, samples: Iterable[int]) -> list[int]:
+        return [sample for sample in samples if sample in self._alive]
+
+    def _take(self, sample: int, outcome: Outcome, tell: Tell) -> None:
+        """Keep what came of a sample; one that gives NaN or infinity in what is measured or kept is dropped."""
+        tell()
+        if outcome.bad:
+            self.dropped[sample] = outcome.bad
+            self._alive.remove(sample)
+            return
+        for name, value in outcome.kept.items():
+            self._values.put(name, sample, value)
+        for name, squares in outcome.errors.items():
+            self.errors.setdefault(name, OutputError()).add(squares)
 
     def _both(self, name: str) -> list[str]:
         return [name, name + TWIN] if name in self._twins else [name]
-
-    def _session(self, segment: Segment, inputs: Sequence[str], outputs: Sequence[str], spool: Spool) -> Session:
-        given = {name: self._held(name) for name in inputs}
-        part = excerpt(self._graph, self._flow, segment.steps, given, outputs, self._twins, spool)
-        runtime = self._runtime
-        return Session(part.model, provider=runtime.provider, threads=runtime.threads, external_data_folder=part.folder)
 
     def _held(self, name: str) -> Held:
         first = self._alive[0]
@@ -184,34 +242,13 @@ class Streams:
     def _get(self, name: str, sample: int) -> Array:
         return self._values.get(name, sample) if name in self._values else self._feeds[sample][name]
 
-    def _source(self, name: str, sample: int, found: Mapping[str, Array]) -> tuple[Array, Array | None]:
-        """A stage's input in both streams; None for the second where it is the same."""
-        both = [found[n] if n in found else self._get(n, sample) for n in self._both(name)]
-        return both[0], both[1] if len(both) > 1 else None
 
-    def _is_bad(self, sample: int, found: Mapping[str, Array]) -> bool:
-        """Drop a sample that gives NaN or infinity in what is measured or kept."""
-        for name, array in found.items():
-            if array.dtype.kind in "fV" and name.removesuffix(TWIN) in self._sources and not np.isfinite(array).all():
-                self.dropped[sample] = name.removesuffix(TWIN)
-                self._alive.remove(sample)
-                return True
-        return False
-
-    def _measure(self, sample: int, points: Sequence[str], found: Mapping[str, Array]) -> None:
-        for name in points:
-            y = found[name].reshape(-1, found[name].shape[-1])
-            rows = _rows(self._masks[sample], len(y))
-            self.errors.setdefault(name, OutputError()).add(y[rows], found[name + TWIN].reshape(y.shape)[rows])
-
-    @property
-    def _sources(self) -> set[str]:
-        return {stage.source for stage in self._stages}
-
-
-def _rows(masks: Sequence[Array], count: int) -> Array:
-    """Which of so many tokens count: those of the mask that is about so many, all where there is none."""
-    for mask in masks:
-        if mask.size == count:
-            return np.flatnonzero(mask)
-    return np.arange(count)
+def _shards(tokens: Sequence[int]) -> list[range]:
+    """Samples in groups of about `SHARD_TOKENS` tokens: nothing but the data decides, so that sums are always alike."""
+    shards, start, total = list[range](), 0, 0
+    for sample, count in enumerate(tokens):
+        total += count
+        if total >= SHARD_TOKENS or sample == len(tokens) - 1:
+            shards.append(range(start, sample + 1))
+            start, total = sample + 1, 0
+    return shards

@@ -45,3 +45,9 @@ class Sums:
     def read(self) -> dict[str, Array]:
         """The kept values, in host memory."""
         return {name: to_array(value) for name, value in self._kept.items()}
+
+    def take(self) -> dict[str, Array]:
+        """The kept values, in host memory; they begin again at zero."""
+        found = self.read()
+        self._kept = {name: to_value(np.zeros_like(array), self._session.provider) for name, array in found.items()}
+        return found

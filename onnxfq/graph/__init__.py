@@ -3,7 +3,7 @@
 from onnx import NodeProto
 
 from onnxfq.graph.bodies import Body, Node
-from onnxfq.graph.constants import Constant, NotConstant
+from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.detours import Transpose
 from onnxfq.graph.excerpt import TWIN, Excerpt, Held, changed, excerpt
 from onnxfq.graph.files import Scratch
@@ -29,6 +29,7 @@ __all__ = [
     "Node",
     "NodeProto",
     "NotConstant",
+    "OnDisk",
     "Scratch",
     "Spool",
     "Step",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,28 @@ class NotConstant:
 
     reason: str
     quantized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A constant's bytes, still on disk, and the way from them to what a node reads; it can be sent elsewhere.
+
+    Attributes:
+        leaf: the tensor at the beginning of the chain.
+        way: from the leaf to the value the node reads.
+    """
+
+    leaf: Tensor
+    way: Way
+
+    def load(self, scratch: Scratch | None = None) -> Array:
+        """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""
+        return self.way.apply(self.leaf.read(scratch))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read."""
+        return () if self.leaf.piece is None else (self.leaf.piece.path,)
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,13 @@ class Constant:
     def key(self) -> tuple[Hashable, ...]:
         """Equal for equal values: same leaf, or bytes that several leaves share, and equal ways."""
         return id(self.home), self.leaf.piece or self.leaf.name, self.way
+
+    @property
+    def on_disk(self) -> OnDisk:
+        """The same apart from the graph, whatever folder it will be read from."""
+        piece = self.leaf.piece
+        whole = None if piece is None else replace(piece, path=piece.path.absolute())
+        return OnDisk(replace(self.leaf, piece=whole), self.way)
 
     def load(self, scratch: Scratch | None = None) -> Array:
         """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""

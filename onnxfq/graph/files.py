@@ -28,6 +28,10 @@ class Scratch:
             self._bytes = np.empty(count, np.uint8)
         return self._bytes[:count]
 
+    def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
+        """In another process there is other memory."""
+        return Scratch, ()
+
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:

@@ -4,7 +4,7 @@ from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.matmul_nbits import Stored, match, rewrite, store
 from onnxfq.rules.norms import expected_energy
-from onnxfq.rules.target import Skip, Target
+from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
     "Bias",
@@ -12,6 +12,7 @@ __all__ = [
     "Skip",
     "Stored",
     "Target",
+    "Weight",
     "expected_energy",
     "find_bias",
     "find_fold",

@@ -8,9 +8,40 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.graph import Constant, Node, Scratch, Transpose
+from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.quantized import Float32Array, turned
 from onnxfq.scheme import ScaleType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """A target's weight, still on disk, apart from the graph: it can be read in another process.
+
+    Attributes:
+        constant: where its values are.
+        n: outputs.
+        k: inputs.
+        transposed: it is stored as [K, N] and must be turned into canonical [N, K].
+        alpha: a factor that belongs into it (Gemm).
+    """
+
+    constant: OnDisk
+    n: int
+    k: int
+    transposed: bool
+    alpha: float
+
+    def read(self, scratch: Scratch | None = None) -> npt.NDArray[np.generic]:
+        """Read the weight as the node takes it: its own type, [K, N] where `transposed`; into `scratch` if given."""
+        return self.constant.load(scratch)
+
+    def rows(self, value: npt.NDArray[np.generic], rows: slice) -> Float32Array:
+        """Some rows of the canonical weight, [rows, K] float32, contiguous; `value` is what `read` returned."""
+        part = turned(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
+        if self.alpha == 1.0:
+            return part
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and named, with the weight
+            return part * np.float32(self.alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +79,15 @@ class Target:
         """Bytes of the weight as stored in the source."""
         return self.weight.leaf.nbytes
 
+    @property
+    def matrix(self) -> Weight:
+        """The weight apart from the graph."""
+        return Weight(self.weight.on_disk, self.n, self.k, self.transposed, self.alpha)
+
     def load(self) -> Float32Array:
         """Read the whole weight into canonical space: [N, K] float32, contiguous."""
-        return self.rows(self.read(), slice(0, self.n))
-
-    def read(self, scratch: Scratch | None = None) -> npt.NDArray[np.generic]:
-        """Read the weight as the node takes it: its own type, [K, N] where `transposed`; into `scratch` if given."""
-        return self.weight.load(scratch)
-
-    def rows(self, value: npt.NDArray[np.generic], rows: slice) -> Float32Array:
-        """Some rows of the canonical weight, [rows, K] float32, contiguous; `value` is what `read` returned."""
-        part = turned(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
-        if self.alpha == 1.0:
-            return part
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and named, with the weight
-            return part * np.float32(self.alpha)
+        matrix = self.matrix
+        return matrix.rows(matrix.read(), slice(0, self.n))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 
 import numba
@@ -32,7 +32,7 @@ def row_threads(n: int) -> Iterator[EachChunk]:
     """
     chunks = [slice(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
     with (
-        _blas().limit(limits=1, user_api="blas"),
+        products_alone(),
         ThreadPoolExecutor(numba.get_num_threads()) as pool,
         np.errstate(over="ignore", invalid="ignore"),
     ):
@@ -42,6 +42,12 @@ def row_threads(n: int) -> Iterator[EachChunk]:
                 pass
 
         yield each
+
+
+def products_alone() -> AbstractContextManager[object]:
+    """Inside, every matrix product runs on one thread."""
+    limit: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return limit
 
 
 def _quietly(work: Callable[[slice], None], rows: slice) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxfq.streaming.pieces import Pieces, Runtime, held
+from onnxfq.streaming.pieces import PART_OF_MEMORY, Pieces, Runtime, held
 from onnxfq.streaming.segments import Segment, cut
 from onnxfq.streaming.values import Values
 
-__all__ = ["Pieces", "Runtime", "Segment", "Values", "cut", "held"]
+__all__ = ["PART_OF_MEMORY", "Pieces", "Runtime", "Segment", "Values", "cut", "held"]
