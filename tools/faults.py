@@ -73,14 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for chosen in given.only:
             if chosen in NEED_STRACE and not traces:
                 missing.append(f"{chosen} was left out: it needs strace")
-                continue
-            before = tally.faults
-            NAMES[chosen](campaign, every, max(2, round(given.kills * SHARES[chosen])))
-            if chosen == "kills-at-random" and not quick:
-                NAMES[chosen](campaign, [campaign.prepare(larger(folder))], given.kills // 20)
+            else:
+                before = tally.faults
+                NAMES[chosen](campaign, every, max(2, round(given.kills * SHARES[chosen])))
+                if chosen == "kills-at-random" and not quick:
+                    NAMES[chosen](campaign, [campaign.prepare(larger(folder))], given.kills // 20)
+                told = f"{chosen}: {tally.faults - before} faults, {len(tally.losses)} losses so far"
+                print(told, file=sys.stderr, flush=True)
             seconds = round(time.monotonic() - began)
-            told = f"{chosen}: {tally.faults - before} faults, {len(tally.losses)} losses so far, {seconds} s"
-            print(told, file=sys.stderr, flush=True)
             if given.out:
                 about = {"seed": given.seed, "runs": judge.runner.runs, "seconds": seconds, "campaigns": given.only}
                 write(given.out, {**about, "left_out": missing, **tally.as_json()})
