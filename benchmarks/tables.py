@@ -109,6 +109,20 @@ def large() -> str:
     return markdown(rows)
 
 
+def streaming() -> str:
+    """Models larger than the memory: time against copying the source's files, and peak memory."""
+    rows: list[list[object]] = [["generated decoder, float16", "tool", "size", "copying", "seconds", "peak memory"]]
+    for name in ("7b", "13b"):
+        result = read(f"streaming-{name}")
+        copying = f"{result['limits']['copy_and_sync_s']:.0f} s"
+        for row in result["rows"]:
+            sizes = f"{result['source_bytes'] / 1e9:.1f} → {row['output_bytes'] / 1e9:.1f} GB"
+            rows.append(
+                [name, row["tool"], sizes, copying, f"{row['wall_s']:.0f}", f"{row['peak_bytes'] / 1e9:.2f} GB"]
+            )
+    return markdown(rows)
+
+
 def decode() -> str:
     """Speed of one row on 4096-wide layers."""
     speeds = read("decode_4096")["speedup_over_float32"]
@@ -126,6 +140,7 @@ def tables() -> list[str]:
         granularity(),
         depth(),
         large(),
+        streaming(),
         decode(),
     ]
 
