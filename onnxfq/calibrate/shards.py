@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq.calibrate.gram import Chunk, Gram
+from onnxfq.errors import DataError
 from onnxfq.exchange import hand, take
 from onnxfq.graph import TWIN, Excerpt
 from onnxfq.session import Array, Provider, Session
@@ -132,6 +133,8 @@ class Running:
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
         original, *twin = (values[name] for name in measured.names)
+        if original.ndim == 0:
+            raise DataError(f"'{measured.names[0]}' is a single number, which no weight can be multiplied with.")
         k = original.shape[0 if measured.transposed else -1]
         if self.gram is None:
             self.gram = Gram(
