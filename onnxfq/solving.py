@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxfq.calibrate import Stage
 from onnxfq.calibration import Calibration, rounded_in
-from onnxfq.errors import DataError, ModelError
+from onnxfq.errors import ModelError
 from onnxfq.exchange import handed
 from onnxfq.find import Planned
 from onnxfq.graph import Constant, Scratch, Spool
@@ -165,7 +165,6 @@ class _Solving:
         statistics = calibration.streams.advance(
             position, self._spool, rounded_in(planned[stage.targets[0]]), self._tell
         )
-        self._check_width(stage, statistics)
         biases = calibration.biases if getattr(job.solver, "bias", True) else {}
         input_scale = self._input_scale(stage, statistics, calibration, centred=biases.keys() >= set(stage.targets))
         if statistics and input_scale is not None:
@@ -200,16 +199,6 @@ class _Solving:
             if solution is None:
                 self._damaged[job.planned[index].target.weight.leaf.name] = None
             yield solution
-
-    def _check_width(self, stage: Stage, statistics: Statistics | None) -> None:
-        """Refuse data that the model would not run on: nothing but the targets themselves need have read them yet."""
-        got = None if statistics is None or statistics.gram is None else len(statistics.gram)
-        for target in (self._job.planned[index].target for index in stage.targets):
-            if got not in (None, target.k):
-                raise DataError(
-                    f"'{stage.source}' has {got} columns in the data, but '{target.name}' multiplies it with a weight of "
-                    f"{target.k} rows. Give data that fit the model (--calib), or export it again."
-                )
 
     def _input_scale(
         self, stage: Stage, statistics: Statistics | None, calibration: Calibration, *, centred: bool

@@ -32,11 +32,13 @@ class Measured:
         names: of the value in the original, and in the quantised model where it differs.
         transposed: it is [K, tokens].
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
+        k: columns (rows where transposed) that the stage's weights want.
     """
 
     names: tuple[str, ...]
     transposed: bool
     rounded_in: int | None
+    k: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +135,12 @@ class Running:
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
         original, *twin = (values[name] for name in measured.names)
-        if original.ndim == 0:
-            raise DataError(f"'{measured.names[0]}' is a single number, which no weight can be multiplied with.")
-        k = original.shape[0 if measured.transposed else -1]
+        k = measured.k
+        if original.ndim == 0 or original.shape[0 if measured.transposed else -1] != k:
+            raise DataError(
+                f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a weight "
+                f"of {k} rows. Give data that fit the model (--calib), or export it again."
+            )
         if self.gram is None:
             self.gram = Gram(
                 original.dtype,
