@@ -51,7 +51,14 @@ def watched() -> Iterator[Worker]:
 
 @pytest.mark.parametrize(
     ("settings", "finding"),
-    [(0, "KeyError"), (3, "MemoryError"), (4, "opened"), (5, "opened /etc/passwd"), (1, "crash: SIGABRT"), (2, "hang")],
+    [
+        (0, "KeyError"),
+        (3, "MemoryError"),
+        (4, "opened secret.bin"),
+        (5, "opened /etc/passwd"),
+        (1, "crash: SIGABRT"),
+        (2, "hang"),
+    ],
 )
 def test_trouble_is_noticed(settings: int, finding: str, watched: Worker) -> None:
     found = watched.try_case(Case({}, job="trouble", settings=settings), seconds=1.0)

@@ -116,6 +116,17 @@ def test_one_column_a_million_times_the_others(tmp_path: Path) -> None:
     calibrated(single(tmp_path), tmp_path, x)
 
 
+@pytest.mark.parametrize(("rank", "shape"), [("M, N", (3, 63)), ("M, N", (3, 1)), ("N", (8,)), ("", ())])
+def test_inputs_that_are_too_narrow_for_the_first_weight(rank: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """The model's own shapes do not say so, and nothing has run it before."""
+    proto = model("y = MatMul(x, w)", x=f"float[{rank}] x", y="float[M, 64] y", w=weight())
+    samples = [{"x": np.ones(fitting, np.float32)} for fitting in ((3, 64),) * (rank == "M, N")]
+    samples.append({"x": np.ones(shape, np.float32)})
+    with pytest.raises(DataError, match="multiplied with a weight of 64 rows"):
+        pipeline.quantize(write(proto, tmp_path / "in.onnx"), calib=samples, provider="cpu", validate=False)
+    assert entries(tmp_path) == ["in.onnx"]
+
+
 def test_no_samples_at_all(tmp_path: Path) -> None:
     empty: list[Any] = [[], iter([]), (sample for sample in tokens())]
     for calib in empty:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq.calibrate.gram import Chunk, Gram
+from onnxfq.errors import DataError
 from onnxfq.exchange import hand, take
 from onnxfq.graph import TWIN, Excerpt
 from onnxfq.session import Array, Provider, Session
@@ -31,11 +32,13 @@ class Measured:
         names: of the value in the original, and in the quantised model where it differs.
         transposed: it is [K, tokens].
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
+        k: columns (rows where transposed) that the stage's weights want.
     """
 
     names: tuple[str, ...]
     transposed: bool
     rounded_in: int | None
+    k: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,12 @@ class Running:
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
         original, *twin = (values[name] for name in measured.names)
-        k = original.shape[0 if measured.transposed else -1]
+        k = measured.k
+        if original.ndim == 0 or original.shape[0 if measured.transposed else -1] != k:
+            raise DataError(
+                f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a weight "
+                f"of {k} rows. Give data that fit the model (--calib), or export it again."
+            )
         if self.gram is None:
             self.gram = Gram(
                 original.dtype,

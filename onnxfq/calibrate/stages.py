@@ -17,11 +17,13 @@ class Stage:
         targets: positions among all targets, the one that stands first in the model first.
         source: the tensor; "" for a target that calibration does not reach.
         transposed: they read it as [K, tokens].
+        k: inputs of each of them.
     """
 
     targets: tuple[int, ...]
     source: str = ""
     transposed: bool = False
+    k: int = 0
 
 
 def find_stages(flow: Flow, targets: Sequence[Target]) -> list[Stage]:
@@ -36,7 +38,7 @@ def find_stages(flow: Flow, targets: Sequence[Target]) -> list[Stage]:
     for index in order:
         node = targets[index].node
         reached = id(node.proto) in steps and node.inputs[0] not in flow.static
-        key = (node.inputs[0], bool(node.integer("transA", 0))) if reached else index
+        key = (node.inputs[0], bool(node.integer("transA", 0)), targets[index].k) if reached else index
         groups.setdefault(key, []).append(index)
     return [_stage(key, members) for key, members in groups.items()]
 

@@ -143,7 +143,7 @@ class Streams:
         measured = None
         if measure:
             stage = self._stages[index]
-            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in)
+            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in, stage.k)
         program = self._program(segment, measured, spool)
         run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
         sums = run(program, tell)

@@ -164,6 +164,8 @@ class _Resolver:
     def _literal(self, node: Node, name: str) -> Tensor | NotConstant:
         if node.references:
             return _chosen_by_caller(node)
+        if len(node.proto.attribute) > 1:  # runtimes differ about which counts
+            return NotConstant("the weight's Constant node holds several values")
         if name not in node.body.literals:
             node.body.literals[name] = _literal(node, name)
         tensor = node.body.literals[name]

@@ -154,7 +154,8 @@ def captured(graph: GraphProto) -> list[str]:
 
 
 def _value(proto: NodeProto) -> TensorProto | None:
-    return next((a.t for a in proto.attribute if a.name == "value" and not a.ref_attr_name), None)
+    held = proto.attribute[0] if len(proto.attribute) == 1 else None
+    return held.t if held and held.name == "value" and not held.ref_attr_name else None
 
 
 def _named(proto: TensorProto | None, name: str) -> TensorProto:

@@ -74,9 +74,18 @@ class Graph:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
         graph = cls(path, model, {path: stamp})
         check_calls(model, graph.bodies, path)
+        graph._check_attributes()
         graph._check_tensors()
         graph.check()
         return graph
+
+    def _check_attributes(self) -> None:
+        """Refuse what ONNX's newer checkers refuse: readers differ about which of two attributes of a name counts."""
+        for body in self.bodies:
+            for node in body.proto.node:
+                if len(node.attribute) > 1 and len({a.name for a in node.attribute}) < len(node.attribute):
+                    name = Node(node, body).name
+                    raise ModelError(f"Node '{name}' in '{self.path}' has an attribute twice. The model is damaged.")
 
     def _check_tensors(self) -> None:
         pieces: dict[Path, set[FileSlice]] = {self.path: set()}

@@ -193,3 +193,21 @@ def test_more_graphs_than_any_model_has(name: str, tmp_path: Path, monkeypatch: 
         else:
             node.attribute.add(name=name, type=onnx.AttributeProto.GRAPHS).graphs.extend([onnx.GraphProto()] * 60)
     refused(proto, tmp_path, "more than 1000 nodes, attributes and tensors")
+
+
+@pytest.mark.parametrize("first", ["value", "value_ints"])
+def test_constants_that_hold_two_values(first: str, tmp_path: Path) -> None:
+    """ONNX Runtime takes the first, other readers the one of the name they look for first."""
+    shapes = {"value": models.tensor(np.array([32, 64]), "t"), "value_ints": [64, 32]}
+    proto = model("r = Reshape (v, c) y = MatMul (x, r)", v=W.reshape(-1))
+    node = helper.make_node("Constant", [], ["c"], **{first: shapes.pop(first)})
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in shapes.items())
+    proto.graph.node.insert(0, node)
+    report = inspect(models.write(proto, tmp_path / "in.onnx"))
+    assert reasons(report) == {"y": "no constant weight: Reshape before it cannot be followed"}
+
+
+def test_an_attribute_twice(tmp_path: Path) -> None:
+    proto = model("t = Transpose <perm = [1, 0]> (w) y = MatMul (x, t)", w=W.T.copy())
+    proto.graph.node[0].attribute.append(helper.make_attribute("perm", [0, 1]))
+    refused(proto, tmp_path, "Node 't' in .* has an attribute twice")

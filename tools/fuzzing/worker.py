@@ -44,6 +44,7 @@ from tools.fuzzing.seeds import seeds
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = 2 << 30  # bytes a case may take beyond what the process needs anyway
 _PACKAGE = str(ROOT / "onnxfq")
+_SANE_WEIGHT = 4.0
 _EXACT = Scheme(bits=8, activations="float")
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"algorithm": "rtn", "scheme": _EXACT, "allow_slow": True, "validate": False},
@@ -184,8 +185,10 @@ def model_job(case: Case, folder: Path) -> tuple[str, str]:
         return "", f"control characters in progress: {found}"
     if any(SECRET[:64] in path.read_bytes() for path in output.parent.iterdir()):
         return "", "the secret is in the output"
-    exact = SETTINGS[case.settings].get("scheme") is _EXACT
-    return "quantised", differs(source, output, bool(report.targets), tolerance=0.05 if exact else None)
+    # Garbage for weights has outliers beside which the others vanish.
+    sane = all(t.weights and max(map(abs, t.weights)) <= _SANE_WEIGHT for t in report.targets)
+    near = sane and SETTINGS[case.settings].get("scheme") is _EXACT
+    return "quantised", differs(source, output, bool(report.targets), tolerance=0.05 if near else None)
 
 
 def feeds_job(case: Case, folder: Path) -> tuple[str, str]:
@@ -220,7 +223,7 @@ def trouble_job(case: Case, folder: Path) -> tuple[str, str]:
         case 3:
             return "", f"took {len(bytearray(2 * MEMORY))} bytes"
         case 4:
-            (folder / SECRET_NAME).read_bytes()
+            os.close(ctypes.CDLL(None).open(os.fsencode(folder / SECRET_NAME), os.O_RDONLY))
         case 5:
             Path("/etc/passwd").read_bytes()
     return "no trouble", ""
