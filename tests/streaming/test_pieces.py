@@ -131,7 +131,7 @@ def test_memory_stays_below_that_of_the_model(tmp_path: Path) -> None:
     model = write_decoder(tmp_path / "source", decoder)
     assert loaded_bytes(Graph.load(model), widens=True) > 200e6
     peaks = []
-    for name, memory in (("pieces", 4 * 10**7), ("whole", 10**10)):
+    for name, memory in (("compiled", 4 * 10**7), ("pieces", 4 * 10**7), ("whole", 10**10)):  # compilers take memory
         command = [sys.executable, "-c", MEASURED, str(model), str(tmp_path / f"{name}.onnx"), str(memory)]
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024)
-    assert peaks[0] < peaks[1] - 90e6
+    assert peaks[1] < peaks[2] - 90e6
