@@ -16,7 +16,7 @@ import numba
 from onnxfq.allocator import keep_memory
 from onnxfq.calibrate import Checkpoint
 from onnxfq.calibration import calibrated
-from onnxfq.data import Data, prepare
+from onnxfq.data import Data, prepare, refuse_unmeasurable
 from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
     MODEL_SUFFIX,
@@ -129,6 +129,7 @@ def _quantize_file(source: Path, output: Path, options: Options, progress: Progr
     (job,) = _decide_all(source, [source], options, calibrated=options.calib is not None)
     refuse_overwriting(output, job.graph.files)
     _refuse_idle([job])
+    refuse_unmeasurable(source, [job])
     work = find_work(job, output)
     with staging(output) as folder:
         _foretell([job], folder, progress)
@@ -146,6 +147,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, progress: Pro
     files = [file for job in jobs for file in job.graph.files]
     refuse_overwriting(output, files)
     _refuse_idle(jobs)
+    refuse_unmeasurable(source, jobs)
     works = [find_work(job, output, job.graph.path.stem) for job in jobs]
     with staging(output) as folder:
         result = folder / output.name

@@ -43,12 +43,15 @@ class Pieces:
         graph: the model, without edits.
         feeds: the samples.
         runtime: where and how; a single step whose weights alone exceed the memory runs all the same.
+        outputs: the model's outputs that are wanted; None for all.
     """
 
-    def __init__(self, graph: Graph, feeds: Sequence[Feed], runtime: Runtime) -> None:
+    def __init__(
+        self, graph: Graph, feeds: Sequence[Feed], runtime: Runtime, outputs: Sequence[str] | None = None
+    ) -> None:
         self._graph, self._feeds, self._runtime = graph, feeds, runtime
         self._flow = Flow(graph, lambda name: always(feeds, name))
-        self._names = [spec.name for spec in graph.signature.outputs]
+        self._names = [s.name for s in graph.signature.outputs if outputs is None or s.name in outputs]
         steps = self._flow.ancestors(self._names)
         limit, widens = runtime.memory // PART_OF_MEMORY, runtime.provider == "cpu"
         parts = partition(graph, self._flow, steps, limit, widens=widens)
