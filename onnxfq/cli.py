@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from onnxfq.arguments import (
     ActivationChoice,
@@ -25,8 +22,15 @@ from onnxfq.arguments import (
     Bits,
     BlockSize,
     Calib,
+    CheckpointArgument,
+    ConfigFile,
     DataFile,
+    DtypeChoice,
+    DtypeOption,
+    EvalText,
     Exclude,
+    ExportFolder,
+    ExportTask,
     Include,
     JsonFlag,
     MaxDrop,
@@ -41,11 +45,13 @@ from onnxfq.arguments import (
     Output,
     ProviderChoice,
     ProviderOption,
+    Quiet,
     ReportFile,
     ReportOutput,
     ReportsArgument,
     Resume,
     Samples,
+    SaveConfig,
     Seed,
     SeqLen,
     Symmetric,
@@ -54,8 +60,22 @@ from onnxfq.arguments import (
     TextFile,
     Threads,
     Tokenizer,
+    Verbose,
     Window,
     WorkDir,
+    save_settings,
+)
+from onnxfq.console import (
+    GATE_FAILED,
+    INTERRUPTED,
+    WRONG_USAGE,
+    complain,
+    messages,
+    print_json,
+    reported,
+    show,
+    show_comparison,
+    telling,
 )
 from onnxfq.errors import OnnxfqError
 from onnxfq.terminal import one_line
@@ -63,8 +83,6 @@ from onnxfq.terminal import one_line
 if TYPE_CHECKING:
     from onnxfq.compare import Comparison
     from onnxfq.report import Report
-
-GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="onnxfq",
@@ -75,45 +93,10 @@ app = typer.Typer(
 )
 
 
-Arguments = ParamSpec("Arguments")
-
-
-def _reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn deliberate errors and interruptions into a message and an exit code."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except OnnxfqError as error:
-            _complain(f"Error: {error}{_notes(error)}")
-            raise typer.Exit(error.exit_code) from error
-        except MemoryError as error:
-            _complain(f"Error: Out of memory. Free some, or use a machine with more.{_notes(error)}")
-            raise typer.Exit(OnnxfqError.exit_code) from error
-        except KeyboardInterrupt as error:
-            _complain(f"Interrupted: nothing half-written was left behind.{_notes(error)}")
-            raise typer.Exit(INTERRUPTED) from error
-
-    return wrapped
-
-
-def _notes(error: BaseException) -> str:
-    """What was added to an error on its way up."""
-    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-
-
-def _complain(message: str) -> None:
-    """Print one line on stderr, its first word in red."""
-    console = Console(stderr=True)
-    kind, _, rest = message.partition(" ")
-    console.print(kind, style="bold red", end=" ")
-    console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
 @app.command()
-@_reported
+@reported
 def quantize(
+    context: typer.Context,
     model: ModelArgument,
     output: Output = None,
     bits: Bits = 4,
@@ -131,10 +114,18 @@ def quantize(
     exclude: Exclude = None,
     allow_slow: AllowSlow = False,
     max_error: MaxError = None,
+    max_kl: MaxKl = None,
+    min_cosine: MinCosine = None,
+    max_ppl_increase: MaxPplIncrease = None,
+    eval_text: EvalText = None,
     min_speedup: MinSpeedup = None,
     no_validate: NoValidate = False,
     report: ReportFile = None,
     as_json: JsonFlag = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     work_dir: WorkDir = None,
     resume: Resume = False,
     memory: Memory = "2GB",
@@ -142,29 +133,35 @@ def quantize(
 ) -> None:
     """Quantise a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
-    from onnxfq.progress import progress
+    from onnxfq.config import check_config_path
     from onnxfq.report import check_report_path
 
     if report:
         check_report_path(report, model, output)
-    with progress(Console(stderr=True)) as told:
+    if save_config:
+        check_config_path(save_config, model, output)
+    with telling(quiet=quiet, verbose=verbose) as told:
         result = pipeline.quantize(
             model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
             exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
-            seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
+            seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
+            max_ppl_increase=max_ppl_increase, eval_text=eval_text, min_speedup=min_speedup, validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads,
         )  # fmt: skip
-    _show(result, as_json=as_json)
+    show(result, as_json=as_json, quiet=quiet)
     if report:
         result.save(report)
+    if save_config:
+        save_settings(context, save_config, result)
     if not result.passed:
-        _complain(f"Failed: a gate does not hold. The output is kept: {result.output}")
+        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
+        complain(f"Failed: a gate does not hold: {failed}. The output is kept: {result.output}")
         raise typer.Exit(GATE_FAILED)
 
 
 @app.command()
-@_reported
+@reported
 def inspect(
     model: ModelArgument,
     bits: Bits = 4,
@@ -186,11 +183,11 @@ def inspect(
         algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
         allow_slow=allow_slow,
     )  # fmt: skip
-    _show(result, as_json=as_json)
+    show(result, as_json=as_json)
 
 
 @app.command("report")
-@_reported
+@reported
 def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json: JsonFlag = False) -> None:
     """Show a report again or turn it into a page; several: compare the runs."""
     from onnxfq.compare import compare_reports
@@ -203,16 +200,16 @@ def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json:
     result: Report | Comparison
     if len(loaded) == 1:
         (result,) = loaded
-        _show(result, as_json=as_json)
+        show(result, as_json=as_json)
     else:
         result = compare_reports(reports, loaded)
-        _show_comparison(result, as_json=as_json)
+        show_comparison(result, as_json=as_json)
     if output:
         result.save(output)
 
 
 @app.command()
-@_reported
+@reported
 def evaluate(
     model: ModelArgument,
     baseline: Baseline = None,
@@ -229,31 +226,51 @@ def evaluate(
     max_error: MaxError = None,
     max_drop: MaxDrop = None,
     as_json: JsonFlag = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     threads: Threads = None,
 ) -> None:
     """Measure how good a model is, and how far it is from the one it was made from. Changes nothing."""
     from onnxfq import evaluating
-    from onnxfq.progress import progress
     from onnxfq.tables import show_evaluation
 
-    with progress(Console(stderr=True)) as told:
+    with telling(quiet=quiet, verbose=verbose) as told:
         result = evaluating.evaluate(
             model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
             max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=told,
         )  # fmt: skip
     if as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
-        show_evaluation(result, Console(stderr=True))
+        show_evaluation(result, messages(quiet=quiet))
     if not result.passed:
         failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
-        _complain(f"Failed: a gate does not hold: {failed}")
+        complain(f"Failed: a gate does not hold: {failed}")
         raise typer.Exit(GATE_FAILED)
 
 
 @app.command()
-@_reported
+@reported
+def export(
+    model: CheckpointArgument,
+    output: ExportFolder,
+    task: ExportTask = "auto",
+    dtype: DtypeOption = DtypeChoice.fp32,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export a transformers model to a folder with ONNX files, through optimum."""
+    from onnxfq.export import export as export_model
+
+    with telling(quiet=quiet, verbose=verbose) as told:
+        files = export_model(model, output, task=task, dtype=dtype.value, progress=told)
+    for file in files:
+        messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+
+@app.command()
+@reported
 def doctor(as_json: JsonFlag = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
@@ -261,9 +278,9 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     environment, kernels = dict(facts.environment()), facts.kernel_rows()
     if as_json:
-        _print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
+        print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
     else:
-        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), Console(stderr=True))
+        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), messages())
 
 
 @app.callback(invoke_without_command=True)
@@ -280,32 +297,6 @@ def _root(
         raise typer.Exit(WRONG_USAGE)
 
 
-def _show(result: Report, *, as_json: bool) -> None:
-    """Print a report: on stdout as JSON, or on stderr as tables."""
-    from onnxfq.tables import show_inspection, show_report
-
-    if as_json:
-        _print_json(result.to_json())
-    elif result.output is None:
-        show_inspection(result, Console(stderr=True))
-    else:
-        show_report(result, Console(stderr=True))
-
-
-def _show_comparison(result: Comparison, *, as_json: bool) -> None:
-    """Print runs side by side: on stdout as JSON, or on stderr as tables."""
-    from onnxfq.tables import show_comparison
-
-    if as_json:
-        _print_json(result.to_json())
-    else:
-        show_comparison(result, Console(stderr=True))
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
 def main() -> NoReturn:
     """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
     # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
@@ -319,7 +310,7 @@ def main() -> NoReturn:
         code = run(sys.argv[1:])
     except Exception:  # noqa: BLE001 - shown in full, with what to do about it
         traceback.print_exc()
-        _complain("Bug: this should not have happened. Please report it with all of the above.")
+        complain("Bug: this should not have happened. Please report it with all of the above.")
         code = OnnxfqError.exit_code
     sys.exit(code)
 

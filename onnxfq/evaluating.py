@@ -65,8 +65,10 @@ def evaluate(
         DataError: the data cannot be read, or do not fit the models.
 
     Example:
-        >>> found = evaluate("model.int4.onnx", "model.onnx", text="test.txt", max_ppl_increase="1%")  # doctest: +SKIP
-        >>> found.require()["perplexity"].difference  # doctest: +SKIP
+        >>> found = onnxfq.evaluate("model.int4.onnx", "model.onnx", text="test.txt", seq_len=128, samples=4,
+        ...                         max_ppl_increase="20%")
+        >>> found.require()["perplexity"].samples
+        4
     """
     limits = Limits.parse(
         {"max_ppl_increase": max_ppl_increase, "max_kl": max_kl, "min_cosine": min_cosine, "max_error": max_error,

@@ -53,6 +53,11 @@ class Options:
 
     Raises:
         UsageError: a value that makes no sense.
+
+    Example:
+        >>> careful = onnxfq.Options(scheme=onnxfq.Scheme(bits=8), max_error=0.1)
+        >>> onnxfq.quantize("model.onnx", "small.onnx", options=careful).passed
+        True
     """
 
     scheme: Scheme = field(default_factory=Scheme)

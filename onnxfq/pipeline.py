@@ -82,8 +82,9 @@ def quantize(
         TypeError: no such setting.
 
     Example:
-        >>> report = quantize("model.onnx", block_size=128)  # doctest: +SKIP
-        >>> report.require()  # doctest: +SKIP
+        >>> report = onnxfq.quantize("model.onnx", "small.onnx", block_size=128, max_error=0.9)
+        >>> report.require(max_kl=0.5).size.ratio < 0.75
+        True
     """
     start = perf_counter()
     source, chosen = Path(model), choose_options(options, changes)
@@ -108,6 +109,11 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
     Raises:
         OnnxfqError: the model cannot be read, or the scheme does not suit it.
         TypeError: no such setting.
+
+    Example:
+        >>> report = onnxfq.inspect("model.onnx", bits=8, exclude="lm_head")
+        >>> {target.bits for target in report.targets}
+        {8}
     """
     source, chosen = Path(model), choose_options(options, changes)
     folder = is_folder(source)

@@ -158,6 +158,12 @@ class Report:
         runtime_version: of ONNX Runtime.
         settings: that decide about the result, to reproduce it with.
         seconds: the whole run took; None for `inspect`.
+
+    Example:
+        >>> report = onnxfq.Report.load("report.json")
+        >>> for target in report.targets[:1]:
+        ...     print(target.name, target.bits, target.block_size)
+        /model/decoder/layers.0/self_attn/q_proj/MatMul 4 32
     """
 
     source: str
@@ -214,6 +220,11 @@ class Report:
         Raises:
             GateError: one does not hold.
             UsageError: a limit makes no sense.
+
+        Example:
+            >>> report = onnxfq.Report.load("report.json")
+            >>> report.require(max_error=0.9, max_kl="0.5") is report
+            True
         """
         limits = Limits.parse(
             {"max_error": max_error, "max_kl": max_kl, "min_cosine": min_cosine, "max_ppl_increase": max_ppl_increase,

@@ -132,7 +132,7 @@ def _check_passages(graph: Graph, passages: Passages | None, run: Callable[[Feed
     if has_cache(graph.signature):
         (found,) = run(passages.feeds[:1])
         passages.add(Losses(), 0, found, found)
-    elif passages.sees_later_tokens(*run(passages.probes())):
+    elif passages.sees_later_tokens(run):
         raise ModelError(f"{sees_later_tokens(str(graph.path))} Leave out --max-ppl-increase and --eval-text.")
 
 

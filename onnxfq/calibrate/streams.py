@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
 from onnxfq.session import Array, Session
 from onnxfq.statistics import Float64Array, Statistics
 from onnxfq.streaming import Runtime, Segment, Values, cut, held
+
+_LOGGER = logging.getLogger(__name__)
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
@@ -79,6 +82,7 @@ class Streams:
         self._alive = list(range(len(feeds)))
         self.dropped: dict[int, str] = {}
         self.errors: dict[str, OutputError] = {}
+        _LOGGER.debug("%d stages in %d segments, %d samples each", len(stages), len(self._segments), len(feeds))
 
     @property
     def runs(self) -> int:

@@ -25,10 +25,18 @@ class Gate:
     relative: bool = False
     note: str = ""
 
+    @property
+    def measured_text(self) -> str:
+        """What was measured, for people: `0.02`, `2.6 %`, `without a figure (…)`."""
+        if self.measured is None:
+            return f"without a figure ({self.note})" if self.note else "without a figure"
+        return f"{100 * self.measured:.4g} %" if self.relative else f"{self.measured:.4g}"
+
+    @property
+    def limit_text(self) -> str:
+        """The limit, for people: `0.01`, `1 %`."""
+        return f"{100 * self.limit:g} %" if self.relative else f"{self.limit:g}"
+
     def __str__(self) -> str:
         """For people: `max-error: 0.02, limit 0.01: failed`."""
-        factor, unit = (100, " %") if self.relative else (1, "")
-        why = f" ({self.note})" if self.note else ""
-        measured = f"no figure{why}" if self.measured is None else f"{factor * self.measured:.4g}{unit}"
-        limit = f"{factor * self.limit:g}{unit}"
-        return f"{self.name}: {measured}, limit {limit}: {'passed' if self.passed else 'failed'}"
+        return f"{self.name}: {self.measured_text}, limit {self.limit_text}: {'passed' if self.passed else 'failed'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,21 +44,24 @@ class Passages:
             self.add(losses, sample, expected, got)
             yield expected, got
 
-    def probes(self) -> Feeds:
-        """The first text, and the same with another last token."""
-        name, ids, kept = self._tokens(self.feeds[0])
-        last = np.flatnonzero(kept[0])[-1]
-        changed = ids.copy()
-        changed[0, last] = ids[0, 0] if ids[0, 0] != ids[0, last] else (ids[0, last] + 1) % (ids.max() + 1)
-        other = {**self.feeds[0], name: changed.reshape(self.feeds[0][name].shape)}
-        return Feeds((self.feeds[0], other), self.feeds.origin)
+    def sees_later_tokens(self, run: Callable[[Feeds], Sequence[Outputs]]) -> bool:
+        """Whether the scores of a token depend on the token after it, tried out on the first text of two or more.
 
-    def sees_later_tokens(self, first: Outputs, other: Outputs) -> bool:
-        """Whether the scores of a token depend on the token after it, given the outputs for `probes`."""
-        _, ids, kept = self._tokens(self.feeds[0])
-        last = np.flatnonzero(kept[0])[-2:]
-        before, after = (self._scores(outputs, ids)[0, last].astype(np.float64) for outputs in (first, other))
-        return len(last) == 2 and sees_change(before, after)
+        Args:
+            run: the model.
+        """
+        for feed in self.feeds:
+            name, ids, kept = self._tokens(feed)
+            shown = np.flatnonzero(kept[0])[-2:]
+            if len(shown) == 2:
+                changed = ids.copy()
+                first, last = ids[0, shown]
+                changed[0, shown[1]] = first if first != last else (last + 1) % (ids.max() + 1)
+                other = {**feed, name: changed.reshape(feed[name].shape)}
+                found = run(Feeds((feed, other), self.feeds.origin))
+                before, after = (self._scores(outputs, ids)[0, shown].astype(np.float64) for outputs in found)
+                return sees_change(before, after)
+        return False
 
     def add(self, losses: Losses, sample: int, expected: Outputs, got: Outputs) -> None:
         """Add what both models gave for a sample.

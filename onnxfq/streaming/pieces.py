@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from onnxfq.graph import Flow, Graph, Held, Step, excerpt, partition
 from onnxfq.session import Array, Provider, Session
 from onnxfq.streaming.segments import Segment, cut
 from onnxfq.streaming.values import Values
+
+_LOGGER = logging.getLogger(__name__)
 
 PART_OF_MEMORY = 4  # a piece may take that part of the memory; what is kept between pieces, twice as much
 
@@ -57,6 +60,7 @@ class Pieces:
         parts = partition(graph, self._flow, steps, limit, widens=widens)
         self._segments = cut(self._flow, _passed(parts, self._names))
         self._values = Values(2 * limit, runtime.folder)
+        _LOGGER.debug("%s runs in %d pieces, %d samples each", graph.path, len(self._segments), len(feeds))
 
     @property
     def runs(self) -> int:
