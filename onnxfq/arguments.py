@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperOption
+
+from onnxfq.errors import UsageError
+from onnxfq.terminal import one_line
+
+if TYPE_CHECKING:
+    from onnxfq.config import Value
+    from onnxfq.report import Report
 
 
 class ProviderChoice(StrEnum):
@@ -22,6 +30,13 @@ class ActivationChoice(StrEnum):
 
     int8 = "int8"
     float = "float"
+
+
+class DtypeChoice(StrEnum):
+    """Values of --dtype."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
 
 
 class TaskChoice(StrEnum):
@@ -99,6 +114,15 @@ Seed = Annotated[int, typer.Option(help="Of everything that is made up.")]
 # The comparison
 MaxError = Annotated[
     float | None, typer.Option(help="Gate: largest relative MSE over the floating outputs.", show_default=False)
+]
+EvalText = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.txt",
+        readable=False,
+        help="Running text to measure the perplexity of a language model and of its original on.",
+        show_default="none, or with --max-ppl-increase the texts of --calib",
+    ),
 ]
 MinSpeedup = Annotated[
     float | None, typer.Option(help="Gate: smallest speed-up over the original.", show_default=False)
@@ -199,3 +223,80 @@ ExecutorOption = Annotated[
         show_default="everything in this process",
     ),
 ]
+
+# Runs as such
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Show every target, and the sessions and segments that are run.")
+]
+
+
+def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a file stand in for options that are not on the command line; what it holds is checked as if it were."""
+    if path is None:
+        return None
+    from onnxfq.config import read_config
+
+    options = _options(context)
+    names = {name: str(option.name) for name, option in options.items()}
+    try:
+        found = read_config(path, names, [name for name, option in options.items() if option.multiple])
+    except UsageError as error:
+        raise typer.BadParameter(one_line(str(error))) from error
+    context.default_map = {names[name]: value for name, value in found.items()}
+    return path
+
+
+def save_settings(context: typer.Context, path: Path, result: Report) -> None:
+    """Write the options of a run to a file; what was left to this machine is written as it was decided."""
+    from onnxfq.config import write_config
+
+    decided = {"provider": result.provider, "symmetric": result.settings["symmetric"]}
+    given = {name: context.params[str(option.name)] for name, option in _options(context).items()}
+    settings = {name: _plain(value) for name, value in {**given, **decided}.items() if value not in (None, [])}
+    write_config(path, settings, f"The model is complete: '{result.output}'. ")
+
+
+def _options(context: typer.Context) -> dict[str, TyperOption]:
+    """A command's options by their long names, but for those about such files."""
+    found = {
+        max(option.opts, key=len).lstrip("-"): option
+        for option in context.command.params
+        if isinstance(option, TyperOption)
+    }
+    return {name: option for name, option in found.items() if name not in ("help", "config", "save-config")}
+
+
+def _plain(value: object) -> Value:
+    return value if isinstance(value, bool | int | float | list) else str(value)
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml|.json",
+        readable=False,
+        is_eager=True,
+        callback=_read_settings,
+        help="Options by their names; those on the command line beat it.",
+        show_default=False,
+    ),
+]
+SaveConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml|.json",
+        readable=False,
+        help="Write the options of this run, for --config.",
+        show_default=False,
+    ),
+]
+
+# Export
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="MODEL_ID|DIR", help="A name on the Hugging Face hub, or a folder.", show_default=False)
+]
+ExportFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", readable=False)]
+ExportTask = Annotated[str, typer.Option(help="What the model is for, such as text-generation-with-past.")]
+DtypeOption = Annotated[DtypeChoice, typer.Option(help="Type of the weights.")]

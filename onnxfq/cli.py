@@ -19,9 +19,16 @@ from onnxfq.arguments import (
     Bits,
     BlockSize,
     Calib,
+    CheckpointArgument,
+    ConfigFile,
     DataFile,
+    DtypeChoice,
+    DtypeOption,
+    EvalText,
     Exclude,
     ExecutorOption,
+    ExportFolder,
+    ExportTask,
     Include,
     JsonFlag,
     MaxDrop,
@@ -36,11 +43,13 @@ from onnxfq.arguments import (
     Output,
     ProviderChoice,
     ProviderOption,
+    Quiet,
     ReportFile,
     ReportOutput,
     ReportsArgument,
     Resume,
     Samples,
+    SaveConfig,
     Seed,
     SeqLen,
     Symmetric,
@@ -49,8 +58,10 @@ from onnxfq.arguments import (
     TextFile,
     Threads,
     Tokenizer,
+    Verbose,
     Window,
     WorkDir,
+    save_settings,
 )
 from onnxfq.console import (
     GATE_FAILED,
@@ -62,9 +73,11 @@ from onnxfq.console import (
     reported,
     show,
     show_runs,
+    telling,
 )
 from onnxfq.errors import OnnxfqError, OutputError
 from onnxfq.process import handle_signals, ignore_signals, occupy_standard_streams, settle_streams
+from onnxfq.terminal import one_line
 
 if TYPE_CHECKING:
     from onnxfq.compare import Comparison
@@ -82,6 +95,7 @@ app = typer.Typer(
 @app.command()
 @reported
 def quantize(
+    context: typer.Context,
     model: ModelArgument,
     output: Output = None,
     bits: Bits = 4,
@@ -99,10 +113,18 @@ def quantize(
     exclude: Exclude = None,
     allow_slow: AllowSlow = False,
     max_error: MaxError = None,
+    max_kl: MaxKl = None,
+    min_cosine: MinCosine = None,
+    max_ppl_increase: MaxPplIncrease = None,
+    eval_text: EvalText = None,
     min_speedup: MinSpeedup = None,
     no_validate: NoValidate = False,
     report: ReportFile = None,
     as_json: JsonFlag = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     work_dir: WorkDir = None,
     resume: Resume = False,
     memory: Memory = "2GB",
@@ -111,29 +133,35 @@ def quantize(
 ) -> None:
     """Quantise a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
-    from onnxfq.progress import progress
+    from onnxfq.config import check_config_path
     from onnxfq.report import check_report_path
 
     if report:
         check_report_path(report, model, output)
-    with progress(messages()) as told:
+    if save_config:
+        check_config_path(save_config, model, output)
+    with telling(quiet=quiet, verbose=verbose) as told:
         result = pipeline.quantize(
             model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
             exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
-            seq_len=seq_len, seed=seed, max_error=max_error, min_speedup=min_speedup, validate=not no_validate,
+            seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
+            max_ppl_increase=max_ppl_increase, eval_text=eval_text, min_speedup=min_speedup, validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
         )  # fmt: skip
     try:
-        show(result, as_json=as_json)
+        show(result, as_json=as_json, quiet=quiet)
     except OutputError as error:
         error.add_note(f"The model is complete: '{result.output}'.")
         raise
     finally:
         if report:
             result.save(report)
+        if save_config:
+            save_settings(context, save_config, result)
     if not result.passed:
-        complain(f"Failed: a gate does not hold. The output is kept: {result.output}")
+        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
+        complain(f"Failed: a gate does not hold: {failed}. The output is kept: {result.output}")
         raise typer.Exit(GATE_FAILED)
 
 
@@ -203,14 +231,15 @@ def evaluate(
     max_error: MaxError = None,
     max_drop: MaxDrop = None,
     as_json: JsonFlag = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     threads: Threads = None,
 ) -> None:
     """Measure how good a model is, and how far it is from the one it was made from. Changes nothing."""
     from onnxfq import evaluating
-    from onnxfq.progress import progress
     from onnxfq.tables import show_evaluation
 
-    with progress(messages()) as told:
+    with telling(quiet=quiet, verbose=verbose) as told:
         result = evaluating.evaluate(
             model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
@@ -219,11 +248,30 @@ def evaluate(
     if as_json:
         print_json(result.to_json())
     else:
-        show_evaluation(result, messages())
+        show_evaluation(result, messages(quiet=quiet))
     if not result.passed:
         failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
         complain(f"Failed: a gate does not hold: {failed}")
         raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
+@reported
+def export(
+    model: CheckpointArgument,
+    output: ExportFolder,
+    task: ExportTask = "auto",
+    dtype: DtypeOption = DtypeChoice.fp32,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export a transformers model to a folder with ONNX files, through optimum."""
+    from onnxfq.export import export as export_model
+
+    with telling(quiet=quiet, verbose=verbose) as told:
+        files = export_model(model, output, task=task, dtype=dtype.value, progress=told)
+    for file in files:
+        messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 @app.command()

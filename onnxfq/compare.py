@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxfq.errors import UsageError
+from onnxfq.evaluate import Figure as Measured
 from onnxfq.layers import Layer, layers_of
 from onnxfq.page import comparison_page
 from onnxfq.report import JSON_VERSION, Report, check_report_path, write_report
@@ -188,6 +189,7 @@ def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
     for name in dict.fromkeys(o.name for r in reports for o in r.outputs if o.kl is not None):
         yield figure(f"KL, {name}", "", "less", lambda r, name=name: _of_output(r, name, "kl"))  # type: ignore[misc]
         yield figure(f"top-1, {name}", "fraction", "more", lambda r, name=name: _of_output(r, name, "top1"))  # type: ignore[misc]
+    yield figure("perplexity", "", "less", lambda r: _largest(r.language))
     for case in dict.fromkeys(x.case for r in reports for x in r.latency):
         yield figure(f"time, {case}", "ms", "less", lambda r, case=case: _of_case(r, case, "candidate_ms"))  # type: ignore[misc]
         yield figure(f"speed-up, {case}", "times", "more", lambda r, case=case: _of_case(r, case, "speedup"))  # type: ignore[misc]
@@ -196,6 +198,11 @@ def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
 
 def _largest_error(report: Report) -> float | None:
     return max((o.relative_mse for o in report.outputs if o.relative_mse is not None), default=None)
+
+
+def _largest(figures: Sequence[Measured]) -> float | None:
+    known = [figure.value for figure in figures if figure.value is not None]
+    return max(known) if len(known) == len(figures) and known else None
 
 
 def _of_output(report: Report, name: str, figure: str) -> float | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 from rich.console import Console
 
-from onnxfq.errors import OnnxfqError, OutputError
+from onnxfq.errors import OnnxfqError, OutputError, UsageError
 from onnxfq.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
     from onnxfq.compare import Comparison
+    from onnxfq.progress import Told
     from onnxfq.report import Report
 
 GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -43,9 +46,10 @@ def reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return wrapped
 
 
-def messages() -> Console:
-    """Where messages go: stderr."""
-    return Console(file=None if sys.stderr is None else Lasting(sys.stderr), stderr=True)  # type: ignore[arg-type]
+def messages(*, quiet: bool = False) -> Console:
+    """Where messages go: stderr, or nowhere."""
+    stream = None if sys.stderr is None else Lasting(sys.stderr)
+    return Console(file=stream, stderr=True, quiet=quiet)  # type: ignore[arg-type]
 
 
 def _notes(error: BaseException) -> str:
@@ -61,16 +65,55 @@ def complain(message: str) -> None:
     console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def show(result: Report, *, as_json: bool) -> None:
+@contextmanager
+def telling(*, quiet: bool = False, verbose: bool = False) -> Iterator[Told]:
+    """Progress while inside; verbose: every line of the log too.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    from onnxfq.progress import progress
+
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")
+    console = messages(quiet=quiet)
+    with progress(console) as told:
+        if not verbose:
+            yield told
+            return
+        handler, log = _Lines(told), logging.getLogger("onnxfq")
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        try:
+            yield told
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    """Log records as remarks between the lines of progress."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        self._told(record.getMessage(), 0, 0)
+
+
+def show(result: Report, *, as_json: bool, quiet: bool = False) -> None:
     """Print a report: on stdout as JSON, or on stderr as tables."""
     from onnxfq.tables import show_inspection, show_report
 
     if as_json:
         print_json(result.to_json())
     elif result.output is None:
-        show_inspection(result, messages())
+        show_inspection(result, messages(quiet=quiet))
     else:
-        show_report(result, messages())
+        show_report(result, messages(quiet=quiet))
 
 
 def show_runs(result: Comparison, *, as_json: bool) -> None:

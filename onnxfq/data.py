@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxfq.errors import UsageError
+from onnxfq.evaluate import has_logits
+from onnxfq.evaluate.kinds import find_language_output
+from onnxfq.evaluate.passages import Passages, given_passages, read_passages
 from onnxfq.feeds import Feeds, generate_own, given_feeds, load_feeds
 from onnxfq.job import Job, Progress
 from onnxfq.session import Session
@@ -49,11 +54,60 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         progress("checking the original", 0, 1)
         shown = feeds[:GENERATED_SAMPLES] if feeds is not None and feeds.is_generated else feeds
         inputs = prepare_inputs(
-            job.graph.signature, shown, samples=options.samples, seq_len=options.seq_len, seed=options.seed
+            job.graph.signature,
+            shown,
+            samples=options.samples,
+            seq_len=options.seq_len,
+            seed=options.seed,
+            passages=_passages(job, shown) if options.wants_perplexity else None,
         )
         runtime = Runtime(job.provider, job.threads, options.memory, folder)
         comparison = prepare_comparison(job.graph, inputs, runtime, progress)
     return Data(feeds if needed else None, comparison)
+
+
+def refuse_unmeasurable(source: Path, jobs: Sequence[Job]) -> None:
+    """Refuse limits on figures that no model of a source has.
+
+    Raises:
+        UsageError: with every such limit.
+    """
+    options, signatures = jobs[0].options, [job.graph.signature for job in jobs]
+    idle = []
+    if options.max_kl is not None and not any(has_logits(signature) for signature in signatures):
+        idle.append("--max-kl needs a floating-point output named logits or scores")
+    if options.wants_perplexity and not any(find_language_output(signature) for signature in signatures):
+        idle.append("the perplexity needs a language model, with an output logits [batch, tokens, vocabulary]")
+    if idle:
+        names = ", ".join(dict.fromkeys(spec.name for signature in signatures for spec in signature.outputs))
+        raise UsageError(f"'{source}' has not what the limits are about: {'; '.join(idle)} (got outputs {names}).")
+
+
+def _passages(job: Job, feeds: Feeds | None) -> Passages | None:
+    """Texts for the perplexity: those named for it, else the samples; None for a model that is no language model.
+
+    Raises:
+        UsageError: there are neither.
+    """
+    options, signature = job.options, job.graph.signature
+    if options.eval_text is not None:
+        return read_passages(
+            Path(options.eval_text),
+            signature,
+            tokenizer=_tokenizer(job),
+            samples=options.samples,
+            seq_len=options.seq_len,
+        )
+    if feeds is None:
+        raise UsageError(
+            "--max-ppl-increase needs text, and this algorithm takes no calibration data. "
+            "Give it with --eval-text FILE."
+        )
+    return given_passages(feeds, signature)
+
+
+def _tokenizer(job: Job) -> Path:
+    return job.graph.path.parent if job.options.tokenizer is None else Path(job.options.tokenizer)
 
 
 def _feeds(job: Job, progress: Progress) -> Feeds | None:
@@ -61,7 +115,7 @@ def _feeds(job: Job, progress: Progress) -> Feeds | None:
     options, signature = job.options, job.graph.signature
     if options.calib is None:
         return None
-    tokenizer = job.graph.path.parent if options.tokenizer is None else Path(options.tokenizer)
+    tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
         return given_feeds(options.calib, signature, samples=options.samples)
     if options.calibrates_itself:

@@ -18,31 +18,69 @@ from __future__ import annotations
 
 
 class OnnxfqError(Exception):
-    """Base of all deliberate errors; `exit_code` is what the command line exits with."""
+    """Base of all deliberate errors; `exit_code` is what the command line exits with.
+
+    Example:
+        >>> try:
+        ...     onnxfq.quantize("nowhere.onnx")
+        ... except onnxfq.OnnxfqError as error:
+        ...     print(type(error).__name__, error.exit_code)
+        ModelError 3
+    """
 
     exit_code = 3
 
 
 class UsageError(OnnxfqError):
-    """The request is wrong, whatever the model."""
+    """The request is wrong, whatever the model.
+
+    Example:
+        >>> onnxfq.quantize("model.onnx", samples=0)
+        Traceback (most recent call last):
+        onnxfq.errors.UsageError: --samples must be 1 or more (got 0).
+    """
 
     exit_code = 2
 
 
 class SchemeError(UsageError):
-    """A quantisation scheme that does not exist, or that the chosen provider cannot run."""
+    """A quantisation scheme that does not exist, or that the chosen provider cannot run.
+
+    Example:
+        >>> onnxfq.Scheme(bits=5)
+        Traceback (most recent call last):
+        onnxfq.errors.SchemeError: ...
+    """
 
 
 class ProviderError(UsageError):
-    """An execution provider that was asked for is not available here."""
+    """An execution provider that was asked for is not available here.
+
+    Example:
+        >>> onnxfq.quantize("model.onnx", provider="tpu")
+        Traceback (most recent call last):
+        onnxfq.errors.ProviderError: Unknown provider (got provider='tpu'). Use auto, cpu, cuda.
+    """
 
 
 class ModelError(OnnxfqError):
-    """The model cannot be read, or holds something that cannot be handled."""
+    """The model cannot be read, or holds something that cannot be handled.
+
+    Example:
+        >>> onnxfq.inspect("test.txt")
+        Traceback (most recent call last):
+        onnxfq.errors.ModelError: ...
+    """
 
 
 class DataError(OnnxfqError):
-    """Calibration or validation data do not fit the model or cannot be read."""
+    """Calibration or validation data do not fit the model or cannot be read.
+
+    Example:
+        >>> onnxfq.quantize("model.onnx", calib="nowhere.txt")
+        Traceback (most recent call last):
+        onnxfq.errors.DataError: There is no file nowhere.txt. Give a .npz, .jsonl or .txt file, or ...
+    """
 
 
 class ExecutorError(OnnxfqError):
@@ -50,14 +88,31 @@ class ExecutorError(OnnxfqError):
 
 
 class OutputError(OnnxfqError):
-    """The result, or what goes with it, cannot be written; the message says what is there."""
+    """The result, or what goes with it, cannot be written; the message says what is there.
+
+    Example:
+        >>> onnxfq.quantize("model.onnx", "nowhere/small.onnx")
+        Traceback (most recent call last):
+        onnxfq.errors.OutputError: Cannot write 'nowhere/small.onnx': the folder 'nowhere' does not exist. ...
+    """
 
 
 class VerificationError(OnnxfqError):
-    """The written file does not decode to, or does not compute, what the solver meant."""
+    """The written file does not decode to, or does not compute, what the solver meant.
+
+    Example:
+        >>> onnxfq.VerificationError.exit_code  # nobody should ever meet one
+        3
+    """
 
 
 class GateError(OnnxfqError):
-    """A gate on accuracy or speed failed."""
+    """A gate on accuracy or speed failed.
+
+    Example:
+        >>> onnxfq.Report.load("report.json").require(max_error=0)
+        Traceback (most recent call last):
+        onnxfq.errors.GateError: model.int4.onnx fails 1 gates: max-error: ..., limit 0: failed.
+    """
 
     exit_code = 1

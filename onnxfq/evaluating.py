@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxfq.errors import UsageError
-from onnxfq.evaluate import Limits, parse_limit
+from onnxfq.evaluate import Limits
 from onnxfq.evaluation import Evaluation
 from onnxfq.examination import Examination, find_model, find_tokenizer
 from onnxfq.job import Progress
@@ -65,16 +65,15 @@ def evaluate(
         DataError: the data cannot be read, or do not fit the models.
 
     Example:
-        >>> found = evaluate("model.int4.onnx", "model.onnx", text="test.txt", max_ppl_increase="1%")  # doctest: +SKIP
-        >>> found.require()["perplexity"].difference  # doctest: +SKIP
+        >>> found = onnxfq.evaluate("model.int4.onnx", "model.onnx", text="test.txt", seq_len=128, samples=4,
+        ...                         max_ppl_increase="20%")
+        >>> found.require()["perplexity"].samples
+        4
     """
-    limits = Limits(
-        max_ppl_increase=parse_limit(max_ppl_increase, "max-ppl-increase", percent=True),
-        max_kl=parse_limit(max_kl, "max-kl", percent=False),
-        min_cosine=parse_limit(min_cosine, "min-cosine", percent=False),
-        max_error=parse_limit(max_error, "max-error", percent=False),
-        max_drop=parse_limit(max_drop, "max-drop", percent=True),
-    )
+    limits = Limits.parse(
+        {"max_ppl_increase": max_ppl_increase, "max_kl": max_kl, "min_cosine": min_cosine, "max_error": max_error,
+         "max_drop": max_drop}
+    )  # fmt: skip
     _check(task, limits, baseline, samples=samples, seq_len=seq_len, threads=threads)
     source = find_model(Path(model))
     original = None if baseline is None else find_model(Path(baseline))

@@ -27,6 +27,13 @@ class Evaluation:
         gates: limits and whether they hold.
         warnings: what the user should know.
         settings: what was asked for.
+
+    Example:
+        >>> found = onnxfq.evaluate("model.int4.onnx", "model.onnx", text="test.txt", seq_len=128, samples=4)
+        >>> found["kl"].value < 0.5
+        True
+        >>> [figure.name for figure in found.figures]
+        ['perplexity', 'kl', 'kl_p999', 'top1']
     """
 
     model: str

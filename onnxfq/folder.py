@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from onnxfq.errors import ModelError, UsageError
-from onnxfq.evaluate import check_gates
 from onnxfq.options import Options
 from onnxfq.report import Estimate, Report, Size
 
@@ -127,10 +126,7 @@ def merge(
     marked = [_marked(r) for r in reports] if len(reports) > 1 else reports
     outputs = tuple(o for r in marked for o in r.outputs)
     latency = tuple(x for r in marked for x in r.latency)
-    gates = check_gates(
-        max_error=options.max_error, min_speedup=options.min_speedup, outputs=outputs, latencies=latency
-    )
-    return replace(
+    whole = replace(
         marked[0],
         source=str(source),
         output=str(output) if output else None,
@@ -140,10 +136,11 @@ def merge(
         estimate=together([r.estimate for r in marked]),
         outputs=outputs,
         latency=latency,
-        gates=tuple(gates) if latency else (),
+        language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),
         kernels_run=sum(r.kernels_run for r in marked),
     )
+    return whole.judged(options.limits) if outputs else whole
 
 
 def together(estimates: Sequence[Estimate]) -> Estimate:
@@ -159,6 +156,7 @@ def _marked(report: Report) -> Report:
         skipped=tuple(replace(s, model=model) for s in report.skipped),
         outputs=tuple(replace(o, name=f"{model}: {o.name}") for o in report.outputs),
         latency=tuple(replace(x, case=f"{model}: {x.case}") for x in report.latency),
+        language=tuple(replace(figure, note=f"{model}: {figure.note}") for figure in report.language),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxfq.errors import UsageError
+from onnxfq.evaluate import Limits
 from onnxfq.executor import check_executor
 from onnxfq.scheme import Scheme
 from onnxfq.session import Array, resolve_provider
 
 SELF = "self"
+GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 Calibration = str | Path | Iterable[Mapping[str, Array]]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
@@ -48,10 +49,19 @@ class Options:
             executor of `concurrent.futures`; None does everything here. The result is the same.
         validate: compare the output with the original.
         max_error: gate: the largest relative MSE allowed over the floating outputs.
+        max_kl: gate: the largest mean KL allowed, in nats, over outputs that are logits.
+        min_cosine: gate: the smallest mean cosine allowed over the floating outputs.
+        max_ppl_increase: gate: how far the perplexity may be above the original's, 0.5 or "1%".
+        eval_text: running text (.txt) for the perplexity; None takes the samples of `calib` where a gate asks for it.
         min_speedup: gate: the smallest speed-up allowed.
 
     Raises:
         UsageError: a value that makes no sense.
+
+    Example:
+        >>> careful = onnxfq.Options(scheme=onnxfq.Scheme(bits=8), max_error=0.1)
+        >>> onnxfq.quantize("model.onnx", "small.onnx", options=careful).passed
+        True
     """
 
     scheme: Scheme = field(default_factory=Scheme)
@@ -71,8 +81,12 @@ class Options:
     threads: int | None = None
     executor: str | Executor | None = None
     validate: bool = True
-    max_error: float | None = None
-    min_speedup: float | None = None
+    max_error: str | float | None = None
+    max_kl: str | float | None = None
+    min_cosine: str | float | None = None
+    max_ppl_increase: str | float | None = None
+    eval_text: str | Path | None = None
+    min_speedup: str | float | None = None
 
     def __post_init__(self) -> None:
         """Bring values into one form and refuse what makes no sense."""
@@ -89,6 +103,16 @@ class Options:
         """Whether the model makes its own calibration data; `./self` and `Path("self")` name a file."""
         return isinstance(self.calib, str) and self.calib == SELF
 
+    @property
+    def limits(self) -> Limits:
+        """The gates."""
+        return Limits.parse({name: getattr(self, name) for name in GATES})
+
+    @property
+    def wants_perplexity(self) -> bool:
+        """Whether the perplexity is to be measured."""
+        return self.eval_text is not None or self.max_ppl_increase is not None
+
     def _check_numbers(self) -> None:
         for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
             value = getattr(self, name)
@@ -96,13 +120,18 @@ class Options:
                 raise UsageError(f"--{_dashed(name)} must be {least} or more (got {value}).")
 
     def _check_gates(self) -> None:
-        gates = {name: value for name in ("max_error", "min_speedup") if (value := getattr(self, name)) is not None}
-        for name, value in gates.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"--{_dashed(name)} must be a number of 0 or more (got {value}).")
-        if gates and not self.validate:
-            named = " and ".join(f"--{_dashed(name)}" for name in gates)
-            raise UsageError(f"{named} needs the comparison that --no-validate leaves out. Drop one of them.")
+        """Bring limits into one form, numbers but for percentages; refuse those that nothing can be held against."""
+        for name, limit in self.limits.chosen.items():
+            field_name = name.replace("-", "_")
+            given = getattr(self, field_name)
+            object.__setattr__(self, field_name, str(given).strip() if limit.relative else limit.value)
+        needed = [f"--{name}" for name in self.limits.chosen] + ["--eval-text"] * (self.eval_text is not None)
+        if needed and not self.validate:
+            raise UsageError(
+                f"{' and '.join(needed)} needs the comparison that --no-validate leaves out. Drop one of them."
+            )
+        if self.max_ppl_increase is not None and self.eval_text is None and self.calib is None:
+            raise UsageError("--max-ppl-increase needs text. Give it with --eval-text FILE, or with --calib FILE.")
 
     def _check_calib(self) -> None:
         if isinstance(self.calib, Mapping) or not isinstance(self.calib, str | Path | Iterable | None):
@@ -114,12 +143,12 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
-        names = ("allow_slow", "samples", "seq_len", "seed", "validate", "max_error", "min_speedup")
+        names = ("allow_slow", "samples", "seq_len", "seed", "validate", *GATES)
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib = _text(self.calib) if isinstance(self.calib, str | Path | None) else "given: from Python"
         if calib == SELF and not self.calibrates_itself:
             calib = f"./{SELF}"  # a file of that name
-        paths = {"calib": calib, "tokenizer": _text(self.tokenizer)}
+        paths = {"calib": calib, "tokenizer": _text(self.tokenizer), "eval_text": _text(self.eval_text)}
         return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
 
 
@@ -151,8 +180,12 @@ class Changes(TypedDict, total=False):
     threads: int | None
     executor: str | Executor | None
     validate: bool
-    max_error: float | None
-    min_speedup: float | None
+    max_error: str | float | None
+    max_kl: str | float | None
+    min_cosine: str | float | None
+    max_ppl_increase: str | float | None
+    eval_text: str | Path | None
+    min_speedup: str | float | None
 
 
 _SCHEME = tuple(f.name for f in fields(Scheme))

@@ -14,7 +14,7 @@ from onnxfq.allocator import keep_memory
 from onnxfq.calibrate import Checkpoint
 from onnxfq.calibration import calibrated
 from onnxfq.compiled import limited_threads
-from onnxfq.data import Data, prepare
+from onnxfq.data import Data, prepare, refuse_unmeasurable
 from onnxfq.executor import HERE, Workers, opened
 from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
@@ -82,8 +82,9 @@ def quantize(
         TypeError: no such setting.
 
     Example:
-        >>> report = quantize("model.onnx", block_size=128)  # doctest: +SKIP
-        >>> report.require()  # doctest: +SKIP
+        >>> report = onnxfq.quantize("model.onnx", "small.onnx", block_size=128, max_error=0.9)
+        >>> report.require(max_kl=0.5).size.ratio < 0.75
+        True
     """
     start = perf_counter()
     source, chosen = Path(model), choose_options(options, changes)
@@ -108,6 +109,11 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
     Raises:
         OnnxfqError: the model cannot be read, or the scheme does not suit it.
         TypeError: no such setting.
+
+    Example:
+        >>> report = onnxfq.inspect("model.onnx", bits=8, exclude="lm_head")
+        >>> {target.bits for target in report.targets}
+        {8}
     """
     source, chosen = Path(model), choose_options(options, changes)
     folder = is_folder(source)
@@ -129,6 +135,7 @@ def _quantize_file(source: Path, output: Path, options: Options, workers: Worker
     (job,) = _decide_all(source, [source], options, workers, calibrated=options.calib is not None)
     refuse_overwriting(output, job.graph.files)
     _refuse_idle([job])
+    refuse_unmeasurable(source, [job])
     work = find_work(job, output)
     with staging(output) as folder:
         _foretell([job], folder, progress)
@@ -146,6 +153,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, workers: Work
     files = [file for job in jobs for file in job.graph.files]
     refuse_overwriting(output, files)
     _refuse_idle(jobs)
+    refuse_unmeasurable(source, jobs)
     works = [find_work(job, output, job.graph.path.stem) for job in jobs]
     with staging(output) as folder:
         result = folder / output.name

@@ -14,7 +14,8 @@ SAMPLES = "SAMPLES"
 
 _SCHEME = ("bits", "block_size", "symmetric", "activations", "algorithm")
 _NODES = ("include", "exclude", "allow_slow")
-_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "max_error", "min_speedup")
+_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_text")
+_GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _FLAGS = {
     "symmetric": {True: "--symmetric", False: "--asymmetric"},
     "allow_slow": {True: "--allow-slow"},
@@ -42,7 +43,7 @@ def python_call(report: Report) -> str:
 
 def _settings(report: Report) -> Iterator[tuple[str, Any]]:
     """Settings that were made and are known here, in the order of the help; the provider is the one that was used."""
-    names = (*_SCHEME, "provider", *_NODES, *(() if report.output is None else _DATA))
+    names = (*_SCHEME, "provider", *_NODES, *(() if report.output is None else (*_DATA, *_GATES)))
     for name in names:
         value = {**report.settings, "provider": report.provider}.get(name)
         if value is not None and value != []:

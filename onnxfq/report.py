@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onnxfq.durable import write_durably
 from onnxfq.errors import DataError, GateError, OutputError, UsageError
-from onnxfq.evaluate import Gate, Latency, OutputAccuracy
+from onnxfq.evaluate import Figure, Gate, Latency, Limits, OutputAccuracy, measured
 from onnxfq.page import report_page
 from onnxfq.reading import build, read_object
 from onnxfq.rules import Skip
@@ -148,6 +148,7 @@ class Report:
         estimate: expected time and memory.
         outputs: error of every output against the original, empty where nothing was compared.
         latency: original against output, empty where nothing was compared.
+        language: perplexity of output and original (`baseline`) on texts, where it was asked for.
         inputs: where the inputs of the comparison came from; "" where nothing was compared.
         calibration: where the data come from that the algorithm was given; "" where it had none.
         gates: limits and whether they hold.
@@ -157,6 +158,12 @@ class Report:
         runtime_version: of ONNX Runtime.
         settings: that decide about the result, to reproduce it with.
         seconds: the whole run took; None for `inspect`.
+
+    Example:
+        >>> report = onnxfq.Report.load("report.json")
+        >>> for target in report.targets[:1]:
+        ...     print(target.name, target.bits, target.block_size)
+        /model/decoder/layers.0/self_attn/q_proj/MatMul 4 32
     """
 
     source: str
@@ -170,6 +177,7 @@ class Report:
     estimate: Estimate
     outputs: tuple[OutputAccuracy, ...] = ()
     latency: tuple[Latency, ...] = ()
+    language: tuple[Figure, ...] = ()
     inputs: str = ""
     calibration: str = ""
     gates: tuple[Gate, ...] = ()
@@ -185,13 +193,45 @@ class Report:
         """Whether every gate holds."""
         return all(gate.passed for gate in self.gates)
 
-    def require(self) -> Report:
-        """Return itself if every gate holds.
+    def judged(self, limits: Limits) -> Report:
+        """The report with its figures held against limits, which become its gates."""
+        return replace(self, gates=tuple(limits.gates(measured(self.outputs, self.latency, self.language))))
+
+    def require(
+        self,
+        *,
+        max_error: str | float | None = None,
+        max_kl: str | float | None = None,
+        min_cosine: str | float | None = None,
+        max_ppl_increase: str | float | None = None,
+        min_speedup: str | float | None = None,
+    ) -> Report:
+        """Return itself if every gate of the run holds, and every limit given here.
+
+        A limit on what was not measured does not hold.
+
+        Args:
+            max_error: largest relative MSE over the floating outputs.
+            max_kl: largest mean KL, in nats, over outputs that are logits.
+            min_cosine: smallest mean cosine over the floating outputs.
+            max_ppl_increase: how far the perplexity may be above the original's, 0.5 or "1%".
+            min_speedup: smallest speed-up over all cases that were timed.
 
         Raises:
-            GateError: one does not.
+            GateError: one does not hold.
+            UsageError: a limit makes no sense.
+
+        Example:
+            >>> report = onnxfq.Report.load("report.json")
+            >>> report.require(max_error=0.9, max_kl="0.5") is report
+            True
         """
-        failed = [str(gate) for gate in self.gates if not gate.passed]
+        limits = Limits.parse(
+            {"max_error": max_error, "max_kl": max_kl, "min_cosine": min_cosine, "max_ppl_increase": max_ppl_increase,
+             "min_speedup": min_speedup}
+        )  # fmt: skip
+        gates = dict.fromkeys((*self.gates, *self.judged(limits).gates))
+        failed = [str(gate) for gate in gates if not gate.passed]
         if failed:
             raise GateError(f"{self.output or self.source} fails {len(failed)} gates: {'; '.join(failed)}.")
         return self
@@ -217,6 +257,7 @@ class Report:
             "inputs": self.inputs,
             "outputs": [asdict(o) for o in self.outputs],
             "latency": [asdict(x) for x in self.latency],
+            "language": [asdict(f) for f in self.language],
             "gates": [asdict(g) for g in self.gates],
             "kernels_run": self.kernels_run,
             "warnings": list(self.warnings),

@@ -28,6 +28,10 @@ class Scheme:
 
     Raises:
         SchemeError: a value that no kernel has, with the values that exist.
+
+    Example:
+        >>> print(Scheme(bits=4, block_size=128))
+        int4, block 128, asymmetric, activations int8
     """
 
     bits: int = 4

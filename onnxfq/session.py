@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 Array = npt.NDArray[Any]
+_LOGGER = logging.getLogger(__name__)
 
 NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds
 
@@ -121,6 +123,7 @@ class Session:
         self._outputs = tuple(spec.name for spec in self._signature.outputs if spec.dtype not in NOT_ARRAYS)
         used = {spec.dtype for spec in (*self._signature.inputs, *self._signature.outputs)}
         self._by_value = "bfloat16" in used
+        _LOGGER.debug("session: %s on %s, threads: %s", self.name, provider, threads or "all")
 
     def signature(self) -> Signature:
         """Inputs and outputs as ONNX Runtime sees them; it does not tell a scalar from an unknown rank (shape None)."""

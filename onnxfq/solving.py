@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from onnxfq.statistics import Float64Array, Statistics
 from onnxfq.streaming import PART_OF_MEMORY
 from onnxfq.summary import describe
 from onnxfq.verify import Meant
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +270,7 @@ class _Solving:
             self._abandoned += shift_bias(graph, bias, shift, self._spool)
         digest = self._done[p.target.key, p.kernel].digest
         self._reports[index] = report
+        _LOGGER.info("%s", _line(report))
         self._meant[index] = Meant(p.target.name, stored.codes, p.target.n, p.target.k, p.kernel, digest)
 
     def _known(self, index: int) -> bool:
@@ -294,6 +298,16 @@ class _Solving:
                 f"NaN or infinite values in {what} of '{self._job.graph.path}': {', '.join(map(repr, names))}. "
                 "Export the model again, or leave their nodes out with --exclude."
             )
+
+
+def _line(report: TargetReport) -> str:
+    """A target as it was solved, for the log."""
+    what = f"{report.name}: {report.n} x {report.k}, {report.bits} bits, block {report.block_size}"
+    if report.shares:
+        return f"{what}, the weight of {report.shares}"
+    error = "" if report.relative_error is None else f", relative error of the weights {report.relative_error:.4g}"
+    tokens = f", {report.tokens} tokens" if report.tokens else ""
+    return "; ".join([f"{what}, {report.algorithm}{tokens}{error}", *report.remarks])
 
 
 def _report(planned: TargetReport, solution: Solution) -> TargetReport:

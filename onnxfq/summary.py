@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnxfq.evaluate import Latency, check_gates
+from onnxfq.evaluate import Latency
 from onnxfq.find import Planned
 from onnxfq.job import Job
 from onnxfq.packing import stored_bytes
@@ -19,6 +19,10 @@ from onnxfq.validate import Validation
 from onnxfq.version import VERSION
 
 UNKNOWN_SPEED = 1e6  # weights a second of solvers that are not in the table
+CALIBRATION_TEXTS = (
+    "The perplexity is that of the calibration texts, on which a calibrated model does better than on others. "
+    "Give text held back for it with --eval-text FILE."
+)
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
 
@@ -51,24 +55,20 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
 
 def with_validation(report: Report, validation: Validation, job: Job) -> Report:
     """The report with what the comparison found."""
-    gates = check_gates(
-        max_error=job.options.max_error,
-        min_speedup=job.options.min_speedup,
-        outputs=validation.outputs,
-        latencies=validation.latency,
-    )
-    return replace(
+    found = replace(
         report,
         outputs=validation.outputs,
         latency=validation.latency,
+        language=validation.language,
         inputs=validation.inputs,
-        gates=tuple(gates),
         warnings=(
             *report.warnings,
             *([validation.untimed] if validation.untimed else []),
             *speed_warnings(validation.latency),
+            *([CALIBRATION_TEXTS] if validation.language and job.options.eval_text is None else []),
         ),
     )
+    return found.judged(job.options.limits)
 
 
 def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:

@@ -175,6 +175,10 @@ def _summary(report: Report) -> Table:
         before = 8 * size.target_float_bytes / size.target_weights
         after = size.bits_per_weight
         _add(table, "bits a quantised weight", f"{before:.2f}", f"{after:.2f}", f"{after / before:.1%}")
+    for figure in report.language:
+        change = figure.relative_difference
+        rise = "" if change is None else f"{100 * change:+.3g} %"
+        _add(table, figure.name, _with_error(figure.baseline), _with_error(figure.value), rise)
     for latency in report.latency:
         old, new = f"{latency.reference_ms:.3g} ms", f"{latency.candidate_ms:.3g} ms"
         _add(table, f"time, {latency.case}", old, new, f"{latency.speedup:.2f}x as fast")

@@ -6,16 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from onnxfq.errors import DataError, ModelError, UsageError
+from onnxfq.errors import ModelError, UsageError
 from onnxfq.evaluate import Figure, OutputAccuracy, Task, compare, worst_figures
 from onnxfq.evaluate.classification import judge_classes
 from onnxfq.evaluate.generation import judge_translations
 from onnxfq.evaluate.kinds import class_output, embedding_output, language_output, recognise
 from onnxfq.evaluate.lambada import judge_last_words
 from onnxfq.evaluate.language import judge_language
+from onnxfq.evaluate.passages import read_running_text
 from onnxfq.evaluate.sentences import judge_sentences
 from onnxfq.examination import Examination
-from onnxfq.feeds import Feed, load_feeds, read_lines, read_setting
+from onnxfq.feeds import Feed, load_feeds, read_setting
 from onnxfq.feeds.records import SUFFIXES
 from onnxfq.folder import is_folder
 from onnxfq.graph import Graph
@@ -29,21 +30,13 @@ def _judge_language(asked: Examination) -> Found:
     model, baseline = asked.subjects(language_output)
     figures: list[Figure] = []
     if asked.text is not None:
-        text = _running_text(asked.text)
+        text = read_running_text(asked.text)
         figures += judge_language(
             model, baseline, text, samples=asked.samples, tell=asked.tell("perplexity"), name=asked.text.name
         )
     if asked.data is not None:
         figures += judge_last_words(model, baseline, asked.data, samples=asked.samples, tell=asked.tell("last words"))
     return figures, []
-
-
-def _running_text(path: Path) -> str:
-    if path.suffix.lower() in (*SUFFIXES, ".npz"):
-        raise DataError(
-            f"{path} is no running text (got {path.suffix}). Give plain text with --text, tables with --data."
-        )
-    return "".join(read_lines(path))
 
 
 def _judge_sentences(asked: Examination) -> Found:

@@ -36,7 +36,7 @@ def verdict(report: Report) -> Verdict:
     size = f"{size_text(report.size.source_bytes)} → {size_text(report.size.output_bytes)}"
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
-        told = "; ".join(f"{gate.name} {_measured(gate.measured)}, limit {gate.limit:g}" for gate in failed)
+        told = "; ".join(f"{gate.name} {gate.measured_text}, limit {gate.limit_text}" for gate in failed)
         many = len(report.gates)
         which = (
             "the gate does" if many == 1 else f"{len(failed)} of {many} gates {'does' if len(failed) == 1 else 'do'}"
@@ -58,10 +58,6 @@ def verdict(report: Report) -> Verdict:
 def _worst(report: Report) -> str:
     errors = [o.relative_mse for o in report.outputs if o.relative_mse is not None]
     return f", relative MSE up to {max(errors):.3g}" if errors else ""
-
-
-def _measured(value: float | None) -> str:
-    return "without a figure" if value is None else f"{value:.4g}"
 
 
 def _count(count: int, what: str) -> str:

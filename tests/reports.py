@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxfq.evaluate import Gate, Latency, OutputAccuracy
+from onnxfq.evaluate import Figure, Gate, Latency, OutputAccuracy
 from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport
 
 EVIL = (
@@ -61,6 +61,7 @@ def run(layers: int = 4, **changes: object) -> Report:
             Latency("prefill", 20.0, 25.0, 30.0, 40.0, 0.67, 50),
             Latency("decode, 1 token", 4.0, 5.0, 2.0, 3.0, 2.0, 90),
         ),
+        language=(Figure("perplexity", 51.5, 2.0, 50.0, 1.5, 0.25, 7, "texts given: held-back.txt"),),
         inputs="given: texts.jsonl",
         calibration="given: texts.jsonl",
         warnings=("Slower than the original in some cases (prefill, 0.67x).",),
@@ -91,6 +92,7 @@ def evil() -> Report:
         skipped=(SkipReport(EVIL, EVIL, EVIL, float_bytes=9, model=EVIL),),
         outputs=(OutputAccuracy(EVIL, EVIL, 4, relative_mse=0.1, note=EVIL),),
         latency=(Latency(EVIL, 1.0, 1.0, 1.0, 1.0, 1.0, 5),),
+        language=(Figure("perplexity", None, note=EVIL),),
     )
     texts = dict.fromkeys(("name", "op_type", "granularity", "algorithm", "speed", "shares", "weighted", "model"), EVIL)
     return replace(
@@ -111,7 +113,9 @@ def unknown() -> Report:
 
 def inspected() -> Report:
     """What `inspect` gives: nothing was written, run or compared."""
-    return replace(unknown(), output=None, outputs=(), latency=(), inputs="", gates=(), calibration="", kernels_run=0)
+    return replace(
+        unknown(), output=None, outputs=(), latency=(), language=(), inputs="", gates=(), calibration="", kernels_run=0
+    )
 
 
 def folder() -> Report:
@@ -150,7 +154,7 @@ ODD: dict[str, Callable[[], Report]] = {
     "gates hold": lambda: run(
         gates=(Gate("max-error", 0.2, 0.1, passed=True), Gate("min-speedup", 1.0, 2.0, passed=True))
     ),
-    "not validated": lambda: run(outputs=(), latency=(), inputs=""),
+    "not validated": lambda: run(outputs=(), latency=(), language=(), inputs=""),
     "many outputs": lambda: run(
         outputs=tuple(OutputAccuracy(f"present.{i}", "float32", 4, relative_mse=0.1) for i in range(60))
     ),

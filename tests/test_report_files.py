@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 import onnxfq
 from onnxfq.errors import DataError
-from onnxfq.evaluate import Gate, Latency, OutputAccuracy
+from onnxfq.evaluate import Figure, Gate, Latency, OutputAccuracy
 from onnxfq.page import report_page
 from onnxfq.report import JSON_VERSION, Estimate, Report, Size, SkipReport, TargetReport
 from reports import ODD, run
@@ -70,6 +70,7 @@ def test_reports_of_real_runs_keep_to_the_schema(tmp_path: Path) -> None:
         (OutputAccuracy, SCHEMA["$defs"]["output"]),
         (Latency, SCHEMA["$defs"]["latency"]),
         (Gate, SCHEMA["$defs"]["gate"]),
+        (Figure, SCHEMA["$defs"]["figure_of_text"]),
     ],
 )
 def test_the_schema_describes_every_member(kind: type, schema: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
 from onnxfq.session import Array
 from onnxfq.statistics import Float64Array, Statistics
 from onnxfq.streaming import PART_OF_MEMORY, Runtime, Segment, Values, cut, held
+
+_LOGGER = logging.getLogger(__name__)
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
@@ -90,6 +93,7 @@ class Streams:
         self._shards = _shards([count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)])
         self.dropped: dict[int, str] = {}
         self.errors: dict[str, OutputError] = {}
+        _LOGGER.debug("%d stages in %d segments, %d samples each", len(stages), len(self._segments), len(feeds))
 
     @property
     def runs(self) -> int:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from onnxfq.evaluate.accuracy import OutputAccuracy, compare, compare_outputs, run_reference, worst_figures
+from onnxfq.evaluate.accuracy import (
+    OutputAccuracy,
+    compare,
+    compare_outputs,
+    has_logits,
+    run_both,
+    run_reference,
+    worst_figures,
+)
 from onnxfq.evaluate.figures import Figure
-from onnxfq.evaluate.gates import Gate, check_gates
+from onnxfq.evaluate.gates import Gate
 from onnxfq.evaluate.kinds import Task
 from onnxfq.evaluate.latency import Latency, measure
 from onnxfq.evaluate.limits import Limits, parse_limit
+from onnxfq.evaluate.measured import measured
 
 __all__ = [
     "Figure",
@@ -16,11 +25,13 @@ __all__ = [
     "Limits",
     "OutputAccuracy",
     "Task",
-    "check_gates",
     "compare",
     "compare_outputs",
+    "has_logits",
     "measure",
+    "measured",
     "parse_limit",
+    "run_both",
     "run_reference",
     "worst_figures",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxfq.errors import DataError, ModelError
@@ -11,7 +11,7 @@ from onnxfq.evaluate.figures import Figure
 from onnxfq.evaluate.sums import EqualSums, FloatSums
 from onnxfq.feeds import Feed, Feeds
 from onnxfq.session import NOT_ARRAYS, Array, Session
-from onnxfq.signature import TensorSpec
+from onnxfq.signature import Signature, TensorSpec
 
 LOGITS_WORDS = ("logits", "scores")
 
@@ -63,6 +63,15 @@ class OutputAccuracy:
         return self.elements == 0
 
 
+def has_logits(signature: Signature) -> bool:
+    """Whether KL can be measured: an output holds logits, as its name says."""
+    return any(_are_logits(spec.name) and OutputAccuracy(spec.name, spec.dtype).is_float for spec in signature.outputs)
+
+
+def _are_logits(name: str) -> bool:
+    return any(word in name.lower() for word in LOGITS_WORDS)
+
+
 def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> list[OutputAccuracy]:
     """Run both models on the same feeds and compare every output of the reference.
 
@@ -70,10 +79,29 @@ def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> li
         DataError: no feeds, or the models cannot run on them.
         ModelError: a model does not run.
     """
+    return compare_outputs(reference.signature().outputs, run_both(reference, candidate, feeds))
+
+
+def run_both(
+    reference: Session, candidate: Session, feeds: Iterable[Feed], outputs: Sequence[str] | None = None
+) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
+    """What both models give for each feed, reference first.
+
+    Args:
+        reference: the model before.
+        candidate: the model after.
+        feeds: what to run them on.
+        outputs: those that are wanted, of both; None for all of the reference's.
+
+    Raises:
+        DataError: the models cannot run on them.
+        ModelError: a model does not run.
+    """
     generated = isinstance(feeds, Feeds) and feeds.is_generated
+    if outputs is not None:
+        return ((reference.run(feed, outputs), candidate.run(feed, outputs)) for feed in feeds)
     shared = _shared_outputs(reference, candidate)
-    pairs = ((run_reference(reference, feed, generated=generated), candidate.run(feed, shared)) for feed in feeds)
-    return compare_outputs(reference.signature().outputs, pairs)
+    return ((run_reference(reference, feed, generated=generated), candidate.run(feed, shared)) for feed in feeds)
 
 
 def compare_outputs(
@@ -128,8 +156,7 @@ class _Output:
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self.blank = OutputAccuracy(spec.name, spec.dtype)
-        logits = any(word in spec.name.lower() for word in LOGITS_WORDS)
-        self.sums = FloatSums(logits=logits) if self.blank.is_float else EqualSums()
+        self.sums = FloatSums(logits=_are_logits(spec.name)) if self.blank.is_float else EqualSums()
         self.seen = 0
         self.trouble: str | None = None
 
@@ -204,14 +231,14 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def worst_figures(outputs: Iterable[OutputAccuracy], samples: int) -> list[Figure]:
+def worst_figures(outputs: Iterable[OutputAccuracy], samples: int | None = None) -> list[Figure]:
     """Each figure of the floating outputs where it is worst, with the output's name as its note.
 
     A figure that one output should have and has not, because something in it is not finite, is worse than any number.
 
     Args:
         outputs: what `compare` found.
-        samples: how many samples that were.
+        samples: how many samples that were, where that is known.
     """
     floats = [output for output in outputs if output.is_float and not output.is_empty]
     broken = next((output for output in floats if output.relative_mse is None), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from onnxfq.errors import ModelError
@@ -36,11 +35,19 @@ def language_output(signature: Signature) -> str:
     Raises:
         ModelError: there is none.
     """
-    return _find(
-        signature,
-        lambda spec: _scores_tokens(spec, signature) or (_named_logits(spec) and _has_rank(spec, 3)),
-        "perplexity needs scores of tokens: an output `logits` [batch, tokens, vocabulary]",
-    )
+    name = find_language_output(signature)
+    if name is None:
+        raise ModelError(
+            "The model is none for this task: perplexity needs scores of tokens: an output `logits` [batch, tokens, "
+            f"vocabulary] (got {_listed(signature)}). Evaluate it with --task outputs."
+        )
+    return name
+
+
+def find_language_output(signature: Signature) -> str | None:
+    """The output [batch, tokens, vocabulary] of a language model; None where the model is none."""
+    fitting = (s for s in signature.outputs if _scores_tokens(s, signature) or (_named_logits(s) and _has_rank(s, 3)))
+    return next((spec.name for spec in fitting if _takes_text(signature)), None)
 
 
 def embedding_output(signature: Signature) -> str:
@@ -71,15 +78,6 @@ def class_output(signature: Signature) -> str:
     raise ModelError(
         f"The model scores no classes: classification needs one output `logits` [batch, classes] (got "
         f"{_listed(signature)}). Evaluate it with --task outputs."
-    )
-
-
-def _find(signature: Signature, fits: Callable[[TensorSpec], bool], wanted: str) -> str:
-    for spec in signature.outputs:
-        if fits(spec):
-            return spec.name
-    raise ModelError(
-        f"The model is none for this task: {wanted} (got {_listed(signature)}). Evaluate it with --task outputs."
     )
 
 

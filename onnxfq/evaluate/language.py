@@ -21,11 +21,47 @@ RARE = 0.999  # the quantile of KL that is reported beside its mean
 
 
 @dataclass
+class Losses:
+    """Losses of a model on texts, and those of the one it is compared with: a number a text, no logits are kept.
+
+    Attributes:
+        model: mean loss of each text's predicted tokens, in nats.
+        baseline: the baseline's of the same texts; empty where there is none.
+        tokens: how many were predicted of each text.
+    """
+
+    model: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], scores: Array, expected: Array | None = None) -> None:
+        """Add a text of T tokens, of which T−1 have one before them.
+
+        Args:
+            ids: of its tokens, two or more.
+            scores: the model's logits for each token [T, vocabulary].
+            expected: the baseline's.
+        """
+        self.tokens.append(len(ids) - 1)
+        self.model.append(_loss(scores, ids))
+        if expected is not None:
+            self.baseline.append(_loss(expected, ids))
+
+    def perplexity(self) -> Figure:
+        """The exponential of the mean loss of all predicted tokens."""
+        return perplexity(self._weighed(self.model), self._weighed(self.baseline) if self.baseline else None)
+
+    def _weighed(self, losses: Sequence[float]) -> list[float]:
+        """A text counts by its tokens: the mean over texts is that over tokens."""
+        mean = sum(self.tokens) / len(self.tokens)
+        return [loss * (tokens / mean) for loss, tokens in zip(losses, self.tokens, strict=True)]
+
+
+@dataclass
 class _Seen:
     """What has been measured, a number a window or a token; the logits themselves are forgotten."""
 
-    loss: list[float] = field(default_factory=list)
-    baseline_loss: list[float] = field(default_factory=list)
+    losses: Losses = field(default_factory=Losses)
     kl: list[Float64Array] = field(default_factory=list)
     same: list[Float64Array] = field(default_factory=list)
 
@@ -56,7 +92,8 @@ def judge_language(
         DataError: the text has no full window, or does not fit the model.
         ModelError: a model does not run, or sees the tokens that it should predict.
     """
-    windows = _windows(model, baseline, text, samples)
+    length = min(subject.text.length for subject in (model, baseline) if subject is not None)
+    windows = full_windows(model.text.ids(text), length)[:samples]
     _refuse_looking_ahead(baseline or model, windows[0])
     seen = _Seen()
     for number, ids in enumerate(windows, start=1):
@@ -65,37 +102,42 @@ def judge_language(
     return list(_figures(seen, compared=baseline is not None))
 
 
-def _windows(model: Subject, baseline: Subject | None, text: str, samples: int | None) -> list[list[int]]:
-    length = min(subject.text.length for subject in (model, baseline) if subject is not None)
+def full_windows(ids: list[int], length: int) -> list[list[int]]:
+    """Consecutive windows of a text's tokens; what is left at the end is no window.
+
+    Raises:
+        DataError: there is none, or windows are too short to predict anything in.
+    """
     if length < 2:
         raise DataError(f"Perplexity needs windows of 2 tokens or more (got {length}). Raise --seq-len.")
-    ids = model.text.ids(text)
     full = len(ids) // length
     if not full:
         raise DataError(
             f"The text is too short for one window (got {len(ids)} tokens, wanted {length}). "
             f"Give a longer text{f', or --seq-len {len(ids)}' if len(ids) > 1 else ''}."
         )
-    return [ids[start : start + length] for start in range(0, full * length, length)][:samples]
+    return [ids[start : start + length] for start in range(0, full * length, length)]
 
 
 def _refuse_looking_ahead(subject: Subject, ids: Sequence[int]) -> None:
     """A model with a cache of earlier tokens cannot see later ones; others are tried out."""
-    if not has_cache(subject.signature) and looks_ahead(subject, ids):
-        raise ModelError(
-            f"{subject.session.name} sees the tokens after the one it scores, as masked language models do: it has no "
-            "perplexity. Evaluate it with --task outputs."
-        )
+    if not has_cache(subject.signature) and looks_ahead(lambda tokens: subject.scores(tokens, "the text"), ids):
+        raise ModelError(f"{sees_later_tokens(subject.session.name)} Evaluate it with --task outputs.")
+
+
+def sees_later_tokens(name: str) -> str:
+    """What to say of a model that has no perplexity."""
+    return f"{name} sees the tokens after the one it scores, as masked language models do: it has no perplexity."
 
 
 def _add(seen: _Seen, model: Subject, baseline: Subject | None, ids: Sequence[int], where: str) -> None:
     logits = model.scores(ids, where)
-    seen.loss.append(_loss(logits, ids))
     if baseline is None:
+        seen.losses.add(ids, logits)
         return
     expected = baseline.scores(ids, where)
     refuse_different_vocabularies(logits, expected)
-    seen.baseline_loss.append(_loss(expected, ids))
+    seen.losses.add(ids, logits, expected)
     agreed = agreement(expected, logits)
     seen.kl.append(agreed.kl)
     seen.same.append(agreed.same)
@@ -107,7 +149,7 @@ def _loss(logits: Array, ids: Sequence[int]) -> float:
 
 
 def _figures(seen: _Seen, *, compared: bool) -> Iterator[Figure]:
-    yield perplexity(seen.loss, seen.baseline_loss if compared else None)
+    yield seen.losses.perplexity()
     if compared:
         yield mean_figure("kl", [float(kl.mean()) for kl in seen.kl])
         tokens = np.concatenate(seen.kl)

@@ -1,15 +1,17 @@
-"""What an evaluation may find at worst: limits in the baseline's units or in percent of its figures."""
+"""What a run may find at worst: limits in the baseline's units or in percent of its figures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluate.figures import Figure
 from onnxfq.evaluate.gates import Gate
 
+IN_PERCENT = ("max_ppl_increase", "max_drop")  # of the baseline's figure
+NOTHING_MEASURED = "it was not measured"
 SCORES = ("lambada_accuracy", "spearman", "accuracy", "bleu", "chrf")  # the higher, the better
 
 
@@ -23,7 +25,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Gates of an evaluation; None sets no limit.
+    """Gates; None sets no limit.
 
     Attributes:
         max_ppl_increase: how far the perplexity may be above the baseline's.
@@ -31,6 +33,7 @@ class Limits:
         min_cosine: smallest mean cosine; of several outputs, the smallest of them.
         max_error: largest relative MSE over the floating outputs.
         max_drop: how far scores (accuracy, Spearman, BLEU, chrF) may be below the baseline's.
+        min_speedup: smallest speed-up over all cases that were timed.
     """
 
     max_ppl_increase: Limit | None = None
@@ -38,6 +41,16 @@ class Limits:
     min_cosine: Limit | None = None
     max_error: Limit | None = None
     max_drop: Limit | None = None
+    min_speedup: Limit | None = None
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str | float | None]) -> Limits:
+        """Limits as a user wrote them, by the names of the attributes: `{"max_ppl_increase": "1%"}`.
+
+        Raises:
+            UsageError: one is no number of 0 or more, or a percentage where there can be none.
+        """
+        return cls(**{n: parse_limit(v, n.replace("_", "-"), percent=n in IN_PERCENT) for n, v in given.items()})
 
     @property
     def chosen(self) -> dict[str, Limit]:
@@ -76,7 +89,14 @@ class Limits:
             worst = min if option.startswith("min") else max
             measured = worst(known) if known and len(known) == len(values) else None
             passed = measured is not None and worst(measured, limit.value) == limit.value
-            yield Gate(option, limit.value, measured, passed, relative=limit.relative)
+            missing = [figure for figure, value in zip(concerned, values, strict=True) if value is None]
+            note = "" if measured is not None else _why(missing)
+            yield Gate(option, limit.value, measured, passed, relative=limit.relative, note=note)
+
+
+def _why(figures: Sequence[Figure]) -> str:
+    """Why there is nothing to hold against a limit."""
+    return "; ".join(dict.fromkeys(f.note for f in figures if f.note)) or NOTHING_MEASURED
 
 
 def parse_limit(given: str | float | None, option: str, *, percent: bool) -> Limit | None:
@@ -123,6 +143,7 @@ _READS = {
     "min-cosine": ("cosine",),
     "max-error": ("relative_mse",),
     "max-drop": SCORES,
+    "min-speedup": ("speedup",),
 }
 _MEASURES: dict[str, Callable[[Figure, Limit], float | None]] = {
     "max-ppl-increase": _increase,
@@ -130,4 +151,5 @@ _MEASURES: dict[str, Callable[[Figure, Limit], float | None]] = {
     "min-cosine": _value,
     "max-error": _value,
     "max-drop": _drop,
+    "min-speedup": _value,
 }

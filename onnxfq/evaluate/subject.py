@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxfq.errors import DataError, ModelError
+from onnxfq.evaluate.figures import Float64Array
 from onnxfq.feeds import Feed, Text, complete
 from onnxfq.session import Array, Session
 from onnxfq.signature import Signature
@@ -86,15 +87,24 @@ def refuse_different_vocabularies(model: Array, baseline: Array) -> None:
         )
 
 
-def looks_ahead(subject: Subject, ids: Sequence[int]) -> bool:
+def looks_ahead(scores: Callable[[Sequence[int]], Array], ids: Sequence[int]) -> bool:
     """Whether the scores of a token depend on the token after it, as those of a masked language model do.
 
     Tried out by changing the last of some tokens. What dynamic quantisation does to the token before is far smaller
     than what the change does to the token itself.
+
+    Args:
+        scores: the model: logits [tokens, vocabulary] of the tokens of a text.
+        ids: of some text.
     """
     shown = list(ids[:TRIED_TOKENS])
     changed = [*shown[:-1], shown[0] if shown[0] != shown[-1] else (shown[-1] + 1) % (max(shown) + 1)]
-    before, after = (subject.scores(tokens, "the text").astype(np.float64)[-2:] for tokens in (shown, changed))
+    before, after = (scores(tokens).astype(np.float64)[-2:] for tokens in (shown, changed))
+    return sees_change(before, after)
+
+
+def sees_change(before: Float64Array, after: Float64Array) -> bool:
+    """Whether the scores of a token [2, vocabulary] change with the token after it, which is another one."""
     with np.errstate(invalid="ignore"):
         earlier, last = np.abs(after - before).mean(axis=1)
     return bool(earlier > AHEAD * last)

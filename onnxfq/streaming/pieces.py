@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from onnxfq.graph import Flow, Graph, Held, Step, excerpt, partition
 from onnxfq.session import Array, Provider, Session
 from onnxfq.streaming.segments import Segment, cut
 from onnxfq.streaming.values import Values
+
+_LOGGER = logging.getLogger(__name__)
 
 PART_OF_MEMORY = 4  # a piece may take that part of the memory; what is kept between pieces, twice as much
 
@@ -43,17 +46,21 @@ class Pieces:
         graph: the model, without edits.
         feeds: the samples.
         runtime: where and how; a single step whose weights alone exceed the memory runs all the same.
+        outputs: the model's outputs that are wanted; None for all.
     """
 
-    def __init__(self, graph: Graph, feeds: Sequence[Feed], runtime: Runtime) -> None:
+    def __init__(
+        self, graph: Graph, feeds: Sequence[Feed], runtime: Runtime, outputs: Sequence[str] | None = None
+    ) -> None:
         self._graph, self._feeds, self._runtime = graph, feeds, runtime
         self._flow = Flow(graph, lambda name: always(feeds, name))
-        self._names = [spec.name for spec in graph.signature.outputs]
+        self._names = [s.name for s in graph.signature.outputs if outputs is None or s.name in outputs]
         steps = self._flow.ancestors(self._names)
         limit, widens = runtime.memory // PART_OF_MEMORY, runtime.provider == "cpu"
         parts = partition(graph, self._flow, steps, limit, widens=widens)
         self._segments = cut(self._flow, _passed(parts, self._names))
         self._values = Values(2 * limit, runtime.folder)
+        _LOGGER.debug("%s runs in %d pieces, %d samples each", graph.path, len(self._segments), len(feeds))
 
     @property
     def runs(self) -> int:

@@ -96,7 +96,7 @@ def test_limits_on_what_is_not_measured_are_refused() -> None:
 def test_relative_gates_read_in_percent() -> None:
     gate = Gate("max-ppl-increase", 0.01, 0.02577, False, relative=True)
     assert str(gate) == "max-ppl-increase: 2.577 %, limit 1 %: failed"
-    assert str(Gate("max-drop", 0.01, None, False, relative=True)) == "max-drop: no figure, limit 1 %: failed"
+    assert str(Gate("max-drop", 0.01, None, False, relative=True)) == "max-drop: without a figure, limit 1 %: failed"
 
 
 # Figures
