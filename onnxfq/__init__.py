@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxfq.benchmarking import benchmark
     from onnxfq.errors import (
         DataError,
         GateError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from onnxfq.evaluating import evaluate
     from onnxfq.evaluation import Evaluation
+    from onnxfq.measurements import Benchmark
     from onnxfq.options import Options
     from onnxfq.pipeline import inspect, quantize
     from onnxfq.report import Report
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Benchmark",
     "DataError",
     "Evaluation",
     "GateError",
@@ -43,6 +46,7 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "__version__",
+    "benchmark",
     "evaluate",
     "inspect",
     "quantize",
@@ -50,10 +54,12 @@ __all__ = [
 
 # Loaded on first use: `import onnxfq` and `onnxfq --help` must not wait for numba and ONNX.
 _HOMES = {
+    "Benchmark": "measurements",
     "Evaluation": "evaluation",
     "Options": "options",
     "Report": "report",
     "Scheme": "scheme",
+    "benchmark": "benchmarking",
     "evaluate": "evaluating",
     "inspect": "pipeline",
     "quantize": "pipeline",

@@ -14,15 +14,23 @@ from onnxfq.arguments import (
     Activations,
     Algorithm,
     AllowSlow,
+    Appended,
     AtMost,
     Baseline,
+    Baselines,
+    Batches,
     Bits,
     BlockSize,
     Calib,
+    ClockChoice,
+    ClockOption,
+    Cpus,
     DataFile,
     Exclude,
     Include,
     JsonFlag,
+    Lengths,
+    Loads,
     MaxDrop,
     MaxError,
     MaxKl,
@@ -32,6 +40,8 @@ from onnxfq.arguments import (
     MinSpeedup,
     ModelArgument,
     NoValidate,
+    Only,
+    OnlyChoice,
     Output,
     ProviderChoice,
     ProviderOption,
@@ -40,6 +50,7 @@ from onnxfq.arguments import (
     ReportsArgument,
     Resume,
     Samples,
+    Seconds,
     Seed,
     SeqLen,
     Symmetric,
@@ -218,6 +229,48 @@ def evaluate(
         print_json(result.to_json())
     else:
         show_evaluation(result, messages())
+    if not result.passed:
+        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
+        complain(f"Failed: a gate does not hold: {failed}")
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
+@reported
+def benchmark(
+    model: ModelArgument,
+    baseline: Baselines = None,
+    only: Only = OnlyChoice.all,
+    lengths: Lengths = None,
+    batches: Batches = "1",
+    tokens: Appended = 32,
+    seconds: Seconds = 20.0,
+    loads: Loads = 3,
+    provider: ProviderOption = ProviderChoice.auto,
+    clock: ClockOption = ClockChoice.auto,
+    cpus: Cpus = None,
+    threads: Threads = None,
+    min_speedup: MinSpeedup = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how fast a model is, beside what it was made from: decoding, prefill, load time, memory, size."""
+    from onnxfq import benchmarking
+    from onnxfq.benchmark_tables import show_benchmark
+    from onnxfq.numbers import parse_numbers
+    from onnxfq.progress import progress
+
+    with progress(messages()) as told:
+        result = benchmarking.benchmark(
+            model, baseline or (), provider=provider.value, threads=threads, clock=clock.value, only=only.value,
+            cpus=None if cpus is None else parse_numbers(cpus, "--cpus"),
+            lengths=None if lengths is None else parse_numbers(lengths, "--lengths"),
+            batches=parse_numbers(batches, "--batches"), tokens=tokens, seconds=seconds, loads=loads,
+            min_speedup=min_speedup, progress=told,
+        )  # fmt: skip
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show_benchmark(result, messages())
     if not result.passed:
         failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
         complain(f"Failed: a gate does not hold: {failed}")

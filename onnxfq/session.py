@@ -22,6 +22,7 @@ from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
+    from onnxruntime import OrtValue as OrtValue
 
 
 Array = npt.NDArray[Any]
