@@ -43,5 +43,7 @@ def test_weights_read(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("widens", "wanted"), [(True, 256), (False, 128)])
 def test_half_precision_may_be_widened(widens: bool, wanted: int, tmp_path: Path) -> None:
-    proto = model("h = Cast<to = 10>(x) p = MatMul(h, w) y = Cast<to = 1>(p)", x="float[M, 8] x", y="float[M, 8] y", w=HALF)
+    proto = model(
+        "h = Cast<to = 10>(x) p = MatMul(h, w) y = Cast<to = 1>(p)", x="float[M, 8] x", y="float[M, 8] y", w=HALF
+    )
     assert weight_bytes(Graph.load(write(proto, tmp_path / "model.onnx")), widens=widens) == wanted
