@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxfq.benchmarking import benchmark
     from onnxfq.errors import (
         DataError,
         ExecutorError,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     )
     from onnxfq.evaluating import evaluate
     from onnxfq.evaluation import Evaluation
+    from onnxfq.exporting import export
+    from onnxfq.measurements import Benchmark
     from onnxfq.options import Options
     from onnxfq.pipeline import inspect, quantize
     from onnxfq.report import Report
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Benchmark",
     "DataError",
     "Evaluation",
     "ExecutorError",
@@ -45,18 +49,23 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "__version__",
+    "benchmark",
     "evaluate",
+    "export",
     "inspect",
     "quantize",
 ]
 
 # Loaded on first use: `import onnxfq` and `onnxfq --help` must not wait for numba and ONNX.
 _HOMES = {
+    "Benchmark": "measurements",
     "Evaluation": "evaluation",
     "Options": "options",
     "Report": "report",
     "Scheme": "scheme",
+    "benchmark": "benchmarking",
     "evaluate": "evaluating",
+    "export": "exporting",
     "inspect": "pipeline",
     "quantize": "pipeline",
 }

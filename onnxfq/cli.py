@@ -14,13 +14,19 @@ from onnxfq.arguments import (
     Activations,
     Algorithm,
     AllowSlow,
+    Appended,
     AtMost,
     Baseline,
+    Baselines,
+    Batches,
     Bits,
     BlockSize,
     Calib,
     CheckpointArgument,
+    ClockChoice,
+    ClockOption,
     ConfigFile,
+    Cpus,
     DataFile,
     DtypeChoice,
     DtypeOption,
@@ -31,6 +37,8 @@ from onnxfq.arguments import (
     ExportTask,
     Include,
     JsonFlag,
+    Lengths,
+    Loads,
     MaxDrop,
     MaxError,
     MaxKl,
@@ -40,6 +48,8 @@ from onnxfq.arguments import (
     MinSpeedup,
     ModelArgument,
     NoValidate,
+    Only,
+    OnlyChoice,
     Output,
     ProviderChoice,
     ProviderOption,
@@ -50,6 +60,7 @@ from onnxfq.arguments import (
     Resume,
     Samples,
     SaveConfig,
+    Seconds,
     Seed,
     SeqLen,
     Symmetric,
@@ -257,6 +268,49 @@ def evaluate(
 
 @app.command()
 @reported
+def benchmark(
+    model: ModelArgument,
+    baseline: Baselines = None,
+    only: Only = OnlyChoice.all,
+    lengths: Lengths = None,
+    batches: Batches = "1",
+    tokens: Appended = 32,
+    seconds: Seconds = 20.0,
+    loads: Loads = 3,
+    provider: ProviderOption = ProviderChoice.auto,
+    clock: ClockOption = ClockChoice.auto,
+    cpus: Cpus = None,
+    threads: Threads = None,
+    min_speedup: MinSpeedup = None,
+    as_json: JsonFlag = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure how fast a model is, beside what it was made from: decoding, prefill, load time, memory, size."""
+    from onnxfq import benchmarking
+    from onnxfq.benchmark_tables import show_benchmark
+    from onnxfq.numbers import parse_numbers
+
+    with telling(quiet=quiet, verbose=verbose) as told:
+        result = benchmarking.benchmark(
+            model, baseline or (), provider=provider.value, threads=threads, clock=clock.value, only=only.value,
+            cpus=None if cpus is None else parse_numbers(cpus, "--cpus"),
+            lengths=None if lengths is None else parse_numbers(lengths, "--lengths"),
+            batches=parse_numbers(batches, "--batches"), tokens=tokens, seconds=seconds, loads=loads,
+            min_speedup=min_speedup, progress=told,
+        )  # fmt: skip
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show_benchmark(result, messages(quiet=quiet))
+    if not result.passed:
+        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
+        complain(f"Failed: a gate does not hold: {failed}")
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
+@reported
 def export(
     model: CheckpointArgument,
     output: ExportFolder,
@@ -266,10 +320,10 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Export a transformers model to a folder with ONNX files, through optimum."""
-    from onnxfq.export import export as export_model
+    from onnxfq import exporting
 
     with telling(quiet=quiet, verbose=verbose) as told:
-        files = export_model(model, output, task=task, dtype=dtype.value, progress=told)
+        files = exporting.export(model, output, task=task, dtype=dtype.value, progress=told)
     for file in files:
         messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
 

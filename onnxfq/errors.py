@@ -84,7 +84,12 @@ class DataError(OnnxfqError):
 
 
 class ExecutorError(OnnxfqError):
-    """The workers that an executor stands for cannot be reached, do not fit, or are lost."""
+    """The workers that an executor stands for cannot be reached, do not fit, or are lost.
+
+    Example:
+        >>> issubclass(onnxfq.ExecutorError, onnxfq.OnnxfqError)
+        True
+    """
 
 
 class OutputError(OnnxfqError):

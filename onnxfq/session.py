@@ -23,6 +23,7 @@ from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
+    from onnxruntime import OrtValue as OrtValue
 
 
 Array = npt.NDArray[Any]

@@ -13,11 +13,13 @@ from rich.text import Text
 from onnxfq.compare import Comparison
 from onnxfq.evaluate import OutputAccuracy
 from onnxfq.evaluation import Evaluation
+from onnxfq.printing import add as _add
+from onnxfq.printing import say as _say
+from onnxfq.printing import table as _table
 from onnxfq.report import Report, SkipReport, TargetReport
-from onnxfq.terminal import one_line, printable, shortened, size_text
+from onnxfq.terminal import one_line, printable, size_text
 
 _FEW = 12
-_LONGEST_CELL = 500  # characters; --json has all of them
 
 
 def show_report(report: Report, console: Console) -> None:
@@ -137,23 +139,6 @@ def show_doctor(
     console.print(table)
     for number, note in enumerate(notes, start=1):
         _say(console, f"[{number}] {note}")
-
-
-def _say(console: Console, text: str | Text, style: str = "") -> None:
-    """Print a line as it is: nothing in it is markup."""
-    console.print(text if isinstance(text, Text) else Text(one_line(text), style=style))
-
-
-def _table(*columns: str) -> Table:
-    """A table without lines, whose first column gives way and folds where the others need the room."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index > 0)
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(printable(shortened(cell, _LONGEST_CELL))) for cell in cells))
 
 
 def _name(row: TargetReport | SkipReport) -> str:

@@ -21,7 +21,14 @@ _REMEDY = "Give inputs with --calib FILE.npz, or skip the comparison with --no-v
 
 
 def generate(
-    signature: Signature, *, samples: int, seq_len: int, seed: int, past: int = 0, shortest: int | None = None
+    signature: Signature,
+    *,
+    samples: int,
+    seq_len: int,
+    seed: int,
+    past: int = 0,
+    shortest: int | None = None,
+    batch: int = 1,
 ) -> Feeds:
     """Make inputs up from the signature alone.
 
@@ -34,6 +41,7 @@ def generate(
         seed: of the random generator.
         past: with a number above 0, a decoding step: one new token after that many cached ones.
         shortest: with a number, samples have between that many and `seq_len` tokens, by chance.
+        batch: rows of a sample, where the model leaves that open.
 
     Raises:
         DataError: an input that nothing can be made up for, or `past` for a model without a cache.
@@ -44,7 +52,7 @@ def generate(
     made = []
     for rng in (np.random.default_rng([seed, index]) for index in range(samples)):
         length = seq_len if shortest is None else int(rng.integers(min(shortest, seq_len), seq_len + 1))
-        sizes = sizes_of({}, signature, sequence=1 if past else length, past=past, encoder=length)
+        sizes = sizes_of({}, signature, sequence=1 if past else length, past=past, encoder=length, batch=batch)
         made.append(_complete({}, signature, sizes, rng))
     return Feeds(tuple(made), "generated", is_generated=True)
 

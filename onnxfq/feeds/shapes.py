@@ -130,7 +130,9 @@ class Sizes:
         return self.sequence if axis == 1 and len(shape) <= 3 else OTHER
 
 
-def sizes_of(feed: Mapping[str, Array], signature: Signature, *, sequence: int, past: int, encoder: int) -> Sizes:
+def sizes_of(
+    feed: Mapping[str, Array], signature: Signature, *, sequence: int, past: int, encoder: int, batch: int = 1
+) -> Sizes:
     """The sizes that the signature or a feed already fix, and the given ones for the rest.
 
     Args:
@@ -139,9 +141,10 @@ def sizes_of(feed: Mapping[str, Array], signature: Signature, *, sequence: int, 
         sequence: how many new tokens where nothing says.
         past: how many cached tokens where nothing says.
         encoder: how many tokens an encoder read where nothing says.
+        batch: how many rows where nothing says.
     """
     caches = [spec for spec in signature.inputs if role(spec) == "cache"]
-    sizes = Sizes(sequence, past=_fixed_past(caches, past), encoder=encoder, cached=bool(caches))
+    sizes = Sizes(sequence, past=_fixed_past(caches, past), encoder=encoder, batch=batch, cached=bool(caches))
     for spec in signature.inputs:
         array = feed.get(spec.name)
         if array is not None:

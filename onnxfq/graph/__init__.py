@@ -15,6 +15,7 @@ from onnxfq.graph.probe import single_node
 from onnxfq.graph.save import save
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.tensors import NUMPY_TYPES, type_name
+from onnxfq.graph.traffic import weight_bytes
 
 __all__ = [
     "MICROSOFT",
@@ -43,4 +44,5 @@ __all__ = [
     "save",
     "single_node",
     "type_name",
+    "weight_bytes",
 ]

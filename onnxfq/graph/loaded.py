@@ -11,7 +11,7 @@ from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.model import Graph
 from onnxfq.graph.tensors import describe
 
-_HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _AS_IT_IS = 2  # bytes for a byte: the constant, and the copy that kernels pack
 _WIDENED = 3  # the CPU computes with single precision: half precision is widened
 
@@ -60,5 +60,5 @@ def partition(graph: Graph, flow: Flow, steps: Iterable[Step], limit: int, *, wi
 
 
 def _loaded(proto: TensorProto, graph: Graph, *, widens: bool) -> int:
-    times = _WIDENED if widens and proto.data_type in _HALF else _AS_IT_IS
+    times = _WIDENED if widens and proto.data_type in HALF else _AS_IT_IS
     return times * describe(proto, graph.path).nbytes

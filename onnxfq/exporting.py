@@ -49,6 +49,11 @@ def export(
         UsageError: optimum is not installed, there is no such folder, or no such type.
         ModelError: the model cannot be found, loaded or exported.
         OutputError: the folder cannot be written.
+
+    Example:
+        >>> onnxfq.export("no/such/folder", "out")
+        Traceback (most recent call last):
+        onnxfq.errors.UsageError: There is no folder 'no/such/folder'. Name the folder of a checkpoint, or ...
     """
     tell = progress or (lambda what, done, total: None)
     source, target = str(model), Path(output)

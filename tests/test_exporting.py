@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from onnxfq import ModelError, OutputError, UsageError, cli
-from onnxfq.export import export
+from onnxfq.exporting import export
 from tiny import entries, pair
 
 Output = pytest.CaptureFixture[str]
