@@ -9,16 +9,18 @@ Source: the .npy format, numpy.lib.format.
 from __future__ import annotations
 
 import ast
+import json
 import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -32,9 +34,10 @@ _LONGEST_HEADER = 10_000
 _MOST_DIMENSIONS = 32
 _HIGHEST_RATIO = 1032  # of deflate
 _SUFFIX = ".npy"
+_ABOUT = "about"  # the entry that says what the others are
 _DAMAGED = (
     *(OSError, ValueError, EOFError, RuntimeError, TypeError, KeyError, IndexError, SyntaxError, OverflowError),
-    *(MemoryError, AttributeError, zipfile.BadZipFile, zlib.error),
+    *(MemoryError, AttributeError, RecursionError, zipfile.BadZipFile, zlib.error),
 )
 
 
@@ -126,6 +129,38 @@ def open_archive(path: Path) -> Iterator[dict[str, Stored]]:
                 _check_sizes(info, size)
                 arrays[name] = _open(stack.enter_context(file.open(info)), info, path, name)
         yield arrays
+
+
+def write_archive(stream: IO[bytes], arrays: Mapping[str, npt.NDArray[Any]], facts: object) -> None:
+    """Write arrays of any type and facts that JSON can hold; nothing is pickled.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    types = {name: array.dtype.name for name, array in arrays.items() if array.dtype.kind == "V"}
+    about = np.frombuffer(json.dumps({"types": types, "facts": facts}).encode(), np.uint8)
+    plain = {name: _plain(array) for name, array in arrays.items()}
+    np.savez(stream, allow_pickle=False, **plain, **{_ABOUT: about})
+
+
+def read_archive(path: Path) -> tuple[dict[str, npt.NDArray[Any]], Any]:
+    """What `write_archive` wrote: arrays by name, and the facts.
+
+    Raises:
+        DataError: the file cannot be read as such.
+    """
+    with open_archive(path) as stored:
+        arrays = {name: array.all() for name, array in stored.items()}
+    with _told(path):
+        about = json.loads(arrays.pop(_ABOUT).tobytes())
+        for name, kind in about["types"].items():
+            arrays[name] = arrays[name].view(np.dtype(getattr(ml_dtypes, kind)))
+        return arrays, about["facts"]
+
+
+def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same in a type that .npz files know."""
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array  # bfloat16 and its like
 
 
 def _check_sizes(info: zipfile.ZipInfo, size: int) -> None:

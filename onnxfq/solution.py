@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.calibrate import forget_program
-from onnxfq.exchange import take
+from onnxfq.exchange import exchanged, take
 from onnxfq.graph import Scratch
 from onnxfq.packing import Packed, join_digests, pack, row_chunks
 from onnxfq.quantized import Float32Array, QuantizedWeight, energy, squared_error
@@ -23,6 +23,8 @@ from onnxfq.solvers import Solver, forget
 from onnxfq.solvers.rows import products_alone
 from onnxfq.statistics import Statistics, about_means
 from onnxfq.verify import fingerprints_of
+
+exchanged(Statistics)
 
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
 _FACTS = ("digest", "energy", "error", "least", "largest", "remarks", "algorithm", "weighted", "tokens", "activations")

@@ -11,10 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
-from onnxfq.archive import open_archive
+from onnxfq.archive import read_archive, write_archive
 from onnxfq.durable import cleaning, locked, write_durably
 from onnxfq.errors import DataError, OutputError, UsageError
 from onnxfq.session import Array
@@ -22,7 +19,6 @@ from onnxfq.session import Array
 _MANIFEST = "onnxfq-work.json"
 _LOCK = "onnxfq-work.lock"
 _FORMAT = 1
-_ABOUT = "about"  # the entry of a stage's file that says what the others are
 _DIGEST_BYTES = 32  # at the end of a stage's file: SHA-256 of all before
 _STAGE = re.compile(r"stage-\d{5,}\.npz")
 _LEFT_OVER = re.compile(r"(stage-\d{5,}|onnxfq-work)\.part|kept-\w{8}(\.\w{8})?")  # by a killed run
@@ -59,12 +55,9 @@ class Checkpoint:
         """
         file = self._file(stage)
         part = file.with_suffix(".part")
-        types = {name: array.dtype.name for name, array in arrays.items()}
-        about = np.frombuffer(json.dumps({"types": types, "facts": facts}).encode(), np.uint8)
         try:
             with part.open("w+b") as stream:
-                plain = {name: _plain(array) for name, array in arrays.items()}
-                np.savez(stream, allow_pickle=False, **plain, **{_ABOUT: about})
+                write_archive(stream, arrays, facts)
                 stream.seek(0)
                 stream.write(hashlib.file_digest(stream, "sha256").digest())
                 stream.flush()
@@ -84,11 +77,8 @@ class Checkpoint:
         try:
             if not _is_whole(file):
                 return None
-            with open_archive(file) as stored:
-                arrays = {name: array.all() for name, array in stored.items()}
-            about = json.loads(arrays.pop(_ABOUT).tobytes())
-            return {n: a.view(np.dtype(_type(about["types"][n]))) for n, a in arrays.items()}, about["facts"]
-        except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
+            return read_archive(file)
+        except (OSError, DataError):
             return None
 
     def _file(self, stage: int) -> Path:
@@ -227,12 +217,3 @@ def _is_whole(path: Path) -> bool:
             digest.update(chunk)
             length -= len(chunk)
         return stream.read() == digest.digest()
-
-
-def _plain(array: Array) -> Array:
-    """The same bytes in a type that .npz files know."""
-    return array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
-
-
-def _type(name: str) -> Any:  # noqa: ANN401
-    return ml_dtypes.bfloat16 if name == "bfloat16" else name

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfq.calibrate.sums import Sums
+from onnxfq.exchange import exchanged
 from onnxfq.graph import gram_model
 from onnxfq.session import Array, Provider, Session
 from onnxfq.statistics import Float64Array, Statistics
@@ -14,6 +15,7 @@ from onnxfq.statistics import Float64Array, Statistics
 CHUNK_TOKENS = 2048  # adding to a Gram matrix costs as much as so many tokens' products; short samples go together
 
 
+@exchanged
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """What a chunk of tokens adds to the statistics.

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxfq.calibrate.gram import Chunk, Gram
 from onnxfq.errors import DataError
-from onnxfq.exchange import hand, take
+from onnxfq.exchange import exchanged, hand, take
 from onnxfq.graph import TWIN, Excerpt
 from onnxfq.session import Array, Provider, Session
 
@@ -23,7 +23,10 @@ _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
 
+exchanged(Excerpt)
 
+
+@exchanged
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A stage's inputs, of which statistics are wanted.
@@ -41,6 +44,7 @@ class Measured:
     k: int
 
 
+@exchanged
 @dataclass(frozen=True, slots=True)
 class Program:
     """A segment, and what is wanted of it.
@@ -73,6 +77,7 @@ class Program:
         return tuple(dict.fromkeys((*self.inputs, *(name for name in measured if name not in computed))))
 
 
+@exchanged
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a segment made of a sample.
