@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from onnxfq.calibrate.gram import Chunk
@@ -47,7 +48,7 @@ class Unknown:
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_plain_values_come_back(value: Any, tmp_path: Path) -> None:
+def test_plain_values_come_back(value: object, tmp_path: Path) -> None:
     for wrapped in (value, [value], {"a": value}, Pair(value, (value,))):
         found = take(hand(tmp_path, wrapped))
         assert (found, type(found)) == (wrapped, type(wrapped))
@@ -55,7 +56,7 @@ def test_plain_values_come_back(value: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool", "<U3", ml_dtypes.bfloat16])
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
-def test_arrays_come_back(dtype: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_arrays_come_back(dtype: npt.DTypeLike, shape: tuple[int, ...], tmp_path: Path) -> None:
     array = np.ones(shape, dtype)
     found = take(hand(tmp_path, Pair([array, array], {"a": array})))
     for one in (*found.left, found.right["a"]):
@@ -104,7 +105,7 @@ def test_garbled_descriptions_are_told(told: str, tmp_path: Path) -> None:
     about = np.frombuffer(f'{{"types": {{}}, "facts": {told}}}'.encode(), np.uint8)
     with file.open("wb") as stream:
         np.savez(stream, about=about)
-    with pytest.raises(OutputError, match="Cannot read .*--work-dir"):
+    with pytest.raises(OutputError, match=r"Cannot read .*--work-dir"):
         take(file)
 
 
@@ -121,5 +122,5 @@ def test_files_go_with_their_answers(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="Cannot write to .*--work-dir"):
+    with pytest.raises(OutputError, match=r"Cannot write to .*--work-dir"):
         hand(tmp_path / "nowhere", 1)
