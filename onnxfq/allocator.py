@@ -10,18 +10,16 @@ import os
 from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's parameters
-_LARGEST_THRESHOLD = 32 << 20  # where glibc itself stops raising the threshold
+_LARGEST_THRESHOLD = 32 << 20  # glibc takes no larger one
+_KEPT = 1 << 30  # bytes that may lie unused at the end of the heap
 
 
 def keep_memory() -> None:
-    """Use arrays' memory again instead of returning it to the system array by array.
-
-    These are the values that glibc arrives at by itself once arrays of 32 MiB were freed.
-    """
+    """Use the memory of arrays of up to 32 MiB again instead of returning it to the system array by array."""
     mallopt = _function("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
-        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)
+        mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 def return_memory() -> None:

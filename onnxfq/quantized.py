@@ -88,11 +88,26 @@ def round_scale(scale: npt.NDArray[np.floating], scale_type: ScaleType, *, cover
     return np.where(np.abs(rounded) < smallest, np.copysign(smallest, rounded), rounded)
 
 
-def energy(weight: Float32Array) -> float:
-    """Σ w² in float64; not finite exactly when some weight is NaN or infinite."""
-    rows = np.empty(weight.shape[0], np.float64)
-    _row_energies(weight, rows)
-    return float(rows.sum())
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What some weights take up.
+
+    Attributes:
+        energy: Σ w² in float64; not finite exactly when some weight is NaN or infinite.
+        least: smallest weight; means something where the energy is finite.
+        largest: largest weight; likewise.
+    """
+
+    energy: float
+    least: float
+    largest: float
+
+
+def extent(weight: Float32Array) -> Extent:
+    """What a weight of some elements takes up."""
+    sums = np.empty(weight.shape[0], np.float64)
+    _row_energies(weight, sums)
+    return Extent(float(sums.sum()), float(weight.min()), float(weight.max()))
 
 
 def squared_error(weight: Float32Array, q: QuantizedWeight) -> float:
@@ -147,6 +162,36 @@ def _row_errors(
         rows[row] = total
 
 
+def widened(stored: npt.NDArray[np.generic], columns: slice) -> Float32Array:
+    """Some columns of an array [K, N] of half precision, C-contiguous, as float32 [K, columns]."""
+    out = np.empty((stored.shape[0], columns.stop - columns.start), np.float32)
+    _widen(stored.view(np.uint16), columns.start, stored.dtype == np.float16, out.view(np.uint32), out)
+    return out
+
+
+_HALF_SCALE = np.float32(2.0**112)  # the difference of the exponents' biases; exact, for subnormals too
+
+
+@compiled()
+def _half(value: np.uint16) -> np.uint32:
+    """Half precision with exponent and mantissa moved to their places in float32, where it is 2**-112 times as much."""
+    half = np.uint32(value)
+    special = np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
+    bits: np.uint32 = (half & np.uint32(0x8000)) << np.uint32(16)
+    return bits | special | ((half & np.uint32(0x7FFF)) << np.uint32(13))
+
+
+@compiled(parallel=True)
+def _widen(stored: Uint16Array, start: int, is_half: bool, bits: Uint32Array, out: Float32Array) -> None:
+    for row in prange(out.shape[0]):
+        values, line, numbers = stored[row, start : start + out.shape[1]], bits[row], out[row]
+        for i in range(line.size):
+            line[i] = _half(values[i]) if is_half else np.uint32(values[i]) << np.uint32(16)
+        if is_half:
+            for i in range(line.size):
+                numbers[i] *= _HALF_SCALE
+
+
 def turned(part: npt.NDArray[np.generic]) -> Float32Array:
     """[K, rows] of any float type → [rows, K] float32, contiguous."""
     out = np.empty(part.shape[::-1], np.float32)
@@ -175,21 +220,16 @@ def _turn(part: Float32Array, out: Float32Array) -> None:
 
 @compiled(parallel=True)
 def _turn_half(part: Uint16Array, bits: Uint32Array, out: Float32Array) -> None:
-    """Half precision as numbers: exponent and mantissa moved to their places in float32, then 2**112 times as much."""
     k, n = part.shape
-    scale = np.float32(2.0**112)  # the difference of the exponents' biases; exact, for subnormals too
     for strip in prange((k + _TILE - 1) // _TILE):
         top = strip * _TILE
         for left in range(0, n, _TILE):
             for row in range(left, min(n, left + _TILE)):
                 line, values = bits[row, top : min(k, top + _TILE)], out[row, top : min(k, top + _TILE)]
                 for i in range(line.size):
-                    half = np.uint32(part[top + i, row])
-                    special = np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
-                    sign = (half & np.uint32(0x8000)) << np.uint32(16)
-                    line[i] = sign | special | ((half & np.uint32(0x7FFF)) << np.uint32(13))
+                    line[i] = _half(part[top + i, row])
                 for i in range(line.size):
-                    values[i] *= scale
+                    values[i] *= _HALF_SCALE
 
 
 @compiled(parallel=True)

@@ -13,14 +13,15 @@ import numpy.typing as npt
 
 from onnxfq.calibrate import forget_program
 from onnxfq.exchange import exchanged, take
-from onnxfq.graph import Scratch
 from onnxfq.packing import Packed, join_digests, pack, row_chunks
-from onnxfq.quantized import Float32Array, QuantizedWeight, energy, squared_error
+from onnxfq.quantized import Extent, Float32Array, QuantizedWeight, extent, squared_error, widened
 from onnxfq.rules import Weight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.session import Array
 from onnxfq.solvers import Solver, forget
+from onnxfq.solvers.columns import round_columns
 from onnxfq.solvers.rows import products_alone
+from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics, about_means
 from onnxfq.verify import fingerprints_of
 
@@ -37,6 +38,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "activations": (list, tuple, type(None)),
 }
 _LARGE_CHUNK = 1 << 24  # weights solved at once where statistics are shared by all rows
+_COLUMNS_CHUNK, _COLUMNS = 1 << 22, 1024  # weights, and columns at least, rounded at once as they are stored
 
 
 @dataclass(slots=True, eq=False)
@@ -114,38 +116,79 @@ class WeightTask:
         return (*self.weight.constant.files, *([self.statistics] if isinstance(self.statistics, Path) else ()))
 
 
-def solve_weight(task: WeightTask, scratch: Scratch | None = None) -> Solution | None:
+def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None) -> Solution | None:
     """Solve and pack one weight; None where it holds NaN or infinity.
 
     Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
 
     Args:
         task: whose weight, and everything else.
-        scratch: memory for the weight.
+        value: the weight as `Weight.read` returns it, if it was read before.
     """
     known = _lent(task.statistics) if isinstance(task.statistics, Path) else task.statistics
     centred = about_means(known) if known and task.centred else None
-    value, solution = task.weight.read(scratch), _about(task.solver, known)
+    value = task.weight.read() if value is None else value
+    solution = _about(task.solver, known)
     digests, moved = list[str](), list[npt.NDArray[np.float64]]()
-    for rows in _chunks(task, whole=known is not None and known.gram is not None):
-        weight = task.weight.rows(value, rows)
-        if task.input_scale is not None:
-            weight = weight * task.input_scale.astype(np.float32)
-        solution.energy += energy(weight)
-        if not solution.energy < float("inf"):
+    alongside = _rounds_columns(task, value)
+    for rows in _chunks(task, _weights_at_once(task, known, alongside=alongside)):
+        part = _round_columns(task, value, rows) if alongside else _solve_rows(task, value, rows, centred or known)
+        if part is None:
             return None
-        q = task.solver.solve(weight, task.scheme, centred or known, scale_type=task.scale_type)
-        solution.parts.append(pack(q, task.block_size))
-        digests += fingerprints_of(q, task.block_size)
-        solution.error += squared_error(weight, q)
-        solution.least = min(solution.least, float(weight.min()))
-        solution.largest = max(solution.largest, float(weight.max()))
-        solution.remarks = tuple(dict.fromkeys((*solution.remarks, *q.remarks)))
-        if centred:
-            moved.append(_shift(weight, q, centred))
+        solution.energy += part.extent.energy
+        solution.least = min(solution.least, part.extent.least)
+        solution.largest = max(solution.largest, part.extent.largest)
+        solution.error += part.error
+        solution.parts.append(pack(part.q, task.block_size))
+        digests += fingerprints_of(part.q, task.block_size)
+        solution.remarks = tuple(dict.fromkeys((*solution.remarks, *part.q.remarks)))
+        if part.shift is not None:
+            moved.append(part.shift)
     solution.digest, solution.input_scale = join_digests(digests), task.input_scale
     solution.shift = np.concatenate(moved) if moved else None
     return solution
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Some rows of a solved weight: the codes, what the weights take up, Σ (w − ŵ)², and how the bias changes."""
+
+    q: QuantizedWeight
+    extent: Extent
+    error: float
+    shift: npt.NDArray[np.float64] | None = None
+
+
+def _solve_rows(
+    task: WeightTask, value: npt.NDArray[np.generic], rows: slice, statistics: Statistics | None
+) -> _Part | None:
+    """Solve some rows; None where they are not finite."""
+    weight = task.weight.rows(value, rows)
+    if task.input_scale is not None:
+        weight = weight * task.input_scale.astype(np.float32)
+    found = extent(weight)
+    if not found.energy < float("inf"):
+        return None
+    q = task.solver.solve(weight, task.scheme, statistics, scale_type=task.scale_type)
+    shift = _shift(weight, q, statistics) if task.centred and statistics else None
+    return _Part(q, found, squared_error(weight, q), shift)
+
+
+def _rounds_columns(task: WeightTask, value: npt.NDArray[np.generic]) -> bool:
+    """Whether the weight is only to be rounded to nearest, as it is stored."""
+    weight, scheme = task.weight, task.scheme
+    plain = weight.transposed and weight.alpha == 1.0 and value.flags.c_contiguous
+    plain = plain and task.input_scale is None and not task.centred
+    grid = task.scale_type == "float32" and not scheme.symmetric and scheme.block_size != "tensor"
+    return type(task.solver) is Rtn and grid and plain and value.dtype.name in ("float32", "float16", "bfloat16")
+
+
+def _round_columns(task: WeightTask, value: npt.NDArray[np.generic], rows: slice) -> _Part | None:
+    """The same as `_solve_rows` for such a weight."""
+    if value.dtype != np.float32:
+        value, rows = widened(value, rows), slice(0, rows.stop - rows.start)
+    q, error, found = round_columns(np.asarray(value, np.float32), rows, task.scheme)
+    return _Part(q, found, error) if found.energy < float("inf") else None
 
 
 @lru_cache(maxsize=1)
@@ -174,17 +217,20 @@ def _about(solver: Solver, statistics: Statistics | None) -> Solution:
     return solution
 
 
-def _chunks(task: WeightTask, *, whole: bool) -> Iterator[slice]:
+def _weights_at_once(task: WeightTask, known: Statistics | None, *, alongside: bool) -> int:
+    if alongside:
+        return max(_COLUMNS_CHUNK, _COLUMNS * task.weight.k)
+    return _LARGE_CHUNK if known is not None and known.gram is not None else 0
+
+
+def _chunks(task: WeightTask, at_once: int) -> Iterator[slice]:
     """Rows that may be solved apart from the others: all of them where one grid lies under the whole weight."""
     n, k = task.weight.n, task.weight.k
     if task.scheme.block_size == "tensor":
         return iter([slice(0, n)])
-    small = row_chunks(n, k)
-    if not whole:
-        return small
-    step = next(small).stop
-    large = step * max(1, _LARGE_CHUNK // max(1, step * k))
-    return (slice(start, min(n, start + large)) for start in range(0, n, large))
+    step = next(row_chunks(n, k)).stop
+    step *= max(1, at_once // max(1, step * k))
+    return (slice(start, min(n, start + step)) for start in range(0, n, step))
 
 
 def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> npt.NDArray[np.float64]:

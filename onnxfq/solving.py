@@ -6,10 +6,10 @@ import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from onnxfq.ahead import read_ahead
 from onnxfq.calibrate import Stage
 from onnxfq.calibration import Calibration, rounded_in
 from onnxfq.errors import ModelError
@@ -18,7 +18,7 @@ from onnxfq.find import Planned
 from onnxfq.graph import Constant, Scratch, Spool
 from onnxfq.job import Job, Progress
 from onnxfq.packing import row_chunks
-from onnxfq.quantized import energy
+from onnxfq.quantized import extent
 from onnxfq.report import TargetReport
 from onnxfq.rules import Stored, expected_energy, fold, rewrite, shift_bias, store
 from onnxfq.session import Array
@@ -78,7 +78,6 @@ class _Solving:
         self._meant: dict[int, Meant] = {}
         self._abandoned: list[Constant] = []
         self._damaged: dict[str, None] = {}
-        self._scratch = Scratch()
         self._steps = 0
         self._total = len(job.planned) + (calibration.streams.runs if calibration else 0)
 
@@ -196,9 +195,13 @@ class _Solving:
 
     def _solutions(self, indices: Iterable[int], tasks: Iterable[WeightTask]) -> Iterator[Solution | None]:
         """Solve weights, wherever that is done; those that are damaged are remembered."""
-        job, solve_one = self._job, partial(solve_weight, scratch=self._scratch)
-        memory = job.options.memory // PART_OF_MEMORY
-        for index, solution in zip(indices, job.workers.in_order(solve_one, tasks, memory), strict=True):
+        job, memory = self._job, self._job.options.memory // PART_OF_MEMORY
+        solutions = (
+            job.workers.in_order(solve_weight, tasks, memory)
+            if job.workers.elsewhere
+            else (solve_weight(task, value) for task, value in read_ahead(tasks, memory))
+        )
+        for index, solution in zip(indices, solutions, strict=True):
             if solution is None:
                 self._damaged[job.planned[index].target.weight.leaf.name] = None
             yield solution
@@ -221,10 +224,11 @@ class _Solving:
         Raises:
             ModelError: there are some; all of them are named.
         """
+        scratch = Scratch()
         for p in self._job.planned:
             weight = p.target.matrix
-            value = weight.read(self._scratch)
-            total = sum(energy(weight.rows(value, rows)) for rows in row_chunks(weight.n, weight.k))
+            value = weight.read(scratch)
+            total = sum(extent(weight.rows(value, rows)).energy for rows in row_chunks(weight.n, weight.k))
             if not total < float("inf"):
                 self._damaged[p.target.weight.leaf.name] = None
         self._refuse()

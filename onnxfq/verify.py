@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import MICROSOFT, Graph, Node, single_node
+from onnxfq.graph import MICROSOFT, Graph, Node, Scratch, single_node
 from onnxfq.kernels import Kernel
 from onnxfq.packing import Packed, at_block_size, fingerprint, join_digests, row_chunks, take_rows, unpack
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
@@ -75,10 +75,11 @@ def verify(path: Path, meant: Iterable[Meant], provider: Provider) -> int:
     for entry in meant:
         wanted[entry.codes].append(entry)
     kinds: dict[Hashable, tuple[Meant, Node]] = {}
+    scratch = Scratch()
     for codes, entries in wanted.items():
         entry, nodes = entries[0], written[codes]
         _check_nodes(path, nodes, entries)
-        _check_decoded(path, graph, nodes[0], entry)
+        _check_decoded(path, graph, nodes[0], entry, scratch)
         kind = (entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
             kinds[kind] = (entry, nodes[0])
@@ -119,9 +120,14 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Meant]) -> None:
             )
 
 
-def _read(graph: Graph, node: Node, entry: Meant) -> Packed:
+def _read(graph: Graph, node: Node, entry: Meant, scratch: Scratch | None = None) -> Packed:
+    """The node's tensors; codes in `scratch` if given."""
+    memory = (scratch, None, None)
     try:
-        tensors = [graph.read_initializer(node.body, name) if name else None for name in node.inputs[1:4]]
+        tensors = [
+            graph.read_initializer(node.body, name, place) if name else None
+            for name, place in zip(node.inputs[1:4], memory, strict=False)
+        ]
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
     b, scales, zero_points = (*tensors, None, None)[:3]
@@ -130,9 +136,9 @@ def _read(graph: Graph, node: Node, entry: Meant) -> Packed:
     return Packed(b, scales, zero_points, entry.kernel.bits, entry.kernel.block_size)
 
 
-def _check_decoded(path: Path, graph: Graph, node: Node, entry: Meant) -> None:
+def _check_decoded(path: Path, graph: Graph, node: Node, entry: Meant, scratch: Scratch) -> None:
     """Whether the tensors have the shapes the kernel reads, and decode to what the solver returned."""
-    packed = _read(graph, node, entry)
+    packed = _read(graph, node, entry, scratch)
     if not _well_formed(packed, entry):
         raise VerificationError(f"'{entry.node}' in '{path}' has tensors of other shapes or types than meant.")
     chunks = (unpack(take_rows(packed, rows), entry.k) for rows in row_chunks(entry.n, entry.k))

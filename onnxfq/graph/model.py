@@ -23,7 +23,7 @@ from onnxfq.graph.calls import check_calls
 from onnxfq.graph.census import garbled, tensors
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
-from onnxfq.graph.files import FileSlice, unreadable
+from onnxfq.graph.files import FileSlice, Scratch, unreadable
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.spool import Spool
 from onnxfq.graph.standins import standin
@@ -240,8 +240,8 @@ class Graph:
         """The model's `metadata_props`."""
         return {p.key: p.value for p in self.model.metadata_props}
 
-    def read_initializer(self, body: Body, name: str) -> npt.NDArray[Any]:
-        """Read a constant that a node of `body` names, through its chain of nodes.
+    def read_initializer(self, body: Body, name: str, scratch: Scratch | None = None) -> npt.NDArray[Any]:
+        """Read a constant that a node of `body` names, through its chain of nodes; into `scratch` if given.
 
         Raises:
             ModelError: it is not constant.
@@ -249,7 +249,7 @@ class Graph:
         value = resolve(body, name, self.path, overridable=False)
         if isinstance(value, NotConstant):
             raise ModelError(f"'{name}' in '{self.path}' is not constant ({value.reason}).")
-        return np.asarray(value.load())
+        return np.asarray(value.on_disk.load(scratch))
 
 
 def _parse(path: Path) -> tuple[ModelProto, _Stamp]:
