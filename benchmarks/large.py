@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=16384)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="count the first run of every tool too")
     parser.add_argument("--tools", nargs="+", default=["onnxfq rtn", "onnxruntime rtn"], choices=TOOLS)
     parser.add_argument("--folder", type=Path, help="where to put the files; a temporary folder by default")
     parser.add_argument("--out", type=Path, required=True)
@@ -35,14 +36,14 @@ def main() -> None:
         model = Path(folder) / "model.onnx"
         write_stack(model, layers=arguments.layers, width=arguments.width, inner=arguments.inner)
         source = sum(f.stat().st_size for f in Path(folder).iterdir())
-        for run in range(arguments.runs + 1):
+        for run in range(arguments.runs + (not arguments.cold)):
             for tool in arguments.tools:
                 out = Path(folder) / "out" / "model.onnx"
                 out.parent.mkdir()
                 row = measure(tool, model, out, 32)
                 print(run, tool, row, flush=True)
                 size = sum(f.stat().st_size for f in out.parent.iterdir())
-                if run:
+                if run or arguments.cold:
                     rows[tool].append({**row, "output_bytes": size})
                 shutil.rmtree(out.parent)
     result = {

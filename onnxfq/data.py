@@ -11,9 +11,11 @@ from onnxfq.evaluate import has_logits
 from onnxfq.evaluate.kinds import find_language_output
 from onnxfq.evaluate.passages import Passages, given_passages, read_passages
 from onnxfq.feeds import Feeds, generate_own, given_feeds, load_feeds
+from onnxfq.graph import loaded_bytes
 from onnxfq.job import Job, Progress
 from onnxfq.session import Session
 from onnxfq.streaming import Runtime
+from onnxfq.terminal import size_text
 from onnxfq.validate import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
 
 
@@ -110,6 +112,21 @@ def _tokenizer(job: Job) -> Path:
     return job.graph.path.parent if job.options.tokenizer is None else Path(job.options.tokenizer)
 
 
+def _refuse_large(job: Job) -> None:
+    """A model that writes its own data runs as a whole, again and again.
+
+    Raises:
+        UsageError: it takes more memory than it is given.
+    """
+    wanted, given = loaded_bytes(job.graph, widens=job.provider == "cpu"), job.options.memory
+    if wanted > given:
+        raise UsageError(
+            f"--calib self runs '{job.graph.path}' as a whole, which takes about {size_text(wanted)} of memory (got "
+            f"--memory {size_text(given)}). Give data with --calib FILE, which needs no more than that, or a larger "
+            "--memory."
+        )
+
+
 def _feeds(job: Job, progress: Progress) -> Feeds | None:
     """The data that the user named; None where none are."""
     options, signature = job.options, job.graph.signature
@@ -121,6 +138,7 @@ def _feeds(job: Job, progress: Progress) -> Feeds | None:
     if options.calibrates_itself:
         if not job.solver.needs:
             return None
+        _refuse_large(job)
         return generate_own(
             Session(job.graph.path, provider=job.provider, threads=job.threads),
             signature,

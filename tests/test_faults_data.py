@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnxfq
 from models import model as parse
 from models import write
+from onnxfq import UsageError
 from tiny import entries, pair, quantize, refused, weight
 
 Output = pytest.CaptureFixture[str]
@@ -83,3 +85,10 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path, capsys: Output) -> None:
     assert code in (2, 3)
     assert "tokenizer" in err
     assert entries(tmp_path) == ["data.txt", "m.onnx"]
+
+
+def test_a_model_that_writes_its_own_data_must_fit_into_memory(tmp_path: Path) -> None:
+    model = pair(tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match=r"--calib self runs .* as a whole, .*got --memory 1 kB.*--calib FILE"):
+        onnxfq.quantize(model, algorithm="gptq", calib="self", memory="1kB")
+    assert entries(tmp_path) == ["m.onnx"]
