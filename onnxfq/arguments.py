@@ -302,7 +302,7 @@ def save_settings(context: typer.Context, path: Path, result: Report) -> None:
 
     decided = {"provider": result.provider, "symmetric": result.settings["symmetric"]}
     given = {name: context.params[str(option.name)] for name, option in _options(context).items()}
-    settings = {name: _plain(value) for name, value in {**given, **decided}.items() if value not in (None, [])}
+    settings = {name: _plain(value) for name, value in {**given, **decided}.items() if value not in (None, (), [])}
     write_config(path, settings, f"The model is complete: '{result.output}'. ")
 
 

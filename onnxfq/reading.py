@@ -109,7 +109,7 @@ def _one_of(kinds: tuple[object, ...], value: object, where: str) -> object:
 
 def _sequence(kinds: tuple[object, ...], value: object, where: str) -> tuple[object, ...]:
     """Of any length for `tuple[X, ...]`, else of one member each."""
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):  # the latter: before it went through JSON
         _refuse(value, "a list", where)
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)

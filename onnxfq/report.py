@@ -163,7 +163,7 @@ class Report:
         >>> report = onnxfq.Report.load("report.json")
         >>> for target in report.targets[:1]:
         ...     print(target.name, target.bits, target.block_size)
-        /model/decoder/layers.0/self_attn/q_proj/MatMul 4 32
+        /decoder/layers.0/self_attn/q_proj/MatMul 4 32
     """
 
     source: str
