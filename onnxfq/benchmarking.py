@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq import doctor
-from onnxfq.contest import Contest, measure_costs, time_cases
+from onnxfq.contest import Contest, measure_costs, plan, time_cases
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.evaluate import Gate
 from onnxfq.evaluate.bandwidth import DeviceBandwidth, HostBandwidth, processors
@@ -98,8 +98,9 @@ def benchmark(
             batches=batches, lengths=_lengths(lengths, graphs, tokens), tokens=tokens, seconds=seconds, loads=loads,
             only=only, progress=progress or (lambda what, done, total: None),
         )  # fmt: skip
+        planned = plan(asked)
         costs = measure_costs(asked)
-        cases = time_cases(asked, costs)
+        cases = time_cases(asked, planned, costs)
     settings = {
         "cpus": None if cpus is None else list(cpus), "clock": clock, "only": only, "lengths": list(asked.lengths),
         "batches": list(batches), "tokens": tokens, "seconds": seconds, "loads": loads, "min_speedup": min_speedup,
@@ -187,7 +188,7 @@ def _choose_clock(clock: str, provider: Provider, threads: int | None) -> Clock:
 
 def _is_disturbed() -> bool:
     """Whether other programs keep the processors busy, found out by keeping all of them busy for a moment."""
-    reading, disturbance = HostBandwidth(1, WALL), Disturbance()
+    reading, disturbance = HostBandwidth(processors(), WALL), Disturbance()
     end = WALL.read() + 0.5
     while WALL.read() < end:
         reading.measure()
@@ -208,8 +209,10 @@ def _lengths(given: Sequence[int] | None, graphs: Sequence[Graph], tokens: int) 
     known = [limit for limit in (*(longest(graph.path.parent) for graph in graphs), *rows) if limit is not None]
     caches = any(role(spec) == "cache" for spec in inputs)
     most = min(known) - (tokens if caches else 0) if known else None
+    if most is not None and most < 1:
+        raise UsageError(f"The model takes {min(known)} tokens, and none is left for a prompt (got --tokens {tokens}).")
     if given is None:
-        return tuple(dict.fromkeys(max(1, min(length, most or length)) for length in LENGTHS))
+        return tuple(dict.fromkeys(min(length, most or length) for length in LENGTHS))
     if most is not None and max(given) > most:
         raise UsageError(
             f"The model takes {min(known)} tokens (got --lengths {max(given)}{f' and --tokens {tokens}' * caches}). "

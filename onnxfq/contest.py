@@ -12,7 +12,7 @@ from onnxfq.errors import UsageError
 from onnxfq.evaluate.bandwidth import DeviceBandwidth, HostBandwidth
 from onnxfq.evaluate.clocks import Clock, Disturbance
 from onnxfq.evaluate.paired import Rounds, time_side_by_side
-from onnxfq.evaluate.workloads import SEED, Contender, Kind, Workload, kinds_of, make_visits, workloads
+from onnxfq.evaluate.workloads import SEED, Contender, Workload, kinds_of, make_visits, workloads
 from onnxfq.footprint import measure_footprint
 from onnxfq.graph import Graph, weight_bytes
 from onnxfq.job import Progress
@@ -53,6 +53,23 @@ class Contest:
     progress: Progress
 
 
+def plan(asked: Contest) -> list[Workload]:
+    """What the models are to run, found out from their signatures alone.
+
+    Raises:
+        UsageError: the models have no such kind of runs.
+        ModelError: the models do not do the same.
+        DataError: no inputs can be made up.
+    """
+    kinds = kinds_of(asked.graphs)
+    chosen = kinds if asked.only == "all" else tuple(kind for kind in kinds if kind == asked.only)
+    if not chosen:
+        raise UsageError(
+            f"The model keeps no keys and values: it has no {asked.only} (got --only {asked.only}). Use --only all."
+        )
+    return [w for kind in chosen for w in workloads(asked.graphs[0].signature, kind, asked.batches, asked.lengths)]
+
+
 def measure_costs(asked: Contest) -> tuple[ModelCost, ...]:
     """Load each model in processes of its own, all models in turn.
 
@@ -83,26 +100,25 @@ def measure_costs(asked: Contest) -> tuple[ModelCost, ...]:
     )
 
 
-def time_cases(asked: Contest, costs: Sequence[ModelCost]) -> tuple[Case, ...]:
+def time_cases(asked: Contest, planned: Sequence[Workload], costs: Sequence[ModelCost]) -> tuple[Case, ...]:
     """Time all models side by side, case by case.
 
     Args:
         asked: what to time.
+        planned: what they run.
         costs: of the models, in order.
 
     Raises:
-        UsageError: the models have no such kind of runs.
-        ModelError: a model does not run, or the models do not do the same.
+        ModelError: a model does not run.
         DataError: no inputs can be made up.
     """
     asked.progress("loading", 0, 1)
     contenders = [
         Contender.of(Session(g.path, provider=asked.provider, threads=asked.threads), g.signature) for g in asked.graphs
     ]
-    chosen = [w for kind in _kinds(asked.only, contenders) for w in _workloads(asked, kind)]
     timed = []
-    for number, workload in enumerate(chosen):
-        asked.progress("timing", number, len(chosen))
+    for number, workload in enumerate(planned):
+        asked.progress("timing", number, len(planned))
         asked.bandwidth.measure()
         visits = make_visits(contenders, workload, asked.clock, tokens=asked.tokens)
         disturbance = Disturbance()
@@ -112,18 +128,6 @@ def time_cases(asked: Contest, costs: Sequence[ModelCost]) -> tuple[Case, ...]:
     return tuple(_case(workload, rounds, waiting, costs, asked.bandwidth.best) for workload, rounds, waiting in timed)
 
 
-def _kinds(only: str, contenders: Sequence[Contender]) -> tuple[Kind, ...]:
-    kinds = kinds_of(contenders)
-    chosen = kinds if only == "all" else tuple(kind for kind in kinds if kind == only)
-    if not chosen:
-        raise UsageError(f"The model keeps no keys and values: it has no {only} (got --only {only}). Use --only all.")
-    return chosen
-
-
-def _workloads(asked: Contest, kind: Kind) -> list[Workload]:
-    return workloads(asked.graphs[0].signature, kind, asked.batches, asked.lengths)
-
-
 def _case(
     workload: Workload, rounds: Rounds, waiting: float | None, costs: Sequence[ModelCost], bandwidth: float
 ) -> Case:
@@ -131,7 +135,8 @@ def _case(
     for cost, runs in zip(costs, rounds.runs, strict=True):
         middle = median(runs)
         tokens = None if workload.tokens is None else workload.tokens / middle
-        limit = workload.batch * bandwidth / cost.weight_bytes if workload.kind == "decode" else None
+        reads = workload.kind == "decode" and cost.weight_bytes
+        limit = workload.batch * bandwidth / cost.weight_bytes if reads else None
         timings.append(Timing(cost.model, 1e3 * middle, 1e3 * float(np.percentile(runs, 95)), len(runs), tokens, limit))
     speedups = []
     for index, cost in enumerate(costs[1:], start=1):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,9 +176,20 @@ def test_other_models_are_run_by_batch_and_length(folder: Path, tmp_path: Path, 
     assert benchmark(fixed, *QUICK, "--batches", "2") == 0
 
 
+def test_what_makes_no_sense_is_refused_before_any_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest, "measure_footprint", lambda *_, **__: pytest.fail("work was done"))
+    rows = write(model("y = MatMul(x, w)", w=np.ones((64, 8), np.float32)), folder / "rows.onnx")
+    with pytest.raises(UsageError, match="it has no decode"):
+        onnxfq.benchmark(rows, provider="cpu", only="decode", clock="wall")
+    with pytest.raises(ModelError, match="Only some of the models"):
+        onnxfq.benchmark("new.onnx", rows, provider="cpu", clock="wall")
+
+
 def test_lengths_follow_from_what_the_model_takes(folder: Path, tmp_path: Path) -> None:
     graph = Graph.load(Path("old/model.onnx"))
     assert benchmarking._lengths(None, [graph], 32) == (128, 512)
+    with pytest.raises(UsageError, match="none is left for a prompt"):
+        benchmarking._lengths(None, [graph], 4096)
     short = write_decoder(tmp_path / "short", Decoder("opt", kv_heads=4, positions=300, dtype="float32"))
     assert benchmarking._lengths(None, [Graph.load(short)], 32) == (128, 268)
 
@@ -203,17 +217,38 @@ def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None
         benchmarking._choose_clock("processor", "cuda", None)
 
 
-def test_waiting_is_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told = tmp_path / "schedstat"
-    monkeypatch.setattr(clocks, "_SCHEDSTAT", told)
-    assert clocks.waited() is None
+def test_waiting_is_a_share_of_what_all_threads_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(clocks, "_THREADS", tmp_path)
     assert Disturbance().share() is None
-    told.write_text("5000000000 0 7\n")
+
+    def tell(thread: int, ran: int, waited: int) -> None:
+        (tmp_path / str(thread)).mkdir(exist_ok=True)
+        (tmp_path / str(thread) / "schedstat").write_text(f"{ran} {waited} 7\n")
+
+    tell(1, 5000, 100)
     disturbance = Disturbance()
-    told.write_text("6000000000 1000000000000 9\n")
-    assert disturbance.share() == 1.0
-    told.write_text("6000000000 0 9\n")
-    assert disturbance.share() == 0.0
+    assert disturbance.share() == 0
+    tell(1, 8000, 100)
+    tell(2, 500, 500)  # began since
+    assert disturbance.share() == pytest.approx(500 / 4000)
+    shutil.rmtree(tmp_path / "1")  # ended since
+    assert disturbance.share() == 0.5
+
+
+@pytest.mark.skipif(not clocks._THREADS.exists(), reason="needs Linux")
+def test_load_on_the_only_processor_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bandwidth, "_LEAST", 1 << 20)
+    monkeypatch.setattr(bandwidth, "_largest_cache", lambda: 0)
+    cpu = min(os.sched_getaffinity(0))
+    with benchmarking._confined([cpu]):
+        code = "while True: pass"
+        load = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+        try:
+            assert benchmarking._is_disturbed()
+        finally:
+            for process in load:
+                process.kill()
+                process.wait()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -30,18 +30,17 @@ class HostBandwidth:
     """
 
     def __init__(self, threads: int, clock: Clock) -> None:
-        self._threads, self._clock = threads, clock
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._values = np.ones(max(_LEAST, min(2 * _largest_cache(), _MOST)) // 8, np.int64)
+        self._parts = np.array_split(self._values, threads)
         self.best = 0.0
         _sum(self._values[:8])  # compiles
 
     def measure(self) -> float:
         """Bytes a second: the best of some reads, now or before."""
-        if self._threads == 1:
-            return self._best_of(lambda: _sum(self._values))
-        parts = np.array_split(self._values, self._threads)
-        with ThreadPoolExecutor(self._threads) as pool:
-            return self._best_of(lambda: list(pool.map(_sum, parts)))
+        pool = self._pool
+        return self._best_of((lambda: list(pool.map(_sum, self._parts))) if pool else (lambda: _sum(self._values)))
 
     def _best_of(self, read: Callable[[], object]) -> float:
         times = [self._clock.time(read) for _ in range(TRIES)]

@@ -11,8 +11,8 @@ from typing import Literal
 
 ClockName = Literal["wall", "processor"]
 
-QUIET = 0.02  # share of the time waited for a processor, below which a machine counts as quiet
-_SCHEDSTAT = Path("/proc/thread-self/schedstat")  # nanoseconds run, nanoseconds ready but waiting, slices
+QUIET = 0.02  # share of the time spent waiting for a processor, below which a machine counts as quiet
+_THREADS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,30 @@ WALL = Clock("wall", time.perf_counter)
 PROCESSOR = Clock("processor", time.thread_time)
 
 
-def waited() -> float | None:
-    """Seconds for which this thread could have run but had to wait for a processor; None where nothing tells."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(_SCHEDSTAT.read_text().split()[1]) * 1e-9
-    return None
+def _demand() -> dict[str, tuple[int, int]]:
+    """Of each thread of this process, nanoseconds run and nanoseconds ready but waiting; empty where nothing tells."""
+    found = {}
+    for told in _THREADS.glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # a thread may end while it is being asked
+            ran, waited = map(int, told.read_text().split()[:2])
+            found[told.parent.name] = (ran, waited)
+    return found
 
 
 class Disturbance:
-    """How large a share of the time from its creation on this thread waited for a processor."""
+    """How long this process's threads, from its creation on, waited for processors that others used.
+
+    Threads count as long as they live: those that end before `share` is asked for are not seen.
+    """
 
     def __init__(self) -> None:
-        self._start, self._waited = time.perf_counter(), waited()
+        self._start = _demand()
 
     def share(self) -> float | None:
-        """From 0 to 1; None where nothing tells."""
-        now = waited()
-        if now is None or self._waited is None:
+        """Of the time in which threads ran or could have run, that in which they waited: 0 to 1; None: unknown."""
+        now = _demand()
+        if not now:
             return None
-        return min(1.0, (now - self._waited) / max(time.perf_counter() - self._start, 1e-9))
+        before = {thread: self._start.get(thread, (0, 0)) for thread in now}
+        ran, waited = (sum(now[thread][i] - before[thread][i] for thread in now) for i in (0, 1))
+        return waited / max(ran + waited, 1)

@@ -14,6 +14,7 @@ from onnxfq.evaluate.clocks import Clock
 from onnxfq.evaluate.decoding import Decoding, Repeated
 from onnxfq.evaluate.paired import Visit
 from onnxfq.feeds import Feed, Ids, Writer, find_writer, generate, has_cache, role, takes_token_ids
+from onnxfq.graph import Graph
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 
@@ -68,15 +69,15 @@ class Contender:
         return cls(session, signature, found if found and found.cache else None)
 
 
-def kinds_of(contenders: Sequence[Contender]) -> tuple[Kind, ...]:
+def kinds_of(graphs: Sequence[Graph]) -> tuple[Kind, ...]:
     """What can be timed of all of them.
 
     Raises:
         ModelError: some take a cache and others do not.
     """
-    caches = {has_cache(contender.signature) for contender in contenders}
+    caches = {has_cache(graph.signature) for graph in graphs}
     if len(caches) > 1:
-        names = ", ".join(c.session.name for c in contenders if has_cache(c.signature))
+        names = ", ".join(str(graph.path) for graph in graphs if has_cache(graph.signature))
         raise ModelError(f"Only some of the models take cached keys and values ({names}): they cannot be compared.")
     return ("prefill", "decode") if caches.pop() else ("run",)
 
@@ -142,7 +143,7 @@ def _visit(run: Callable[[], object], clock: Clock, often: int) -> Visit:
 def _run_of(
     contender: Contender, workload: Workload, contenders: Sequence[Contender], tokens: int
 ) -> Callable[[], object]:
-    if workload.kind != "decode" or contender.writer is None:
+    if workload.kind != "decode" or contender.writer is None or any(c.writer is None for c in contenders):
         length = workload.length or 1
         return Repeated(contender.session, make_feed(contender.signature, workload.kind, workload.batch, length)).run
     vocabulary = min(c.writer.vocabulary for c in contenders if c.writer is not None)
