@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,10 @@ def versions() -> dict[str, str]:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a result with the machine it was measured on."""
+    """Write a result with the day and the machine it was measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": describe(), **result}, indent=1) + "\n")
+    today = datetime.now(UTC).date().isoformat()
+    path.write_text(json.dumps({"date": today, "machine": describe(), **result}, indent=1) + "\n")
 
 
 def _lines(path: str) -> list[str]:

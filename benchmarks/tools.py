@@ -109,7 +109,7 @@ def measure(tool: str, model: Path, out: Path, block_size: int, calib: Path | No
     """Run a tool in a process of its own.
 
     Returns:
-        Seconds by the clock and of processor time, peak memory in bytes, exit code, and the end of what it printed if
+        Seconds by the clock and of processor time, peak memory in bytes, exit code, and the last line it printed if
         it failed, or that it is not installed. Tools in environments of their own add its versions.
     """
     python = _interpreter(TOOLS[tool])
@@ -138,7 +138,12 @@ def measure(tool: str, model: Path, out: Path, block_size: int, calib: Path | No
     if TOOLS[tool].environment and code == 0:
         line = next(line for line in reversed(text.splitlines()) if line.startswith(_VERSIONS))
         result["versions"] = json.loads(line.removeprefix(_VERSIONS))
-    return result if code == 0 else {**result, "error": text[-500:]}
+    return result if code == 0 else {**result, "error": _last_line(text)}
+
+
+def _last_line(text: str) -> str:
+    """Of what a process printed, the line that says what went wrong; the lines before it tell where files lie."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:500]
 
 
 def _interpreter(tool: Tool) -> Path:

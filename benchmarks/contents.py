@@ -1,0 +1,73 @@
+"""What a model's bytes are: codes, scales and zero points of quantised weights, and what stays in floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from benchmarks.precision import graphs, read
+
+KINDS = ("codes", "scales", "zero points", "embedding", "weights", "norms, biases and constants", "nodes and names")
+_PACKED = {1: "codes", 2: "scales", 3: "zero points"}  # inputs of MatMulNBits
+_DETOURS = ("Cast", "Transpose", "Identity")
+
+
+def contents(path: Path, file_bytes: int) -> dict[str, Any]:
+    """Bytes by kind, and the quantised weights.
+
+    Args:
+        path: the model.
+        file_bytes: of all its files.
+
+    Returns:
+        `bytes` by kind: "embedding" are tables of which rows are looked up, "weights" factors of MatMul and Gemm in
+        floating point; they add up to `file_bytes`. `quantised_weights`: how many; `bits_a_weight`: what each takes.
+    """
+    model = read(path)
+    found = dict.fromkeys(KINDS, 0)
+    weights = 0
+    for graph in graphs(model.graph):
+        for tensor in graph.initializer:
+            found[_kind(tensor.name, graph)] += _nbytes(tensor)
+        weights += sum(_weights(node) for node in graph.node if node.op_type == "MatMulNBits")
+    found["nodes and names"] = file_bytes - sum(found.values())
+    packed = sum(found[kind] for kind in _PACKED.values())
+    bits = round(8 * packed / weights, 3) if weights else None
+    return {"bytes": found, "quantised_weights": weights, "bits_a_weight": bits}
+
+
+def _kind(name: str, graph: GraphProto) -> str:
+    """What a tensor is to the nodes that read it; one that is both looked up in and multiplied with is an embedding."""
+    kinds = {kind for node, index in _readers(name, graph) if (kind := _use(node, index))}
+    return next((kind for kind in KINDS if kind in kinds), "norms, biases and constants")
+
+
+def _readers(name: str, graph: GraphProto) -> Iterator[tuple[NodeProto, int]]:
+    for node in graph.node:
+        if name not in node.input:
+            continue
+        if node.op_type in _DETOURS:
+            yield from _readers(node.output[0], graph)
+        else:
+            yield node, list(node.input).index(name)
+
+
+def _use(node: NodeProto, index: int) -> str | None:
+    if node.op_type == "MatMulNBits":
+        return _PACKED.get(index)
+    if node.op_type == "Gather" and index == 0:
+        return "embedding"
+    return "weights" if node.op_type in ("MatMul", "Gemm") and index < 2 else None
+
+
+def _weights(node: NodeProto) -> int:
+    sizes = {a.name: a.i for a in node.attribute}
+    return sizes["K"] * sizes["N"]
+
+
+def _nbytes(tensor: TensorProto) -> int:
+    return prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
