@@ -66,8 +66,8 @@ def _use(node: NodeProto, index: int) -> str | None:
 
 def _weights(node: NodeProto) -> int:
     sizes = {a.name: a.i for a in node.attribute}
-    return sizes["K"] * sizes["N"]
+    return int(sizes["K"] * sizes["N"])
 
 
 def _nbytes(tensor: TensorProto) -> int:
-    return prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.tools import NOT_INSTALLED
 
 RESULTS = Path(__file__).parent / "results"
+BEYOND = {"bits2-minilm": "2 bits", "self-minilm": "4 bits, `--calib self`: no data given"}
 
 
 def read(name: str) -> dict[str, Any]:
@@ -69,12 +70,12 @@ def steps(name: str, key: str, heading: str) -> str:
     return markdown([*rows, *([row["step"], f"{row[key]:.4g}"] for row in read(name)["rows"])])
 
 
-def beyond() -> str:
+def beyond(names: Iterable[str] = tuple(BEYOND)) -> str:
     """Fewer bits, and no data at all."""
     rows: list[list[object]] = [["MiniLM, block 32", "relative MSE", "Spearman"]]
-    for name, title in (("bits2-minilm", "2 bits"), ("self-minilm", "4 bits, `--calib self`: no data given")):
+    for name in names:
         rows += [
-            [f"{title}, {row['algorithm']}", f"{row['relative_mse']:.4g}", f"{row['spearman']:.4g}"]
+            [f"{BEYOND[name]}, {row['algorithm']}", f"{row['relative_mse']:.4g}", f"{row['spearman']:.4g}"]
             for row in read(name)["rows"]
         ]
     return markdown(rows)
@@ -109,10 +110,10 @@ def large() -> str:
     return markdown(rows)
 
 
-def streaming() -> str:
+def streaming(names: Iterable[str] = ("7b", "13b")) -> str:
     """Models larger than the memory: time against copying the source's files, and peak memory."""
     rows: list[list[object]] = [["generated decoder, float16", "tool", "size", "copying", "seconds", "peak memory"]]
-    for name in ("7b", "13b"):
+    for name in names:
         result = read(f"streaming-{name}")
         copying = f"{result['limits']['copy_and_sync_s']:.0f} s"
         for row in result["rows"]:
@@ -129,8 +130,66 @@ def decode() -> str:
     return markdown([["file written by", "times as fast as float32"], *([t, f"{s:.2f}"] for t, s in speeds.items())])
 
 
+def throughput(name: str) -> str:
+    """Size and speed of a decoder's files, and the published figures."""
+    result = read(name)
+    heading = ["file", "block", "size", "of float16", "not 4 or 8 bits", "decode, tokens/s", "against float32"]
+    rows: list[list[object]] = [[*heading, "against float16", "prefill, tokens/s", "against float32"]]
+    for row in result["rows"]:
+        contents = row["contents"]
+        rest = 1 - sum(contents["bytes"][kind] for kind in ("codes", "scales", "zero points")) / row["file_bytes"]
+        decode, prefill = ([f"{row[kind]['tokens_per_second']:.4g}", row[kind]["against"]] for kind in _RUNS)
+        title = f"{row['file']}, from {row['from']}" if "from" in row else row["file"]
+        rows.append(
+            [
+                *(title, row.get("block_size", ""), _size(row["file_bytes"]), f"{row['of_float16']:.1%}"),
+                *(f"{rest:.0%}" if contents["quantised_weights"] else "", decode[0], _ratio(decode[1], "float32")),
+                *(_ratio(decode[1], "float16"), prefill[0], _ratio(prefill[1], "float32")),
+            ]
+        )
+    said = result["published"]
+    size, share = f"{said['float16_gb']:g} → {said['quantised_gb']:g} GB", f"{said['of_float16']:.0%}"
+    faster = f"{said['decode_against_float16']:.2f}x"
+    rows.append(["published, OPT-30B on GPUs", "", size, share, "", "", "", faster, "", ""])
+    return markdown(rows)
+
+
+_RUNS = ("decode", "prefill")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _ratio(against: dict[str, dict[str, float]], name: str) -> str:
+    return f"{against[name]['ratio']:.2f}x" if name in against else ""
+
+
+def repeatability() -> str:
+    """How far apart the speed-ups of runs are."""
+    rows: list[list[object]] = [["other load", "case", "clock", "speed-ups", "apart by"]]
+    for row in read("repeatability")["rows"]:
+        speedups = ", ".join(f"{ratio:.3f}x" for ratio in row["speedups"])
+        clocks = ", ".join(dict.fromkeys(row["clocks"]))
+        rows.append([row["load"], row["kind"], clocks, speedups, f"{row['varies']:.1%}"])
+    return markdown(rows)
+
+
+def kernels() -> str:
+    """How fast kernels with zero points are, against float32."""
+    rows: list[list[object]] = [["bits", "block", "activations", "1 row", "128 rows"]]
+    for row in read("kernel_speed")["formats"]:
+        wanted = row["zero_points"] == "packed" and row["activation_type"] == "float32" and "error" not in row
+        if wanted and row["block_size"] in (32, 64, 128):
+            activations = "int8" if row["accuracy_level"] == 4 else "float"
+            faster = [f"{row[count]['times_faster']:.2f}x" for count in ("M=1", "M=128")]
+            rows.append([row["bits"], row["block_size"], activations, *faster])
+    return markdown(rows)
+
+
 def tables() -> list[str]:
     """All tables of the README, in order."""
+    measured = [name for name in ("throughput", "throughput-1b") if (RESULTS / f"{name}.json").exists()]
     return [
         summary(),
         quality("minilm", {"relative_mse": "relative MSE", "spearman": "Spearman"}),
@@ -138,6 +197,7 @@ def tables() -> list[str]:
         quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "lambada_loss": "LAMBADA loss"}),
         steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
         granularity(),
+        *map(throughput, measured),
         depth(),
         large(),
         streaming(),

@@ -1,0 +1,65 @@
+"""The page of all results, `benchmarks/RESULTS.md`, made from the JSON in `benchmarks/results/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.parts import PARTS, shown
+
+_QUALITY = {"relative_mse": "relative MSE", "spearman": "Spearman"}
+_PERPLEXITY = {"mean_kl": "mean KL", "perplexity": "perplexity", "lambada_loss": "LAMBADA loss"}
+TABLES: dict[str, Callable[[], str]] = {
+    "minilm": lambda: tables.quality("minilm", _QUALITY),
+    "opt-4m": lambda: tables.quality("opt-4m", _PERPLEXITY),
+    "steps-minilm": lambda: tables.steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
+    "bits2-minilm": lambda: tables.beyond(["bits2-minilm"]),
+    "self-minilm": lambda: tables.beyond(["self-minilm"]),
+    "granularity": tables.granularity,
+    "throughput": lambda: tables.throughput("throughput"),
+    "throughput-1b": lambda: tables.throughput("throughput-1b"),
+    "repeatability": tables.repeatability,
+    "time-minilm": lambda: tables.quality("time-minilm", _QUALITY),
+    "depth": lambda: f"Peak memory on a model {tables.depth()}.",
+    "kernel_speed": tables.kernels,
+    "decode_4096": tables.decode,
+    "large": tables.large,
+    "streaming-7b": lambda: tables.streaming(["7b"]),
+    "streaming-13b": lambda: tables.streaming(["13b"]),
+}
+HEAD = """# Results
+
+Made from the files in `results/` by `python -m benchmarks --page`: change those, not this page. `python -m benchmarks`
+measures everything again for which it is given models and texts. Inputs are in capitals; `--out` is left out.
+"""
+
+
+def page() -> str:
+    """The page."""
+    sections = [HEAD]
+    for part in PARTS.values():
+        sections.append(f"## {part.title}\n\n{part.about}\n")
+        sections += [_section(result, shown(template)) for result, template in part.results.items()]
+    return "\n".join(sections)
+
+
+def _section(result: str, command: str) -> str:
+    path = tables.RESULTS / f"{result}.json"
+    if not path.exists():
+        return f"Not measured yet: `{command}`.\n"
+    return f"{TABLES[result]()}\n\n{provenance(tables.read(result))}: `{command}` (`results/{result}.json`).\n"
+
+
+def provenance(result: dict[str, Any]) -> str:
+    """Date, machine and versions of a result."""
+    machine = result["machine"]
+    versions = {**machine["versions"]}
+    rows = result["rows"] if isinstance(result.get("rows"), list) else []
+    for row in rows:  # other tools have environments of their own
+        versions |= {name: v for name, v in row.get("versions", {}).items() if name not in versions}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{result['date']}, {machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, Python "
+        f"{machine['python']}, {listed}"
+    )

@@ -1,0 +1,203 @@
+"""What the suite measures: each result, the command that makes it, and what that needs.
+
+Commands are templates; what stands in braces is given to `python -m benchmarks`, or made from what was given.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+GENERATED = ("decoder_1b", "decoder_7b", "decoder_13b")
+# Inputs that are made before they are needed.
+PREPARED = {
+    "encoder_calib": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 192 --out {encoder_calib}",
+    "encoder_texts": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 128 --out {encoder_texts}",
+    "decoder_calib": "benchmarks.calibration decoder {decoder} --text {text_valid} --samples 128 --out {decoder_calib}",
+    **{name: f"tools.generate_decoder {{{name}}} --preset {name.removeprefix('decoder_')}" for name in GENERATED},
+}
+# Files of the folder given as --data.
+DATA = {
+    "sts_train": "stsb-train.csv",
+    "sts_test": "stsb-test.csv",
+    "text_valid": "wikitext2-valid.txt",
+    "text_test": "wikitext2-test.txt",
+    "lambada": "lambada-test.jsonl",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something that is measured.
+
+    Attributes:
+        title: of its section.
+        about: a sentence or two on how.
+        results: for each result the command that makes it, without `python -m` and `--out`.
+        asked: it takes long, or much disk, or a machine of its own: only where asked for.
+    """
+
+    title: str
+    about: str
+    results: Mapping[str, str]
+    asked: bool = False
+
+
+PARTS: dict[str, Part] = {
+    "encoder": Part(
+        "Every tool on all-MiniLM-L6-v2",
+        "The same model, bits and samples for every tool, each in a process and where it must in an environment of its "
+        "own; one script judges the written files. One token is speed against the original, in turns with all others.",
+        {"minilm": "benchmarks.quality encoder {encoder} --sts {sts_test} --calib {encoder_calib}"},
+    ),
+    "decoder": Part(
+        "Every tool on a decoder",
+        "As above. Calibrated on 128 windows of 256 tokens of WikiText-2's validation text, judged on 100 windows of "
+        "its test text and on LAMBADA.",
+        {
+            "opt-4m": "benchmarks.quality decoder {decoder} --text {text_test} --windows 100 --lambada {lambada} "
+            "--calib {decoder_calib}"
+        },
+    ),
+    "steps": Part(
+        "What each step of the calibrated stack is worth",
+        "Built up one by one, then switched off one by one; below it fewer bits, and no data at all.",
+        {
+            "steps-minilm": "benchmarks.ablation encoder {encoder} --sts {sts_test} --calib {encoder_calib}",
+            "bits2-minilm": "benchmarks.ablation encoder {encoder} --sts {sts_test} --calib {encoder_calib} --bits 2 "
+            "--rows 'round to nearest' '+ refinement: the full stack'",
+            "self-minilm": "benchmarks.ablation encoder {encoder} --sts {sts_test} --calib self "
+            "--rows '+ refinement: the full stack'",
+        },
+    ),
+    "granularity": Part(
+        "Granularity against perplexity",
+        "4 bits with one scale for a tensor, a channel, or 128 weights; published: FineQuant (Kim et al. 2023).",
+        {
+            "granularity": "benchmarks.granularity {decoder} --text {text_test} --windows 100 --calib {decoder_calib}",
+        },
+    ),
+    "throughput": Part(
+        "Size and throughput",
+        "Decoding behind 128 tokens, and these 128 at once, by `onnxfq benchmark`, which runs all files in turns. ONNX "
+        "Runtime computes float16 in float32 on a CPU. Published: FineQuant (Kim et al. 2023), on GPUs.",
+        {"throughput": "benchmarks.throughput {decoder}"},
+    ),
+    "throughput-1b": Part(
+        "Size and throughput, a model of a billion weights",
+        "As above, with a generated decoder. What is not 4 bits is mostly its embedding.",
+        {"throughput-1b": "benchmarks.throughput {decoder_1b}"},
+        asked=True,
+    ),
+    "repeatability": Part(
+        "How far `onnxfq benchmark` can be trusted",
+        "Speed-ups that runs of their own report for the same pair of models, while other programs run and while not.",
+        {"repeatability": "benchmarks.repeatability"},
+    ),
+    "time": Part(
+        "Calibrating: time beside ONNX Runtime's GPTQ",
+        "MiniLM with 128 samples, seconds of the whole process.",
+        {
+            "time-minilm": "benchmarks.quality encoder {encoder} --sts {sts_test} --calib {encoder_texts} --blocks 32 "
+            "--tools 'onnxfq gptq' 'onnxruntime gptq'"
+        },
+    ),
+    "depth": Part(
+        "Calibrating: memory over depth",
+        "Generated models of the same layers, each in a process of its own.",
+        {"depth": "benchmarks.depth --width 256 --inner 1024"},
+    ),
+    "kernels": Part(
+        "Kernels",
+        "One 4096 x 4096 product by MatMulNBits with zero points: times as fast as ONNX Runtime's float32 MatMul; "
+        "below 1 it is slower than not quantising. int8: activations are rounded on the fly (`accuracy_level=4`).",
+        {"kernel_speed": "benchmarks.kernel_speed"},
+        asked=True,
+    ),
+    "speed": Part(
+        "One token through wide layers",
+        "One row through eight 4096-wide layers, the files of all tools in turn.",
+        {"decode_4096": "benchmarks.speed"},
+        asked=True,
+    ),
+    "large": Part(
+        "Some gigabytes",
+        "Quantising a generated model without data: whole processes, file caches warm.",
+        {"large": "benchmarks.large"},
+        asked=True,
+    ),
+    "streaming": Part(
+        "Models larger than memory",
+        "Without data and with all caches cold, beside copying the source's files and writing them back.",
+        {
+            "streaming-7b": "benchmarks.streaming {decoder_7b}/model.onnx --algorithms rtn",
+            "streaming-13b": "benchmarks.streaming {decoder_13b}/model.onnx --algorithms rtn",
+        },
+        asked=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command to run.
+
+    Attributes:
+        what: the result it makes, or the input.
+        command: the arguments of `python -m`.
+        needs: steps that must have gone well before.
+    """
+
+    what: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+def plan(
+    parts: Sequence[str], given: Mapping[str, Path], work: Path, results: Path
+) -> tuple[list[Step], dict[str, list[str]]]:
+    """The commands to run, in order, and for results that cannot be made what is missing.
+
+    Args:
+        parts: names.
+        given: inputs by name.
+        work: folder for inputs that are made.
+        results: folder for results.
+    """
+    inputs = {name: work / name for name in PREPARED} | dict(given)
+    steps: dict[str, Step] = {}
+    skipped: dict[str, list[str]] = {}
+    for result, template in ((r, t) for part in parts for r, t in PARTS[part].results.items()):
+        made = [name for name in fields(template) if name in PREPARED and name not in given]
+        wanted = {*fields(template), *(name for one in made for name in fields(PREPARED[one]))}
+        missing = sorted(name for name in wanted if name not in inputs)
+        if missing:
+            skipped[result] = missing
+            continue
+        for name in made:
+            steps.setdefault(name, Step(name, fill(PREPARED[name], inputs)))
+        command = (*fill(template, inputs), "--out", str(results / f"{result}.json"))
+        steps[result] = Step(result, command, tuple(made))
+    return list(steps.values()), skipped
+
+
+def fields(template: str) -> list[str]:
+    """Names in braces."""
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def fill(template: str, inputs: Mapping[str, Path]) -> tuple[str, ...]:
+    """The words of a template, with inputs in their places; words in quotes stay together."""
+    return tuple(word.format(**inputs) for word in _words(template))
+
+
+def shown(template: str) -> str:
+    """A template as a reader types it, inputs in capitals."""
+    return f"python -m {template.format(**{name: name.upper() for name in fields(template)})}"
+
+
+def _words(template: str) -> Iterator[str]:
+    for index, piece in enumerate(template.split("'")):
+        yield from [piece] if index % 2 else piece.split()
