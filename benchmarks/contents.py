@@ -70,4 +70,4 @@ def _weights(node: NodeProto) -> int:
 
 
 def _nbytes(tensor: TensorProto) -> int:
-    return prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
