@@ -49,20 +49,22 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What was measured: of each contestant the seconds of all runs, and the mean of each round.
+    """What was measured: of each contestant the seconds of all runs, and their median in each round.
+
+    Medians, not means: a single run that had to wait for a processor says nothing about the model.
 
     Attributes:
         runs: seconds of each run, by contestant.
-        means: seconds a run, by contestant and round.
+        medians: seconds a run, by contestant and round.
     """
 
     runs: list[list[float]] = field(default_factory=list)
-    means: list[list[float]] = field(default_factory=list)
+    medians: list[list[float]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
         """How many rounds."""
-        return len(self.means[0])
+        return len(self.medians[0])
 
     def ratio(self, contestant: int) -> Interval:
         """How many times as long as the first one another contestant takes."""
@@ -70,12 +72,12 @@ class Rounds:
 
     def is_precise(self) -> bool:
         """Whether all ratios are known well enough to stop; without another contestant, the time itself."""
-        of = range(1, len(self.means)) or (0,)
-        found = (median_interval(self._ratios(i) if i else self.means[0], _STOPPING) for i in of)
+        of = range(1, len(self.medians)) or (0,)
+        found = (median_interval(self._ratios(i) if i else self.medians[0], _STOPPING) for i in of)
         return all(interval.is_precise for interval in found)
 
     def _ratios(self, contestant: int) -> list[float]:
-        return [other / first for first, other in zip(self.means[0], self.means[contestant], strict=True)]
+        return [other / first for first, other in zip(self.medians[0], self.medians[contestant], strict=True)]
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -145,4 +147,4 @@ def _add_round(found: Rounds, visits: Sequence[Visit], rng: np.random.Generator)
         times[contestant] += visits[contestant]()
     for contestant, runs in enumerate(times):
         found.runs[contestant] += runs
-        found.means[contestant].append(statistics.fmean(runs))
+        found.medians[contestant].append(statistics.median(runs))

@@ -54,6 +54,14 @@ def test_the_order_is_random_but_reproducible() -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_a_run_that_had_to_wait_does_not_count() -> None:
+    world = World()
+    waits = iter([0.1, 0.1, 9.0] * 1000)
+    a, b = world.visit("a", lambda: next(waits), often=6), world.visit("b", lambda: 0.3, often=6)
+    ratio = world.time(a, b, seconds=1e9).ratio(1)
+    assert [ratio.low, ratio.high] == pytest.approx([3, 3])
+
+
 def test_steady_growth_favours_nobody() -> None:
     world = World()
     growing = iter(np.arange(1.0, 1e4))
@@ -87,7 +95,7 @@ def test_being_stopped_for_long_does_not_use_up_the_time() -> None:
     times = iter([0.1] * 40 + [500.0] + [0.1] * 10_000)
     rng = np.random.default_rng(0)
     found = world.time(*(world.visit(n, lambda: next(times) * rng.lognormal(0, 0.4)) for n in "ab"), seconds=30)
-    assert found.count > 40
+    assert found.count > 20  # of 11, had all of those 500 s counted
 
 
 def test_a_clock_that_stands_still_does_not_run_for_ever() -> None:
@@ -105,8 +113,11 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
     inside = 0
     for seed in range(200):
         world, rng = World(), np.random.default_rng(seed)
-        found = world.time(*(world.visit(n, noisy(rng, t, 0.3)) for n, t in zip("ab", (0.1, 0.4), strict=True)))
+        found = world.time(
+            *(world.visit(n, noisy(rng, t, 0.3)) for n, t in zip("ab", (0.1, 0.4), strict=True)), seconds=300
+        )
         ratio = found.ratio(1)
+        assert ratio.sure
         inside += ratio.low <= 4 <= ratio.high
     assert inside >= 180
 
@@ -122,13 +133,15 @@ def test_two_measurements_of_the_same_agree_when_both_are_precise() -> None:
     assert max(ratios) / min(ratios) < 1.03
 
 
-@pytest.mark.parametrize("count", [6, 10, 11, 60, 61, 400])
-def test_the_interval_of_a_median_covers_as_promised(count: int) -> None:
+@pytest.mark.parametrize(("count", "covered"), [
+    (6, 0.969), (10, 0.979), (11, 0.988), (60, 0.973), (61, 0.980), (400, 0.960)
+])  # fmt: skip
+def test_the_interval_of_a_median_covers_as_promised(count: int, covered: float) -> None:
     rng = np.random.default_rng(count)
     found = [median_interval(rng.exponential(size=count).tolist()) for _ in range(2000)]
     share = np.mean([i.low <= np.log(2) <= i.high for i in found])
     assert all(i.sure for i in found)
-    assert 0.94 < share < 0.99
+    assert share == pytest.approx(covered, abs=0.015)  # from the binomial distribution
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
