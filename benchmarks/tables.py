@@ -133,24 +133,27 @@ def decode() -> str:
 def throughput(name: str) -> str:
     """Size and speed of a decoder's files, and the published figures."""
     result = read(name)
-    heading = ["file", "block", "size", "of float16", "not 4 or 8 bits", "decode, tokens/s", "against float32"]
-    rows: list[list[object]] = [[*heading, "against float16", "prefill, tokens/s", "against float32"]]
+    heading = ["file", "block", "size", "of float16", "bits a weight", "left in float", "decode, tokens/s"]
+    rows: list[list[object]] = [
+        [*heading, "against float32", "against float16", "prefill, tokens/s", "against float32"]
+    ]
     for row in result["rows"]:
         contents = row["contents"]
+        bits = contents["bits_a_weight"]
         rest = 1 - sum(contents["bytes"][kind] for kind in ("codes", "scales", "zero points")) / row["file_bytes"]
         decode, prefill = ([f"{row[kind]['tokens_per_second']:.4g}", row[kind]["against"]] for kind in _RUNS)
         title = f"{row['file']}, from {row['from']}" if "from" in row else row["file"]
         rows.append(
             [
                 *(title, row.get("block_size", ""), _size(row["file_bytes"]), f"{row['of_float16']:.1%}"),
-                *(f"{rest:.0%}" if contents["quantised_weights"] else "", decode[0], _ratio(decode[1], "float32")),
+                *((f"{bits:.2f}", f"{rest:.0%}") if bits else ("", ""), decode[0], _ratio(decode[1], "float32")),
                 *(_ratio(decode[1], "float16"), prefill[0], _ratio(prefill[1], "float32")),
             ]
         )
     said = result["published"]
     size, share = f"{said['float16_gb']:g} → {said['quantised_gb']:g} GB", f"{said['of_float16']:.0%}"
     faster = f"{said['decode_against_float16']:.2f}x"
-    rows.append(["published, OPT-30B on GPUs", "", size, share, "", "", "", faster, "", ""])
+    rows.append(["published, OPT-30B on GPUs", "", size, share, *[""] * 4, faster, "", ""])
     return markdown(rows)
 
 

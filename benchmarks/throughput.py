@@ -6,9 +6,9 @@
 
 Takes any decoder with a KV cache, in float32 or float16. `onnxfq.benchmark` runs every file in turns with the two in
 floating point: tokens a second, and how many times as fast, with an interval. ONNX Runtime computes float16 in float32
-on a CPU, so both are there to compare with. "contents" in the result says what the bytes of each file are: embeddings,
-norms and scales are not 4 bits, and in a small model they are much of it. Codes do not change speed: the default
-algorithm is the quickest.
+on a CPU, so both are there to compare with; a model that computes in float16 is quantised from either. "contents" in
+the result says what the bytes of each file are: embeddings, norms and scales are not 4 bits, and in a small model they
+are much of it. Codes do not change speed: the default algorithm is the quickest.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def has_halves(source: Path) -> bool:
 
 
 def quantised(files: dict[str, Path], folder: Path, algorithm: str) -> list[dict[str, Any]]:
-    """Rows of files to be measured: every format, from float32 and, where the model computes in it, from float16."""
-    sources = ["float32", *(["float16"] if computes_in_half(read(files["float16"])) else [])]
+    """Rows of files to be measured: every format, from float16 and, where the model computes in it, from float32."""
+    sources = ["float32", "float16"] if computes_in_half(read(files["float16"])) else ["float16"]
     rows = []
     for origin in sources:
         for bits, block_size in FORMATS:
