@@ -45,7 +45,10 @@ def run(model: Path, baseline: Path, options: Sequence[str]) -> dict[str, Any]:
     """What one run of `onnxfq benchmark` reports."""
     command = [sys.executable, "-m", "onnxfq", "benchmark", str(model), "--baseline", str(baseline), "--json"]
     done = subprocess.run(
-        [*command, "--provider", "cpu", "--loads", "1", *options], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        [*command, "--provider", "cpu", "--loads", "1", "--quiet", *options],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -133,23 +133,9 @@ def decode() -> str:
 def throughput(name: str) -> str:
     """Size and speed of a decoder's files, and the published figures."""
     result = read(name)
-    heading = ["file", "block", "size", "of float16", "bits a weight", "left in float", "decode, tokens/s"]
-    rows: list[list[object]] = [
-        [*heading, "against float32", "against float16", "prefill, tokens/s", "against float32"]
-    ]
-    for row in result["rows"]:
-        contents = row["contents"]
-        bits = contents["bits_a_weight"]
-        rest = 1 - sum(contents["bytes"][kind] for kind in ("codes", "scales", "zero points")) / row["file_bytes"]
-        decode, prefill = ([f"{row[kind]['tokens_per_second']:.4g}", row[kind]["against"]] for kind in _RUNS)
-        title = f"{row['file']}, from {row['from']}" if "from" in row else row["file"]
-        rows.append(
-            [
-                *(title, row.get("block_size", ""), _size(row["file_bytes"]), f"{row['of_float16']:.1%}"),
-                *((f"{bits:.2f}", f"{rest:.0%}") if bits else ("", ""), decode[0], _ratio(decode[1], "float32")),
-                *(_ratio(decode[1], "float16"), prefill[0], _ratio(prefill[1], "float32")),
-            ]
-        )
+    files = ["file", "block", "size", "of float16", "bits a weight", "left in float"]
+    speeds = ["decode, tokens/s", "against float32", "against float16", "prefill, tokens/s", "against float32"]
+    rows: list[list[object]] = [[*files, *speeds], *(_throughput_row(row) for row in result["rows"])]
     said = result["published"]
     size, share = f"{said['float16_gb']:g} → {said['quantised_gb']:g} GB", f"{said['of_float16']:.0%}"
     faster = f"{said['decode_against_float16']:.2f}x"
@@ -157,15 +143,25 @@ def throughput(name: str) -> str:
     return markdown(rows)
 
 
-_RUNS = ("decode", "prefill")
+def _throughput_row(row: dict[str, Any]) -> list[object]:
+    title = f"{row['file']}, from {row['from']}" if "from" in row else row["file"]
+    kinds, bits = row["contents"]["bytes"], row["contents"]["bits_a_weight"]
+    left = 1 - sum(kinds[kind] for kind in ("codes", "scales", "zero points")) / row["file_bytes"]
+    packed = [f"{bits:.2f}", f"{left:.0%}"] if bits else ["", ""]
+    decode, prefill = row["decode"], row["prefill"]
+    return [
+        *(title, row.get("block_size", ""), _size(row["file_bytes"]), f"{row['of_float16']:.1%}", *packed),
+        *(f"{decode['tokens_per_second']:.4g}", _ratio(decode, "float32"), _ratio(decode, "float16")),
+        *(f"{prefill['tokens_per_second']:.4g}", _ratio(prefill, "float32")),
+    ]
 
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _ratio(against: dict[str, dict[str, float]], name: str) -> str:
-    return f"{against[name]['ratio']:.2f}x" if name in against else ""
+def _ratio(speed: dict[str, Any], name: str) -> str:
+    return f"{speed['against'][name]['ratio']:.2f}x" if name in speed["against"] else ""
 
 
 def repeatability() -> str:
