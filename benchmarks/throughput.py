@@ -68,11 +68,11 @@ def quantised(files: dict[str, Path], folder: Path, algorithm: str) -> list[dict
     return rows
 
 
-def measured(path: Path, baselines: dict[str, Path], length: int, seconds: float) -> dict[str, Any]:
+def measured(path: Path, baselines: dict[str, Path], length: int, seconds: float, clock: str) -> dict[str, Any]:
     """Size, contents and speed of one file, and speed of those in floating point beside it."""
     found = onnxfq.benchmark(
-        path, list(baselines.values()), provider="cpu", lengths=[length], seconds=seconds, loads=1
-    )  # fmt: skip
+        path, list(baselines.values()), provider="cpu", lengths=[length], seconds=seconds, loads=1, clock=clock
+    )
     size = found.costs[0].file_bytes
     row: dict[str, Any] = {"file_bytes": size, "contents": contents(path, size)}
     row |= {"peak_bytes": found.costs[0].peak_bytes, "load_s": round(found.costs[0].load_seconds, 3)}
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--algorithm", default="rtn")
     parser.add_argument("--length", type=int, default=128, help="tokens of the prompt")
     parser.add_argument("--seconds", type=float, default=20.0, help="at most for a case")
+    parser.add_argument("--clock", default="auto", help="of `onnxfq benchmark`; the first file's goes for all")
     parser.add_argument("--work", type=Path, help="where to put the files; a temporary folder by default")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
         for row in rows:
             path = row.pop("path")
             baselines = {kind: file for kind, file in files.items() if file != path}
-            row |= measured(path, baselines, arguments.length, arguments.seconds)
+            row |= measured(path, baselines, arguments.length, arguments.seconds, rows[0].get("clock", arguments.clock))
             print(row, flush=True)
     sizes = {row["file"]: row["file_bytes"] for row in rows[:2]}
     for row in rows:
