@@ -25,7 +25,7 @@ from benchmarks.tools import ROOT
 from onnxfq.evaluate.bandwidth import processors
 
 TARGET = 0.03  # largest ratio over smallest, less 1
-LOADS = ("none", "one busy process a processor")
+LOADS = ("none of its own", "one busy process a processor")
 _BUSY = "while True: pass"
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("baseline", nargs="?", type=Path)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--loads", nargs="+", default=list(LOADS), choices=LOADS)
+    parser.add_argument("--load", nargs="+", default=list(LOADS), choices=LOADS)
     parser.add_argument("--seconds", type=float, default=20.0, help="at most for a case")
     parser.add_argument("--lengths", default="128")
     parser.add_argument("--clock", default="auto")
@@ -88,7 +88,7 @@ def main() -> None:
         if model is None:
             model, baseline = Path(folder) / "opt-4m.int4.onnx", ROOT / "models" / "opt-4m" / "model.onnx"
             onnxfq.quantize(baseline, model, algorithm="rtn", provider="cpu", validate=False)
-        for what in arguments.loads:
+        for what in arguments.load:
             with load(0 if what == LOADS[0] else processors()):
                 found = [run(model.resolve(), baseline.resolve(), options) for _ in range(arguments.runs)]
             clocks = [one["clock"] for one in found]
