@@ -27,6 +27,7 @@ from onnxfq.session import Provider, Session, resolve_provider
 CLOCKS = ("auto", "wall", "processor")
 KINDS = ("all", "prefill", "decode")
 LENGTHS = (128, 512)  # where the model takes them
+STEADY = 0.9  # least bandwidth as a share of the best, above which other programs leave the memory alone
 
 
 def benchmark(
@@ -115,7 +116,7 @@ def benchmark(
         costs=costs,
         cases=cases,
         gates=_gates(min_speedup, cases),
-        warnings=tuple(_warnings(cases, timer)),
+        warnings=tuple(_warnings(cases, timer, asked.bandwidth.least / asked.bandwidth.best)),
         settings=settings,
         environment=dict(doctor.environment()),
     )
@@ -228,7 +229,7 @@ def _gates(min_speedup: float | None, cases: Sequence[Case]) -> tuple[Gate, ...]
     return (Gate("min-speedup", min_speedup, slowest, slowest >= min_speedup),)
 
 
-def _warnings(cases: Sequence[Case], clock: Clock) -> Iterator[str]:
+def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterator[str]:
     if clock is PROCESSOR:
         yield (
             "Times are those that one thread was on a processor (--clock processor), not what a user waits: with "
@@ -244,6 +245,11 @@ def _warnings(cases: Sequence[Case], clock: Clock) -> Iterator[str]:
         yield (
             f"Other programs kept the processors busy: up to {busiest:.0%} of the time was spent waiting for one. Such "
             "times tell about the machine's load too; --clock processor leaves it out."
+        )
+    if steadiness < STEADY:
+        yield (
+            f"Memory was read at between {steadiness:.0%} and 100% of the speed shown: other programs use it too. The "
+            "speed-up of a model that lives off reading weights changes with that, from run to run."
         )
     if any((timing.limit_share or 0) > 1 for case in cases for timing in case.timings):
         yield "Decoding goes beyond the limit of the memory's bandwidth: the processor's caches hold weights."

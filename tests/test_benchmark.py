@@ -18,7 +18,7 @@ import onnxfq
 from models import model, write, write_external
 from onnxfq import GateError, ModelError, UsageError, benchmarking, contest
 from onnxfq.cli import run
-from onnxfq.evaluate import bandwidth, clocks
+from onnxfq.evaluate import bandwidth, clocks, workloads
 from onnxfq.evaluate.clocks import PROCESSOR, WALL, Disturbance
 from onnxfq.footprint import Footprint, measure_footprint, peak_memory
 from onnxfq.graph import Graph
@@ -275,6 +275,13 @@ def test_reading_memory_takes_time_by_either_clock(monkeypatch: pytest.MonkeyPat
         measured = bandwidth.HostBandwidth(threads, clock)
         first = measured.measure()
         assert 1e8 < first <= measured.measure() == measured.best < 1e13
+        assert 0 < measured.least <= first
+
+
+def test_other_use_of_the_memory_is_told() -> None:
+    assert not list(benchmarking._warnings((), WALL, 0.95))
+    (told,) = benchmarking._warnings((), WALL, 0.6)
+    assert told.startswith("Memory was read at between 60% and 100% of the speed shown")
 
 
 @pytest.mark.cuda
@@ -287,6 +294,14 @@ def test_a_device_s_memory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_decoding_on_cuda(folder: Path) -> None:
     found = onnxfq.benchmark("new.onnx", "old", provider="cuda", lengths=[16], seconds=1, loads=1)
     assert (found.provider, found.clock, len(found.cases)) == ("cuda", "wall", 2)
+
+
+def test_every_visit_begins_with_a_run_that_is_not_timed() -> None:
+    ran = iter(range(100))
+    now = iter(range(1000))
+    clock = clocks.Clock("wall", lambda: float(next(now)))
+    visit = workloads._visit(lambda: next(ran), clock, 3)
+    assert (visit(), next(ran)) == ([1.0, 1.0, 1.0], 4)
 
 
 def test_a_process_of_its_own_loads_and_runs_the_model(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ class HostBandwidth:
     Args:
         threads: that read at once.
         clock: what times are measured with; of another thread's work "processor" knows nothing.
+
+    Attributes:
+        best: bytes a second, the most of all measurements.
+        least: the least of them.
     """
 
     def __init__(self, threads: int, clock: Clock) -> None:
@@ -34,7 +38,7 @@ class HostBandwidth:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._values = np.ones(max(_LEAST, min(2 * _largest_cache(), _MOST)) // 8, np.int64)
         self._parts = np.array_split(self._values, threads)
-        self.best = 0.0
+        self.best, self.least = 0.0, float("inf")
         _sum(self._values[:8])  # compiles
 
     def measure(self) -> float:
@@ -43,8 +47,8 @@ class HostBandwidth:
         return self._best_of((lambda: list(pool.map(_sum, self._parts))) if pool else (lambda: _sum(self._values)))
 
     def _best_of(self, read: Callable[[], object]) -> float:
-        times = [self._clock.time(read) for _ in range(TRIES)]
-        self.best = max(self.best, self._values.nbytes / min(times))
+        now = self._values.nbytes / min(self._clock.time(read) for _ in range(TRIES))
+        self.best, self.least = max(self.best, now), min(self.least, now)
         return self.best
 
 
@@ -53,18 +57,22 @@ class DeviceBandwidth:
 
     Args:
         session: a model Y = op(A) of one element-wise node, float32 [rows, 4096].
+
+    Attributes:
+        best: bytes a second, the most of all measurements.
+        least: the least of them.
     """
 
     def __init__(self, session: Session) -> None:
         array = np.ones((_LEAST // (4 * _COLUMNS), _COLUMNS), np.float32)
         self._repeated, self._moved = Repeated(session, {"A": array}), 2 * array.nbytes
         self._repeated.run()
-        self.best = 0.0
+        self.best, self.least = 0.0, float("inf")
 
     def measure(self) -> float:
         """Bytes a second: the best of some runs, now or before."""
-        times = [WALL.time(self._repeated.run) for _ in range(TRIES)]
-        self.best = max(self.best, self._moved / min(times))
+        now = self._moved / min(WALL.time(self._repeated.run) for _ in range(TRIES))
+        self.best, self.least = max(self.best, now), min(self.least, now)
         return self.best
 
 
