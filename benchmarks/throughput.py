@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--algorithm", default="rtn")
     parser.add_argument("--length", type=int, default=128, help="tokens of the prompt")
     parser.add_argument("--seconds", type=float, default=20.0, help="at most for a case")
-    parser.add_argument("--clock", default="auto", help="of `onnxfq benchmark`; the first file's goes for all")
+    parser.add_argument("--clock", default="wall", choices=("wall", "processor"), help="of `onnxfq benchmark`")
     parser.add_argument("--work", type=Path, help="where to put the files; a temporary folder by default")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> None:
         for row in rows:
             path = row.pop("path")
             baselines = {kind: file for kind, file in files.items() if file != path}
-            row |= measured(path, baselines, arguments.length, arguments.seconds, rows[0].get("clock", arguments.clock))
+            row |= measured(path, baselines, arguments.length, arguments.seconds, arguments.clock)
             print(row, flush=True)
     sizes = {row["file"]: row["file_bytes"] for row in rows[:2]}
     for row in rows:

@@ -226,7 +226,7 @@ ClockOption = Annotated[
     typer.Option(
         "--clock",
         help="wall: what a user waits. processor: how long one thread was on a processor, whatever else runs. auto: "
-        "processor where others keep the machine busy.",
+        "processor where models are compared on a CPU, by one thread.",
     ),
 ]
 Only = Annotated[OnlyChoice, typer.Option(help="Leave out the other kind of runs.")]

@@ -14,7 +14,7 @@ from onnxfq.contest import Contest, measure_costs, plan, time_cases
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.evaluate import Gate
 from onnxfq.evaluate.bandwidth import DeviceBandwidth, HostBandwidth, processors
-from onnxfq.evaluate.clocks import PROCESSOR, QUIET, WALL, Clock, Disturbance
+from onnxfq.evaluate.clocks import PROCESSOR, QUIET, WALL, Clock
 from onnxfq.evaluate.paired import PRECISION
 from onnxfq.examination import find_model
 from onnxfq.feeds import longest, role
@@ -59,8 +59,8 @@ def benchmark(
         threads: threads inside an operator; None leaves the choice to ONNX Runtime, or is 1 by the processor's clock.
         cpus: processors that this process may use meanwhile (Linux); then as many threads, unless told otherwise.
         clock: "wall" measures what a user waits. "processor" measures the time for which the one thread was on a
-            processor, which other programs hardly change. "auto" takes the latter where other programs keep the
-            processors busy and neither `threads` nor `cpus` asks for more than one thread.
+            processor, which other programs hardly change: speed-ups of several runs agree. "auto" takes the latter
+            where models are compared on a CPU and neither `threads` nor `cpus` asks for more than one thread.
         only: "prefill" or "decode" leaves out the other, of models with a cache; "all" does not.
         lengths: tokens of prompts and inputs; None for 128 and 512, as far as the model takes them.
         batches: rows at once.
@@ -92,7 +92,7 @@ def benchmark(
     with _confined(cpus):
         graphs = [Graph.load(_file(Path(path))) for path in (model, *baselines)]
         count = len(cpus) if cpus and threads is None else threads
-        timer = _choose_clock(clock, chosen, count)
+        timer = _choose_clock(clock, chosen, count, compared=bool(baselines))
         count = 1 if timer is PROCESSOR else count
         asked = Contest(
             graphs=graphs, provider=chosen, threads=count, clock=timer, bandwidth=_bandwidth(chosen, count, timer),
@@ -179,21 +179,13 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _choose_clock(clock: str, provider: Provider, threads: int | None) -> Clock:
+def _choose_clock(clock: str, provider: Provider, threads: int | None, *, compared: bool) -> Clock:
+    """The clock asked for; "auto" must not look at the load, or a speed-up would change its meaning from run to run."""
     if clock == "processor" and provider == "cuda":
         raise UsageError("The processor's clock knows nothing of a GPU's time. Use --clock wall.")
     if clock != "auto":
         return PROCESSOR if clock == "processor" else WALL
-    return PROCESSOR if provider == "cpu" and threads in (None, 1) and _is_disturbed() else WALL
-
-
-def _is_disturbed() -> bool:
-    """Whether other programs keep the processors busy, found out by keeping all of them busy for a moment."""
-    reading, disturbance = HostBandwidth(processors(), WALL), Disturbance()
-    end = WALL.read() + 0.5
-    while WALL.read() < end:
-        reading.measure()
-    return (disturbance.share() or 0) > QUIET
+    return PROCESSOR if provider == "cpu" and compared and threads in (None, 1) else WALL
 
 
 def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> HostBandwidth | DeviceBandwidth:
@@ -233,7 +225,7 @@ def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterato
     if clock is PROCESSOR:
         yield (
             "Times are those that one thread was on a processor (--clock processor), not what a user waits: with "
-            "several threads, and on a machine of its own, a model takes less."
+            "several threads, and on a machine of its own, a model takes less, and speed-ups differ (--clock wall)."
         )
     loose = sum(not speedup.precise for case in cases for speedup in case.speedups)
     if loose:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from onnxfq.evaluate import bandwidth, clocks, workloads
 from onnxfq.evaluate.clocks import PROCESSOR, WALL, Disturbance
 from onnxfq.footprint import Footprint, measure_footprint, peak_memory
 from onnxfq.graph import Graph
+from onnxfq.session import Provider
 from tools.generate_decoder import Decoder, write_decoder
 
 Output = pytest.CaptureFixture[str]
@@ -197,16 +197,15 @@ def test_lengths_follow_from_what_the_model_takes(folder: Path, tmp_path: Path) 
 # Clocks
 
 
-@pytest.mark.parametrize(("share", "threads", "clock"), [
-    (0.5, None, PROCESSOR), (0.5, 1, PROCESSOR), (0.5, 2, WALL), (0.001, None, WALL), (None, None, WALL)
+@pytest.mark.parametrize(("asked", "provider", "threads", "compared", "clock"), [
+    ("auto", "cpu", None, True, PROCESSOR), ("auto", "cpu", 1, True, PROCESSOR), ("auto", "cpu", 2, True, WALL),
+    ("auto", "cpu", None, False, WALL), ("auto", "cuda", None, True, WALL), ("wall", "cpu", 1, True, WALL),
+    ("processor", "cpu", None, False, PROCESSOR),
 ])  # fmt: skip
-def test_a_busy_machine_is_timed_by_the_processor(
-    share: float | None, threads: int | None, clock: object, monkeypatch: pytest.MonkeyPatch
+def test_the_clock_follows_from_what_is_asked_not_from_the_load(
+    asked: str, provider: Provider, threads: int | None, compared: bool, clock: object
 ) -> None:
-    monkeypatch.setattr(benchmarking, "HostBandwidth", lambda *_: SimpleNamespace(measure=lambda: 1.0))
-    monkeypatch.setattr(benchmarking, "Disturbance", lambda: SimpleNamespace(share=lambda: share))
-    assert benchmarking._choose_clock("auto", "cpu", threads) is clock
-    assert benchmarking._choose_clock("auto", "cuda", None) is WALL
+    assert benchmarking._choose_clock(asked, provider, threads, compared=compared) is clock
 
 
 def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None:
@@ -214,7 +213,7 @@ def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None
     assert (found.clock, found.threads) == ("processor", 1)
     assert any("--clock processor" in warning for warning in found.warnings)
     with pytest.raises(UsageError, match="nothing of a GPU"):
-        benchmarking._choose_clock("processor", "cuda", None)
+        benchmarking._choose_clock("processor", "cuda", None, compared=True)
 
 
 def test_waiting_is_a_share_of_what_all_threads_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -236,15 +235,17 @@ def test_waiting_is_a_share_of_what_all_threads_wanted(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(not clocks._THREADS.exists(), reason="needs Linux")
-def test_load_on_the_only_processor_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_on_the_only_processor_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bandwidth, "_LEAST", 1 << 20)
     monkeypatch.setattr(bandwidth, "_largest_cache", lambda: 0)
-    cpu = min(os.sched_getaffinity(0))
-    with benchmarking._confined([cpu]):
-        code = "while True: pass"
-        load = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    with benchmarking._confined([min(os.sched_getaffinity(0))]):
+        load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
         try:
-            assert benchmarking._is_disturbed()
+            reading, disturbance = bandwidth.HostBandwidth(2, WALL), Disturbance()
+            end = WALL.read() + 0.5
+            while WALL.read() < end:
+                reading.measure()
+            assert (disturbance.share() or 0) > clocks.QUIET
         finally:
             for process in load:
                 process.kill()
@@ -256,7 +257,8 @@ def test_cpus_are_those_of_the_run_only(folder: Path, monkeypatch: pytest.Monkey
     before, seen = os.sched_getaffinity(0), list[set[int]]()
     cpu = min(before)
 
-    def look(*_: object) -> tuple[()]:
+    def look(asked: contest.Contest, *_: object) -> tuple[()]:
+        asked.bandwidth.measure()
         seen.append(os.sched_getaffinity(0))
         return ()
 

@@ -21,7 +21,7 @@ from onnxfq.signature import Signature
 Kind = Literal["prefill", "decode", "run"]
 
 SEED = 0
-VISIT_SECONDS = 0.02  # a visit runs often enough to last that long, so that its first run, not timed, weighs little
+VISIT_SECONDS = 0.01  # a visit runs often enough to last that long, so that its first run, not timed, weighs little
 MOST_RUNS = 32  # a visit
 
 
