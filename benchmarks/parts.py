@@ -93,7 +93,7 @@ PARTS: dict[str, Part] = {
     ),
     "repeatability": Part(
         "How far `onnxfq benchmark` can be trusted",
-        "Speed-ups that runs of their own report for the same pair of models, while other programs run and while not.",
+        "Speed-ups that processes of their own report for the same pair of models; they should be within 3 % of each other.",
         {"repeatability": "benchmarks.repeatability"},
     ),
     "time": Part(
