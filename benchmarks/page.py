@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "repeatability": tables.repeatability,
     "time-minilm": lambda: tables.quality("time-minilm", _QUALITY),
     "depth": lambda: f"Peak memory on a model {tables.depth()}.",
+    "calibrated": tables.calibrated,
     "kernel_speed": tables.kernels,
     "decode_4096": tables.decode,
     "large": tables.large,

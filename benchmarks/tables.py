@@ -174,6 +174,14 @@ def repeatability() -> str:
     return markdown(rows)
 
 
+def calibrated() -> str:
+    """Where the time of calibrating goes, and its memory."""
+    result = read("calibrated")
+    rows: list[list[object]] = [["part", "seconds"], *([part, f"{s:.1f}"] for part, s in result["seconds"].items())]
+    rows += [["all", f"{result['wall_s']:.1f}"], ["peak memory", _size(result["peak_bytes"])]]
+    return markdown(rows)
+
+
 def kernels() -> str:
     """How fast kernels with zero points are, against float32."""
     rows: list[list[object]] = [["bits", "block", "activations", "1 row", "128 rows"]]
