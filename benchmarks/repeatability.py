@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--load", nargs="+", default=list(LOADS), choices=LOADS)
     parser.add_argument("--seconds", type=float, default=20.0, help="at most for a case")
     parser.add_argument("--lengths", default="128")
-    parser.add_argument("--clock", default="auto")
+    parser.add_argument("--clock", default="processor")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.model is not None and arguments.baseline is None:

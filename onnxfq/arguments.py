@@ -53,7 +53,6 @@ class TaskChoice(StrEnum):
 class ClockChoice(StrEnum):
     """Values of --clock."""
 
-    auto = "auto"
     wall = "wall"
     processor = "processor"
 
@@ -225,8 +224,7 @@ ClockOption = Annotated[
     ClockChoice,
     typer.Option(
         "--clock",
-        help="wall: what a user waits. processor: how long one thread was on a processor, whatever else runs. auto: "
-        "processor where models are compared on a CPU, by one thread.",
+        help="wall: what a user waits. processor: how long one thread was on a processor, whatever else runs.",
     ),
 ]
 Only = Annotated[OnlyChoice, typer.Option(help="Leave out the other kind of runs.")]

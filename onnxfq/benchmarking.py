@@ -24,7 +24,7 @@ from onnxfq.job import Progress
 from onnxfq.measurements import Benchmark, Case
 from onnxfq.session import Provider, Session, resolve_provider
 
-CLOCKS = ("auto", "wall", "processor")
+CLOCKS = ("wall", "processor")
 KINDS = ("all", "prefill", "decode")
 LENGTHS = (128, 512)  # where the model takes them
 STEADY = 0.9  # least bandwidth as a share of the best, above which other programs leave the memory alone
@@ -37,7 +37,7 @@ def benchmark(
     provider: str = "auto",
     threads: int | None = None,
     cpus: Sequence[int] | None = None,
-    clock: str = "auto",
+    clock: str = "wall",
     only: str = "all",
     lengths: Sequence[int] | None = None,
     batches: Sequence[int] = (1,),
@@ -59,8 +59,7 @@ def benchmark(
         threads: threads inside an operator; None leaves the choice to ONNX Runtime, or is 1 by the processor's clock.
         cpus: processors that this process may use meanwhile (Linux); then as many threads, unless told otherwise.
         clock: "wall" measures what a user waits. "processor" measures the time for which the one thread was on a
-            processor, which other programs hardly change: speed-ups of several runs agree. "auto" takes the latter
-            where models are compared on a CPU and neither `threads` nor `cpus` asks for more than one thread.
+            processor, which other programs hardly change: for machines that are never quiet.
         only: "prefill" or "decode" leaves out the other, of models with a cache; "all" does not.
         lengths: tokens of prompts and inputs; None for 128 and 512, as far as the model takes them.
         batches: rows at once.
@@ -92,7 +91,7 @@ def benchmark(
     with _confined(cpus):
         graphs = [Graph.load(_file(Path(path))) for path in (model, *baselines)]
         count = len(cpus) if cpus and threads is None else threads
-        timer = _choose_clock(clock, chosen, count, compared=bool(baselines))
+        timer = _choose_clock(clock, chosen)
         count = 1 if timer is PROCESSOR else count
         asked = Contest(
             graphs=graphs, provider=chosen, threads=count, clock=timer, bandwidth=_bandwidth(chosen, count, timer),
@@ -179,13 +178,10 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _choose_clock(clock: str, provider: Provider, threads: int | None, *, compared: bool) -> Clock:
-    """The clock asked for; "auto" must not look at the load, or a speed-up would change its meaning from run to run."""
+def _choose_clock(clock: str, provider: Provider) -> Clock:
     if clock == "processor" and provider == "cuda":
         raise UsageError("The processor's clock knows nothing of a GPU's time. Use --clock wall.")
-    if clock != "auto":
-        return PROCESSOR if clock == "processor" else WALL
-    return PROCESSOR if provider == "cpu" and compared and threads in (None, 1) else WALL
+    return PROCESSOR if clock == "processor" else WALL
 
 
 def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> HostBandwidth | DeviceBandwidth:

@@ -278,7 +278,7 @@ def benchmark(
     seconds: Seconds = 20.0,
     loads: Loads = 3,
     provider: ProviderOption = ProviderChoice.auto,
-    clock: ClockOption = ClockChoice.auto,
+    clock: ClockOption = ClockChoice.wall,
     cpus: Cpus = None,
     threads: Threads = None,
     min_speedup: MinSpeedup = None,
