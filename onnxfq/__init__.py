@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxfq.benchmarking import benchmark
     from onnxfq.errors import (
         DataError,
         ExecutorError,
@@ -21,14 +20,15 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from onnxfq.evaluating import evaluate
-    from onnxfq.evaluation import Evaluation
+    from onnxfq.evaluation.evaluating import evaluate
+    from onnxfq.evaluation.evaluation import Evaluation
     from onnxfq.exporting import export
-    from onnxfq.measurements import Benchmark
     from onnxfq.options import Options
     from onnxfq.pipeline import inspect, quantize
-    from onnxfq.report import Report
+    from onnxfq.reports.report import Report
     from onnxfq.scheme import Scheme
+    from onnxfq.timing.benchmarking import benchmark
+    from onnxfq.timing.measurements import Benchmark
 
     __version__: str
 
@@ -58,13 +58,13 @@ __all__ = [
 
 # Loaded on first use: `import onnxfq` and `onnxfq --help` must not wait for numba and ONNX.
 _HOMES = {
-    "Benchmark": "measurements",
-    "Evaluation": "evaluation",
+    "Benchmark": "timing.measurements",
+    "Evaluation": "evaluation.evaluation",
     "Options": "options",
-    "Report": "report",
+    "Report": "reports.report",
     "Scheme": "scheme",
-    "benchmark": "benchmarking",
-    "evaluate": "evaluating",
+    "benchmark": "timing.benchmarking",
+    "evaluate": "evaluation.evaluating",
     "export": "exporting",
     "inspect": "pipeline",
     "quantize": "pipeline",

@@ -14,7 +14,7 @@ from typing import Any
 
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.folder import MODEL_SUFFIX, is_folder
-from onnxfq.output import check_place, commit_folder, staging
+from onnxfq.system.output import check_place, commit_folder, staging
 
 Progress = Callable[[str, int, int], None]
 

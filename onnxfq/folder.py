@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.options import Options
-from onnxfq.report import Estimate, Report, Size
+from onnxfq.reports.report import Estimate, Report, Size
 
 MODEL_SUFFIX = ".onnx"
 

@@ -20,7 +20,7 @@ from onnxfq.errors import DataError, ModelError, UsageError
 from onnxfq.evaluate.kinds import language_output
 from onnxfq.evaluate.softmax import guesses
 from onnxfq.evaluate.subject import Subject
-from onnxfq.examination import Examination, find_model, find_tokenizer
+from onnxfq.evaluation.examination import Examination, find_model, find_tokenizer
 from onnxfq.feeds import Writer, find_writer, read_setting
 from onnxfq.session import Array, resolve_provider
 

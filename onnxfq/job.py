@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onnxfq.executor import HERE, Workers
+from onnxfq.executors.executor import HERE, Workers
 from onnxfq.find import Planned
 from onnxfq.graph import Body, Graph
 from onnxfq.options import Options

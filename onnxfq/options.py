@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluate import Limits
-from onnxfq.executor import check_executor
+from onnxfq.executors.executor import check_executor
 from onnxfq.scheme import Scheme
 from onnxfq.session import Array, resolve_provider
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import STORED_TYPES, Float32Array, QuantizedWeight, Uint8Array
 from onnxfq.scheme import ScaleType
+from onnxfq.system.compiled import compiled
 
 Uint64Array = npt.NDArray[np.uint64]
 

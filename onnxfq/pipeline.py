@@ -10,12 +10,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Unpack
 
-from onnxfq.allocator import keep_memory
 from onnxfq.calibrate import Checkpoint
-from onnxfq.calibration import calibrated
-from onnxfq.compiled import limited_threads
-from onnxfq.data import Data, prepare, refuse_unmeasurable
-from onnxfq.executor import HERE, Workers, opened
+from onnxfq.executors.executor import HERE, Workers, opened
 from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
 from onnxfq.folder import (
     MODEL_SUFFIX,
@@ -30,7 +26,18 @@ from onnxfq.folder import (
 from onnxfq.graph import Graph, Spool, save
 from onnxfq.job import Job, Progress, kept_bytes
 from onnxfq.options import Changes, Options, choose_options
-from onnxfq.output import (
+from onnxfq.quantizing.calibration import calibrated
+from onnxfq.quantizing.data import Data, prepare, refuse_unmeasurable
+from onnxfq.quantizing.solving import solve
+from onnxfq.quantizing.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
+from onnxfq.quantizing.work import Work, find_work, working
+from onnxfq.reports.report import Report
+from onnxfq.session import resolve_provider
+from onnxfq.solvers import describe as describe_solver
+from onnxfq.solvers import make_solver
+from onnxfq.system.allocator import keep_memory
+from onnxfq.system.compiled import limited_threads
+from onnxfq.system.output import (
     check_place,
     check_space,
     commit_files,
@@ -39,17 +46,10 @@ from onnxfq.output import (
     refuse_overwriting,
     staging,
 )
-from onnxfq.report import Report
-from onnxfq.session import resolve_provider
-from onnxfq.solvers import describe as describe_solver
-from onnxfq.solvers import make_solver
-from onnxfq.solving import solve
-from onnxfq.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
-from onnxfq.terminal import size_text
+from onnxfq.system.terminal import size_text
 from onnxfq.validate import validate
 from onnxfq.verify import verify
 from onnxfq.version import VERSION
-from onnxfq.work import Work, find_work, working
 
 __all__ = ["Options", "inspect", "quantize"]
 

@@ -19,7 +19,7 @@ from onnxfq.graph import Graph, loaded_bytes
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 from onnxfq.streaming import Pieces, Runtime
-from onnxfq.terminal import size_text
+from onnxfq.system.terminal import size_text
 
 Progress = Callable[[str, int, int], None]
 

@@ -21,7 +21,7 @@ import onnxruntime
 
 from onnxfq.graph import Graph, Spool, save
 from onnxfq.pipeline import quantize
-from onnxfq.report import Report
+from onnxfq.reports.report import Report
 from onnxfq.scheme import Scheme
 
 Array = npt.NDArray[Any]

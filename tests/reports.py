@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxfq.evaluate import Figure, Gate, Latency, OutputAccuracy
-from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport
+from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 
 EVIL = (
     "<script>alert(1)</script>\" onload='x' [bold]\x1b[31mred\x07 \u202egpj.exe\u2066 & {{ 7*7 }} --> ]]> \x00 \ud800"

@@ -14,7 +14,7 @@ import onnx.checker
 
 from models import EXACT, Array, products, session, write
 from onnxfq.pipeline import quantize
-from onnxfq.report import Report, TargetReport
+from onnxfq.reports.report import Report, TargetReport
 from onnxfq.session import Session
 
 Feed = Mapping[str, Array]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from models import Array
-from onnxfq import archive
-from onnxfq.archive import open_archive
 from onnxfq.errors import DataError
+from onnxfq.system import archive
+from onnxfq.system.archive import open_archive
 
 HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3), }"
 

@@ -15,12 +15,12 @@ import pytest
 
 import onnxfq
 from models import model, write, write_external
-from onnxfq import GateError, ModelError, UsageError, benchmarking, contest
+from onnxfq import GateError, ModelError, UsageError
 from onnxfq.cli import run
-from onnxfq.evaluate import bandwidth, clocks, workloads
-from onnxfq.evaluate.clocks import PROCESSOR, WALL, Disturbance
-from onnxfq.footprint import Footprint, measure_footprint, peak_memory
 from onnxfq.graph import Graph
+from onnxfq.timing import bandwidth, benchmarking, clocks, contest, workloads
+from onnxfq.timing.clocks import PROCESSOR, WALL, Disturbance
+from onnxfq.timing.footprint import Footprint, measure_footprint, peak_memory
 from tools.generate_decoder import Decoder, write_decoder
 
 Output = pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from browser import CHROMIUM, Page, browser
-from onnxfq.compare import compare_reports
+from onnxfq.reports.compare import compare_reports
 from reports import ODD, evil, mixed, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: chromium)")]

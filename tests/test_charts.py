@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.axes import Axis, linear_axis, log_axis, order_axis, range_axis
-from onnxfq.charts import MOST_MARKS, Chart, bits_chart, change_chart, error_chart, range_chart
-from onnxfq.layers import layers_of, worst_of
+from onnxfq.reports.axes import Axis, linear_axis, log_axis, order_axis, range_axis
+from onnxfq.reports.charts import MOST_MARKS, Chart, bits_chart, change_chart, error_chart, range_chart
+from onnxfq.reports.layers import layers_of, worst_of
 from reports import layer, mixed, run
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from onnxfq.cli import run as onnxfq
-from onnxfq.compare import Comparison, Figure, compare_reports
+from onnxfq.commands.tables import show_comparison
 from onnxfq.errors import UsageError
 from onnxfq.evaluate import Gate
-from onnxfq.report import Report
-from onnxfq.tables import show_comparison
+from onnxfq.reports.compare import Comparison, Figure, compare_reports
+from onnxfq.reports.report import Report
 from reports import EVIL, ODD, evil, inspected, layer, run
 from test_report_files import SCHEMA
 from tiny import contents, entries

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from onnxfq.compiled import compiled
+from onnxfq.system.compiled import compiled
 
 
 def refuse(*arguments: object, **options: object) -> None:

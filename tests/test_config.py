@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.config import read_config, write_config
+from onnxfq.commands.config import read_config, write_config
 from onnxfq.errors import OutputError, UsageError
 from tiny import QUICK, entries, pair, quantize
 

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from onnxfq import cli, doctor
+from onnxfq.commands.tables import show_doctor
 from onnxfq.doctor import COLUMNS, brief
 from onnxfq.kernels import rows
 from onnxfq.session import available_providers
-from onnxfq.tables import show_doctor
 from onnxfq.version import VERSION
 
 Output = pytest.CaptureFixture[str]

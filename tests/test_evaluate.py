@@ -213,8 +213,8 @@ def test_the_public_name_is_the_function_whatever_is_imported() -> None:
     from onnxfq.evaluate import Gate
 
     assert Gate.__module__ == "onnxfq.evaluate.gates"
-    assert onnxfq.evaluate.__module__ == "onnxfq.evaluating"
-    assert Evaluation.__module__ == "onnxfq.evaluation"
+    assert onnxfq.evaluate.__module__ == "onnxfq.evaluation.evaluating"
+    assert Evaluation.__module__ == "onnxfq.evaluation.evaluation"
 
 
 def test_opt_quantised_against_itself(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from onnxfq.calibrate.gram import Chunk
 from onnxfq.calibrate.shards import Outcome
 from onnxfq.errors import OutputError
-from onnxfq.exchange import exchanged, hand, handed, remove, sweep, take
+from onnxfq.executors.exchange import exchanged, hand, handed, remove, sweep, take
 from onnxfq.statistics import Statistics
 
 VALUES: list[Any] = [

@@ -20,10 +20,11 @@ import pytest
 
 from models import write_external
 from mortal import Mortal, MortalGptq
-from onnxfq import ExecutorError, ModelError, Options, UsageError, cluster, executor, pipeline
+from onnxfq import ExecutorError, ModelError, Options, UsageError, pipeline
 from onnxfq.calibrate import Streams, find_stages, streams
-from onnxfq.cluster import Cluster, address_of, connected
-from onnxfq.executor import Workers, environment, opened
+from onnxfq.executors import cluster, executor
+from onnxfq.executors.cluster import Cluster, address_of, connected
+from onnxfq.executors.executor import Workers, environment, opened
 from onnxfq.find import find
 from onnxfq.graph import Flow, Graph, Spool
 from onnxfq.solvers import SOLVERS

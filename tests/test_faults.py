@@ -19,8 +19,8 @@ from models import model as parse
 from models import refer, tensor, write
 from onnxfq import pipeline
 from onnxfq.errors import ModelError
+from onnxfq.quantizing.solving import solve
 from onnxfq.session import Session
-from onnxfq.solving import solve
 from tiny import QUICK, custom, entries, inspect, mixed, operators, pair, quantize, refused, weight
 
 Output = pytest.CaptureFixture[str]
@@ -190,7 +190,7 @@ def test_all_weights_that_are_not_finite_are_listed(
     )
     path = write(proto, tmp_path / "m.onnx")
     with monkeypatch.context() as patch:
-        patch.setattr("onnxfq.solving.row_chunks", lambda *_: chunks)
+        patch.setattr("onnxfq.quantizing.solving.row_chunks", lambda *_: chunks)
         message = refused(tmp_path, capsys, path, *QUICK, says=("2 weights", "'w0'", "'w2'", "--exclude"))
     assert "w1" not in message
     assert message.count("'w2'") == 1

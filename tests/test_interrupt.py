@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from onnxfq import cli, data, pipeline
-from onnxfq.process import Interrupter
+from onnxfq import cli, pipeline
+from onnxfq.quantizing import data
+from onnxfq.system.process import Interrupter
 from tiny import QUICK, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]

@@ -269,7 +269,7 @@ def test_a_damaged_weight_is_refused_before_long_work(
     bad[3, 4] = value
     source = pair(tmp_path / "m.onnx", first=bad)
     np.savez(tmp_path / "x.npz", x=tokens(10)[0]["x"])
-    monkeypatch.setattr("onnxfq.calibration.Streams.advance", None)
+    monkeypatch.setattr("onnxfq.quantizing.calibration.Streams.advance", None)
     assert quantize(source, "--calib", tmp_path / "x.npz") == 3
     assert "NaN or infinite values in 1 weight of" in capsys.readouterr().err
     assert entries(tmp_path) == ["m.onnx", "x.npz"]

@@ -12,7 +12,7 @@ import pytest
 
 from onnxfq import pipeline
 from onnxfq.errors import OutputError, UsageError
-from onnxfq.output import (
+from onnxfq.system.output import (
     check_place,
     check_space,
     commit_files,
@@ -125,7 +125,7 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
 
 
 def test_systems_without_flock_do_without(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxfq.durable.fcntl", None)
+    monkeypatch.setattr("onnxfq.system.durable.fcntl", None)
     assert quantize(model, *QUICK) == 0
     assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from onnxfq.compare import compare_reports
 from onnxfq.evaluate import Gate
-from onnxfq.page import LONGEST_NAME, comparison_page, report_page
-from onnxfq.report import Report
+from onnxfq.reports.compare import compare_reports
+from onnxfq.reports.page import LONGEST_NAME, comparison_page, report_page
+from onnxfq.reports.report import Report
 from reports import EVIL, LONG, ODD, evil, folder, inspected, layer, mixed, run, unknown
 from tiny import QUICK, entries, pair, quantize
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from onnxfq import progress as progress_module
-from onnxfq.progress import progress
+from onnxfq.commands import progress as progress_module
+from onnxfq.commands.progress import progress
 
 Output = pytest.CaptureFixture[str]
 

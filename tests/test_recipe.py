@@ -12,7 +12,7 @@ import pytest
 
 import onnxfq
 from onnxfq import cli
-from onnxfq.recipe import command_line, python_call
+from onnxfq.reports.recipe import command_line, python_call
 from reports import EVIL, evil, run
 from tiny import entries, pair
 

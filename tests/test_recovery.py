@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxfq.errors import ModelError, OutputError
-from onnxfq.output import commit_files, commit_folder, staging
+from onnxfq.system.output import commit_files, commit_folder, staging
 from tiny import QUICK, contents, entries, pair, quantize
 
 Output = pytest.CaptureFixture[str]
@@ -55,8 +55,8 @@ def replace_until_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: d
     output = tmp_path / "out.onnx"
     with monkeypatch.context() as patch:
         stop_moves(patch, at, Killed)
-        patch.setattr("onnxfq.output._remove", lambda _: None)  # the dead clean nothing up
-        patch.setattr("onnxfq.output._waiting", lambda *_: [])
+        patch.setattr("onnxfq.system.output._remove", lambda _: None)  # the dead clean nothing up
+        patch.setattr("onnxfq.system.output._waiting", lambda *_: [])
         folder = tmp_path / ".out.onnx.partial"
         write(folder, new)
         try:

@@ -15,12 +15,13 @@ import onnxfq
 from models import model as parse
 from models import write
 from onnxfq import pipeline
+from onnxfq.commands.tables import show_inspection, show_report
 from onnxfq.errors import OutputError, UsageError
 from onnxfq.evaluate import Gate, Latency, OutputAccuracy
-from onnxfq.report import Estimate, Report, Size, SkipReport, TargetReport, check_report_path
-from onnxfq.summary import speed_warnings
-from onnxfq.tables import show_inspection, show_report
-from onnxfq.terminal import one_line, printable, size_text
+from onnxfq.quantizing.summary import speed_warnings
+from onnxfq.reports.files import check_report_path
+from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
+from onnxfq.system.terminal import one_line, printable, size_text
 from tiny import QUICK, contents, entries, pair, quantize, weight
 
 Output = pytest.CaptureFixture[str]
@@ -161,7 +162,7 @@ def test_a_report_that_cannot_be_written_in_the_end_costs_no_result(
     def refused(path: Path, *_args: object, **_kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("onnxfq.report.write_durably", refused)
+    monkeypatch.setattr("onnxfq.reports.files.write_durably", refused)
     assert quantize(pair(tmp_path / "m.onnx"), *QUICK, "--report", tmp_path / "r.json") == 3
     err = capsys.readouterr().err
     assert "Permission denied" in err

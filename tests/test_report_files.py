@@ -17,12 +17,12 @@ from jsonschema import Draft202012Validator
 import onnxfq
 from onnxfq.errors import DataError
 from onnxfq.evaluate import Figure, Gate, Latency, OutputAccuracy
-from onnxfq.page import report_page
-from onnxfq.report import JSON_VERSION, Estimate, Report, Size, SkipReport, TargetReport
+from onnxfq.reports.page import report_page
+from onnxfq.reports.report import JSON_VERSION, Estimate, Report, Size, SkipReport, TargetReport
 from reports import ODD, run
 from tiny import entries, pair
 
-SCHEMA: dict[str, Any] = json.loads((files("onnxfq") / "report.schema.json").read_text(encoding="utf-8"))
+SCHEMA: dict[str, Any] = json.loads((files("onnxfq.reports") / "report.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 RENAMED = {"onnxfq_version": "onnxfq", "runtime_version": "onnxruntime"}
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_what_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxfq.reading.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("onnxfq.reports.reading.MAX_FILE_BYTES", 100)
     run().save(tmp_path / "r.json")
     with pytest.raises(DataError, match="too large for a report"):
         Report.load(tmp_path / "r.json")

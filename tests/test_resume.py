@@ -41,7 +41,8 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 KILLED = """
 import os, signal, sys
 from itertools import count
-from onnxfq import cli, output, pipeline
+from onnxfq import cli, pipeline
+from onnxfq.system import output
 from onnxfq.calibrate import checkpoint, streams
 what, at = sys.argv.pop(1).split(":")
 *path, name = what.split(".")

@@ -15,7 +15,7 @@ import pytest
 
 from models import Array, model, quantise, run, write, write_external
 from onnxfq.calibrate import Checkpoint
-from onnxfq.report import Report
+from onnxfq.reports.report import Report
 from onnxfq.scheme import Scheme
 
 K, N = 64, 96

@@ -20,9 +20,8 @@ from benchmarks.inputs import Array, decoder_feed
 from benchmarks.page import TABLES, page
 from benchmarks.parts import DATA, PARTS, PREPARED, fields, fill, plan, shown
 from benchmarks.precision import computes_in_half, read, write_float32, write_half
-from onnxfq import contest
-from onnxfq.evaluate import bandwidth
-from onnxfq.footprint import Footprint
+from onnxfq.timing import bandwidth, contest
+from onnxfq.timing.footprint import Footprint
 from tools.generate_decoder import Decoder, write_decoder
 
 Output = pytest.CaptureFixture[str]

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from onnxfq.archive import read_archive, write_archive
-from onnxfq.durable import cleaning, locked, write_durably
 from onnxfq.errors import DataError, OutputError, UsageError
 from onnxfq.session import Array
+from onnxfq.system.archive import read_archive, write_archive
+from onnxfq.system.durable import cleaning, locked, write_durably
 
 _MANIFEST = "onnxfq-work.json"
 _LOCK = "onnxfq-work.lock"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfq.calibrate.sums import Sums
-from onnxfq.exchange import exchanged
+from onnxfq.executors.exchange import exchanged
 from onnxfq.graph import gram_model
 from onnxfq.session import Array, Provider, Session
 from onnxfq.statistics import Float64Array, Statistics

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxfq.calibrate.gram import Chunk, Gram
 from onnxfq.errors import DataError
-from onnxfq.exchange import exchanged, hand, take
+from onnxfq.executors.exchange import exchanged, hand, take
 from onnxfq.graph import TWIN, Excerpt
 from onnxfq.session import Array, Provider, Session
 

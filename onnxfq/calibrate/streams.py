@@ -20,8 +20,8 @@ from onnxfq.calibrate.shards import (
     run_shard,
 )
 from onnxfq.calibrate.stages import Stage
-from onnxfq.exchange import hand, handed, remove, sweep, take
-from onnxfq.executor import HERE, Workers
+from onnxfq.executors.exchange import hand, handed, remove, sweep, take
+from onnxfq.executors.executor import HERE, Workers
 from onnxfq.feeds import Feed, token_masks
 from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
 from onnxfq.session import Array

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxfq.archive import Stored, open_archive
 from onnxfq.errors import DataError
 from onnxfq.feeds.check import check_names, shape_text
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
 from onnxfq.session import Array
 from onnxfq.signature import Signature, TensorSpec
+from onnxfq.system.archive import Stored, open_archive
 
 
 def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.system.compiled import compiled
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import SMALLEST_SCALE, Extent, Float32Array, QuantizedWeight, Uint8Array
 from onnxfq.scheme import Scheme
+from onnxfq.system.compiled import compiled
 
 _LARGEST = float(np.finfo(np.float32).max)
 _TOGETHER = 256  # outputs that are rounded side by side

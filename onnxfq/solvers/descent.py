@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, Uint8Array
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.refit import best_grid, splitter
+from onnxfq.system.compiled import compiled
 
 _FIXED = np.float32(0)  # instead of what `splitter` returns: grids stay
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, Uint8Array
 from onnxfq.solvers.curvature import Curvature
 from onnxfq.solvers.draft import Draft
+from onnxfq.system.compiled import compiled
 
 
 def code_with_feedback(draft: Draft, curvature: Curvature, column_batch: int) -> None:

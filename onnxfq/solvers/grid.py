@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import Float32Array, Uint8Array, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import squared_errors
 from onnxfq.solvers.rtn import range_grid
+from onnxfq.system.compiled import compiled
 
 CANDIDATES = 16  # grids tried at once: a multiple of what vector units hold
 FINEST = 0.02  # stages go on until neighbouring candidates' scales differ by less than this

@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import STORED_TYPES, Float32Array
 from onnxfq.scheme import ScaleType
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.rows import EachChunk
+from onnxfq.system.compiled import compiled
 
 SMALLEST_GAIN = 1e-6  # of a block's own share of the objective; smaller ones are rounding errors
 

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.compiled import compiled
 from onnxfq.quantized import SMALLEST_SCALE, Float32Array, QuantizedWeight, Uint8Array, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import block_ranges, nearest
 from onnxfq.statistics import Need, Statistics
+from onnxfq.system.compiled import compiled
 
 Float64Array = npt.NDArray[np.float64]
 

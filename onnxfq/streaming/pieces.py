@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxfq.allocator import return_memory
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, always
 from onnxfq.graph import Flow, Graph, Held, Step, excerpt, partition
 from onnxfq.session import Array, Provider, Session
 from onnxfq.streaming.segments import Segment, cut
 from onnxfq.streaming.values import Values
+from onnxfq.system.allocator import return_memory
 
 _LOGGER = logging.getLogger(__name__)
 

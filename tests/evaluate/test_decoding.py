@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxfq.evaluate.decoding import Decoding, Repeated
 from onnxfq.feeds import Writer, find_writer
 from onnxfq.graph import Graph
 from onnxfq.session import Array, Provider, Session, to_array
+from onnxfq.timing.decoding import Decoding, Repeated
 from tools.generate_decoder import Decoder, write_decoder
 
 DECODERS = {

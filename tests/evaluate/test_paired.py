@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from onnxfq.evaluate.paired import MOST, Rounds, Visit, median_interval, time_side_by_side
+from onnxfq.timing.paired import MOST, Rounds, Visit, median_interval, time_side_by_side
 
 Draw = Callable[[], float]
 

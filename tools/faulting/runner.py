@@ -94,7 +94,10 @@ class Runner:
         import onnx_graphsurgeon  # noqa: F401
         import onnxruntime  # noqa: F401
 
-        from onnxfq import cli, pipeline, progress, tables  # noqa: F401
+        from onnxfq import cli, pipeline  # noqa: F401
+        from onnxfq.commands import (
+            tables,  # noqa: F401
+        )
 
         folder.mkdir(parents=True, exist_ok=True)
         self._cli, self._folder, self._traces = cli, folder, traces

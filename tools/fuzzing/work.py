@@ -9,8 +9,8 @@ import numpy as np
 
 from onnxfq.calibrate.checkpoint import Checkpoint
 from onnxfq.packing import pack
+from onnxfq.quantizing.solution import Solution, to_arrays
 from onnxfq.scheme import Scheme
-from onnxfq.solution import Solution, to_arrays
 from onnxfq.solvers import make_solver
 from tools.fuzzing.data import STAGE
 

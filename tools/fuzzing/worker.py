@@ -30,13 +30,13 @@ import onnxfq
 import onnxfq.validate
 from onnxfq import cli
 from onnxfq.calibrate.checkpoint import Checkpoint
+from onnxfq.commands.progress import progress
 from onnxfq.errors import OnnxfqError
 from onnxfq.feeds import load_feeds
-from onnxfq.progress import progress
+from onnxfq.quantizing.solving import parted
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
-from onnxfq.solving import parted
-from onnxfq.terminal import one_line
+from onnxfq.system.terminal import one_line
 from tools.fuzzing.case import MODEL, SECRET, SECRET_NAME, Case
 from tools.fuzzing.oracle import differs
 from tools.fuzzing.seeds import seeds

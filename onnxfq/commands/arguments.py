@@ -1,0 +1,304 @@
+"""Arguments and options of the command line: types, names and help. What they mean is up to `Options`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+
+from onnxfq.commands.settings import read_settings
+
+
+class ProviderChoice(StrEnum):
+    """Values of --provider."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ActivationChoice(StrEnum):
+    """Values of --activations."""
+
+    int8 = "int8"
+    float = "float"
+
+
+class DtypeChoice(StrEnum):
+    """Values of --dtype."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class TaskChoice(StrEnum):
+    """Values of --task."""
+
+    auto = "auto"
+    language = "language"
+    sts = "sts"
+    classification = "classification"
+    generation = "generation"
+    outputs = "outputs"
+
+
+class ClockChoice(StrEnum):
+    """Values of --clock."""
+
+    wall = "wall"
+    processor = "processor"
+
+
+class OnlyChoice(StrEnum):
+    """Values of --only."""
+
+    all = "all"
+    prefill = "prefill"
+    decode = "decode"
+
+
+# `readable=False`: a file that cannot be read is no wrong usage; what reads it says so.
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL|DIR", help="An ONNX file, or a folder that holds some.", show_default=False, readable=False
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT", readable=False, help="What to write.", show_default="MODEL.int4.onnx, DIR-int4"
+    ),
+]
+
+# What to quantise to, and what of a model
+Bits = Annotated[int, typer.Option(help="Bits a weight: 2, 4 or 8.")]
+BlockSize = Annotated[
+    str, typer.Option(metavar="N|channel|tensor", help="Weights that share a scale: 16, 32, 64, 128, 256, or a word.")
+]
+Symmetric = Annotated[
+    bool | None,
+    typer.Option(
+        "--symmetric/--asymmetric", help="Without or with zero points.", show_default="symmetric on cuda only"
+    ),
+]
+Activations = Annotated[
+    ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly (faster). float: it does not.")
+]
+Algorithm = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:OPTION=VALUE,…]",
+        help="auto, gptq, awq, hqq or rtn, with options: gptq:damping=0.02. auto is gptq with --calib, else hqq.",
+    ),
+]
+ProviderOption = Annotated[ProviderChoice, typer.Option(help="Where the models run.")]
+Include = Annotated[
+    list[str] | None, typer.Option(metavar="RE", help="Quantise only nodes whose name matches. Repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
+]
+AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats that run slower than floating point.")]
+
+# Inputs
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|DIR|self",
+        help="Inputs to calibrate with and to compare on: .npz, a folder of them, .jsonl, .txt, or self.",
+        show_default="no calibration; made up for the comparison",
+    ),
+]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", readable=False, help="Folder of tokenizer.json.", show_default="the model's folder"),
+]
+Samples = Annotated[int, typer.Option(help="How many samples to use at most.")]
+SeqLen = Annotated[int, typer.Option(help="Longest sample, in tokens.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is made up.")]
+
+# The comparison
+MaxError = Annotated[
+    float | None, typer.Option(help="Gate: largest relative MSE over the floating outputs.", show_default=False)
+]
+EvalText = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.txt",
+        readable=False,
+        help="Running text to measure the perplexity of a language model and of its original on.",
+        show_default="none, or with --max-ppl-increase the texts of --calib",
+    ),
+]
+MinSpeedup = Annotated[
+    float | None, typer.Option(help="Gate: smallest speed-up over the original.", show_default=False)
+]
+NoValidate = Annotated[bool, typer.Option("--no-validate", help="Leave out the comparison with the original.")]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.html|.json",
+        readable=False,
+        help="Write the report to a file too, or as a page.",
+        show_default=False,
+    ),
+]
+ReportsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="REPORT.json…", help="One report to show, or several to compare.", readable=False),
+]
+ReportOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="FILE.html|.json", readable=False, help="What to write.", show_default=False
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of the table.")]
+
+# Evaluation
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL|DIR", readable=False, help="The model to compare with, such as the original.", show_default=False
+    ),
+]
+TaskOption = Annotated[TaskChoice, typer.Option(help="What to measure. auto tells it from the model and the data.")]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--text", metavar="FILE.txt", readable=False, help="Running text, for the perplexity.", show_default=False
+    ),
+]
+DataFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        readable=False,
+        help="Passages (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
+        ".csv, .tsv, .jsonl; inputs of any model: .npz, .jsonl.",
+        show_default=False,
+    ),
+]
+AtMost = Annotated[
+    int | None, typer.Option("--samples", help="How many windows, pairs, … to use at most.", show_default="all")
+]
+Window = Annotated[int, typer.Option("--seq-len", help="Tokens of a window of text, and of the longest sample.")]
+MaxPplIncrease = Annotated[
+    str | None,
+    typer.Option(metavar="X|X%", help="Gate: perplexity above the baseline's, at most.", show_default=False),
+]
+MaxKl = Annotated[str | None, typer.Option(metavar="X", help="Gate: largest mean KL, in nats.", show_default=False)]
+MinCosine = Annotated[
+    str | None,
+    typer.Option(metavar="X", help="Gate: smallest mean cosine of sentences or outputs.", show_default=False),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X|X%", help="Gate: accuracy, Spearman, BLEU, chrF below the baseline's, at most.", show_default=False
+    ),
+]
+
+# Benchmarks
+Baselines = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--baseline",
+        metavar="MODEL|DIR",
+        readable=False,
+        help="The model to compare with, such as the original in single or half precision. Repeatable.",
+        show_default=False,
+    ),
+]
+ClockOption = Annotated[
+    ClockChoice,
+    typer.Option(
+        "--clock",
+        help="wall: what a user waits. processor: how long one thread was on a processor, whatever else runs.",
+    ),
+]
+Only = Annotated[OnlyChoice, typer.Option(help="Leave out the other kind of runs.")]
+Lengths = Annotated[
+    str | None,
+    typer.Option(metavar="N,…", help="Tokens of prompts and inputs.", show_default="128,512, as far as the model goes"),
+]
+Batches = Annotated[str, typer.Option(metavar="N,…", help="Rows at once.")]
+Appended = Annotated[int, typer.Option("--tokens", help="Tokens that decoding appends to a prompt.")]
+Seconds = Annotated[float, typer.Option(help="At most for a case; it ends when speed-ups are known within 1.5 %.")]
+Loads = Annotated[int, typer.Option(help="Processes in which each model is loaded, for load time and memory.")]
+Cpus = Annotated[
+    str | None,
+    typer.Option(metavar="N,N-N,…", help="Processors to run on, a thread each (Linux).", show_default="all"),
+]
+
+# Long runs
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        readable=False,
+        help="Where finished work is kept for --resume.",
+        show_default="OUT.work, until the run is finished",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run that was cut off stopped.")]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="For what is kept between stages (more goes to disk) and for models in the comparison (larger ones run "
+        "piece by piece). 500MB, 1.5GiB, …",
+    ),
+]
+Threads = Annotated[int | None, typer.Option(help="Threads to use.", show_default="all")]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="dask:ADDRESS",
+        help="Have the workers of a dask scheduler do what they can: dask:tcp://HOST:8786.",
+        show_default="everything in this process",
+    ),
+]
+
+# Runs as such
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Show every target, and the sessions and segments that are run.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml|.json",
+        readable=False,
+        is_eager=True,
+        callback=read_settings,
+        help="Options by their names; those on the command line beat it.",
+        show_default=False,
+    ),
+]
+SaveConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml|.json",
+        readable=False,
+        help="Write the options of this run, for --config.",
+        show_default=False,
+    ),
+]
+
+# Export
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="MODEL_ID|DIR", help="A name on the Hugging Face hub, or a folder.", show_default=False)
+]
+ExportFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", readable=False)]
+ExportTask = Annotated[str, typer.Option(help="What the model is for, such as text-generation-with-past.")]
+DtypeOption = Annotated[DtypeChoice, typer.Option(help="Type of the weights.")]

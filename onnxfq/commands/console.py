@@ -1,0 +1,142 @@
+"""What the command line says and how a command ends: messages on stderr, JSON on stdout, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import typer
+from rich.console import Console
+
+from onnxfq.errors import OnnxfqError, OutputError, UsageError
+from onnxfq.system.terminal import Lasting, one_line
+
+if TYPE_CHECKING:
+    from onnxfq.commands.progress import Told
+    from onnxfq.reports.compare import Comparison
+    from onnxfq.reports.report import Report
+
+GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+Arguments = ParamSpec("Arguments")
+
+
+def reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turn deliberate errors and interruptions into a message and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except OnnxfqError as error:
+            complain(f"Error: {error}{_notes(error)}")
+            raise typer.Exit(error.exit_code) from error
+        except MemoryError as error:
+            complain(f"Error: Out of memory. Free some, or use a machine with more.{_notes(error)}")
+            raise typer.Exit(OnnxfqError.exit_code) from error
+        except KeyboardInterrupt as error:
+            complain(f"Interrupted: nothing half-written was left behind.{_notes(error)}")
+            raise typer.Exit(INTERRUPTED) from error
+
+    return wrapped
+
+
+def messages(*, quiet: bool = False) -> Console:
+    """Where messages go: stderr, or nowhere."""
+    stream = None if sys.stderr is None else Lasting(sys.stderr)
+    return Console(file=stream, stderr=True, quiet=quiet)  # type: ignore[arg-type]
+
+
+def _notes(error: BaseException) -> str:
+    """What was added to an error on its way up."""
+    return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+
+
+def complain(message: str) -> None:
+    """Print one line on stderr, its first word in red."""
+    console = messages()
+    kind, _, rest = message.partition(" ")
+    console.print(kind, style="bold red", end=" ")
+    console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def telling(*, quiet: bool = False, verbose: bool = False) -> Iterator[Told]:
+    """Progress while inside; verbose: every line of the log too.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    from onnxfq.commands.progress import progress
+
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")
+    console = messages(quiet=quiet)
+    with progress(console) as told:
+        if not verbose:
+            yield told
+            return
+        handler, log = _Lines(told), logging.getLogger("onnxfq")
+        level = log.level
+        log.addHandler(handler)
+        log.setLevel(logging.DEBUG)
+        try:
+            yield told
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    """Log records as remarks between the lines of progress."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one record."""
+        self._told(record.getMessage(), 0, 0)
+
+
+def show(result: Report, *, as_json: bool, quiet: bool = False) -> None:
+    """Print a report: on stdout as JSON, or on stderr as tables."""
+    from onnxfq.commands.tables import show_inspection, show_report
+
+    if as_json:
+        print_json(result.to_json())
+    elif result.output is None:
+        show_inspection(result, messages(quiet=quiet))
+    else:
+        show_report(result, messages(quiet=quiet))
+
+
+def show_runs(result: Comparison, *, as_json: bool) -> None:
+    """Print runs side by side: on stdout as JSON, or on stderr as tables."""
+    from onnxfq.commands.tables import show_comparison
+
+    if as_json:
+        print_json(result.to_json())
+    else:
+        show_comparison(result, messages())
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object on stdout.
+
+    Raises:
+        OutputError: stdout takes nothing.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(f"Cannot write to stdout ({error.strerror or error}).") from error

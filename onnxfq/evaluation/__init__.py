@@ -1,0 +1,1 @@
+"""The public `evaluate`: what is asked, the tasks, and what was found."""

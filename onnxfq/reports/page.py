@@ -1,0 +1,194 @@
+"""Reports as one self-contained page: no network, no pixels, and nothing from a model that a browser would obey."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from onnxfq.reports.charts import bits_chart, change_chart, error_chart, range_chart
+from onnxfq.reports.layers import layers_of, worst_of
+from onnxfq.reports.recipe import FROM_PYTHON, command_line, python_call
+from onnxfq.reports.verdict import verdict
+from onnxfq.system.terminal import printable, shortened, size_text
+
+if TYPE_CHECKING:
+    from onnxfq.reports.compare import Comparison
+    from onnxfq.reports.report import Report, SkipReport
+
+NOTHING = "–"
+LONGEST_NAME = 1000  # characters that are shown; JSON has them all
+MOST_NAMES = 500  # listed for one reason; JSON has them all
+FEW_ROWS = 12  # a longer table is folded
+MOST_PRINTED = 100  # rows of a folded table that are unfolded on paper
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the source's bytes."""
+
+    label: str
+    bytes: int
+    share: float
+    start: float
+    series: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Nodes that were left alone for one reason."""
+
+    text: str
+    nodes: Sequence[SkipReport]
+
+    @property
+    def bytes(self) -> int:
+        """Of their weights."""
+        return sum(node.float_bytes for node in self.nodes)
+
+
+def report_page(report: Report) -> str:
+    """A whole HTML document about a run."""
+    layers = layers_of(report)
+    worst = worst_of(layers)
+    ranges = (
+        range_chart("weights", "Weights of each layer", layers, lambda layer: layer.target.weights),
+        range_chart(
+            "activations", "Inputs of each layer in calibration", layers, lambda layer: layer.target.activations
+        ),
+    )
+    reasons = _reasons(report.skipped)
+    return _render(
+        "report.html.j2",
+        report=report,
+        verdict=verdict(report),
+        name=PurePath(report.output or report.source).name or report.source,
+        layers=layers,
+        worst=worst,
+        measured=any(layer.measured for layer in layers),
+        error_charts=[c for c in (error_chart(layers, worst), bits_chart(layers, worst)) if c],
+        range_charts=[c for c in ranges if c],
+        common=_common(report),
+        reasons=reasons,
+        parts=_parts(report, reasons),
+        command=command_line(report),
+        call=python_call(report),
+        from_python=report.settings.get("calib") == FROM_PYTHON,
+    )
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """A whole HTML document about several runs."""
+    chart = change_chart([layer.name for layer in comparison.layers], [layer.ratios[1:] for layer in comparison.layers])
+    return _render("compare.html.j2", comparison=comparison, chart=chart)
+
+
+def _reasons(skipped: Iterable[SkipReport]) -> list[Reason]:
+    """The most weighty first, then the most frequent."""
+    groups: dict[str, list[SkipReport]] = {}
+    for skip in skipped:
+        groups.setdefault(skip.reason, []).append(skip)
+    reasons = [Reason(text, nodes) for text, nodes in groups.items()]
+    return sorted(reasons, key=lambda reason: (-reason.bytes, -len(reason.nodes)))
+
+
+def _common(report: Report) -> dict[str, str]:
+    """What is said of all layers at once; "" where they differ, and each has to say it."""
+    facts = {
+        "algorithm": {t.algorithm for t in report.targets},
+        "weighted": {t.weighted for t in report.targets},
+        "format": {f"{t.bits} bits, {_blocks(t.granularity)}" for t in report.targets},
+    }
+    return {name: next(iter(values)) if len(values) == 1 else "" for name, values in facts.items()}
+
+
+def _blocks(granularity: int | str) -> str:
+    return f"block {granularity}" if isinstance(granularity, int) else f"per {granularity}"
+
+
+def _parts(report: Report, reasons: Sequence[Reason]) -> list[Part]:
+    """What the source's bytes are: quantised, left alone for a reason, and all that is no weight of MatMul or Gemm."""
+    size = report.size
+    sizes = [("quantised", size.target_float_bytes)]
+    sizes += [(f"left alone: {reason.text}", reason.bytes) for reason in reasons if reason.bytes > 0]
+    rest = size.source_bytes - sum(count for _, count in sizes)
+    if rest > 0:
+        sizes.append(("everything else: embeddings, norms, biases, the graph", rest))
+    total = max(size.source_bytes, sum(count for _, count in sizes))
+    parts, start = [], 0.0
+    for index, (label, count) in enumerate(sizes):
+        series = (
+            "part0" if index == 0 else "rest" if label.startswith("everything else") else f"part{1 + (index - 1) % 3}"
+        )
+        parts.append(Part(label, count, count / total, start, series))
+        start += count / total
+    return parts
+
+
+@cache
+def _environment() -> Environment:
+    """Everything that is written is escaped, and before that made harmless as for a terminal."""
+    environment = Environment(
+        loader=PackageLoader("onnxfq.reports"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": size_text, "figure": _figure, "percent": _percent, "name": _name, "mille": _mille}
+    environment.tests["known_for"] = lambda name, rows: _any(rows, name)
+    environment.globals |= {"FEW_ROWS": FEW_ROWS, "MOST_PRINTED": MOST_PRINTED, "MOST_NAMES": MOST_NAMES}
+    return environment
+
+
+def _render(template: str, **values: Any) -> str:
+    style, script = (Markup(_text(name)) for name in ("page.css", "page.js"))
+    return _environment().get_template(template).render(style=style, script=script, script_hash=_hash(script), **values)
+
+
+def _text(name: str) -> str:
+    return (files("onnxfq.reports") / "templates" / name).read_text(encoding="utf-8").strip()
+
+
+def _hash(script: str) -> str:
+    """By which a browser knows the one script that it may run."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _any(rows: Iterable[object], name: str) -> bool:
+    """Whether a column has anything in it: text, or a figure, be it 0.0; a count of 0 is nothing."""
+    values = (getattr(row, name) for row in rows)
+    return any(value or isinstance(value, float) for value in values)
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, Markup):
+        return value
+    return NOTHING if value is None else printable(str(value))
+
+
+def _figure(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.4g}"
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1%}"
+
+
+def _name(text: str) -> str:
+    cut = len(text) - LONGEST_NAME
+    return text if cut <= 0 else f"{shortened(text, LONGEST_NAME)} ({cut} characters left out)"
+
+
+def _mille(share: float) -> str:
+    """A share as a coordinate of a drawing that is 1000 wide."""
+    return f"{1000 * max(0.0, min(1.0, share)):.1f}".removesuffix(".0")

@@ -1,0 +1,65 @@
+"""How to make a run again: its command line and its Python call, from what the report says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxfq.reports.report import Report
+
+FROM_PYTHON = "given: from Python"
+SAMPLES = "SAMPLES"
+
+_SCHEME = ("bits", "block_size", "symmetric", "activations", "algorithm")
+_NODES = ("include", "exclude", "allow_slow")
+_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_text")
+_GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
+_FLAGS = {
+    "symmetric": {True: "--symmetric", False: "--asymmetric"},
+    "allow_slow": {True: "--allow-slow"},
+    "validate": {False: "--no-validate"},
+}
+
+
+def command_line(report: Report) -> str:
+    """The command that makes the run again, every setting named so that no default matters; quoted for a shell."""
+    words = ["onnxfq", "inspect" if report.output is None else "quantize", _path(report.source)]
+    if report.output is not None:
+        words += ["-o", _path(report.output)]
+    for name, value in _settings(report):
+        words += _option(name, SAMPLES if value == FROM_PYTHON else value)
+    return shlex.join(words)
+
+
+def python_call(report: Report) -> str:
+    """The same as a Python expression."""
+    places = [repr(report.source)] + ([repr(report.output)] if report.output is not None else [])
+    settings = [f"{name}={'samples' if value == FROM_PYTHON else repr(value)}" for name, value in _settings(report)]
+    verb = "inspect" if report.output is None else "quantize"
+    return f"onnxfq.{verb}({', '.join([*places, *settings])})"
+
+
+def _settings(report: Report) -> Iterator[tuple[str, Any]]:
+    """Settings that were made and are known here, in the order of the help; the provider is the one that was used."""
+    names = (*_SCHEME, "provider", *_NODES, *(() if report.output is None else (*_DATA, *_GATES)))
+    for name in names:
+        value = {**report.settings, "provider": report.provider}.get(name)
+        if value is not None and value != []:
+            yield name, value
+
+
+def _option(name: str, value: object) -> Iterator[str]:
+    if name in _FLAGS:
+        if isinstance(value, bool) and value in _FLAGS[name]:
+            yield _FLAGS[name][value]
+        return
+    option = f"--{name.replace('_', '-')}"
+    for one in value if isinstance(value, list) else [value]:
+        yield from [f"{option}={one}"] if str(one).startswith("-") else [option, str(one)]
+
+
+def _path(path: str) -> str:
+    """A path that is not taken for an option."""
+    return f"./{path}" if path.startswith("-") else path
