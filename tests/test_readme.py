@@ -74,7 +74,7 @@ def test_cuda_blocks_run(language: str, text: str, workplace: Path) -> None:
     run(language, text, workplace)
 
 
-@pytest.mark.parametrize("command", ["quantize", "inspect", "evaluate", "export", "doctor"])
+@pytest.mark.parametrize("command", ["quantize", "inspect", "evaluate", "benchmark", "export", "report", "doctor"])
 def test_every_option_of_the_readme_exists(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "onnxfq", command, "--help"],
