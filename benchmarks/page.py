@@ -26,6 +26,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernel_speed": tables.kernels,
     "decode_4096": tables.decode,
     "large": tables.large,
+    "large-hqq": lambda: tables.large("large-hqq"),
+    "faults": tables.faults,
+    "fuzz": tables.fuzz,
     "streaming-7b": lambda: tables.streaming(["7b"]),
     "streaming-13b": lambda: tables.streaming(["13b"]),
 }

@@ -131,16 +131,35 @@ PARTS: dict[str, Part] = {
     "large": Part(
         "Some gigabytes",
         "Quantising a generated model without data: whole processes, file caches warm.",
-        {"large": "benchmarks.large"},
+        {
+            "large": "benchmarks.large",
+            "large-hqq": "benchmarks.large --cold --runs 1 "
+            "--tools 'onnxfq hqq' 'onnxruntime hqq' 'onnxruntime k-quant'",
+        },
         asked=True,
     ),
     "streaming": Part(
         "Models larger than memory",
         "Without data and with all caches cold, beside copying the source's files and writing them back.",
         {
-            "streaming-7b": "benchmarks.streaming {decoder_7b}/model.onnx --algorithms rtn",
+            "streaming-7b": "benchmarks.streaming {decoder_7b}/model.onnx --algorithms rtn hqq --validate",
             "streaming-13b": "benchmarks.streaming {decoder_13b}/model.onnx --algorithms rtn",
         },
+        asked=True,
+    ),
+    "faults": Part(
+        "Faults",
+        "Processes killed at system calls and at random, errors of the disk, sources that change, odd places. After each "
+        "there is the whole output or none, and the source is what it was; a loss is anything else.",
+        {"faults": "tools.faults --kills 200"},
+        asked=True,
+    ),
+    "fuzz": Part(
+        "Hostile models and data",
+        "Mutated and generated files, judged in a process that is watched. A finding is a crash, a hang, memory without "
+        "bound, an undeclared exception, a file opened outside the model's folder, or an output that computes something "
+        "else. Kinds found before are regression tests.",
+        {"fuzz": "tools.fuzz --seconds 600"},
         asked=True,
     ),
 }

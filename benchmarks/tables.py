@@ -101,9 +101,9 @@ def granularity() -> str:
     return markdown(rows)
 
 
-def large() -> str:
+def large(name: str = "large") -> str:
     """Time and memory on the generated model."""
-    result = read("large")
+    result = read(name)
     rows: list[list[object]] = [["tool", "seconds", "peak memory"]]
     for tool, medians in result["medians"].items():
         rows.append([tool, f"{medians['wall_s']:.1f}", f"{medians['peak_bytes'] / 1e9:.2f} GB"])
@@ -192,6 +192,26 @@ def kernels() -> str:
             faster = [f"{row[count]['times_faster']:.2f}x" for count in ("M=1", "M=128")]
             rows.append([row["bits"], row["block_size"], activations, *faster])
     return markdown(rows)
+
+
+def faults() -> str:
+    """What was done to runs, by campaign and kind."""
+    result = read("faults")
+    rows: list[list[object]] = [["campaign", "faults"]]
+    for campaign, kinds in result["outcomes"].items():
+        rows.append([campaign, sum(sum(outcomes.values()) for outcomes in kinds.values())])
+    lost = f"{result['faults']} faults, {result['kills']} of them kills, in {result['runs']} runs"
+    return f"{lost}: {len(result['losses'])} losses.\n\n{markdown(rows)}"
+
+
+def fuzz() -> str:
+    """What became of hostile inputs."""
+    result = read("fuzz")
+    rows: list[list[object]] = [["outcome", "inputs"], *result["outcomes"].items()]
+    tried = (
+        f"{result['inputs']} inputs in {result['seconds'] / 60:.0f} minutes, {result['lines_reached']} lines reached"
+    )
+    return f"{tried}: {len(result['findings'])} kinds of findings.\n\n{markdown(rows)}"
 
 
 def tables() -> list[str]:
