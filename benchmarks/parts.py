@@ -149,16 +149,16 @@ PARTS: dict[str, Part] = {
     ),
     "faults": Part(
         "Faults",
-        "Processes killed at system calls and at random, errors of the disk, sources that change, odd places. After each "
-        "there is the whole output or none, and the source is what it was; a loss is anything else.",
+        "Processes killed at system calls and at random, errors of the disk, sources that change, odd places. After "
+        "each there is the whole output or none, and the source is what it was; a loss is anything else.",
         {"faults": "tools.faults --kills 200"},
         asked=True,
     ),
     "fuzz": Part(
         "Hostile models and data",
-        "Mutated and generated files, judged in a process that is watched. A finding is a crash, a hang, memory without "
-        "bound, an undeclared exception, a file opened outside the model's folder, or an output that computes something "
-        "else. Kinds found before are regression tests.",
+        "Mutated and generated files, judged in a process that is watched. A finding is a crash, a hang, memory "
+        "without bound, an undeclared exception, a file opened outside the model's folder, or an output that computes "
+        "something else. What was found before is held by tests.",
         {"fuzz": "tools.fuzz --seconds 600"},
         asked=True,
     ),
