@@ -227,6 +227,7 @@ def tables() -> list[str]:
         *map(throughput, measured),
         depth(),
         large(),
+        large("large-hqq"),
         streaming(),
         decode(),
     ]
