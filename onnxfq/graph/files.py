@@ -55,13 +55,18 @@ class FileSlice:
                 while done < self.length:
                     count = file.readinto(view[done : done + _CHUNK])
                     if not count:
-                        raise ModelError(
-                            f"'{self.path}' is shorter than it was: wanted {self.length} bytes at {self.offset}."
-                        )
+                        raise _shorter(self, self.length - done)
                     done += count
         except OSError as error:
             raise unreadable(self.path, error) from error
         return buffer
+
+
+def _shorter(piece: FileSlice, missing: int) -> ModelError:
+    return ModelError(
+        f"'{piece.path}' is shorter than it was: {missing} of {piece.length} bytes at {piece.offset} are missing. It was "
+        "changed while it was being read; run again when it is complete."
+    )
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> ModelError:
@@ -143,7 +148,7 @@ def copy_bytes(piece: FileSlice, target: int) -> None:
         while done < piece.length:
             count = _copy_some(source, target, piece.offset + done, min(piece.length - done, _CHUNK))
             if count == 0:
-                raise ModelError(f"'{piece.path}' is shorter than it was: {piece.length - done} bytes are missing.")
+                raise _shorter(piece, piece.length - done)
             done += count
     finally:
         os.close(source)
