@@ -64,8 +64,8 @@ class FileSlice:
 
 def _shorter(piece: FileSlice, missing: int) -> ModelError:
     return ModelError(
-        f"'{piece.path}' is shorter than it was: {missing} of {piece.length} bytes at {piece.offset} are missing. It was "
-        "changed while it was being read; run again when it is complete."
+        f"'{piece.path}' is shorter than it was: {missing} of {piece.length} bytes at {piece.offset} are missing. It "
+        "was changed while it was being read; run again when it is complete."
     )
 
 
