@@ -226,6 +226,7 @@ def tables() -> list[str]:
         granularity(),
         *map(throughput, measured),
         depth(),
+        calibrated(),
         large(),
         large("large-hqq"),
         streaming(),
