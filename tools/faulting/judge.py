@@ -109,7 +109,7 @@ class Judge:
             found += _bad_message(place, run.err)
             if seen == place.wanted and COMPLETE not in run.err:
                 found.append("the new output is there, and the message does not say so")
-        if run.hit and not _told(run.err, place.leftovers(), place):
+        if run.hit and not told(run.err, place.leftovers(), place):
             found.append(f"left behind without a word: {place.leftovers()}")
         return found
 
@@ -133,7 +133,7 @@ def _bad_message(place: Place, err: str) -> list[str]:
     return found
 
 
-def _told(err: str, leftovers: list[str], place: Place) -> bool:
+def told(err: str, leftovers: list[str], place: Place) -> bool:
     """Whether a message names what was left, stages of an unfinished run apart."""
     work = place.work.relative_to(place.out) if place.work else None
     for name in leftovers:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tools.faulting.campaigns import Campaign
+from tools.faulting.judge import told
 from tools.faulting.places import Place, contents
 from tools.faulting.runner import Run
 
@@ -164,7 +165,10 @@ def an_immutable_old_output(c: Campaign, place: Place) -> list[str]:
         run = c.judge.runner.run(place.arguments())
     finally:
         subprocess.run(["chattr", "-i", str(place.target)], check=True, capture_output=True)
-    return _expect(run, 3, "Operation not permitted") + _old_is_there(place)
+    left = place.leftovers()
+    wrong = [] if place.visible() == place.old else ["the old output is not as it was"]
+    wrong += [] if told(run.err, left, place) else [f"left behind without a word: {left}"]  # solved stages are kept
+    return _expect(run, 3, "Operation not permitted") + wrong
 
 
 def _linked(c: Campaign, place: Place, target: Path) -> list[str]:
