@@ -7,6 +7,8 @@ import ctypes
 import functools
 import io
 import logging
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -108,7 +110,7 @@ class Session:
         passing: bool = False,
     ) -> None:
         self.name = str(model) if isinstance(model, Path) else "the model in memory"
-        self.provider = provider
+        self.provider, self._place = provider, model if isinstance(model, Path) else external_data_folder
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"There is no model file {model}. Give the path of an ONNX file.")
         if provider == "cuda":
@@ -176,6 +178,9 @@ class Session:
         try:
             return _runtime().InferenceSession(source, options, providers=wanted, enable_fallback=0)
         except _failures() as error:
+            if call := re.search(r"SystemError : (\d+)", str(error)):  # what a system call answered
+                why = os.strerror(int(call[1]))
+                raise ModelError(f"Cannot read '{self._place}' ({why}). Check permissions and the disk.") from error
             raise ModelError(
                 f"ONNX Runtime {runtime_version()} cannot load {self.name} on {self.provider}: {_reason(error)}. "
                 "Check the model with onnx.checker; a newer ONNX Runtime may know operators that this one lacks."

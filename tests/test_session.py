@@ -260,3 +260,14 @@ def test_options_reach_onnxruntime(build_model: BuildModel) -> None:
     options = session._session.get_session_options()
     assert options.get_session_config_entry("session.disable_prepacking") == "1"
     assert options.intra_op_num_threads == 1
+
+
+def test_a_failed_system_call_names_the_place_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception during initialization: SystemError : 5")
+
+    monkeypatch.setattr(module._runtime(), "InferenceSession", fail)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    for model, place in ((tmp_path / "m.onnx", tmp_path / "m.onnx"), (b"", tmp_path)):
+        with pytest.raises(ModelError, match=rf"Cannot read '{place}' \(Input/output error\)\. Check .*disk"):
+            Session(model, external_data_folder=tmp_path)
