@@ -88,7 +88,7 @@ PARTS: dict[str, Part] = {
     "throughput-1b": Part(
         "Size and throughput, a model of a billion weights",
         "As above, with a generated decoder. What is not 4 bits is mostly its embedding.",
-        {"throughput-1b": "benchmarks.throughput {decoder_1b}"},
+        {"throughput-1b": "benchmarks.throughput {decoder_1b} --bits 4 --length 32"},
         asked=True,
     ),
     "repeatability": Part(

@@ -51,12 +51,12 @@ def has_halves(source: Path) -> bool:
     return any(tensor.data_type == tensor.FLOAT16 and len(tensor.dims) > 1 for tensor in read(source).graph.initializer)
 
 
-def quantised(files: dict[str, Path], folder: Path, algorithm: str) -> list[dict[str, Any]]:
-    """Rows of files to be measured: every format, from float16 and, where the model computes in it, from float32."""
+def quantised(files: dict[str, Path], folder: Path, algorithm: str, bits_wanted: list[int]) -> list[dict[str, Any]]:
+    """Rows of files to be measured: the formats, from float16 and, where the model computes in it, from float32."""
     sources = ["float32", "float16"] if computes_in_half(read(files["float16"])) else ["float16"]
     rows = []
     for origin in sources:
-        for bits, block_size in FORMATS:
+        for bits, block_size in (one for one in FORMATS if one[0] in bits_wanted):
             path = folder / f"{origin}-{bits}-{block_size}" / "model.onnx"
             path.parent.mkdir()
             shutil.copyfile(files["float32"].parent / "config.json", path.parent / "config.json")
@@ -96,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="with model.onnx and config.json")
     parser.add_argument("--algorithm", default="rtn")
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 4], choices=(8, 4))
     parser.add_argument("--length", type=int, default=128, help="tokens of the prompt")
     parser.add_argument("--seconds", type=float, default=20.0, help="at most for a case")
     parser.add_argument("--clock", default="wall", choices=("wall", "processor"), help="of `onnxfq benchmark`")
@@ -105,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
         files = floating(arguments.folder / "model.onnx", Path(name))
         rows: list[dict[str, Any]] = [{"file": kind, "path": path} for kind, path in files.items()]
-        rows += quantised(files, Path(name), arguments.algorithm)
+        rows += quantised(files, Path(name), arguments.algorithm, arguments.bits)
         for row in rows:
             path = row.pop("path")
             baselines = {kind: file for kind, file in files.items() if file != path}
