@@ -124,7 +124,8 @@ def test_plan_shows_commands_and_runs_none(tmp_path: Path, monkeypatch: pytest.M
     lines = capsys.readouterr().out.splitlines()
     assert "steps-minilm: skipped, not given: encoder, sts_test, sts_train. An earlier result stays." in lines
     made = tmp_path / "throughput-1b.json"
-    assert lines[-1] == f"python -m benchmarks.throughput {tmp_path / 'decoder_1b'} --out {made}"
+    decoder = tmp_path / "decoder_1b"
+    assert lines[-1] == f"python -m benchmarks.throughput {decoder} --bits 4 --length 32 --out {made}"
     assert len(lines) == 4
 
 
