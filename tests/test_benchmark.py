@@ -209,6 +209,22 @@ def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None
         benchmarking._choose_clock("processor", "cuda")
 
 
+def test_processors_are_kept_busy_by_the_processor_s_clock_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def remembered(command: list[str]) -> subprocess.Popen[bytes]:
+        started.append(start(command))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", remembered)
+    with clocks.kept_busy(WALL, 2):
+        assert started == []
+    with clocks.kept_busy(PROCESSOR, 2):
+        assert [process.poll() for process in started] == [None, None]
+    assert all(process.returncode is not None for process in started)
+
+
 def test_waiting_is_a_share_of_what_all_threads_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(clocks, "_THREADS", tmp_path)
     assert Disturbance().share() is None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 ClockName = Literal["wall", "processor"]
 
+# Gives way to everything, and ends with the process that started it, however that ends.
+_SPIN = "import os; os.nice(19); parent = os.getppid()\nwhile os.getppid() == parent: pass"
 QUIET = 0.02  # share of the time spent waiting for a processor, below which a machine counts as quiet
 _THREADS = Path("/proc/self/task")
 
@@ -47,6 +51,27 @@ def _demand() -> dict[str, tuple[int, int]]:
             ran, waited = map(int, told.read_text().split()[:2])
             found[told.parent.name] = (ran, waited)
     return found
+
+
+@contextmanager
+def kept_busy(clock: Clock, count: int) -> Iterator[None]:
+    """By the processor's clock: let idle processors do something, as a machine's other programs would.
+
+    How fast a thread runs depends on what the processor beside it does, which often is the same core. Kept busy by
+    processes that give way to all others, it is the same whether the machine has other work or not.
+
+    Args:
+        clock: nothing is done by the wall's clock.
+        count: of processors.
+    """
+    spinners = [] if clock is not PROCESSOR else [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+        for spinner in spinners:
+            spinner.wait()
 
 
 class Disturbance:

@@ -12,8 +12,8 @@ from onnxfq.errors import UsageError
 from onnxfq.graph import Graph, weight_bytes
 from onnxfq.job import Progress
 from onnxfq.session import Provider, Session
-from onnxfq.timing.bandwidth import DeviceBandwidth, HostBandwidth
-from onnxfq.timing.clocks import Clock, Disturbance
+from onnxfq.timing.bandwidth import DeviceBandwidth, HostBandwidth, processors
+from onnxfq.timing.clocks import Clock, Disturbance, kept_busy
 from onnxfq.timing.footprint import measure_footprint
 from onnxfq.timing.measurements import Case, ModelCost, Speedup, Timing
 from onnxfq.timing.paired import Rounds, time_side_by_side
@@ -122,7 +122,8 @@ def time_cases(asked: Contest, planned: Sequence[Workload], costs: Sequence[Mode
         asked.bandwidth.measure()
         visits = make_visits(contenders, workload, asked.clock, tokens=asked.tokens)
         disturbance = Disturbance()
-        rounds = time_side_by_side(visits, seconds=asked.seconds, rng=np.random.default_rng([SEED, number]))
+        with kept_busy(asked.clock, processors()):
+            rounds = time_side_by_side(visits, seconds=asked.seconds, rng=np.random.default_rng([SEED, number]))
         timed.append((workload, rounds, disturbance.share()))
     asked.bandwidth.measure()
     return tuple(_case(workload, rounds, waiting, costs, asked.bandwidth.best) for workload, rounds, waiting in timed)
