@@ -6,9 +6,9 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,12 +18,23 @@ from onnxfq.system.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
     from onnxfq.commands.progress import Told
-    from onnxfq.reports.compare import Comparison
+    from onnxfq.evaluate import Gate
     from onnxfq.reports.report import Report
 
 GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 Arguments = ParamSpec("Arguments")
+
+
+class Result(Protocol):
+    """What a verb returns."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        ...
+
+
+AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 def reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -108,22 +119,30 @@ def show(result: Report, *, as_json: bool, quiet: bool = False) -> None:
     """Print a report: on stdout as JSON, or on stderr as tables."""
     from onnxfq.commands.tables import show_inspection, show_report
 
-    if as_json:
-        print_json(result.to_json())
-    elif result.output is None:
-        show_inspection(result, messages(quiet=quiet))
-    else:
-        show_report(result, messages(quiet=quiet))
+    show_as(result, show_inspection if result.output is None else show_report, as_json=as_json, quiet=quiet)
 
 
-def show_runs(result: Comparison, *, as_json: bool) -> None:
-    """Print runs side by side: on stdout as JSON, or on stderr as tables."""
-    from onnxfq.commands.tables import show_comparison
-
+def show_as(
+    result: AnyResult, tables: Callable[[AnyResult, Console], None], *, as_json: bool, quiet: bool = False
+) -> None:
+    """Print a result: on stdout as JSON, or on stderr as tables."""
     if as_json:
         print_json(result.to_json())
     else:
-        show_comparison(result, messages())
+        tables(result, messages(quiet=quiet))
+
+
+def end_by_gates(gates: Iterable[Gate], kept: str = "") -> None:
+    """End the command with its exit code where a gate does not hold, and name all that do not.
+
+    Args:
+        gates: all of them.
+        kept: how the message ends.
+    """
+    failed = "; ".join(str(gate) for gate in gates if not gate.passed)
+    if failed:
+        complain(f"Failed: a gate does not hold: {failed}{kept}")
+        raise typer.Exit(GATE_FAILED)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from onnxfq.commands.arguments import (
     Appended,
     AtMost,
@@ -43,13 +41,10 @@ from onnxfq.commands.arguments import (
     Window,
 )
 from onnxfq.commands.console import (
-    GATE_FAILED,
-    complain,
-    messages,
-    print_json,
+    end_by_gates,
     reported,
     show,
-    show_runs,
+    show_as,
     telling,
 )
 
@@ -89,14 +84,8 @@ def evaluate(
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
             max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=told,
         )  # fmt: skip
-    if as_json:
-        print_json(result.to_json())
-    else:
-        show_evaluation(result, messages(quiet=quiet))
-    if not result.passed:
-        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
-        complain(f"Failed: a gate does not hold: {failed}")
-        raise typer.Exit(GATE_FAILED)
+    show_as(result, show_evaluation, as_json=as_json, quiet=quiet)
+    end_by_gates(result.gates)
 
 
 @reported
@@ -131,19 +120,14 @@ def benchmark(
             batches=parse_numbers(batches, "--batches"), tokens=tokens, seconds=seconds, loads=loads,
             min_speedup=min_speedup, progress=told,
         )  # fmt: skip
-    if as_json:
-        print_json(result.to_json())
-    else:
-        show_benchmark(result, messages(quiet=quiet))
-    if not result.passed:
-        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
-        complain(f"Failed: a gate does not hold: {failed}")
-        raise typer.Exit(GATE_FAILED)
+    show_as(result, show_benchmark, as_json=as_json, quiet=quiet)
+    end_by_gates(result.gates)
 
 
 @reported
 def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json: JsonFlag = False) -> None:
     """Show a report again or turn it into a page; several: compare the runs."""
+    from onnxfq.commands.tables import show_comparison
     from onnxfq.reports.compare import compare_reports
     from onnxfq.reports.files import check_report_path
     from onnxfq.reports.report import Report
@@ -158,6 +142,6 @@ def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json:
         show(result, as_json=as_json)
     else:
         result = compare_reports(reports, loaded)
-        show_runs(result, as_json=as_json)
+        show_as(result, show_comparison, as_json=as_json)
     if output:
         result.save(output)

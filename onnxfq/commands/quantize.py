@@ -43,8 +43,7 @@ from onnxfq.commands.arguments import (
     WorkDir,
 )
 from onnxfq.commands.console import (
-    GATE_FAILED,
-    complain,
+    end_by_gates,
     reported,
     show,
     telling,
@@ -119,10 +118,7 @@ def quantize(
             result.save(report)
         if save_config:
             save_settings(context, save_config, result)
-    if not result.passed:
-        failed = "; ".join(str(gate) for gate in result.gates if not gate.passed)
-        complain(f"Failed: a gate does not hold: {failed}. The output is kept: {result.output}")
-        raise typer.Exit(GATE_FAILED)
+    end_by_gates(result.gates, f". The output is kept: {result.output}")
 
 
 @reported

@@ -12,7 +12,7 @@ from onnxfq.evaluate.accuracy import (
     worst_figures,
 )
 from onnxfq.evaluate.figures import Figure
-from onnxfq.evaluate.gates import Gate
+from onnxfq.evaluate.gates import Gate, require_all
 from onnxfq.evaluate.kinds import Task
 from onnxfq.evaluate.latency import Latency, measure
 from onnxfq.evaluate.limits import Limits, parse_limit
@@ -31,6 +31,7 @@ __all__ = [
     "measure",
     "measured",
     "parse_limit",
+    "require_all",
     "run_both",
     "run_reference",
     "worst_figures",

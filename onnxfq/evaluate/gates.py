@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from onnxfq.errors import GateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +43,18 @@ class Gate:
     def __str__(self) -> str:
         """For people: `max-error: 0.02, limit 0.01: failed`."""
         return f"{self.name}: {self.measured_text}, limit {self.limit_text}: {'passed' if self.passed else 'failed'}"
+
+
+def require_all(what: object, gates: Iterable[Gate]) -> None:
+    """Let only pass what holds all its gates.
+
+    Args:
+        what: has them, for the message.
+        gates: all of them.
+
+    Raises:
+        GateError: some do not hold; they are named.
+    """
+    failed = [str(gate) for gate in gates if not gate.passed]
+    if failed:
+        raise GateError(f"{what} fails {len(failed)} gates: {'; '.join(failed)}.")

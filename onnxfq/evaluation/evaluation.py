@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxfq.errors import GateError
-from onnxfq.evaluate import Figure, Gate, OutputAccuracy
+from onnxfq.evaluate import Figure, Gate, OutputAccuracy, require_all
 
 JSON_VERSION = 1
 
@@ -66,9 +65,7 @@ class Evaluation:
         Raises:
             GateError: one does not.
         """
-        failed = [str(gate) for gate in self.gates if not gate.passed]
-        if failed:
-            raise GateError(f"{self.model} fails {len(failed)} gates: {'; '.join(failed)}.")
+        require_all(self.model, self.gates)
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnxfq.errors import DataError, GateError
-from onnxfq.evaluate import Figure, Gate, Latency, Limits, OutputAccuracy, measured
+from onnxfq.errors import DataError
+from onnxfq.evaluate import Figure, Gate, Latency, Limits, OutputAccuracy, measured, require_all
 from onnxfq.reports.files import check_kind, write_report
 from onnxfq.reports.page import report_page
 from onnxfq.reports.reading import build, read_object
@@ -229,10 +229,7 @@ class Report:
             {"max_error": max_error, "max_kl": max_kl, "min_cosine": min_cosine, "max_ppl_increase": max_ppl_increase,
              "min_speedup": min_speedup}
         )  # fmt: skip
-        gates = dict.fromkeys((*self.gates, *self.judged(limits).gates))
-        failed = [str(gate) for gate in gates if not gate.passed]
-        if failed:
-            raise GateError(f"{self.output or self.source} fails {len(failed)} gates: {'; '.join(failed)}.")
+        require_all(self.output or self.source, dict.fromkeys((*self.gates, *self.judged(limits).gates)))
         return self
 
     def to_json(self) -> dict[str, Any]:

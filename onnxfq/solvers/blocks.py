@@ -87,7 +87,7 @@ def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest
 
 
 @compiled()
-def _limits(step: np.float32, zero: np.float32, top: np.float32) -> tuple[np.float32, np.float32]:
+def limits_of(step: np.float32, zero: np.float32, top: np.float32) -> tuple[np.float32, np.float32]:
     """The outermost points of a grid, in steps from its zero point, whose values are finite."""
     reach = np.float32(np.floor(_LARGEST / abs(step)))
     return max(-zero, -reach), min(top - zero, reach)
@@ -117,7 +117,7 @@ def _encode(
         for block in range(scale.shape[1]):
             step = scale[row, block]
             zero = np.float32(zero_point[row, block])
-            low, high = _limits(step, zero, top)
+            low, high = limits_of(step, zero, top)
             last = min(k, (block + 1) * block_size)
             values, places = weight[row, block * block_size : last], codes[row, block * block_size : last]
             for i in range(values.size):
@@ -141,7 +141,7 @@ def _errors(
             first = block * block_size
             last = min(k, first + block_size)
             step = scale[row, block]
-            low, high = _limits(step, np.float32(zero_point[row, block]), top)
+            low, high = limits_of(step, np.float32(zero_point[row, block]), top)
             lanes[:] = 0.0
             whole = first + (last - first) // _LANES * _LANES
             for start in range(first, whole, _LANES):

@@ -12,9 +12,10 @@ from numba import prange
 
 from onnxfq.quantized import SMALLEST_SCALE, Extent, Float32Array, QuantizedWeight, Uint8Array
 from onnxfq.scheme import Scheme
+from onnxfq.solvers.blocks import limits_of
+from onnxfq.solvers.rtn import spanning_grid
 from onnxfq.system.compiled import compiled
 
-_LARGEST = float(np.finfo(np.float32).max)
 _TOGETHER = 256  # outputs that are rounded side by side
 
 
@@ -77,16 +78,11 @@ def _round(
                     value = np.float64(values[j])
                     energies[j] += value * value
             least, largest = min(least, low[:width].min()), max(largest, high[:width].max())
-            for j in range(width):  # as in `rtn`
-                lowest, highest = min(np.float64(low[j]), 0.0), max(np.float64(high[j]), 0.0)
-                exact = min((highest - lowest) / top, _LARGEST)
-                rounded = np.float32(exact)
-                if np.float64(rounded) < exact * (1 - 2.0**-20):  # among subnormal numbers
-                    rounded = smallest
-                step[j] = max(rounded, smallest)
-                zero[j] = np.float32(min(max(np.rint(-lowest / step[j]), 0.0), np.float64(top)))
-                reach = np.float32(np.floor(_LARGEST / step[j]))
-                bottom[j], ceiling[j] = max(-zero[j], -reach), min(np.float32(top) - zero[j], reach)
+            for j in range(width):
+                lowest, highest = np.float64(min(low[j], np.float32(0))), np.float64(max(high[j], np.float32(0)))
+                step[j], point = spanning_grid(lowest, highest, top, smallest)
+                zero[j] = np.float32(point)
+                bottom[j], ceiling[j] = limits_of(step[j], zero[j], np.float32(top))
                 squares[j] = np.float32(0)
             for row in range(first, last):
                 values, line = stored[row, start + left : start + left + width], places[row - first]

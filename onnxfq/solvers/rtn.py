@@ -65,6 +65,17 @@ def _grid(lowest: Float32Array, highest: Float32Array, top: int) -> tuple[Float3
     return scale, zero_point
 
 
+@compiled()
+def spanning_grid(low: np.float64, high: np.float64, top: int, smallest: np.float32) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of the grid with codes 0 to `top` that spans [low, high]; for compiled loops."""
+    exact = min((high - low) / top, _LARGEST)
+    step = np.float32(exact)
+    if np.float64(step) < exact * (1 - 2.0**-20):  # among subnormal numbers
+        step = smallest
+    step = max(step, smallest)
+    return step, np.uint8(min(max(np.rint(-low / step), 0.0), np.float64(top)))
+
+
 @compiled(parallel=True)
 def _fill_grid(
     lowest: Float32Array,
@@ -77,13 +88,7 @@ def _fill_grid(
     for row in prange(lowest.shape[0]):
         for block in range(lowest.shape[1]):
             low, high = np.float64(lowest[row, block]), np.float64(highest[row, block])
-            exact = min((high - low) / top, _LARGEST)
-            step = np.float32(exact)
-            if np.float64(step) < exact * (1 - 2.0**-20):  # among subnormal numbers
-                step = smallest
-            step = max(step, smallest)
-            scale[row, block] = step
-            zero_point[row, block] = np.uint8(min(max(np.rint(-low / step), 0.0), np.float64(top)))
+            scale[row, block], zero_point[row, block] = spanning_grid(low, high, top, smallest)
 
 
 def _symmetric_scale(low: Float64Array, high: Float64Array, scheme: Scheme) -> Float64Array:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxfq.errors import GateError
-from onnxfq.evaluate import Gate
+from onnxfq.evaluate import Gate, require_all
 
 JSON_VERSION = 1
 
@@ -152,9 +151,7 @@ class Benchmark:
         Raises:
             GateError: one does not.
         """
-        failed = [str(gate) for gate in self.gates if not gate.passed]
-        if failed:
-            raise GateError(f"{self.model} fails {len(failed)} gates: {'; '.join(failed)}.")
+        require_all(self.model, self.gates)
         return self
 
     def to_json(self) -> dict[str, Any]:
