@@ -31,9 +31,9 @@ SAMPLES, TOKENS = 32, 128
 DECODER = Decoder(layers=16, hidden=1536, inner=4096, heads=12, kv_heads=4, vocab=16000, dtype="float32")
 # Parts of the work by the functions that do them; none of them calls another one.
 PARTS = {
-    "running samples, summing their statistics": ("onnxfq.calibrate.streams:Streams._run",),
-    "solving and packing": ("onnxfq.quantizing.solving:solve_weight",),
-    "checkpoints": ("onnxfq.calibrate.checkpoint:Checkpoint.save",),
+    "running samples, summing their statistics": ("onnxfq.calibration.streams:Streams._run",),
+    "solving and packing": ("onnxfq.quantization.solve:solve_weight",),
+    "checkpoints": ("onnxfq.calibration.checkpoint:Checkpoint.save",),
     "writing": ("onnxfq.pipeline:save",),
     "verifying": ("onnxfq.pipeline:verify",),
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxfq.benchmarking.benchmark import benchmark
+    from onnxfq.benchmarking.measurements import Benchmark
     from onnxfq.errors import (
         DataError,
         ExecutorError,
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from onnxfq.evaluation.evaluating import evaluate
-    from onnxfq.evaluation.evaluation import Evaluation
+    from onnxfq.evaluation.evaluate import evaluate
+    from onnxfq.evaluation.result import Evaluation
     from onnxfq.exporting import export
     from onnxfq.options import Options
     from onnxfq.pipeline import inspect, quantize
     from onnxfq.reports.report import Report
     from onnxfq.scheme import Scheme
-    from onnxfq.timing.benchmarking import benchmark
-    from onnxfq.timing.measurements import Benchmark
 
     __version__: str
 
@@ -58,13 +56,13 @@ __all__ = [
 
 # Loaded on first use: `import onnxfq` and `onnxfq --help` must not wait for numba and ONNX.
 _HOMES = {
-    "Benchmark": "timing.measurements",
-    "Evaluation": "evaluation.evaluation",
+    "Benchmark": "benchmarking.measurements",
+    "Evaluation": "evaluation.result",
     "Options": "options",
     "Report": "reports.report",
     "Scheme": "scheme",
-    "benchmark": "timing.benchmarking",
-    "evaluate": "evaluation.evaluating",
+    "benchmark": "benchmarking.benchmark",
+    "evaluate": "evaluation.evaluate",
     "export": "exporting",
     "inspect": "pipeline",
     "quantize": "pipeline",
@@ -83,12 +81,3 @@ if not TYPE_CHECKING:  # type checkers know the names above, and must not believ
     def __dir__() -> list[str]:
         """Public names, loaded or not."""
         return sorted({*globals(), *__all__})
-
-    class _Package(ModuleType):
-        """This package, in which `evaluate` is the function: importing the room of that name does not hide it."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if not (name == "evaluate" and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
-
-    sys.modules[__name__].__class__ = _Package

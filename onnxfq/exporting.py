@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxfq.errors import ModelError, UsageError
-from onnxfq.folder import MODEL_SUFFIX, is_folder
+from onnxfq.model_files import MODEL_SUFFIX, is_folder
+from onnxfq.progress import Progress, silent
 from onnxfq.system.output import check_place, commit_folder, staging
-
-Progress = Callable[[str, int, int], None]
 
 DTYPES = ("fp32", "fp16")
 _TALKATIVE = ("optimum", "transformers", "torch", "huggingface_hub")
@@ -55,7 +54,7 @@ def export(
         Traceback (most recent call last):
         onnxfq.errors.UsageError: There is no folder 'no/such/folder'. Name the folder of a checkpoint, or ...
     """
-    tell = progress or (lambda what, done, total: None)
+    tell = progress or silent
     source, target = str(model), Path(output)
     if dtype not in DTYPES:
         raise UsageError(f"Unknown type of weights (got dtype={dtype!r}). Use {' or '.join(DTYPES)}.")

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError, UsageError
-from onnxfq.evaluate.kinds import language_output
-from onnxfq.evaluate.softmax import guesses
-from onnxfq.evaluate.subject import Subject
-from onnxfq.evaluation.examination import Examination, find_model, find_tokenizer
+from onnxfq.evaluation.evaluation_config import Examination, find_tokenizer
 from onnxfq.feeds import Writer, find_writer, read_setting
-from onnxfq.session import Array, resolve_provider
+from onnxfq.feeds.model_kind import language_output
+from onnxfq.metrics.distributions import guesses
+from onnxfq.metrics.evaluated_model import Subject
+from onnxfq.model_files import find_model
+from onnxfq.session import resolve_provider
 
 try:
     from lm_eval.api.model import TemplateLM

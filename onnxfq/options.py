@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from onnxfq.arrays import Array
 from onnxfq.errors import UsageError
-from onnxfq.evaluate import Limits
 from onnxfq.executors.executor import check_executor
+from onnxfq.metrics.limits import Limits
 from onnxfq.scheme import Scheme
-from onnxfq.session import Array, resolve_provider
+from onnxfq.session import resolve_provider
 
 SELF = "self"
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")

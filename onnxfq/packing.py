@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.quantized import STORED_TYPES, Float32Array, QuantizedWeight, Uint8Array
+from onnxfq.arrays import Float32Array, Uint8Array, Uint64Array
+from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.scheme import ScaleType
 from onnxfq.system.compiled import compiled
-
-Uint64Array = npt.NDArray[np.uint64]
 
 _CHUNK_WORDS = 8192  # 64 KiB are hashed as one unit of parallel work
 _LANES = 4

@@ -10,27 +10,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import Unpack
 
-from onnxfq.calibrate import Checkpoint
+from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.executors.executor import HERE, Workers, opened
-from onnxfq.find import find, plan, refuse_nothing, refuse_unmatched
-from onnxfq.folder import (
-    MODEL_SUFFIX,
-    copy_companions,
-    expected_files,
-    is_folder,
-    merge,
-    models_of,
-    refuse_overlap,
-    together,
-)
 from onnxfq.graph import Graph, Spool, save
-from onnxfq.job import Job, Progress, kept_bytes
+from onnxfq.model_files import MODEL_SUFFIX, is_folder, models_of
 from onnxfq.options import Changes, Options, choose_options
-from onnxfq.quantizing.calibration import calibrated
-from onnxfq.quantizing.data import Data, prepare, refuse_unmeasurable
-from onnxfq.quantizing.solving import solve
-from onnxfq.quantizing.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
-from onnxfq.quantizing.work import Work, find_work, working
+from onnxfq.progress import Progress, silent
+from onnxfq.quantization.calibrate import calibrated
+from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
+from onnxfq.quantization.find import find, plan, refuse_nothing, refuse_unmatched
+from onnxfq.quantization.folder import copy_companions, expected_files, merge, refuse_overlap, together
+from onnxfq.quantization.job import Job, kept_bytes
+from onnxfq.quantization.resume import Work, find_work, working
+from onnxfq.quantization.solve import solve
+from onnxfq.quantization.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
+from onnxfq.quantization.validate import validate
+from onnxfq.quantization.verify import verify
 from onnxfq.reports.report import Report
 from onnxfq.session import resolve_provider
 from onnxfq.solvers import describe as describe_solver
@@ -47,8 +42,6 @@ from onnxfq.system.output import (
     staging,
 )
 from onnxfq.system.terminal import size_text
-from onnxfq.validate import validate
-from onnxfq.verify import verify
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
@@ -94,7 +87,7 @@ def quantize(
     keep_memory()
     with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
         work = _quantize_folder if folder else _quantize_file
-        report = work(source, target, chosen, workers, progress or (lambda what, done, total: None))
+        report = work(source, target, chosen, workers, progress or silent)
     return replace(report, seconds=perf_counter() - start)
 
 

@@ -9,13 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
+from onnxfq.arrays import Float32Array, Uint8Array, Uint16Array, Uint32Array
 from onnxfq.scheme import ScaleType
 from onnxfq.system.compiled import compiled
-
-Float32Array = npt.NDArray[np.float32]
-Uint8Array = npt.NDArray[np.uint8]
-Uint16Array = npt.NDArray[np.uint16]
-Uint32Array = npt.NDArray[np.uint32]
 
 STORED_TYPES: dict[ScaleType, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),

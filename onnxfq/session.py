@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError, ProviderError
 from onnxfq.kernels import Provider as Provider
 from onnxfq.signature import Signature, TensorSpec
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from onnxruntime import OrtValue as OrtValue
 
 
-Array = npt.NDArray[Any]
 _LOGGER = logging.getLogger(__name__)
 
 NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds

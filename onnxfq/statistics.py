@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from onnxfq.arrays import Float64Array
 
 Need = Literal["gram", "cross", "absmax", "mean"]
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ import pytest
 
 from onnxfq import ModelError, OutputError, UsageError, cli
 from onnxfq.exporting import export
-from tiny import entries, pair
+from support.tiny import entries, pair
 
 Output = pytest.CaptureFixture[str]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxfq.quantized import SMALLEST_SCALE, STORED_TYPES, QuantizedWeight, round_scale, turned
 from onnxfq.scheme import ScaleType
-from weights import SCALE_TYPES
+from support.weights import SCALE_TYPES
 
 
 def largest(scale_type: ScaleType) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from onnxfq.benchmarking.measurements import Benchmark, Case, Timing
 from onnxfq.commands.printing import add, say, table
 from onnxfq.system.terminal import one_line, printable, size_text
-from onnxfq.timing.measurements import Benchmark, Case, Timing
 
 
 def show_benchmark(found: Benchmark, console: Console) -> None:

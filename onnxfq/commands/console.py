@@ -17,8 +17,8 @@ from onnxfq.errors import OnnxfqError, OutputError, UsageError
 from onnxfq.system.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
-    from onnxfq.commands.progress import Told
-    from onnxfq.evaluate import Gate
+    from onnxfq.commands.progress_bar import Told
+    from onnxfq.metrics.gates import Gate
     from onnxfq.reports.report import Report
 
 GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -83,7 +83,7 @@ def telling(*, quiet: bool = False, verbose: bool = False) -> Iterator[Told]:
     Raises:
         UsageError: both were asked for.
     """
-    from onnxfq.commands.progress import progress
+    from onnxfq.commands.progress_bar import progress
 
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")

@@ -76,7 +76,7 @@ def evaluate(
 ) -> None:
     """Measure how good a model is, and how far it is from the one it was made from. Changes nothing."""
     from onnxfq.commands.tables import show_evaluation
-    from onnxfq.evaluation import evaluating
+    from onnxfq.evaluation import evaluate as evaluating
 
     with telling(quiet=quiet, verbose=verbose) as told:
         result = evaluating.evaluate(
@@ -108,9 +108,9 @@ def benchmark(
     verbose: Verbose = False,
 ) -> None:
     """Measure how fast a model is, beside what it was made from: decoding, prefill, load time, memory, size."""
+    from onnxfq.benchmarking import benchmark as benchmarking
     from onnxfq.commands.benchmark_tables import show_benchmark
     from onnxfq.commands.numbers import parse_numbers
-    from onnxfq.timing import benchmarking
 
     with telling(quiet=quiet, verbose=verbose) as told:
         result = benchmarking.benchmark(

@@ -13,8 +13,8 @@ from rich.text import Text
 from onnxfq.commands.printing import add as _add
 from onnxfq.commands.printing import say as _say
 from onnxfq.commands.printing import table as _table
-from onnxfq.evaluate import OutputAccuracy
-from onnxfq.evaluation.evaluation import Evaluation
+from onnxfq.evaluation.result import Evaluation
+from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.compare import Comparison
 from onnxfq.reports.report import Report, SkipReport, TargetReport
 from onnxfq.system.terminal import one_line, printable, size_text

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from onnxfq.feeds.causal_lm import Ids, Writer, find_writer, slot
 from onnxfq.feeds.feed import Feed, Feeds, always
-from onnxfq.feeds.files import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
-from onnxfq.feeds.own import generate_own
+from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
+from onnxfq.feeds.self_generated import generate_own
 from onnxfq.feeds.text import Text, load_tokenizer, longest, read_setting
-from onnxfq.feeds.writer import Ids, Writer, find_writer, slot
 
 __all__ = [
     "Column",

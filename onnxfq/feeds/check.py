@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.names import is_float, role
-from onnxfq.session import Array, dtype_name
+from onnxfq.session import dtype_name
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
 

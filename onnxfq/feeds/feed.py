@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from onnxfq.session import Array
+from onnxfq.arrays import Array
 
 Feed = dict[str, Array]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
 from onnxfq.feeds.shapes import Sizes, sizes_of
-from onnxfq.session import Array
 from onnxfq.signature import Signature, TensorSpec
 
 UNKNOWN_VOCABULARY = 100  # ids that nearly every embedding has

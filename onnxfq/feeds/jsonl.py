@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.check import check_names
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
 from onnxfq.feeds.names import is_float, is_integer
 from onnxfq.feeds.text import Text
-from onnxfq.session import Array
 from onnxfq.signature import Signature, TensorSpec
 
 _NUMBERS = (int, float, bool)

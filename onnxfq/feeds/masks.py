@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from onnxfq.arrays import Array
 from onnxfq.feeds.names import role, takes_token_ids
-from onnxfq.session import Array
 from onnxfq.signature import Signature
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.check import check_names, shape_text
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
-from onnxfq.session import Array
 from onnxfq.signature import Signature, TensorSpec
 from onnxfq.system.archive import Stored, open_archive
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.errors import DataError
-from onnxfq.feeds.files import read_lines
 from onnxfq.feeds.jsonl import parse_object
+from onnxfq.feeds.readers import read_lines
 
 Record = dict[str, object]
 SUFFIXES = (".csv", ".tsv", ".jsonl")

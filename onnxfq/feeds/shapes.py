@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.names import is_integer, role, stem
-from onnxfq.session import Array
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
 Shape = tuple[Dimension, ...]

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
+from onnxfq.arrays import Array
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
-from onnxfq.graph.detours import Array, Cast, Ints, Way, is_detour, steps
-from onnxfq.graph.files import Scratch
+from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
+from onnxfq.graph.weight_chain import Cast, Ints, Way, is_detour, steps
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from onnx import TensorProto
 
-from onnxfq.graph.census import tensors
 from onnxfq.graph.flow import Flow, Step
+from onnxfq.graph.iter_tensors import tensors
 from onnxfq.graph.model import Graph
 from onnxfq.graph.tensors import describe
 

@@ -20,13 +20,13 @@ from onnx import ModelProto, NodeProto
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
 from onnxfq.graph.calls import check_calls
-from onnxfq.graph.census import garbled, tensors
+from onnxfq.graph.checker_copy import standin
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
-from onnxfq.graph.files import FileSlice, Scratch, unreadable
+from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
+from onnxfq.graph.iter_tensors import garbled, tensors
 from onnxfq.graph.signatures import read_signature
-from onnxfq.graph.spool import Spool
-from onnxfq.graph.standins import standin
+from onnxfq.graph.tensor_file import Spool
 from onnxfq.graph.tensors import NEW, describe, embed, refer, tensor_header, tensor_proto
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature

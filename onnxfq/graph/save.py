@@ -8,10 +8,10 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxfq.errors import ModelError
-from onnxfq.graph.census import tensors
-from onnxfq.graph.files import FileSlice, copy_bytes, create, write_all
+from onnxfq.graph.external_data import FileSlice, copy_bytes, create, write_all
+from onnxfq.graph.iter_tensors import tensors
 from onnxfq.graph.model import Graph
-from onnxfq.graph.spool import Spool
+from onnxfq.graph.tensor_file import Spool
 from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, describe, embed, refer
 from onnxfq.graph.wire import LIFT_BYTES, field_header, raw_data_header
 

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import MOST_DIMENSIONS
-from onnxfq.graph.files import FileSlice, Scratch, check_slice, external_file
+from onnxfq.graph.external_data import FileSlice, Scratch, check_slice, external_file
 from onnxfq.graph.wire import SELF, reference
 
 NUMPY_TYPES: dict[int, np.dtype[Any]] = {

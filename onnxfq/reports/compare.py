@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxfq.errors import UsageError
-from onnxfq.evaluate import Figure as Measured
+from onnxfq.metrics.metric import Figure as Measured
 from onnxfq.reports.files import check_report_path, write_report
 from onnxfq.reports.layers import Layer, layers_of
 from onnxfq.reports.page import comparison_page

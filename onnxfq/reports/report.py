@@ -7,9 +7,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError
-from onnxfq.evaluate import Figure, Gate, Latency, Limits, OutputAccuracy, measured, require_all
+from onnxfq.metrics.gates import Gate, require_all
+from onnxfq.metrics.limits import Limits
+from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.files import check_kind, write_report
+from onnxfq.reports.measured import measured
 from onnxfq.reports.page import report_page
 from onnxfq.reports.reading import build, read_object
 from onnxfq.rules import Skip

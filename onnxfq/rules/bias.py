@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from onnxfq.arrays import Float64Array
 from onnxfq.graph import Constant, Flow, Graph, Node, Spool, make_node
 from onnxfq.rules.target import Target
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

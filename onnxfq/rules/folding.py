@@ -13,13 +13,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from onnxfq.arrays import Float64Array
 from onnxfq.graph import MICROSOFT, Constant, Flow, Graph, Node, Spool
 from onnxfq.rules.norms import OPERATORS
 from onnxfq.rules.target import Target
-
-Float64Array = npt.NDArray[np.float64]
 
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
 

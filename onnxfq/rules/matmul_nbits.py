@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxfq.arrays import Float64Array
 from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstant, Spool, make_node, type_name
 from onnxfq.kernels import Kernel
 from onnxfq.packing import Packed
 from onnxfq.quantized import STORED_TYPES
-from onnxfq.rules.bias import Float64Array, shifted
+from onnxfq.rules.bias import shifted
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import ScaleType
 

@@ -10,12 +10,10 @@ Differs from what the papers do: AWQ (Lin et al. 2023) measures activations; thi
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from onnxfq.arrays import Float64Array
 from onnxfq.graph import Constant, Graph, Node
 from onnxfq.rules.target import Target
-
-Float64Array = npt.NDArray[np.float64]
 
 # Position of γ and of β among the inputs; only the first output is the normalised one.
 OPERATORS = {

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
-from onnxfq.quantized import Float32Array, turned
+from onnxfq.quantized import turned
 from onnxfq.scheme import ScaleType
 
 

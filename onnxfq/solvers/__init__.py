@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.errors import UsageError
-from onnxfq.quantized import Float32Array, QuantizedWeight
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.awq import Awq
 from onnxfq.solvers.curvature import curvature, moments
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
+from onnxfq.solvers.option_text import options_text, parse_options, solver_options
 from onnxfq.solvers.rtn import Rtn
-from onnxfq.solvers.settings import options_text, parse_options, solver_options
-from onnxfq.statistics import Float64Array, Need, Statistics
+from onnxfq.statistics import Need, Statistics
 
 __all__ = ["SOLVERS", "WEIGHTS_PER_SECOND", "Solver", "describe", "forget", "make_solver", "solver_options"]
 

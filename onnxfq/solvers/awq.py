@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.errors import UsageError
-from onnxfq.quantized import Float32Array, QuantizedWeight
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.blocks import Float64Array
 from onnxfq.solvers.clipping import clip
 from onnxfq.solvers.curvature import moments
 from onnxfq.solvers.draft import Draft

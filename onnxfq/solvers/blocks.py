@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import prange
 
-from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array
+from onnxfq.arrays import Float32Array, Float64Array, Uint8Array
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.system.compiled import compiled
-
-Float64Array = npt.NDArray[np.float64]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _LANES = 8  # sums run in this many interleaved parts, so that they vectorise without reordering additions

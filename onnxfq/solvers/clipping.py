@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxfq.quantized import Float32Array, round_scale
+from onnxfq.arrays import Float32Array
+from onnxfq.quantized import round_scale
 from onnxfq.solvers.blocks import encode
 from onnxfq.solvers.curvature import Moments
 from onnxfq.solvers.draft import Draft

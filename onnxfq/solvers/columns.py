@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.quantized import SMALLEST_SCALE, Extent, Float32Array, QuantizedWeight, Uint8Array
+from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.quantized import SMALLEST_SCALE, Extent, QuantizedWeight
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.blocks import limits_of
 from onnxfq.solvers.rtn import spanning_grid

@@ -8,10 +8,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.quantized import Float32Array
+from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.statistics import Statistics
-
-Float64Array = npt.NDArray[np.float64]
 
 _SMALLEST_DAMPING = 1e-4  # where none is asked for and the factorisation fails
 _SMALLEST_CURVATURE = 1e-6  # of a column that no input reaches: its codes still go to the nearest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxfq.quantized import Float32Array, Uint8Array
+from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.refit import best_grid, splitter
 from onnxfq.system.compiled import compiled

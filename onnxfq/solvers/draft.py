@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxfq.quantized import Float32Array, QuantizedWeight, Uint8Array
+from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.quantized import Float32Array, Uint8Array
+from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.solvers.curvature import Curvature
 from onnxfq.solvers.draft import Draft
 from onnxfq.system.compiled import compiled

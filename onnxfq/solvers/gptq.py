@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
-from onnxfq.quantized import Float32Array, QuantizedWeight, round_scale
+from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.curvature import Curvature, curvature
 from onnxfq.solvers.descent import descend

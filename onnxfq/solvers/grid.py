@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.quantized import Float32Array, Uint8Array, round_scale
+from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.quantized import round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import squared_errors
 from onnxfq.solvers.rtn import range_grid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxfq.quantized import Float32Array, QuantizedWeight
+from onnxfq.arrays import Float32Array
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import nearest
 from onnxfq.solvers.grid import fitted_grid

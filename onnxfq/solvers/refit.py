@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.quantized import STORED_TYPES, Float32Array
+from onnxfq.arrays import Float32Array
+from onnxfq.quantized import STORED_TYPES
 from onnxfq.scheme import ScaleType
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.rows import EachChunk

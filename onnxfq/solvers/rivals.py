@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxfq.quantized import Float32Array
+from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.blocks import Float64Array, encode
+from onnxfq.solvers.blocks import encode
 from onnxfq.solvers.curvature import Moments
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.grid import fitted_grid

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import prange
 
-from onnxfq.quantized import SMALLEST_SCALE, Float32Array, QuantizedWeight, Uint8Array, round_scale
+from onnxfq.arrays import Float32Array, Float64Array, Uint8Array
+from onnxfq.quantized import SMALLEST_SCALE, QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import block_ranges, nearest
 from onnxfq.statistics import Need, Statistics
 from onnxfq.system.compiled import compiled
-
-Float64Array = npt.NDArray[np.float64]
 
 _LARGEST = float(np.finfo(np.float32).max)
 

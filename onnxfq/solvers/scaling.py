@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.quantized import Float32Array
+from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import squared_errors
 from onnxfq.solvers.grid import fitted_grid
-
-Float64Array = npt.NDArray[np.float64]
 
 _FURTHEST = np.log(64.0)  # from 1, of a channel's scale
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.quantized import Float32Array
+from onnxfq.arrays import Float32Array
 from onnxfq.solvers.curvature import Curvature, Moments
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.rows import EachChunk

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
-from models import Array, model
 from onnxfq.feeds import Feed, Feeds, generate, generate_own
-from onnxfq.feeds.own import _draw, _write
-from onnxfq.feeds.writer import _pairs, find_writer
+from onnxfq.feeds.causal_lm import _pairs, find_writer
+from onnxfq.feeds.self_generated import _draw, _write
 from onnxfq.graph import Graph
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
+from support.models import Array, model
 
 OPT = Path(__file__).resolve().parents[2] / "models" / "opt-4m"
 V = 16
@@ -116,7 +116,7 @@ def test_a_text_depends_on_seed_and_index_only(tiny_decoder: bytes, monkeypatch:
     texts = rows(own(session)[0])
     assert rows(own(session, samples=2)[0]) == texts[:2]
     assert rows(own(session, seed=1)[0]) != texts
-    monkeypatch.setattr("onnxfq.feeds.writer.BYTES_AT_ONCE", 1)
+    monkeypatch.setattr("onnxfq.feeds.causal_lm.BYTES_AT_ONCE", 1)
     again, told = own(session)
     assert rows(again) == texts
     assert [done for _, done, _ in told] == list(range(1, 49))

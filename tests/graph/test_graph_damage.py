@@ -11,12 +11,12 @@ import onnx
 import onnx.helper
 import pytest
 
-import models
-from models import constant, grid, model
 from onnxfq.errors import ModelError
-from onnxfq.find import find
 from onnxfq.graph import Graph, wire
+from onnxfq.quantization.find import find
 from onnxfq.rules import matmul_nbits
+from support import models
+from support.models import constant, grid, model
 
 TINY = """
     t = Transpose <perm = [1, 0]> (s)

@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-import models
-from models import grid, model, proven
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph
+from support import models
+from support.models import grid, model, proven
 
 W = grid()
 SIZE = W.nbytes

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import Array
 from onnxfq.errors import ModelError
 from onnxfq.graph import Spool
-from onnxfq.graph.files import FileSlice
+from onnxfq.graph.external_data import FileSlice
+from support.models import Array
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import helper
 
-import models
-from models import grid, model, proven, reasons
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph
 from onnxfq.graph import model as graph_model
 from onnxfq.graph.bodies import bodies
 from onnxfq.pipeline import inspect
+from support import models
+from support.models import grid, model, proven, reasons
 
 W = grid()
 

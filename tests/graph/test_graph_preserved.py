@@ -10,8 +10,8 @@ import onnx.helper
 import pytest
 from blake3 import blake3
 
-import models
-from models import Array, K, N, grid, model, proven
+from support import models
+from support.models import Array, K, N, grid, model, proven
 
 W = grid()
 

@@ -11,9 +11,9 @@ import onnx
 import onnx.helper
 import pytest
 
-import models
-from models import Array, Outcome, grid, model, proven
 from onnxfq.errors import ModelError, UsageError
+from support import models
+from support.models import Array, Outcome, grid, model, proven
 
 W = grid(128, 64)  # 4096 bytes of codes, 1024 of scales, 128 of zero points
 BODY = "e = Gather (table, ids)  a = MatMul (e, w)  b = Add (a, row)  y = MatMul (b, v)"

@@ -9,10 +9,10 @@ import onnx
 import onnx.helper
 import pytest
 
-import models
-from models import Array, model
 from onnxfq.graph import Graph
 from onnxfq.signature import Signature, TensorSpec
+from support import models
+from support.models import Array, model
 
 TABLE = np.zeros((50, 64), np.float32)
 

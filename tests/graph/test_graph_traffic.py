@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import model, write
 from onnxfq.graph import Graph, weight_bytes
+from support.models import model, write
 
 TABLE = np.zeros((10, 8), np.float32)  # 320 bytes
 W = np.zeros((8, 8), np.float32)  # 256 bytes

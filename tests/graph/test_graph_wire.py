@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import models
-from models import grid, model
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph, wire
-from onnxfq.graph.census import tensors
+from onnxfq.graph.iter_tensors import tensors
 from onnxfq.graph.wire import SELF, field_header, lift, raw_data_header, varint
+from support import models
+from support.models import grid, model
 
 LARGE = 5000
 FIELDS = st.sampled_from(("raw", "typed", "external"))

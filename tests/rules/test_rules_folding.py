@@ -9,11 +9,11 @@ import onnx
 import onnx.numpy_helper
 import pytest
 
-from models import Array, compare, model, run, tensor, write
-from onnxfq.calibrate import find_stages
-from onnxfq.find import find
+from onnxfq.calibration.stages import find_stages
 from onnxfq.graph import Flow, Graph, Spool, save
+from onnxfq.quantization.find import find
 from onnxfq.rules import Fold, Target, find_fold, fold
+from support.models import Array, compare, model, run, tensor, write
 
 K, N = 64, 32
 RNG = np.random.default_rng(0)

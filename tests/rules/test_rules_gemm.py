@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-import models
-from models import Array, K, M, N, grid, model, proven
-from onnxfq.find import find, plan
 from onnxfq.graph import Graph, Spool, save
 from onnxfq.packing import pack
+from onnxfq.quantization.find import find, plan
 from onnxfq.rules import rewrite, store
 from onnxfq.scheme import Activations, Scheme
 from onnxfq.solvers import make_solver
+from support import models
+from support.models import Array, K, M, N, grid, model, proven
 
 W = grid()
 BIASES: dict[str, tuple[int, ...] | None] = {

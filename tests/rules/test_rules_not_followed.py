@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-import models
-from models import grid, model, proven, reasons
-from onnxfq.find import find
 from onnxfq.graph import Graph
+from onnxfq.quantization.find import find
+from support import models
+from support.models import grid, model, proven, reasons
 
 W = grid()
 COMPUTED = "no constant weight: both inputs are computed at run time"

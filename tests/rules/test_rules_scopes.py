@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-import models
-from models import Array, K, M, Outcome, branch, constant, find, grid, model, proven, tensor
+from support import models
+from support.models import Array, K, M, Outcome, branch, constant, find, grid, model, proven, tensor
 
 W0, W1, SQUARE = grid(seed=1), grid(seed=2), grid(K, K, seed=3, step=2.0**-9)
 

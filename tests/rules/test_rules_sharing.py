@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-import models
-from models import Array, K, N, grid, model, proven
+from support import models
+from support.models import Array, K, N, grid, model, proven
 
 W = grid()
 

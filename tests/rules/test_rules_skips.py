@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-import models
-from models import Array, K, constant, grid, model, proven, reasons
+from support import models
+from support.models import Array, K, constant, grid, model, proven, reasons
 
 W = grid()
 COMPUTED = "no constant weight: both inputs are computed at run time"

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-import models
-from models import BFLOAT16, Array, K, N, grid, model, proven
 from onnxfq.errors import ModelError, SchemeError
+from support import models
+from support.models import BFLOAT16, Array, K, N, grid, model, proven
 
 W = grid()
 

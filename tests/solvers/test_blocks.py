@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.quantized import Float32Array
+from onnxfq.arrays import Float32Array
 from onnxfq.scheme import BITS, BLOCK_SIZES, Scheme
 from onnxfq.solvers.blocks import block_ranges, encode, squared_errors
-from weights import block_errors, matrices, random_codes
+from support.weights import block_errors, matrices, random_codes
 
 
 @given(weight=matrices(2.0**127), block_size=st.sampled_from((*BLOCK_SIZES, 1, 70)))

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration import Float64Array, disturbed, inputs, measured, row_losses
+from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
-from onnxfq.quantized import Float32Array, QuantizedWeight, round_scale
+from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers import make_solver
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics
-from weights import SCALE_TYPES, awkward, matrices, schemes
+from support.calibration import Float64Array, disturbed, inputs, measured, row_losses
+from support.weights import SCALE_TYPES, awkward, matrices, schemes
 
 GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
 K = 150  # no multiple of any block

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration import disturbed, inputs, measured, row_losses
 from onnxfq.scheme import Granularity, Scheme
 from onnxfq.solvers.curvature import curvature, inverse_factor
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics
-from weights import awkward, steps
+from support.calibration import disturbed, inputs, measured, row_losses
+from support.weights import awkward, steps
 
 K = 150
 GRANULARITIES: tuple[int | Granularity, ...] = (32, 128, "channel", "tensor")

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxfq.quantized import Float32Array, round_scale
+from onnxfq.arrays import Float32Array
+from onnxfq.quantized import round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers import make_solver
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
-from weights import SCALE_TYPES, awkward, block_errors, matrices, schemes
+from support.weights import SCALE_TYPES, awkward, block_errors, matrices, schemes
 
 GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
 SLOP = 1 + 1e-12  # sums of squares in another order

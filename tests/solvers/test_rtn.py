@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxfq.quantized import Float32Array, Uint8Array, round_scale
+from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.quantized import round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers import make_solver, rtn
 from onnxfq.solvers.rtn import Rtn, range_grid
-from weights import SCALE_TYPES, awkward, matrices, schemes, steps
+from support.weights import SCALE_TYPES, awkward, matrices, schemes, steps
 
 LARGEST = float(np.finfo(np.float32).max)
 GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
-from onnxfq.quantized import Float32Array, QuantizedWeight
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers import SOLVERS, describe, make_solver, solver_options
 from onnxfq.solvers.hqq import Hqq

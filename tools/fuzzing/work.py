@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxfq.calibrate.checkpoint import Checkpoint
+from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.packing import pack
-from onnxfq.quantizing.solution import Solution, to_arrays
+from onnxfq.quantization.solved_weight import Solution, to_arrays
 from onnxfq.scheme import Scheme
 from onnxfq.solvers import make_solver
 from tools.fuzzing.data import STAGE

@@ -27,13 +27,13 @@ import onnxruntime
 from rich.console import Console
 
 import onnxfq
-import onnxfq.validate
+import onnxfq.quantization.validate
 from onnxfq import cli
-from onnxfq.calibrate.checkpoint import Checkpoint
-from onnxfq.commands.progress import progress
+from onnxfq.calibration.checkpoint import Checkpoint
+from onnxfq.commands.progress_bar import progress
 from onnxfq.errors import OnnxfqError
 from onnxfq.feeds import load_feeds
-from onnxfq.quantizing.solving import parted
+from onnxfq.quantization.solve import parted
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
 from onnxfq.system.terminal import one_line
@@ -269,7 +269,7 @@ def main() -> None:
     folder, traced = Path(sys.argv[1]), "--coverage" in sys.argv
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    onnxfq.validate.LATENCY_SECONDS = 0.0
+    onnxfq.quantization.validate.LATENCY_SECONDS = 0.0
     onnxruntime.set_default_logger_severity(4)
     if "--cold" not in sys.argv:
         warm_up(folder)

@@ -1,0 +1,1 @@
+"""How fast models are: times side by side, load time and memory."""

@@ -1,0 +1,96 @@
+"""How fast this machine reads memory: the limit of everything that has to read all weights for every token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.benchmarking.clocks import WALL, Clock
+from onnxfq.benchmarking.decoding import Repeated
+from onnxfq.session import Session
+from onnxfq.system.compiled import compiled
+
+TRIES = 5
+_LEAST, _MOST = 1 << 28, 1 << 31  # bytes read: so that no cache holds them, and that no memory is too small
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_COLUMNS = 4096
+
+
+class HostBandwidth:
+    """Reads host memory.
+
+    Args:
+        threads: that read at once.
+        clock: what times are measured with; of another thread's work "processor" knows nothing.
+
+    Attributes:
+        best: bytes a second, the most of all measurements.
+        least: the least of them.
+    """
+
+    def __init__(self, threads: int, clock: Clock) -> None:
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._values = np.ones(max(_LEAST, min(2 * _largest_cache(), _MOST)) // 8, np.int64)
+        self._parts = np.array_split(self._values, threads)
+        self.best, self.least = 0.0, float("inf")
+        _sum(self._values[:8])  # compiles
+
+    def measure(self) -> float:
+        """Bytes a second: the best of some reads, now or before."""
+        pool = self._pool
+        return self._best_of((lambda: list(pool.map(_sum, self._parts))) if pool else (lambda: _sum(self._values)))
+
+    def _best_of(self, read: Callable[[], object]) -> float:
+        now = self._values.nbytes / min(self._clock.time(read) for _ in range(TRIES))
+        self.best, self.least = max(self.best, now), min(self.least, now)
+        return self.best
+
+
+class DeviceBandwidth:
+    """Reads and writes a device's memory.
+
+    Args:
+        session: a model Y = op(A) of one element-wise node, float32 [rows, 4096].
+
+    Attributes:
+        best: bytes a second, the most of all measurements.
+        least: the least of them.
+    """
+
+    def __init__(self, session: Session) -> None:
+        array = np.ones((_LEAST // (4 * _COLUMNS), _COLUMNS), np.float32)
+        self._repeated, self._moved = Repeated(session, {"A": array}), 2 * array.nbytes
+        self._repeated.run()
+        self.best, self.least = 0.0, float("inf")
+
+    def measure(self) -> float:
+        """Bytes a second: the best of some runs, now or before."""
+        now = self._moved / min(WALL.time(self._repeated.run) for _ in range(TRIES))
+        self.best, self.least = max(self.best, now), min(self.least, now)
+        return self.best
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@compiled(nogil=True)
+def _sum(values: npt.NDArray[np.int64]) -> np.int64:
+    """Their sum: the cheapest use of all of them."""
+    total = np.int64(0)
+    for index in range(values.shape[0]):
+        total += values[index]
+    return total
+
+
+def _largest_cache() -> int:
+    """Bytes of the processor's last cache; 0 where nothing tells."""
+    sizes = (path.read_text().strip() for path in _CACHES.glob("index*/size"))
+    return max((int(size[:-1]) << 10 for size in sizes if size.endswith("K") and size[:-1].isdecimal()), default=0)

@@ -1,0 +1,175 @@
+"""What a benchmark runs: prompts at once, a token after the other, or a whole input of a model of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import numpy as np
+
+from onnxfq.benchmarking.clocks import Clock
+from onnxfq.benchmarking.decoding import Decoding, Repeated
+from onnxfq.benchmarking.paired import Visit
+from onnxfq.errors import DataError, ModelError
+from onnxfq.feeds import Feed, Ids, Writer, find_writer, generate, has_cache, role, takes_token_ids
+from onnxfq.graph import Graph
+from onnxfq.session import Session
+from onnxfq.signature import Signature
+
+Kind = Literal["prefill", "decode", "run"]
+
+SEED = 0
+VISIT_SECONDS = 0.01  # a visit runs often enough to last that long, so that its first run, not timed, weighs little
+MOST_RUNS = 32  # a visit
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One kind and size of run.
+
+    Attributes:
+        kind: "prefill": a prompt at once. "decode": one token after the other behind a prompt. "run": an input of a
+            model without a cache.
+        batch: rows at once.
+        length: tokens of the prompt or input; None where the model's inputs have no length.
+        tokens: what a run handles in all its rows; None where inputs are no tokens.
+    """
+
+    kind: Kind
+    batch: int
+    length: int | None
+    tokens: int | None
+
+    def __str__(self) -> str:
+        """For people: `decode, batch 1, after 128 tokens`."""
+        length = "" if self.length is None else f"{', after' if self.kind == 'decode' else ','} {self.length} tokens"
+        return f"{self.kind}, batch {self.batch}{length}"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model to be timed.
+
+    Attributes:
+        session: runs it.
+        signature: its inputs, with the vocabulary where it is known.
+        writer: it as a language model with a cache; None where it is none.
+    """
+
+    session: Session
+    signature: Signature
+    writer: Writer | None
+
+    @classmethod
+    def of(cls, session: Session, signature: Signature) -> Contender:
+        """Find out what the model is."""
+        found = find_writer(session, signature) if has_cache(signature) else None
+        return cls(session, signature, found if found and found.cache else None)
+
+
+def kinds_of(graphs: Sequence[Graph]) -> tuple[Kind, ...]:
+    """What can be timed of all of them.
+
+    Raises:
+        ModelError: some take a cache and others do not.
+    """
+    caches = {has_cache(graph.signature) for graph in graphs}
+    if len(caches) > 1:
+        names = ", ".join(str(graph.path) for graph in graphs if has_cache(graph.signature))
+        raise ModelError(f"Only some of the models take cached keys and values ({names}): they cannot be compared.")
+    return ("prefill", "decode") if caches.pop() else ("run",)
+
+
+def workloads(signature: Signature, kind: Kind, batches: Sequence[int], lengths: Sequence[int]) -> list[Workload]:
+    """The runs of one kind that differ in what they feed.
+
+    Raises:
+        DataError: nothing can be made up for the model, or its batch is fixed to another size.
+    """
+    found: dict[tuple[object, ...], Workload] = {}
+    for batch in batches:
+        for length in lengths:
+            feed = make_feed(signature, kind, batch, length)
+            sizes = tuple(array.shape for array in feed.values())
+            found.setdefault(sizes, _workload(signature, kind, batch, length, feed))
+    return list(found.values())
+
+
+def make_feed(signature: Signature, kind: Kind, batch: int, length: int) -> Feed:
+    """Made-up inputs of one run, the same for all models with such inputs."""
+    past = length if kind == "decode" else 0
+    return generate(signature, samples=1, seq_len=length, past=past, seed=SEED, batch=batch)[0]
+
+
+def _workload(signature: Signature, kind: Kind, batch: int, length: int, feed: Feed) -> Workload:
+    data = [spec for spec in signature.inputs if role(spec) == "data"]
+    for spec in data:
+        if feed[spec.name].shape and feed[spec.name].shape[0] != batch:
+            raise DataError(
+                f"The model's input {spec.name} is of shape {list(feed[spec.name].shape)} whatever the batch (got "
+                f"batch {batch}). Use its own batch size, or export it with another."
+            )
+    other = make_feed(signature, kind, batch, length + 1)
+    sized = any(other[name].shape != array.shape for name, array in feed.items())
+    ids = next((feed[spec.name] for spec in data if takes_token_ids(spec)), None)
+    return Workload(kind, batch, length if sized else None, None if ids is None else ids.size)
+
+
+def make_visits(contenders: Sequence[Contender], workload: Workload, clock: Clock, *, tokens: int) -> list[Visit]:
+    """Visits of all contenders, warmed up, which all run equally often.
+
+    Args:
+        contenders: the models.
+        workload: what they run.
+        clock: what it is timed with.
+        tokens: how far a text is continued before it starts again.
+
+    Raises:
+        DataError: the inputs do not fit a model.
+        ModelError: a model does not run.
+    """
+    runs = [_run_of(contender, workload, contenders, tokens) for contender in contenders]
+    fastest = min(min(clock.time(run) for _ in range(2)) for run in runs for _ in range(2))
+    often = min(ceil(VISIT_SECONDS / fastest), MOST_RUNS)
+    return [_visit(run, clock, often) for run in runs]
+
+
+def _visit(run: Callable[[], object], clock: Clock, often: int) -> Visit:
+    """Timed runs behind one that brings the model back into the caches, out of which the others have driven it."""
+
+    def visit() -> list[float]:
+        run()
+        return [clock.time(run) for _ in range(often)]
+
+    return visit
+
+
+def _run_of(
+    contender: Contender, workload: Workload, contenders: Sequence[Contender], tokens: int
+) -> Callable[[], object]:
+    if workload.kind != "decode" or contender.writer is None or any(c.writer is None for c in contenders):
+        length = workload.length or 1
+        return Repeated(contender.session, make_feed(contender.signature, workload.kind, workload.batch, length)).run
+    vocabulary = min(c.writer.vocabulary for c in contenders if c.writer is not None)
+    text = text_of(vocabulary, workload.batch, (workload.length or 1) + tokens)
+    decoding = Decoding(contender.writer, text[:, :-tokens], text[:, -tokens:])
+    return _Continued(decoding)
+
+
+def text_of(vocabulary: int, batch: int, tokens: int) -> Ids:
+    """Made-up token ids [batch, tokens]."""
+    return np.random.default_rng(SEED).integers(vocabulary, size=(batch, tokens))
+
+
+class _Continued:
+    """Decodes a token a call, and from the prompt again when all given tokens are done (which takes no time)."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+
+    def __call__(self) -> None:
+        if not self._decoding.left:
+            self._decoding.restart()
+        self._decoding.step()

@@ -1,0 +1,230 @@
+"""Running a segment on some of the samples: here, one after the other, or a shard of them in another process.
+
+samples → [segment] → what later segments want, errors of outputs, chunks of the stage's statistics
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from onnxfq.arrays import Array
+from onnxfq.calibration.statistics_session import Chunk, Gram
+from onnxfq.errors import DataError
+from onnxfq.executors.serialization import exchanged, hand, take
+from onnxfq.graph import TWIN, Excerpt
+from onnxfq.session import Provider, Session
+
+SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
+_AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
+
+Squares = tuple[float, float]  # of an error and of what it is relative to
+
+exchanged(Excerpt)
+
+
+@exchanged
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A stage's inputs, of which statistics are wanted.
+
+    Attributes:
+        names: of the value in the original, and in the quantised model where it differs.
+        transposed: it is [K, tokens].
+        rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
+        k: columns (rows where transposed) that the stage's weights want.
+    """
+
+    names: tuple[str, ...]
+    transposed: bool
+    rounded_in: int | None
+    k: int
+
+
+@exchanged
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A segment, and what is wanted of it.
+
+    Attributes:
+        part: what runs; None where nothing does.
+        inputs: what it is fed.
+        keeps: values to return.
+        points: values whose errors are wanted.
+        sources: values that drop a sample when they are not finite.
+        measured: of what statistics are wanted; None of nothing.
+        provider: "cpu" or "cuda".
+        threads: for sessions.
+    """
+
+    part: Excerpt | None
+    inputs: tuple[str, ...]
+    keeps: tuple[str, ...]
+    points: tuple[str, ...]
+    sources: frozenset[str]
+    measured: Measured | None
+    provider: Provider
+    threads: int | None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What must be known of a sample."""
+        computed = self.part.outputs if self.part else ()
+        measured = self.measured.names if self.measured else ()
+        return tuple(dict.fromkeys((*self.inputs, *(name for name in measured if name not in computed))))
+
+
+@exchanged
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a segment made of a sample.
+
+    Attributes:
+        bad: the value that was not finite; "" where all were.
+        kept: values by name.
+        errors: of each point, a few rows at a time.
+    """
+
+    bad: str = ""
+    kept: dict[str, Array] = field(default_factory=dict)
+    errors: dict[str, list[Squares]] = field(default_factory=dict)
+
+
+class Running:
+    """A program that was loaded.
+
+    Args:
+        program: what runs.
+        apart: chunks of the statistics are kept apart instead of being added up.
+
+    Attributes:
+        gram: the statistics; None before the first sample.
+    """
+
+    def __init__(self, program: Program, *, apart: bool = False) -> None:
+        self._program, self._apart, part = program, apart, program.part
+        self.gram: Gram | None = None
+        self._session = (
+            Session(part.model, provider=program.provider, threads=program.threads, external_data_folder=part.folder)
+            if part
+            else None
+        )
+
+    def run(self, given: Mapping[str, Array], masks: Sequence[Array]) -> Outcome:
+        """Run one sample.
+
+        Args:
+            given: the values that the program names.
+            masks: of the sample; see `token_masks`.
+        """
+        program = self._program
+        found = self._session.run({name: given[name] for name in program.inputs}) if self._session else {}
+        bad = next((name for name, array in found.items() if self._is_bad(name, array)), None)
+        if bad is not None:
+            return Outcome(bad.removesuffix(TWIN))
+        if program.measured:
+            self._measure(program.measured, {**given, **found}, masks)
+        errors = {name: _squares(found[name], found[name + TWIN], masks) for name in program.points}
+        return Outcome("", {name: found[name] for name in program.keeps}, errors)
+
+    def end_shard(self) -> list[Chunk]:
+        """Add what is still waiting to the statistics; returns the chunks since the last shard where these are kept."""
+        return self.gram.flush() if self.gram else []
+
+    def _is_bad(self, name: str, array: Array) -> bool:
+        watched = array.dtype.kind in "fV" and name.removesuffix(TWIN) in self._program.sources
+        return watched and not np.isfinite(array).all()
+
+    def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
+        original, *twin = (values[name] for name in measured.names)
+        k = measured.k
+        if original.ndim == 0 or original.shape[0 if measured.transposed else -1] != k:
+            raise DataError(
+                f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a "
+                f"weight of {k} rows. Give data that fit the model (--calib), or export it again."
+            )
+        if self.gram is None:
+            self.gram = Gram(
+                original.dtype,
+                k,
+                crossed=bool(twin),
+                transposed=measured.transposed,
+                rounded_in=measured.rounded_in,
+                provider=self._program.provider,
+                threads=self._program.threads,
+                apart=self._apart,
+            )
+        self.gram.add(original, twin[0] if twin else None, _rows(masks, original.size // max(1, k)))
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some samples to be run elsewhere.
+
+    Attributes:
+        program: the file that holds it.
+        samples: the file that holds what is given of each, and its masks.
+        nbytes: of that file.
+        files: what else is read.
+    """
+
+    program: Path
+    samples: Path
+    nbytes: int
+    sources: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is read."""
+        return (self.program, self.samples, *self.sources)
+
+
+def run_shard(shard: Shard) -> Path:
+    """Run samples; returns the file that holds the outcome of each, and the chunks of the statistics."""
+    running = _running(shard.program)
+    outcomes = [running.run(given, masks) for given, masks in take(shard.samples)]
+    return hand(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
+
+
+@lru_cache(maxsize=1)
+def _running(program: Path) -> Running:
+    """The last program, which serves for all its shards."""
+    return Running(take(program), apart=True)
+
+
+def forget_program() -> None:
+    """Give back the memory of the last program."""
+    _running.cache_clear()
+
+
+def count_tokens(feed: Mapping[str, Array], masks: Sequence[Array]) -> int:
+    """About how many tokens a sample has, as far as its inputs tell."""
+    if masks:
+        return int(masks[0].sum())
+    sizes = [a.size if a.dtype.kind in "iub" or a.ndim < 2 else a.size // max(1, a.shape[-1]) for a in feed.values()]
+    return max(sizes, default=0)
+
+
+def _squares(original: Array, quantised: Array, masks: Sequence[Array]) -> list[Squares]:
+    """Squared error and squared size of rows [..., N] of both models; what is not finite counts in neither."""
+    original = original.reshape(-1, original.shape[-1])
+    rows = _rows(masks, len(original))
+    original, quantised = original[rows], quantised.reshape(-1, quantised.shape[-1])[rows]
+    step, found = max(1, _AT_ONCE // original.shape[1]), []
+    for start in range(0, len(original), step):
+        y, twin = (value[start : start + step].astype(np.float64) for value in (original, quantised))
+        finite = np.isfinite(y) & np.isfinite(twin)
+        found.append((float(np.square(y[finite] - twin[finite]).sum()), float(np.square(y[finite]).sum())))
+    return found
+
+
+def _rows(masks: Sequence[Array], count: int) -> Array:
+    """Which of so many tokens count: those of the mask that is about so many, all where there is none."""
+    for mask in masks:
+        if mask.size == count:
+            return np.flatnonzero(mask)
+    return np.arange(count)

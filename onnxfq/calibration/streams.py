@@ -1,0 +1,260 @@
+"""The two streams: every sample through the model as it is, and through the model as far as it is quantised."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxfq.arrays import Array, Float64Array
+from onnxfq.calibration.pieces import PART_OF_MEMORY, Runtime, held
+from onnxfq.calibration.segments import Segment, cut
+from onnxfq.calibration.shards import (
+    SHARD_TOKENS,
+    Measured,
+    Outcome,
+    Program,
+    Running,
+    Shard,
+    Squares,
+    count_tokens,
+    run_shard,
+)
+from onnxfq.calibration.stages import Stage
+from onnxfq.calibration.statistics_session import Gram, Totals
+from onnxfq.calibration.values import Values
+from onnxfq.executors.executor import HERE, Workers
+from onnxfq.executors.serialization import hand, handed, remove, sweep, take
+from onnxfq.feeds import Feed, token_masks
+from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
+from onnxfq.statistics import Statistics
+
+_LOGGER = logging.getLogger(__name__)
+
+Tell = Callable[[], None]  # called after every sample of every segment
+
+
+@dataclass
+class OutputError:
+    """Squared error and squared size of a value, summed over samples."""
+
+    error: float = 0.0
+    energy: float = 0.0
+
+    def add(self, squares: Iterable[Squares]) -> None:
+        """Add what a sample gives, a few rows at a time."""
+        for error, energy in squares:
+            self.error += error
+            self.energy += energy
+
+    @property
+    def relative(self) -> float:
+        """Error relative to size."""
+        return self.error / self.energy if self.energy > 0 else 0.0
+
+
+class Streams:
+    """Runs samples through a model, stage by stage.
+
+    Args:
+        graph: the model; what was quantised so far is among its edits.
+        flow: its data flow.
+        stages: in order.
+        points: for each stage, the values in which its error shows: outputs of its targets, after their biases.
+        feeds: the samples.
+        runtime: where and how to run.
+        workers: who runs it.
+
+    Attributes:
+        dropped: samples that gave NaN or infinity, with the value in which they did.
+        errors: of each point computed so far.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        flow: Flow,
+        stages: Sequence[Stage],
+        points: Sequence[Sequence[str]],
+        feeds: Sequence[Feed],
+        runtime: Runtime,
+        workers: Workers = HERE,
+    ) -> None:
+        self._workers = workers
+        self._graph, self._flow, self._stages, self._runtime = graph, flow, stages, runtime
+        sources = [stage.source for stage in stages]
+        passed = {name for step in flow.ancestors(sources) for name in step.writes}
+        left = [name for point in points for name in point if name not in passed]
+        self._segments = cut(flow, [*([source] for source in sources), left])
+        self._feeds, self._points = feeds, {p for point in points for p in point}
+        self._values = Values(runtime.memory, runtime.folder)
+        self._masks = [token_masks(feed, graph.signature) for feed in feeds]
+        self._twins: set[str] = set()
+        self._alive = list(range(len(feeds)))
+        self._shards = _shards([count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)])
+        self.dropped: dict[int, str] = {}
+        self.errors: dict[str, OutputError] = {}
+        _LOGGER.debug("%d stages in %d segments, %d samples each", len(stages), len(self._segments), len(feeds))
+
+    @property
+    def runs(self) -> int:
+        """How many runs of segments all stages take."""
+        return len(self._segments) * len(self._feeds)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept in memory for the segments to come."""
+        return self._values.held
+
+    def advance(self, index: int, spool: Spool, rounded_in: int | None, tell: Tell) -> Statistics | None:
+        """Run all samples up to a stage, and measure its inputs; None where no sample gives any.
+
+        Args:
+            index: of the stage; one after the other.
+            spool: holds what was quantised so far.
+            rounded_in: columns that share a scale where the stage's kernels round their input to int8, else None.
+            tell: called after every sample.
+        """
+        statistics = self._run(index, spool, tell, rounded_in=rounded_in, measure=True)
+        return statistics if statistics and statistics.tokens and self._alive else None
+
+    def finish(self, spool: Spool, tell: Tell) -> None:
+        """Run what is left to know the error of every point."""
+        self._run(len(self._segments) - 1, spool, tell)
+        self._values.clear()
+
+    def scale(self, name: str, scale: Float64Array) -> None:
+        """Divide a kept value [..., K] of the quantised model by a scale [K], as the edited model will."""
+        for sample in self._alive:
+            value = self._get(self._both(name)[-1], sample)
+            self._values.put(name + TWIN, sample, (value / scale).astype(value.dtype))
+        self._twins.add(name)
+
+    def skip(self, index: int, spool: Spool, tell: Tell) -> None:
+        """Run all samples up to a stage whose result is known already."""
+        self._run(index, spool, tell)
+
+    def close(self) -> None:
+        """Forget what is kept, and leave no file."""
+        self._values.clear()
+        sweep(self._runtime.folder)
+
+    def _run(
+        self, index: int, spool: Spool, tell: Tell, *, rounded_in: int | None = None, measure: bool = False
+    ) -> Statistics | None:
+        """Run a segment on every sample; what later segments want is kept, what nobody wants is freed."""
+        segment = self._segments[index]
+        self._twins |= changed(self._graph, segment.steps, self._twins)
+        measured = None
+        if measure:
+            stage = self._stages[index]
+            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in, stage.k)
+        program = self._program(segment, measured, spool)
+        run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
+        sums = run(program, tell)
+        for name in segment.frees:
+            self._values.free(name)
+            self._values.free(name + TWIN)
+        return sums.statistics() if sums else None
+
+    def _program(self, segment: Segment, measured: Measured | None, spool: Spool) -> Program:
+        computed = {name for step in segment.steps for name in step.writes}
+        points = [name for name in sorted(self._points & computed) if name in self._twins]
+        keeps = [n for name in segment.keeps for n in self._both(name)]
+        outputs = [n for name in dict.fromkeys((*segment.keeps, *points)) for n in self._both(name)]
+        inputs = [n for name in segment.reads for n in self._both(name)]
+        part = None
+        if outputs and self._alive:
+            given = {name: self._held(name) for name in inputs}
+            part = excerpt(self._graph, self._flow, segment.steps, given, outputs, self._twins, spool)
+        sources = frozenset(stage.source for stage in self._stages)
+        runtime = self._runtime
+        return Program(
+            part,
+            tuple(inputs) if part else (),
+            tuple(keeps),
+            tuple(points),
+            sources,
+            measured,
+            runtime.provider,
+            runtime.threads,
+        )
+
+    def _run_here(self, program: Program, tell: Tell) -> Gram | None:
+        running = Running(program)
+        for shard in self._shards:
+            for sample in self._living(shard):
+                outcome = running.run({name: self._get(name, sample) for name in program.given}, self._masks[sample])
+                self._take(sample, outcome, tell)
+            running.end_shard()
+        return running.gram
+
+    def _run_elsewhere(self, program: Program, tell: Tell) -> Totals | None:
+        """Run every shard in another process; what passes between goes through files."""
+        folder, totals = self._runtime.folder, list[Totals]()
+        shards = [samples for shard in self._shards if (samples := self._living(shard))]
+        lent = list[Path]()
+        with handed(folder, program) as file:
+            try:
+                tasks = (self._lend(shard, program, file, lent) for shard in shards)
+                memory = self._runtime.memory // PART_OF_MEMORY
+                for shard, result in zip(shards, self._workers.in_order(run_shard, tasks, memory), strict=True):
+                    outcomes, chunks = take(result)
+                    for sample, outcome in zip(shard, outcomes, strict=True):
+                        self._take(sample, outcome, tell)
+                    for chunk in chunks:
+                        totals = totals or [Totals(chunk.vectors["sum"].size)]
+                        totals[0].add(chunk)
+                    remove(lent.pop(0))
+            finally:
+                for left in lent:
+                    remove(left)
+        return totals[0] if totals else None
+
+    def _lend(self, samples: Sequence[int], program: Program, file: Path, lent: list[Path]) -> Shard:
+        """Write down what a shard needs to know of its samples."""
+        known = [({n: self._get(n, sample) for n in program.given}, self._masks[sample]) for sample in samples]
+        lent.append(hand(self._runtime.folder, known))
+        sources = tuple(path.absolute() for path in self._graph.files)
+        return Shard(file, lent[-1], lent[-1].stat().st_size, sources)
+
+    def _living(self, samples: Iterable[int]) -> list[int]:
+        return [sample for sample in samples if sample in self._alive]
+
+    def _take(self, sample: int, outcome: Outcome, tell: Tell) -> None:
+        """Keep what came of a sample; one that gives NaN or infinity in what is measured or kept is dropped."""
+        tell()
+        if outcome.bad:
+            self.dropped[sample] = outcome.bad
+            self._alive.remove(sample)
+            return
+        for name, value in outcome.kept.items():
+            self._values.put(name, sample, value)
+        for name, squares in outcome.errors.items():
+            self.errors.setdefault(name, OutputError()).add(squares)
+
+    def _both(self, name: str) -> list[str]:
+        return [name, name + TWIN] if name in self._twins else [name]
+
+    def _held(self, name: str) -> Held:
+        first = self._alive[0]
+        dtype = self._values.dtype(name, first) if name in self._values else self._feeds[first][name].dtype
+        return held(name, dtype, [self._shape(name, sample) for sample in self._alive])
+
+    def _shape(self, name: str, sample: int) -> tuple[int, ...]:
+        return self._values.shape(name, sample) if name in self._values else self._feeds[sample][name].shape
+
+    def _get(self, name: str, sample: int) -> Array:
+        return self._values.get(name, sample) if name in self._values else self._feeds[sample][name]
+
+
+def _shards(tokens: Sequence[int]) -> list[range]:
+    """Samples in groups of about `SHARD_TOKENS` tokens: nothing but the data decides, so that sums are always alike."""
+    shards, start, total = list[range](), 0, 0
+    for sample, count in enumerate(tokens):
+        total += count
+        if total >= SHARD_TOKENS or sample == len(tokens) - 1:
+            shards.append(range(start, sample + 1))
+            start, total = sample + 1, 0
+    return shards

@@ -1,0 +1,117 @@
+"""The public `evaluate`: load → recognise the task → judge both models on the same data → gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxfq.errors import UsageError
+from onnxfq.evaluation.evaluation_config import Examination, find_tokenizer
+from onnxfq.evaluation.result import Evaluation
+from onnxfq.evaluation.tasks import JUDGES, MEASURED, TASKS, choose_task, warnings_of
+from onnxfq.metrics.limits import Limits
+from onnxfq.model_files import find_model
+from onnxfq.progress import Progress, silent
+from onnxfq.session import resolve_provider, runtime_version
+from onnxfq.version import VERSION
+
+
+def evaluate(
+    model: str | Path,
+    baseline: str | Path | None = None,
+    *,
+    text: str | Path | None = None,
+    data: str | Path | None = None,
+    task: str = "auto",
+    tokenizer: str | Path | None = None,
+    seq_len: int = 512,
+    samples: int | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    max_ppl_increase: str | float | None = None,
+    max_kl: str | float | None = None,
+    min_cosine: str | float | None = None,
+    max_error: str | float | None = None,
+    max_drop: str | float | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure how good a model is, and how far it is from the one it was made from.
+
+    Both models run through the data together, sample by sample; nothing but numbers is kept of a sample.
+
+    Args:
+        model: an ONNX file, or a folder that holds one, or an encoder and a decoder in optimum's layout.
+        baseline: what it is compared with, such as the model before quantisation; None compares with nothing.
+        text: running text (.txt) for the perplexity of a language model, or for the error of a model's outputs.
+        data: passages whose last word is to be found, pairs of sentences with scores, samples with labels, texts with
+            translations (.csv, .tsv, .jsonl; .npz with labels), or inputs for the error of a model's outputs.
+        task: "language", "sts", "classification", "generation" or "outputs"; "auto" tells it from the model.
+        tokenizer: the folder of tokenizer.json; None looks beside the model, then beside the baseline.
+        seq_len: longest sample, and the length of a window of text, in tokens; the model's own limit holds besides.
+        samples: how many windows, passages, pairs or texts to use at most; None for all.
+        provider: where the models run: "auto", "cpu" or "cuda".
+        threads: threads inside an operator; None leaves the choice to ONNX Runtime.
+        max_ppl_increase: gate: how far the perplexity may be above the baseline's, 0.5 or "1%".
+        max_kl: gate: largest mean KL, in nats.
+        min_cosine: gate: smallest mean cosine of sentences or outputs.
+        max_error: gate: largest relative MSE over the floating outputs.
+        max_drop: gate: how far scores (accuracy, Spearman, BLEU, chrF) may be below the baseline's, 0.01 or "1%".
+        progress: called with (what, done, total) as work goes on.
+
+    Returns:
+        What was measured. Gates that fail do not raise: see `Evaluation.require`.
+
+    Raises:
+        UsageError: what was asked for makes no sense.
+        ModelError: a model cannot be loaded, does not run, or is none for the task.
+        DataError: the data cannot be read, or do not fit the models.
+
+    Example:
+        >>> found = onnxfq.evaluate("model.int4.onnx", "model.onnx", text="test.txt", seq_len=128, samples=4,
+        ...                         max_ppl_increase="20%")
+        >>> found.require()["perplexity"].samples
+        4
+    """
+    limits = Limits.parse(
+        {"max_ppl_increase": max_ppl_increase, "max_kl": max_kl, "min_cosine": min_cosine, "max_error": max_error,
+         "max_drop": max_drop}
+    )  # fmt: skip
+    _check(task, limits, baseline, samples=samples, seq_len=seq_len, threads=threads)
+    source = find_model(Path(model))
+    original = None if baseline is None else find_model(Path(baseline))
+    asked = Examination(
+        source, original, _path(text), _path(data), find_tokenizer(_path(tokenizer), source, original), seq_len,
+        samples, resolve_provider(provider), threads, progress or silent,
+    )  # fmt: skip
+    chosen = choose_task(task, asked)
+    limits.refuse_unmeasured(MEASURED[chosen](asked), chosen)
+    figures, outputs = JUDGES[chosen](asked)
+    return Evaluation(
+        model=str(model),
+        baseline=None if baseline is None else str(baseline),
+        task=chosen,
+        provider=asked.provider,
+        figures=tuple(figures),
+        outputs=tuple(outputs),
+        gates=tuple(limits.gates(figures)),
+        warnings=tuple(warnings_of(chosen, asked)),
+        onnxfq_version=VERSION,
+        runtime_version=runtime_version(),
+        settings=asked.as_json(),
+    )
+
+
+def _check(
+    task: str, limits: Limits, baseline: str | Path | None, *, samples: int | None, seq_len: int, threads: int | None
+) -> None:
+    if task not in TASKS:
+        raise UsageError(f"Unknown task (got task={task!r}). Use {', '.join(TASKS)}.")
+    for name, value in (("samples", samples), ("seq-len", seq_len), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be 1 or more (got {value}).")
+    if limits.chosen and baseline is None:
+        named = " and ".join(f"--{option}" for option in limits.chosen)
+        raise UsageError(f"{named} compares the model with another one. Name that with --baseline.")
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,85 @@
+"""What an evaluation is asked for: the models, the data, and how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxfq.evaluation.encoder_decoder import Translator
+from onnxfq.feeds import Text
+from onnxfq.graph import Graph
+from onnxfq.metrics.evaluated_model import Subject
+from onnxfq.model_files import is_folder
+from onnxfq.progress import Progress
+from onnxfq.session import Provider, Session
+from onnxfq.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """One evaluation, its models found.
+
+    Attributes:
+        model: the file, or the folder of an encoder and a decoder.
+        baseline: the same of what it is compared with.
+        text: running text.
+        data: samples of other kinds.
+        tokenizer: the folder of tokenizer.json.
+        seq_len: longest sample, in tokens.
+        samples: how many at most; None for all.
+        provider: where the models run.
+        threads: inside an operator.
+        progress: called with (what, done, total).
+    """
+
+    model: Path
+    baseline: Path | None
+    text: Path | None
+    data: Path | None
+    tokenizer: Path
+    seq_len: int
+    samples: int | None
+    provider: Provider
+    threads: int | None
+    progress: Progress
+
+    def tell(self, what: str) -> Callable[[int, int], None]:
+        """Progress of one stage."""
+        return lambda done, total: self.progress(what, done, total)
+
+    def session(self, path: Path) -> Session:
+        """A model that runs."""
+        return Session(path, provider=self.provider, threads=self.threads)
+
+    def subjects(self, output: Callable[[Signature], str]) -> tuple[Subject, Subject | None]:
+        """The model and the baseline; `output` finds the one that is looked at."""
+        self.progress("loading", 0, 1)
+        model = self._subject(self.model, output)
+        return model, None if self.baseline is None else self._subject(self.baseline, output)
+
+    def _subject(self, path: Path, output: Callable[[Signature], str]) -> Subject:
+        signature = Graph.load(path).signature
+        return Subject(self.session(path), signature, Text(self.tokenizer, signature, self.seq_len), output(signature))
+
+    def translators(self) -> tuple[Translator, Translator | None]:
+        """The model and the baseline as encoder–decoders."""
+        self.progress("loading", 0, 1)
+        return self._translator(self.model), None if self.baseline is None else self._translator(self.baseline)
+
+    def _translator(self, folder: Path) -> Translator:
+        return Translator(folder, self.tokenizer, seq_len=self.seq_len, provider=self.provider, threads=self.threads)
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """Settings to reproduce a run with."""
+        paths = {name: getattr(self, name) for name in ("text", "data", "tokenizer")}
+        named = {name: None if path is None else str(path) for name, path in paths.items()}
+        return {**named, "seq_len": self.seq_len, "samples": self.samples}
+
+
+def find_tokenizer(given: Path | None, model: Path, baseline: Path | None) -> Path:
+    """The folder that was named, or the first beside a model that has a tokenizer."""
+    if given is not None:
+        return given
+    folders = [path if is_folder(path) else path.parent for path in (model, baseline) if path is not None]
+    return next((folder for folder in folders if (folder / "tokenizer.json").is_file()), folders[0])

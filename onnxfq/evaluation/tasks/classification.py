@@ -1,0 +1,159 @@
+"""Classifiers of text or of arrays: how often they are right, and how far from a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from onnxfq.arrays import Array
+from onnxfq.errors import DataError, ModelError
+from onnxfq.feeds import Column, Feed, read_records
+from onnxfq.feeds.npz import read_arrays
+from onnxfq.feeds.records import text as text_of
+from onnxfq.metrics.distributions import agreement, guesses
+from onnxfq.metrics.evaluated_model import Subject, refuse_different_vocabularies
+from onnxfq.metrics.metric import Figure, mean_figure
+from onnxfq.metrics.perplexity import Told
+
+COLUMNS = (
+    Column("text", ("sentence", "sentence1", "text1", "premise", "question1", "question")),
+    Column("text_pair", ("sentence2", "text2", "hypothesis", "question2"), optional=True),
+    Column("label", ("labels", "class")),
+)
+LABELS = "labels"
+
+Feeder = Callable[[Subject], Feed]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    feed: Feeder
+    label: object
+    where: str
+
+
+@dataclass
+class _Seen:
+    hits: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+
+
+def judge_classes(
+    model: Subject,
+    baseline: Subject | None,
+    path: Path,
+    names: Mapping[str, int],
+    *,
+    samples: int | None,
+    tell: Told,
+) -> list[Figure]:
+    """Accuracy and loss on labelled samples, and KL and top-1 agreement with the baseline.
+
+    Args:
+        model: the classifier.
+        baseline: what it is compared with, sample by sample.
+        path: texts (or pairs of texts) with labels, in a .csv, .tsv or .jsonl file; or a .npz file of the model's
+            inputs with `labels` beside them, the first axis counting samples.
+        names: numbers of the classes by their names; labels that are numbers need none.
+        samples: how many at most, the first ones; None for all.
+        tell: called with how many are done, and how many there are.
+
+    Returns:
+        Figures "accuracy", "loss" (nats) and, with a baseline, "kl" and "top1".
+
+    Raises:
+        DataError: the samples cannot be read, or do not fit the model.
+        ModelError: a model does not run, or scores no classes.
+    """
+    given = list(_from_arrays(path, samples) if path.suffix.lower() == ".npz" else _from_texts(path, samples))
+    if not given:
+        raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
+    seen, before = _Seen(), _Seen()
+    kl: list[float] = []
+    same: list[float] = []
+    for number, sample in enumerate(given, start=1):
+        logits = _scores(model, sample)
+        label = _number(sample, names, logits.shape[1])
+        _add(seen, logits, label)
+        if baseline is not None:
+            expected = _scores(baseline, sample)
+            refuse_different_vocabularies(logits, expected)
+            _add(before, expected, label)
+            agreed = agreement(expected, logits)
+            kl.append(float(agreed.kl[0]))
+            same.append(float(agreed.same[0]))
+        tell(number, len(given))
+    figures = [
+        mean_figure("accuracy", seen.hits, before.hits if baseline else None),
+        mean_figure("loss", seen.loss, before.loss if baseline else None),
+    ]
+    return [*figures, mean_figure("kl", kl), mean_figure("top1", same)] if baseline else figures
+
+
+def _from_texts(path: Path, samples: int | None) -> Iterator[_Sample]:
+    for record, where in read_records(path, COLUMNS, samples=samples):
+        first = text_of(record, "text", where)
+        second = text_of(record, "text_pair", where) if "text_pair" in record else None
+        yield _Sample(_encoder(first, second), record["label"], where)
+
+
+def _encoder(first: str, second: str | None) -> Feeder:
+    return lambda subject: subject.text.encode_pair(first, second)
+
+
+def _from_arrays(path: Path, samples: int | None) -> Iterator[_Sample]:
+    arrays = read_arrays(path)
+    if LABELS not in arrays or arrays[LABELS].ndim != 1:
+        raise DataError(
+            f"There are no labels in {path} (got {', '.join(arrays) or 'nothing'}). Give an array `{LABELS}` [samples] "
+            "beside the model's inputs."
+        )
+    labels = arrays.pop(LABELS)
+    wrong = [name for name, array in arrays.items() if array.ndim == 0 or len(array) != len(labels)]
+    if wrong:
+        raise DataError(
+            f"The arrays in {path} hold other numbers of samples than there are labels (got {', '.join(wrong)}; wanted "
+            f"{len(labels)}). Give as many of each."
+        )
+    for index, label in enumerate(labels[:samples].tolist()):
+        yield _Sample(_slicer(arrays, index), label, f"sample {index + 1} of {path.name}")
+
+
+def _slicer(arrays: Mapping[str, Array], index: int) -> Feeder:
+    return lambda subject: {name: array[index : index + 1] for name, array in arrays.items()}
+
+
+def _scores(subject: Subject, sample: _Sample) -> Array:
+    """The logits [1, classes] of one sample."""
+    found = subject.run(sample.feed(subject), sample.where)
+    rows = found[np.newaxis] if found.ndim == 1 else found
+    if rows.ndim != 2 or len(rows) != 1 or rows.shape[1] < 2:
+        raise ModelError(
+            f"{subject.session.name} scores no classes (got {subject.output} {list(found.shape)} for one sample; "
+            "wanted [1, classes], two classes or more). Evaluate it with --task outputs."
+        )
+    return rows
+
+
+def _number(sample: _Sample, names: Mapping[str, int], classes: int) -> int:
+    """The class that a label names or counts."""
+    text = str(sample.label).strip()
+    number = names.get(text)
+    if number is None:
+        number = int(text) if text.isdecimal() else -1
+    if not 0 <= number < classes:
+        known = f", or one of {', '.join(names)}" if names else ""
+        raise DataError(
+            f"This is no label of the model (in {sample.where}; got {sample.label!r}; wanted 0 to {classes - 1}"
+            f"{known})."
+        )
+    return number
+
+
+def _add(seen: _Seen, logits: Array, label: int) -> None:
+    guessed = guesses(logits, [label])
+    seen.loss.append(float(guessed.loss[0]))
+    seen.hits.append(float(guessed.hit[0]) if not np.isnan(guessed.loss[0]) else np.nan)

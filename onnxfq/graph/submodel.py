@@ -1,0 +1,207 @@
+"""Models made of some steps of a larger one, as it is and as it is being edited, side by side.
+
+    values kept from earlier → [steps as in the source]      → values
+                             → [steps as edited, "twins"]    → the same values in the quantised model
+
+Steps that nothing quantised comes before are the same in both and stand there once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TensorShapeProto, ValueInfoProto
+
+from onnxfq.graph.external_data import FileSlice
+from onnxfq.graph.flow import Flow, Step, captured
+from onnxfq.graph.iter_tensors import tensors
+from onnxfq.graph.model import Graph
+from onnxfq.graph.tensor_file import Spool
+from onnxfq.graph.tensors import NEW, ONNX_TYPES, clear_values, describe, embed, refer
+
+TWIN = "/twin"  # added to the names of values of the quantised model that differ from the original's
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a value that is fed into an excerpt looks like: its type, and its sizes, None where runs differ."""
+
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A model that computes some steps.
+
+    Attributes:
+        model: serialised; large constants are references into the source's files.
+        folder: where those lie.
+        outputs: what it returns.
+    """
+
+    model: bytes
+    folder: Path
+    outputs: tuple[str, ...]
+
+
+def changed(graph: Graph, steps: Iterable[Step], before: Set[str]) -> set[str]:
+    """The names, of those that steps compute, whose values differ between the source and the edited model.
+
+    Args:
+        graph: the model with its edits.
+        steps: in order.
+        before: changed names that earlier steps compute.
+    """
+    found: set[str] = set()
+    for step in steps:
+        if graph.edits.replacement(step.node) or any(name in found or name in before for name in step.reads):
+            found.update(step.writes)
+    return found
+
+
+def excerpt(
+    graph: Graph,
+    flow: Flow,
+    steps: Sequence[Step],
+    held: Mapping[str, Held],
+    outputs: Sequence[str],
+    twins: Set[str],
+    spool: Spool | None,
+) -> Excerpt:
+    """Build a model of some steps.
+
+    Args:
+        graph: the model with its edits.
+        flow: its data flow.
+        steps: what to compute, in order.
+        held: what is fed: names, those of twins with `TWIN` added.
+        outputs: names to return, likewise.
+        twins: all names whose values differ in the edited model, of these steps and of earlier ones.
+        spool: holds the edits' new tensors; None where there are none.
+    """
+    if spool is not None:
+        spool.flush()
+    nodes: list[NodeProto] = []
+    for step in steps:
+        nodes.append(step.node.proto)
+        if not twins.isdisjoint(step.writes):
+            edited = graph.edits.replacement(step.node) or [step.node.proto]
+            nodes += [_renamed(proto, lambda name: name + TWIN if name in twins else name) for proto in edited]
+    model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
+    _import_domains(model, nodes)
+    root = _common_folder(graph.path)
+    model.graph.name = "excerpt"
+    model.graph.node.extend(nodes)
+    for node in model.graph.node:
+        node.name = ""  # which need not be unique in the source's scopes taken together
+    for constant in _constants(graph, flow, nodes):
+        if isinstance(constant, SparseTensorProto):
+            model.graph.sparse_initializer.append(constant)
+        else:
+            model.graph.initializer.append(_portable(constant, graph.path, root, spool))
+    model.graph.input.extend(_input(name, value) for name, value in held.items())
+    model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+    if any(_calls_function(graph, node) for node in nodes):
+        model.functions.extend(graph.model.functions)
+    _embed_inner(model, graph)
+    return Excerpt(bytes(model.SerializeToString()), root, tuple(outputs))
+
+
+def _renamed(proto: NodeProto, name_of: Callable[[str], str]) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    for names in (copy.input, copy.output):
+        for index, name in enumerate(names):
+            names[index] = name_of(name)
+    for attribute in copy.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            _rename_captured(graph, name_of)
+    return copy
+
+
+def _rename_captured(graph: GraphProto, name_of: Callable[[str], str]) -> None:
+    """Rename what a subgraph takes from outside, in all depths."""
+    outer = set(captured(graph))
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in outer:
+                node.input[index] = name_of(name)
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _rename_captured(inner, lambda name: name_of(name) if name in outer else name)
+    for output in graph.output:
+        if output.name in outer:
+            output.name = name_of(output.name)
+
+
+def _constants(graph: Graph, flow: Flow, nodes: Sequence[NodeProto]) -> Iterable[TensorProto | SparseTensorProto]:
+    """The constants that nodes read."""
+    wanted: dict[str, None] = {}
+    for node in nodes:
+        wanted.update(dict.fromkeys(node.input))
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                wanted.update(dict.fromkeys(captured(inner)))
+    added = graph.edits.constants
+    for name in wanted:
+        proto = flow.constants.get(name) or added.get(name)
+        if proto is not None:
+            yield proto
+
+
+def _portable(proto: TensorProto, model: Path, folder: Path, spool: Spool | None) -> TensorProto:
+    """A constant for another model: small ones whole, large ones as references, new ones from the spool."""
+    piece = describe(proto, model).piece
+    copy = TensorProto()
+    copy.CopyFrom(proto)
+    if piece is None:
+        return copy
+    if spool is not None and str(piece.path) == NEW:
+        embed(copy, bytes(FileSlice(spool.path, piece.offset, piece.length).read()))
+        return copy
+    real = piece.path.resolve()
+    if real.is_relative_to(folder):
+        refer(copy, os.fspath(real.relative_to(folder)), piece.offset, piece.length)
+    else:
+        embed(copy, bytes(piece.read()))
+    return copy
+
+
+def _common_folder(model: Path) -> Path:
+    """The folder that all of a model's files lie in: the real one, where the model is a link into a cache."""
+    return model.resolve().parent
+
+
+def _input(name: str, value: Held) -> ValueInfoProto:
+    info = ValueInfoProto(name=name)
+    tensor = info.type.tensor_type
+    tensor.elem_type = ONNX_TYPES[value.dtype]
+    tensor.shape.SetInParent()
+    for size in value.shape:
+        tensor.shape.dim.append(TensorShapeProto.Dimension(**({} if size is None else {"dim_value": size})))
+    return info
+
+
+def _import_domains(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+    known = {opset.domain for opset in model.opset_import}
+    for domain in sorted({node.domain for node in nodes if node.domain} - known):
+        model.opset_import.add(domain=domain, version=1)
+
+
+def _calls_function(graph: Graph, node: NodeProto) -> bool:
+    return any((node.domain, node.op_type) == (f.domain, f.name) for f in graph.model.functions)
+
+
+def _embed_inner(model: ModelProto, graph: Graph) -> None:
+    """Put the bytes of constants inside subgraphs and functions into the message: they may not lie in files there."""
+    for held in tensors(model):
+        if held.main or held.proto.data_location != TensorProto.EXTERNAL:
+            continue
+        piece = describe(held.proto, graph.path, held.label).piece
+        clear_values(held.proto)
+        embed(held.proto, b"" if piece is None else bytes(piece.read()))

@@ -1,0 +1,63 @@
+"""One model and all that was decided about it before any work."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxfq.executors.executor import HERE, Workers
+from onnxfq.graph import Body, Graph
+from onnxfq.options import Options
+from onnxfq.quantization.find import Planned
+from onnxfq.rules import Skip
+from onnxfq.session import Provider
+from onnxfq.solvers import Solver
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What will be done with a model.
+
+    Attributes:
+        graph: the model.
+        options: what was asked for.
+        provider: where it runs.
+        solver: what chooses the codes.
+        planned: the nodes to quantise, each with its kernel.
+        skips: the nodes left alone, with reasons.
+        kept_bytes: of the planned nodes' float weights, those that stay because other nodes read them too.
+        workers: who does what need not be done here.
+    """
+
+    graph: Graph
+    options: Options
+    provider: Provider
+    solver: Solver
+    planned: Sequence[Planned]
+    skips: Sequence[Skip]
+    kept_bytes: int = 0
+    workers: Workers = HERE
+
+    @property
+    def threads(self) -> int | None:
+        """For sessions: at most as many as there are cores; None leaves the choice to ONNX Runtime."""
+        return None if self.options.threads is None else min(self.options.threads, os.cpu_count() or 1)
+
+
+def kept_bytes(graph: Graph, planned: Sequence[Planned]) -> int:
+    """Bytes of float weights that other nodes read too, such as an embedding that is also the output head."""
+    uses = Counter((node.body.root, name) for node in graph.nodes() for name in set(node.inputs))
+    readers: defaultdict[tuple[Body, str], set[str]] = defaultdict(set)
+    for p in planned:
+        reader = p.target.node.outputs[0]
+        for body, name in p.target.weight.names:
+            readers[body.root, name].add(reader)
+            reader = name
+    kept = {
+        p.target.weight.key[:2]: p.target.float_bytes
+        for p in planned
+        if any(uses[body.root, name] > len(readers[body.root, name]) for body, name in p.target.weight.names)
+    }
+    return sum(kept.values())

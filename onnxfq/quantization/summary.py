@@ -1,0 +1,156 @@
+"""From what was decided, done and measured to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from onnxfq.benchmarking.latency import Latency
+from onnxfq.packing import stored_bytes
+from onnxfq.quantization.find import Planned
+from onnxfq.quantization.job import Job
+from onnxfq.quantization.validate import Validation
+from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
+from onnxfq.session import runtime_version
+from onnxfq.solvers import WEIGHTS_PER_SECOND
+from onnxfq.solvers import describe as describe_solver
+from onnxfq.system.terminal import size_text
+from onnxfq.version import VERSION
+
+UNKNOWN_SPEED = 1e6  # weights a second of solvers that are not in the table
+CALIBRATION_TEXTS = (
+    "The perplexity is that of the calibration texts, on which a calibrated model does better than on others. "
+    "Give text held back for it with --eval-text FILE."
+)
+SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
+
+
+def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], calibration: str = "") -> Report:
+    """The report of a run, as far as it is known before anything is compared.
+
+    Args:
+        job: the model and what was decided.
+        output: what was written, None where nothing was.
+        targets: what became, or would become, of each planned node.
+        calibration: where the solver's data come from; "" where it had none.
+    """
+    return Report(
+        source=str(job.graph.path),
+        output=str(output) if output else None,
+        scheme=str(job.options.scheme),
+        algorithm=describe_solver(job.solver),
+        calibration=calibration,
+        provider=job.provider,
+        targets=tuple(targets),
+        skipped=tuple(SkipReport.of(s) for s in job.skips),
+        size=_size(job, targets),
+        estimate=estimate(job),
+        warnings=(*_plan_warnings(job), *(_comparison_warnings(job) if output else ())),
+        onnxfq_version=VERSION,
+        runtime_version=runtime_version(),
+        settings=job.options.as_json(),
+    )
+
+
+def with_validation(report: Report, validation: Validation, job: Job) -> Report:
+    """The report with what the comparison found."""
+    found = replace(
+        report,
+        outputs=validation.outputs,
+        latency=validation.latency,
+        language=validation.language,
+        inputs=validation.inputs,
+        warnings=(
+            *report.warnings,
+            *([validation.untimed] if validation.untimed else []),
+            *speed_warnings(validation.latency),
+            *([CALIBRATION_TEXTS] if validation.language and job.options.eval_text is None else []),
+        ),
+    )
+    return found.judged(job.options.limits)
+
+
+def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:
+    """What to do about cases in which the output is clearly slower than the original."""
+    slower = [f"{x.case}, {x.speedup:.2f}x" for x in latency if x.speedup < SLOWER_BELOW]
+    if slower:
+        yield (
+            f"Slower than the original in some cases ({'; '.join(slower)}). For many rows at once larger blocks "
+            "(--block-size 128) or --bits 8 are faster; --min-speedup makes speed a gate."
+        )
+
+
+def expected_targets(job: Job) -> list[TargetReport]:
+    """What will become of each planned node; a weight that several share counts once."""
+    first: dict[Hashable, str] = {}
+    reports = []
+    for p in job.planned:
+        report = describe(p, job)
+        owner = first.setdefault((p.target.key, p.kernel), report.name)
+        reports.append(report if owner == report.name else replace(report, bytes=0, shares=owner))
+    return reports
+
+
+def describe(p: Planned, job: Job) -> TargetReport:
+    """A planned node, its error not yet known."""
+    target, kernel, scheme = p.target, p.kernel, job.options.scheme
+    return TargetReport(
+        name=target.name,
+        op_type=target.node.op_type,
+        n=target.n,
+        k=target.k,
+        bits=kernel.bits,
+        block_size=kernel.block_size,
+        granularity=scheme.block_size,
+        algorithm=job.solver.name,
+        relative_error=None,
+        float_bytes=target.float_bytes,
+        bytes=stored_bytes(target.n, target.k, kernel.bits, kernel.block_size, scheme.symmetric, target.scale_type),
+        speed=kernel.speed,
+    )
+
+
+def predicted_bytes(job: Job) -> int:
+    """Size of the output's files."""
+    return _size(job, expected_targets(job)).output_bytes
+
+
+def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
+    leaves = {p.target.weight.key[:2]: p.target.float_bytes for p in job.planned}
+    source, before, after = job.graph.source_bytes, sum(leaves.values()), sum(t.bytes for t in targets)
+    weights = sum(t.n * t.k for t in targets if not t.shares)
+    return Size(source, max(1, source - before + job.kept_bytes + after), before, after, weights)
+
+
+def estimate(job: Job) -> Estimate:
+    """Sizes times speeds seen on two cores of a 2023 server; a GPU or more cores only shorten it."""
+    weights = [p.target.n * p.target.k for p in job.planned]
+    comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
+    memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
+    return Estimate(sum(weights) / WEIGHTS_PER_SECOND.get(job.solver.name, UNKNOWN_SPEED) + 2.0, memory)
+
+
+def _plan_warnings(job: Job) -> Iterator[str]:
+    quantized = sum(s.quantized for s in job.skips)
+    if quantized and not job.planned:
+        yield "The model is already quantised: nothing was left to do."
+    elif quantized:
+        yield f"{quantized} nodes were already quantised and stay as they are."
+    elif not job.planned:
+        yield "Nothing to quantise."
+    if job.kept_bytes:
+        kept = size_text(job.kept_bytes)
+        yield f"{kept} of the quantised weights stay in floating point too: nodes of other kinds read them."
+    if any(p.kernel.speed == "slow" for p in job.planned):
+        yield "Some targets run slower than in floating point (--allow-slow)."
+
+
+def _comparison_warnings(job: Job) -> Iterator[str]:
+    if not job.options.validate:
+        yield "NOT VALIDATED: the output was verified, but not compared with the original (--no-validate)."
+    elif job.options.calib is None:
+        yield (
+            "No data were given: the comparison's inputs were made up. With --calib FILE of your own texts or arrays "
+            "(or --calib self) the model is calibrated, which makes the error several times smaller."
+        )

@@ -1,0 +1,50 @@
+"""What the comparison of two models found, as figures that limits can be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from onnxfq.benchmarking.latency import Latency
+from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.output_error import LOGITS_WORDS, OutputAccuracy, worst_figures
+
+_MISSING = {
+    "relative_mse": "no output is floating-point",
+    "cosine": "no output is floating-point",
+    "kl": f"no floating-point output is named {' or '.join(LOGITS_WORDS)}",
+}
+
+
+def measured(
+    outputs: Sequence[OutputAccuracy], latencies: Sequence[Latency], language: Sequence[Figure]
+) -> list[Figure]:
+    """One figure for each that a limit can be about; where there is none, its note says why.
+
+    Args:
+        outputs: accuracy of each output; none where nothing was compared.
+        latencies: each case timed.
+        language: figures on running text.
+    """
+    if not outputs and not latencies:
+        return [Figure(name, None, note="the models were not compared") for name in (*_MISSING, *_OTHERS)]
+    return [*_accuracy(outputs), _slowest(latencies), *(language or [_no_text()])]
+
+
+_OTHERS = ("speedup", "perplexity")
+
+
+def _accuracy(outputs: Sequence[OutputAccuracy]) -> Iterator[Figure]:
+    found = {figure.name: figure for figure in worst_figures(outputs)}
+    for name, note in _MISSING.items():
+        yield found.get(name) or Figure(name, None, note=note)
+
+
+def _slowest(latencies: Sequence[Latency]) -> Figure:
+    if not latencies:
+        return Figure("speedup", None, note="models that are run piece by piece are not timed")
+    slowest = min(latencies, key=lambda latency: latency.speedup)
+    return Figure("speedup", slowest.speedup, note=f"of {slowest.case}")
+
+
+def _no_text() -> Figure:
+    return Figure("perplexity", None, note="the perplexity was not measured: it needs text")

@@ -1,1 +1,0 @@
-"""The public `benchmark`: what is run, how it is timed, and what was found."""

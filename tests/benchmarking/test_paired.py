@@ -1,0 +1,154 @@
+"""Rounds and intervals against clocks and noise of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from onnxfq.benchmarking.paired import MOST, Rounds, Visit, median_interval, time_side_by_side
+
+Draw = Callable[[], float]
+
+
+class World:
+    """A clock that only runs of models advance."""
+
+    def __init__(self) -> None:
+        self.now, self.order = 0.0, ""
+
+    def visit(self, name: str, draw: Draw, often: int = 2) -> Visit:
+        def go() -> Sequence[float]:
+            self.order += name
+            times = [draw() for _ in range(often)]
+            self.now += sum(times)
+            return times
+
+        return go
+
+    def time(self, *visits: Visit, seconds: float = 20.0, seed: int = 0) -> Rounds:
+        return time_side_by_side(visits, seconds=seconds, rng=np.random.default_rng(seed), elapsed=lambda: self.now)
+
+
+def noisy(rng: np.random.Generator, mean: float, noise: float) -> Draw:
+    """Times as on a machine with other programs: some runs take many times as long."""
+    return lambda: mean * float(rng.lognormal(0, noise)) * (1 + 20 * (rng.random() < 0.1))
+
+
+def test_every_round_goes_there_and_back() -> None:
+    world = World()
+    names = "abc"
+    world.time(*(world.visit(name, lambda: 1.0) for name in names), seconds=0)
+    assert len(world.order) == 3 * 6
+    rounds = [world.order[i : i + 6] for i in range(0, 18, 6)]
+    assert all(r == r[::-1] and set(r) == set(names) for r in rounds)
+
+
+def test_the_order_is_random_but_reproducible() -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        world = World()
+        world.time(*(world.visit(name, lambda: 1.0) for name in "abcd"), seconds=200, seed=seed)
+        orders.append(world.order)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_run_that_had_to_wait_does_not_count() -> None:
+    world = World()
+    waits = iter([0.1, 0.1, 9.0] * 1000)
+    a, b = world.visit("a", lambda: next(waits), often=6), world.visit("b", lambda: 0.3, often=6)
+    ratio = world.time(a, b, seconds=1e9).ratio(1)
+    assert [ratio.low, ratio.high] == pytest.approx([3, 3])
+
+
+def test_steady_growth_favours_nobody() -> None:
+    world = World()
+    growing = iter(np.arange(1.0, 1e4))
+    a, b = (world.visit(name, lambda: float(next(growing)), often=1) for name in "ab")
+    assert world.time(a, b, seconds=1e5).ratio(1).middle == pytest.approx(1, abs=1e-12)
+
+
+def test_it_ends_as_soon_as_the_ratio_is_known() -> None:
+    world = World()
+    found = world.time(world.visit("a", lambda: 0.01), world.visit("b", lambda: 0.03), seconds=1e9)
+    assert found.count == 20
+    ratio = found.ratio(1)
+    assert ratio.middle == pytest.approx(3)
+    assert ratio.is_precise
+    assert [len(runs) for runs in found.runs] == [80, 80]
+
+
+def test_it_ends_when_the_time_is_over_and_says_that_the_ratio_is_not_known() -> None:
+    world, rng = World(), np.random.default_rng(0)
+    found = world.time(*(world.visit(n, noisy(rng, 0.1, 0.5)) for n in "ab"), seconds=30)
+    assert 30 <= world.now < 60
+    assert not found.ratio(1).is_precise
+    few = World()
+    found = few.time(*(few.visit(n, lambda: 100.0) for n in "ab"), seconds=1)
+    assert found.count == 3
+    assert not found.ratio(1).is_precise  # alike by chance, for all one knows
+
+
+def test_being_stopped_for_long_does_not_use_up_the_time() -> None:
+    world = World()
+    times = iter([0.1] * 40 + [500.0] + [0.1] * 10_000)
+    rng = np.random.default_rng(0)
+    found = world.time(*(world.visit(n, lambda: next(times) * rng.lognormal(0, 0.4)) for n in "ab"), seconds=30)
+    assert found.count > 20  # of 11, had all of those 500 s counted
+
+
+def test_a_clock_that_stands_still_does_not_run_for_ever() -> None:
+    world, rng = World(), np.random.default_rng(0)
+    visit: Visit = lambda: [float(rng.lognormal(0, 3))]  # noqa: E731
+    assert world.time(visit, visit).count <= MOST
+
+
+def test_without_another_the_time_itself_is_to_be_known() -> None:
+    world = World()
+    assert world.time(world.visit("a", lambda: 0.01), seconds=1e9).count == 20
+
+
+def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
+    inside = 0
+    for seed in range(200):
+        world, rng = World(), np.random.default_rng(seed)
+        found = world.time(
+            *(world.visit(n, noisy(rng, t, 0.3)) for n, t in zip("ab", (0.1, 0.4), strict=True)), seconds=300
+        )
+        ratio = found.ratio(1)
+        assert ratio.sure
+        inside += ratio.low <= 4 <= ratio.high
+    assert inside >= 180
+
+
+def test_two_measurements_of_the_same_agree_when_both_are_precise() -> None:
+    ratios = []
+    for seed in range(20):
+        world, rng = World(), np.random.default_rng(seed)
+        visits = [world.visit(n, noisy(rng, t, 0.1)) for n, t in zip("ab", (0.01, 0.036), strict=True)]
+        ratio = world.time(*visits, seconds=600).ratio(1)
+        assert ratio.is_precise
+        ratios.append(ratio.middle)
+    assert max(ratios) / min(ratios) < 1.03
+
+
+@pytest.mark.parametrize(("count", "covered"), [
+    (6, 0.969), (10, 0.979), (11, 0.988), (60, 0.973), (61, 0.980), (400, 0.960)
+])  # fmt: skip
+def test_the_interval_of_a_median_covers_as_promised(count: int, covered: float) -> None:
+    rng = np.random.default_rng(count)
+    found = [median_interval(rng.exponential(size=count).tolist()) for _ in range(2000)]
+    share = np.mean([i.low <= np.log(2) <= i.high for i in found])
+    assert all(i.sure for i in found)
+    assert share == pytest.approx(covered, abs=0.015)  # from the binomial distribution
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_too_few_values_give_their_extremes_and_no_certainty(count: int) -> None:
+    interval = median_interval([float(v) for v in range(1, count + 1)])
+    assert (interval.low, interval.high, interval.sure, interval.is_precise) == (1, count, False, False)
+
+
+def test_how_wide_an_interval_is() -> None:
+    assert median_interval([1.0] * 5 + [1.1] * 6 + [1.3] * 5).half_width == pytest.approx(0.2 / 1.1)
