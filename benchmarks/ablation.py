@@ -37,7 +37,7 @@ ROWS = {
 
 
 def main() -> None:
-    """Quantise with every row's settings and judge the files."""
+    """Quantize with every row's settings and judge the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("encoder", "decoder"))
     parser.add_argument("folder", type=Path)

@@ -65,7 +65,7 @@ def _timed(function: Callable[..., Any], part: str, seconds: dict[str, float]) -
 
 
 def calibrate(model: Path, out: Path, calib: Path, algorithm: str, memory: str) -> dict[str, Any]:
-    """Quantise, in this process; returns seconds of each part and the peak of the memory."""
+    """Quantize, in this process; returns seconds of each part and the peak of the memory."""
     import onnxfq
 
     seconds: dict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""What a model's bytes are: codes, scales and zero points of quantised weights, and what stays in floating point."""
+"""What a model's bytes are: codes, scales and zero points of quantized weights, and what stays in floating point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DETOURS = ("Cast", "Transpose", "Identity")
 
 
 def contents(path: Path, file_bytes: int) -> dict[str, Any]:
-    """Bytes by kind, and the quantised weights.
+    """Bytes by kind, and the quantized weights.
 
     Args:
         path: the model.
@@ -25,7 +25,7 @@ def contents(path: Path, file_bytes: int) -> dict[str, Any]:
 
     Returns:
         `bytes` by kind: "embedding" are tables of which rows are looked up, "weights" factors of MatMul and Gemm in
-        floating point; they add up to `file_bytes`. `quantised_weights`: how many; `bits_a_weight`: what each takes.
+        floating point; they add up to `file_bytes`. `quantized_weights`: how many; `bits_a_weight`: what each takes.
     """
     model = read(path)
     found = dict.fromkeys(KINDS, 0)
@@ -37,7 +37,7 @@ def contents(path: Path, file_bytes: int) -> dict[str, Any]:
     found["nodes and names"] = file_bytes - sum(found.values())
     packed = sum(found[kind] for kind in _PACKED.values())
     bits = round(8 * packed / weights, 3) if weights else None
-    return {"bytes": found, "quantised_weights": weights, "bits_a_weight": bits}
+    return {"bytes": found, "quantized_weights": weights, "bits_a_weight": bits}
 
 
 def _kind(name: str, graph: GraphProto) -> str:

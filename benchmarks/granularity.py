@@ -23,7 +23,7 @@ ALGORITHMS = ("rtn", "hqq", "gptq")
 
 
 def main() -> None:
-    """Quantise at every granularity with every algorithm, judge the files, print and write the table."""
+    """Quantize at every granularity with every algorithm, judge the files, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text", type=Path, required=True)

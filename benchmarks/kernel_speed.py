@@ -62,7 +62,7 @@ def matmul(size: int, activation_type: str = "float32") -> bytes:
 def matmul_nbits(
     size: int, bits: int, block_size: int, zero_points: str, accuracy_level: int, activation_type: str
 ) -> bytes:
-    """The quantised model; `zero_points` is "default" (no input), "packed" or "float"."""
+    """The quantized model; `zero_points` is "default" (no input), "packed" or "float"."""
     dtype, element_type = ACTIVATIONS[activation_type]
     rng = np.random.default_rng(0)
     k_blocks = size // block_size

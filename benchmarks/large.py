@@ -1,4 +1,4 @@
-"""Time and memory of quantising a model of some gigabytes, tool by tool, whole processes, in turn.
+"""Time and memory of quantizing a model of some gigabytes, tool by tool, whole processes, in turn.
 
     python -m benchmarks.large --out benchmarks/results/large.json
 

@@ -118,7 +118,7 @@ PARTS: dict[str, Part] = {
     "kernels": Part(
         "Kernels",
         "One 4096 x 4096 product by MatMulNBits with zero points: times as fast as ONNX Runtime's float32 MatMul; "
-        "below 1 it is slower than not quantising. int8: activations are rounded on the fly (`accuracy_level=4`).",
+        "below 1 it is slower than not quantizing. int8: activations are rounded on the fly (`accuracy_level=4`).",
         {"kernel_speed": "benchmarks.kernel_speed"},
         asked=True,
     ),
@@ -130,7 +130,7 @@ PARTS: dict[str, Part] = {
     ),
     "large": Part(
         "Some gigabytes",
-        "Quantising a generated model without data: whole processes, file caches warm.",
+        "Quantizing a generated model without data: whole processes, file caches warm.",
         {
             "large": "benchmarks.large",
             "large-hqq": "benchmarks.large --cold --runs 1 "

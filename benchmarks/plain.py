@@ -1,6 +1,6 @@
 """A model rewritten so that every tool finds its weights: constants folded to float32, Gemm split into MatMul and Add.
 
-Other quantisers skip, without a word, weights behind Cast or Transpose and all Gemm nodes; comparing files would then
+Other quantizers skip, without a word, weights behind Cast or Transpose and all Gemm nodes; comparing files would then
 compare how much was left in float. This puts all of them on the same ground.
 """
 

@@ -154,7 +154,7 @@ def one_token(model: ort.InferenceSession, *, decoder: bool) -> dict[str, Array]
     return decoder_feed(model, np.array([[5]], np.int64), past=64) if decoder else encoder_feed(model, [5])
 
 
-def quantise(tool: str, model: Path, out: Path, block_size: int, calib: Path | None) -> dict[str, Any]:
+def quantize(tool: str, model: Path, out: Path, block_size: int, calib: Path | None) -> dict[str, Any]:
     """A row with what the tool's process took, or why there is no file."""
     row: dict[str, Any] = {"tool": tool, "block_size": block_size}
     if TOOLS[tool].calibrates and calib is None:
@@ -190,7 +190,7 @@ def joined(out: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Quantise with every tool, judge every file, and time them against the original in turn."""
+    """Quantize with every tool, judge every file, and time them against the original in turn."""
     arguments = parse()
     decoder = arguments.kind == "decoder"
     if decoder:
@@ -208,7 +208,7 @@ def main() -> None:
             paths: dict[str, Path] = {}
             for tool in arguments.tools:
                 out = Path(folder) / f"{tool}-{block_size}.onnx".replace(" ", "-").replace(",", "")
-                row = quantise(tool, model, out, block_size, arguments.calib)
+                row = quantize(tool, model, out, block_size, arguments.calib)
                 if row["exit_code"] == 0:
                     try:
                         row |= {"file_bytes": out.stat().st_size, **judge(out)}

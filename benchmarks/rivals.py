@@ -1,4 +1,4 @@
-"""Quantisers of other projects that calibrate, or that want an environment of their own.
+"""Quantizers of other projects that calibrate, or that want an environment of their own.
 
 Their requirements contradict each other and onnxfq's, so each lives in a virtual environment of its own, all of them in
 one folder, which the environment variable ONNXFQ_RIVALS names (versions: those the results were measured with):
@@ -60,7 +60,7 @@ def onnxruntime_gptq(*, symmetric: bool) -> Run:
 
 
 def modelopt(method: str, *, zero_points: bool) -> Run:
-    """NVIDIA ModelOpt's 4-bit quantiser with its default settings, but no layer is left out."""
+    """NVIDIA ModelOpt's 4-bit quantizer with its default settings, but no layer is left out."""
 
     def run(model: Path, out: Path, block_size: int, calib: Path | None) -> None:
         import onnx

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed --out benchmarks/results/decode_4096.json
 
-Writes a float model of eight 4096 x 4096 MatMuls, lets every tool quantise it, and runs all files in turn with one row.
+Writes a float model of eight 4096 x 4096 MatMuls, lets every tool quantize it, and runs all files in turn with one row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Time and memory of quantising a model of many gigabytes without data, against copying its files; all caches cold.
+"""Time and memory of quantizing a model of many gigabytes without data, against copying its files; all caches cold.
 
     python tools/generate_decoder.py big/7b --preset 7b
     python -m benchmarks.streaming big/7b/model.onnx --out benchmarks/results/streaming-7b.json
@@ -76,7 +76,7 @@ def validated(model: Path, out: Path, algorithm: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Copy, read and quantise in turn."""
+    """Copy, read and quantize in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--algorithms", nargs="+", default=["rtn", "hqq"])

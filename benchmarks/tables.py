@@ -28,7 +28,7 @@ def markdown(rows: Iterable[Iterable[object]]) -> str:
 
 def summary() -> str:
     """Before and after with the default settings, for the top of the README."""
-    rows: list[list[object]] = [["model", "size", "original", "quantised", "with `--calib`", "speed, one token"]]
+    rows: list[list[object]] = [["model", "size", "original", "quantized", "with `--calib`", "speed, one token"]]
     for name, title, key, label in (
         ("minilm", "all-MiniLM-L6-v2", "spearman", "STS-B Spearman"),
         ("opt-4m", "opt-4m (in `models/`), as float32", "perplexity", "WikiText-2 perplexity"),
@@ -137,7 +137,7 @@ def throughput(name: str) -> str:
     speeds = ["decode, tokens/s", "against float32", "against float16", "prefill, tokens/s", "against float32"]
     rows: list[list[object]] = [[*files, *speeds], *(_throughput_row(row) for row in result["rows"])]
     said = result["published"]
-    size, share = f"{said['float16_gb']:g} → {said['quantised_gb']:g} GB", f"{said['of_float16']:.0%}"
+    size, share = f"{said['float16_gb']:g} → {said['quantized_gb']:g} GB", f"{said['of_float16']:.0%}"
     faster = f"{said['decode_against_float16']:.2f}x"
     rows.append(["published, OPT-30B on GPUs", "", size, share, *[""] * 4, faster, "", ""])
     return markdown(rows)

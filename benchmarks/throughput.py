@@ -6,7 +6,7 @@
 
 Takes any decoder with a KV cache, in float32 or float16. `onnxfq.benchmark` runs every file in turns with the two in
 floating point: tokens a second, and how many times as fast, with an interval. ONNX Runtime computes float16 in float32
-on a CPU, so both are there to compare with; a model that computes in float16 is quantised from either. "contents" in
+on a CPU, so both are there to compare with; a model that computes in float16 is quantized from either. "contents" in
 the result says what the bytes of each file are: embeddings, norms and scales are not 4 bits, and in a small model they
 are much of it. Codes do not change speed: the default algorithm is the quickest.
 """
@@ -28,7 +28,7 @@ FORMATS = ((8, 32), (8, 128), (4, 32), (4, 128))  # bits, block size
 PUBLISHED = {
     "source": "Kim et al. 2023, FineQuant: OPT-30B on GPUs, against float16",
     "float16_gb": 60.0,
-    "quantised_gb": 15.5,
+    "quantized_gb": 15.5,
     "of_float16": 0.26,
     "decode_against_float16": 3.65,
 }
@@ -51,7 +51,7 @@ def has_halves(source: Path) -> bool:
     return any(tensor.data_type == tensor.FLOAT16 and len(tensor.dims) > 1 for tensor in read(source).graph.initializer)
 
 
-def quantised(files: dict[str, Path], folder: Path, algorithm: str, bits_wanted: list[int]) -> list[dict[str, Any]]:
+def quantized(files: dict[str, Path], folder: Path, algorithm: str, bits_wanted: list[int]) -> list[dict[str, Any]]:
     """Rows of files to be measured: the formats, from float16 and, where the model computes in it, from float32."""
     sources = ["float32", "float16"] if computes_in_half(read(files["float16"])) else ["float16"]
     rows = []
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
         files = floating(arguments.folder / "model.onnx", Path(name))
         rows: list[dict[str, Any]] = [{"file": kind, "path": path} for kind, path in files.items()]
-        rows += quantised(files, Path(name), arguments.algorithm, arguments.bits)
+        rows += quantized(files, Path(name), arguments.algorithm, arguments.bits)
         for row in rows:
             path = row.pop("path")
             baselines = {kind: file for kind, file in files.items() if file != path}

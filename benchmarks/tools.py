@@ -1,4 +1,4 @@
-"""Runs one quantiser on one model, alone in its process, so that time and memory are its own.
+"""Runs one quantizer on one model, alone in its process, so that time and memory are its own.
 
     python -m benchmarks.tools TOOL MODEL OUT --block-size 32 --calib CALIB
 
@@ -33,10 +33,10 @@ _VERSIONS = "versions: "
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A quantiser with its settings.
+    """A quantizer with its settings.
 
     Attributes:
-        run: quantises a model into a file, with a block size and, if it calibrates, the folder of samples.
+        run: quantizes a model into a file, with a block size and, if it calibrates, the folder of samples.
         environment: the name of the environment it needs; None for the one that runs the benchmarks.
         calibrates: it needs samples.
     """
@@ -60,7 +60,7 @@ def _onnxfq(algorithm: str) -> Run:
 
 
 def _onnxruntime(algorithm: str, accuracy_level: int | None = None) -> Run:
-    """ONNX Runtime's own quantiser, asymmetric, with its default settings but for block size and accuracy level."""
+    """ONNX Runtime's own quantizer, asymmetric, with its default settings but for block size and accuracy level."""
 
     def run(model: Path, out: Path, block_size: int, _: Path | None) -> None:
         import onnx

@@ -19,7 +19,15 @@ from onnxfq.commands.arguments import (
     Quiet,
     Verbose,
 )
-from onnxfq.commands.console import INTERRUPTED, WRONG_USAGE, complain, messages, print_json, reported, telling
+from onnxfq.commands.console import (
+    INTERRUPTED,
+    WRONG_USAGE,
+    messages,
+    print_error,
+    print_json,
+    report_progress,
+    reported,
+)
 from onnxfq.commands.measure import benchmark, evaluate, show_reports
 from onnxfq.commands.quantize import inspect, quantize
 from onnxfq.errors import OnnxfqError
@@ -51,7 +59,7 @@ def export(
     """Export a transformers model to a folder with ONNX files, through optimum."""
     from onnxfq import exporting
 
-    with telling(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as told:
         files = exporting.export(model, output, task=task, dtype=dtype.value, progress=told)
     for file in files:
         messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -95,7 +103,7 @@ def main() -> NoReturn:
         code = run(sys.argv[1:])
     except Exception:  # noqa: BLE001 - shown in full, with what to do about it
         traceback.print_exc()
-        complain("Bug: this should not have happened. Please report it with all of the above.")
+        print_error("Bug: this should not have happened. Please report it with all of the above.")
         code = OnnxfqError.exit_code
     ignore_signals()
     settle_streams()

@@ -2,7 +2,7 @@
 
 OnnxfqError
 ├── UsageError                 the request itself is wrong (exit code 2)
-│   ├── SchemeError            a quantisation scheme that does not exist, or not on this provider
+│   ├── SchemeError            a quantization scheme that does not exist, or not on this provider
 │   └── ProviderError          an execution provider that was asked for is not there
 ├── ModelError                 the model cannot be read or handled (exit code 3)
 ├── DataError                  calibration or validation data cannot be used (exit code 3)
@@ -44,7 +44,7 @@ class UsageError(OnnxfqError):
 
 
 class SchemeError(UsageError):
-    """A quantisation scheme that does not exist, or that the chosen provider cannot run.
+    """A quantization scheme that does not exist, or that the chosen provider cannot run.
 
     Example:
         >>> onnxfq.Scheme(bits=5)

@@ -18,11 +18,11 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError, UsageError
-from onnxfq.evaluation.evaluation_config import Examination, find_tokenizer
-from onnxfq.feeds import Writer, find_writer, read_setting
+from onnxfq.evaluation.evaluation_config import EvaluationConfig, find_tokenizer
+from onnxfq.feeds import CausalLM, find_causal_lm, read_setting
 from onnxfq.feeds.model_kind import language_output
 from onnxfq.metrics.distributions import guesses
-from onnxfq.metrics.evaluated_model import Subject
+from onnxfq.metrics.evaluated_model import EvaluatedModel
 from onnxfq.model_files import find_model
 from onnxfq.session import resolve_provider
 
@@ -74,10 +74,10 @@ class OnnxModel(TemplateLM):  # type: ignore[misc, unused-ignore]
         super().__init__()
         model = find_model(Path(pretrained))
         folder = find_tokenizer(None if tokenizer is None else Path(tokenizer), model, None)
-        asked = Examination(
+        asked = EvaluationConfig(
             model, None, None, None, folder, max_length, None, resolve_provider(provider), threads, _nothing
         )
-        self.subject: Subject = asked.subjects(language_output)[0]
+        self.subject: EvaluatedModel = asked.subjects(language_output)[0]
         self.max_length = self.subject.text.length
         self.max_gen_toks = max_gen_toks
         self.tokenizer = self.subject.text.tokenizer
@@ -88,7 +88,7 @@ class OnnxModel(TemplateLM):  # type: ignore[misc, unused-ignore]
                 f"Nothing in '{folder}' says which token ends a text (wanted eos_token_id in config.json). Copy the "
                 "original's configuration there."
             )
-        self._writer: Writer | None = find_writer(self.subject.session, self.subject.signature)
+        self._writer: CausalLM | None = find_causal_lm(self.subject.session, self.subject.signature)
 
     @property
     def eot_token_id(self) -> int | None:
@@ -186,7 +186,7 @@ class OnnxModel(TemplateLM):  # type: ignore[misc, unused-ignore]
     def _refuse_nan(self, values: Array) -> None:
         if np.isnan(values).any():
             raise ModelError(
-                f"The scores of {self.subject.session.name} are NaN or infinite. The model is broken: quantise it with "
+                f"The scores of {self.subject.session.name} are NaN or infinite. The model is broken: quantize it with "
                 "other settings, or leave out the nodes that overflow."
             )
 

@@ -27,14 +27,14 @@ ACCURACY_LEVELS: dict[Activations, int] = {"int8": 4, "float": 0}
 COLUMNS = ("provider", "activations", "bits", "zero points", "accuracy_level", "fast blocks", "slow blocks", "note")
 
 _FEW_ROWS = "pays for few rows only"
-_FALLBACK = "falls back to a generic kernel that dequantises on every call"
-_FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise dequantises and multiplies"
+_FALLBACK = "falls back to a generic kernel that dequantizes on every call"
+_FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise dequantizes and multiplies"
 _OPT_IN = "read in ONNX Runtime's source, not run: ep.cuda.fpa_intb_gemm=1 has a faster kernel where N % 64 = 0"
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One way in which ONNX Runtime multiplies by a quantised weight.
+    """One way in which ONNX Runtime multiplies by a quantized weight.
 
     Attributes:
         provider: "cpu" or "cuda".
@@ -43,7 +43,7 @@ class Kernel:
         symmetric: there is no `zero_points` input.
         accuracy_level: 4 rounds the activations to int8 on the fly, 0 does not; CUDA ignores it.
         activation_type: the type of A, scales and Y.
-        speed: "fast", or "slow" where not quantising is faster.
+        speed: "fast", or "slow" where not quantizing is faster.
         note: what else there is to know, with its source.
     """
 
@@ -112,7 +112,7 @@ def _cpu() -> Iterator[Kernel]:
 
 
 def _cuda() -> Iterator[Kernel]:
-    """Fused matrix-vector kernels for blocks up to 128, and for all others dequantisation before every product."""
+    """Fused matrix-vector kernels for blocks up to 128, and for all others dequantization before every product."""
     for activation_type, bits, symmetric, level in product(get_args(ScaleType), (4, 8), (False, True), (0, 4)):
         for block_size in BLOCK_SIZES:
             opt_in = symmetric and block_size == 32 and activation_type != "float32"

@@ -28,10 +28,10 @@ class Options:
     """All settings of `quantize` and `inspect`.
 
     Attributes:
-        scheme: what to quantise to.
+        scheme: what to quantize to.
         algorithm: what chooses the codes, with its options: "auto", "hqq", "gptq:damping=0.02", …
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
-        include: regular expressions (or one); with any, only nodes whose name one of them matches are quantised.
+        include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
         allow_slow: write formats that run slower than floating point.
         calib: inputs to calibrate with and to compare on: .npz, a folder of them, .jsonl or .txt; samples from Python,

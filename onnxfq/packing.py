@@ -50,7 +50,7 @@ class Packed:
 
 
 def pack(q: QuantizedWeight, block_size: int) -> Packed:
-    """Lay a quantised weight out for a kernel of the given block size.
+    """Lay a quantized weight out for a kernel of the given block size.
 
     Args:
         q: the weight, [N, K].

@@ -12,7 +12,7 @@ from typing import Unpack
 
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.executors.executor import HERE, Workers, opened
-from onnxfq.graph import Graph, Spool, save
+from onnxfq.graph import Graph, TensorFile, save
 from onnxfq.model_files import MODEL_SUFFIX, is_folder, models_of
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.progress import Progress, silent
@@ -57,7 +57,7 @@ def quantize(
     progress: Progress | None = None,
     **changes: Unpack[Changes],
 ) -> Report:
-    """Quantise a model, or every model of a folder, and prove the result.
+    """Quantize a model, or every model of a folder, and prove the result.
 
     Args:
         model: an ONNX file, or a folder that holds some (such as an optimum export), whose other files are copied.
@@ -131,7 +131,7 @@ def _quantize_file(source: Path, output: Path, options: Options, workers: Worker
     refuse_unmeasurable(source, [job])
     work = find_work(job, output)
     with staging(output) as folder:
-        _foretell([job], folder, progress)
+        _announce_cost([job], folder, progress)
         data = prepare(job, folder, progress)
         report = _make(job, folder / output.name, data, work, progress)
         job.graph.check_unchanged()
@@ -153,7 +153,7 @@ def _quantize_folder(source: Path, output: Path, options: Options, workers: Work
         left = copy_companions(source, result, files)
         ours = expected_files(result, [job.graph.path.name for job in jobs])
         refuse_losing(output, ours)
-        _foretell(jobs, folder, progress)
+        _announce_cost(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
         reports = [
@@ -195,7 +195,7 @@ def _refuse_idle(jobs: Sequence[Job]) -> None:
         refuse_nothing(job.graph, job.skips)
 
 
-def _foretell(jobs: Sequence[Job], staged: Path, progress: Progress) -> None:
+def _announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None:
     """Refuse what cannot fit on the disk, and say what will take long."""
     check_space(staged, sum(predicted_bytes(job) for job in jobs))
     expected = together([estimate(job) for job in jobs])
@@ -221,18 +221,18 @@ def _make(job: Job, staged: Path, data: Data, work: Work | None, progress: Progr
 def _make_with(
     finished: Checkpoint | None, job: Job, staged: Path, data: Data, source_hash: Future[str], progress: Progress
 ) -> Report:
-    with Spool(staged.with_name(staged.name + ".spool")) as spool:
+    with TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file:
         notes: list[str] = []
         if data.calibration is not None and finished is not None:
             with calibrated(job, data.calibration, finished) as calibration:
-                targets, meant = solve(job, spool, progress, calibration)
+                targets, meant = solve(job, tensor_file, progress, calibration)
                 notes = calibration.notes(targets)
         else:
-            targets, meant = solve(job, spool, progress)
+            targets, meant = solve(job, tensor_file, progress)
         if targets:
             job.graph.set_metadata(_provenance(job, source_hash))
         progress("writing", 0, 1)
-        files = save(job.graph, staged, spool)
+        files = save(job.graph, staged, tensor_file)
     progress("verifying", 0, 1)
     kernels_run = verify(staged, meant, job.provider)
     report = summarize(job, staged, targets, data.origin)

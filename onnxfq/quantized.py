@@ -1,4 +1,4 @@
-"""A quantised weight in canonical space, and the affine grid it lies on."""
+"""A quantized weight in canonical space, and the affine grid it lies on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from onnxfq.arrays import Float32Array, Uint8Array, Uint16Array, Uint32Array
+from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.scheme import ScaleType
 from onnxfq.system.compiled import compiled
 
@@ -53,7 +53,7 @@ class QuantizedWeight:
         """(N, K): outputs, inputs."""
         return self.codes.shape[0], self.codes.shape[1]
 
-    def dequantise(self) -> Float32Array:
+    def dequantize(self) -> Float32Array:
         """The weights the codes stand for, [N, K] float32."""
         k = self.shape[1]
         scale = np.repeat(self.scale, self.block_size, axis=1)[:, :k]
@@ -85,7 +85,7 @@ def round_scale(scale: npt.NDArray[np.floating], scale_type: ScaleType, *, cover
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class WeightRange:
     """What some weights take up.
 
     Attributes:
@@ -99,22 +99,21 @@ class Extent:
     largest: float
 
 
-def extent(weight: Float32Array) -> Extent:
+def weight_range(weight: Float32Array) -> WeightRange:
     """What a weight of some elements takes up."""
     sums = np.empty(weight.shape[0], np.float64)
     _row_energies(weight, sums)
-    return Extent(float(sums.sum()), float(weight.min()), float(weight.max()))
+    return WeightRange(float(sums.sum()), float(weight.min()), float(weight.max()))
 
 
 def squared_error(weight: Float32Array, q: QuantizedWeight) -> float:
-    """Σ (w − dequantised)² in float64, without building the dequantised weight; the same for any thread count."""
+    """Σ (w − dequantized)² in float64, without building the dequantized weight; the same for any thread count."""
     rows = np.empty(weight.shape[0], np.float64)
     _row_errors(weight, q.codes, q.scale, q.zero_point, q.block_size, rows)
     return float(rows.sum())
 
 
 _RUN = 256  # how many float32 squares are added up before the sum goes into a float64
-_TILE = 32  # rows and columns of a square that both sides of a transposition keep in the cache
 
 # Sums for reports, not for codes: they may be added in the order that suits the processor's vectors.
 _REORDERED = frozenset({"reassoc", "nsz"})
@@ -156,86 +155,3 @@ def _row_errors(
                     squares += error * error
                 total += np.float64(squares) * np.float64(step) ** 2
         rows[row] = total
-
-
-def widened(stored: npt.NDArray[np.generic], columns: slice) -> Float32Array:
-    """Some columns of an array [K, N] of half precision, C-contiguous, as float32 [K, columns]."""
-    out = np.empty((stored.shape[0], columns.stop - columns.start), np.float32)
-    _widen(stored.view(np.uint16), columns.start, stored.dtype == np.float16, out.view(np.uint32), out)
-    return out
-
-
-_HALF_SCALE = np.float32(2.0**112)  # the difference of the exponents' biases; exact, for subnormals too
-
-
-@compiled()
-def _half(value: np.uint16) -> np.uint32:
-    """Half precision with exponent and mantissa moved to their places in float32, where it is 2**-112 times as much."""
-    half = np.uint32(value)
-    special = np.uint32(0x7F800000) if half & np.uint32(0x7C00) == np.uint32(0x7C00) else np.uint32(0)
-    bits: np.uint32 = (half & np.uint32(0x8000)) << np.uint32(16)
-    return bits | special | ((half & np.uint32(0x7FFF)) << np.uint32(13))
-
-
-@compiled(parallel=True)
-def _widen(stored: Uint16Array, start: int, is_half: bool, bits: Uint32Array, out: Float32Array) -> None:
-    for row in prange(out.shape[0]):
-        values, line, numbers = stored[row, start : start + out.shape[1]], bits[row], out[row]
-        for i in range(line.size):
-            line[i] = _half(values[i]) if is_half else np.uint32(values[i]) << np.uint32(16)
-        if is_half:
-            for i in range(line.size):
-                numbers[i] *= _HALF_SCALE
-
-
-def turned(part: npt.NDArray[np.generic]) -> Float32Array:
-    """[K, rows] of any float type → [rows, K] float32, contiguous."""
-    out = np.empty(part.shape[::-1], np.float32)
-    if part.dtype == np.float32:
-        _turn(np.asarray(part, np.float32), out)
-    elif part.dtype == np.float16:
-        _turn_half(part.view(np.uint16), out.view(np.uint32), out)
-    elif part.dtype == ml_dtypes.bfloat16:
-        _turn_bfloat(part.view(np.uint16), out.view(np.uint32))
-    else:
-        out[...] = part.T
-    return out
-
-
-@compiled(parallel=True)
-def _turn(part: Float32Array, out: Float32Array) -> None:
-    k, n = part.shape
-    for strip in prange((k + _TILE - 1) // _TILE):  # what is read stands together; what is written is in the cache
-        top = strip * _TILE
-        for left in range(0, n, _TILE):
-            for row in range(left, min(n, left + _TILE)):
-                line = out[row, top : min(k, top + _TILE)]
-                for i in range(line.size):
-                    line[i] = part[top + i, row]
-
-
-@compiled(parallel=True)
-def _turn_half(part: Uint16Array, bits: Uint32Array, out: Float32Array) -> None:
-    k, n = part.shape
-    for strip in prange((k + _TILE - 1) // _TILE):
-        top = strip * _TILE
-        for left in range(0, n, _TILE):
-            for row in range(left, min(n, left + _TILE)):
-                line, values = bits[row, top : min(k, top + _TILE)], out[row, top : min(k, top + _TILE)]
-                for i in range(line.size):
-                    line[i] = _half(part[top + i, row])
-                for i in range(line.size):
-                    values[i] *= _HALF_SCALE
-
-
-@compiled(parallel=True)
-def _turn_bfloat(part: Uint16Array, bits: Uint32Array) -> None:
-    """Bfloat16 is the upper half of a float32."""
-    k, n = part.shape
-    for strip in prange((k + _TILE - 1) // _TILE):
-        top = strip * _TILE
-        for left in range(0, n, _TILE):
-            for row in range(left, min(n, left + _TILE)):
-                line = bits[row, top : min(k, top + _TILE)]
-                for i in range(line.size):
-                    line[i] = np.uint32(part[top + i, row]) << np.uint32(16)

@@ -1,4 +1,4 @@
-"""What to quantise to: bits, granularity, symmetry, activations."""
+"""What to quantize to: bits, granularity, symmetry, activations."""
 
 from __future__ import annotations
 

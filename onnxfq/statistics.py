@@ -17,7 +17,7 @@ Need = Literal["gram", "cross", "absmax", "mean"]
 class Statistics:
     """Means over all calibration tokens of the inputs of one stage (all targets that read one tensor).
 
-    `x` is the input in the floating-point model, `x̃` in the model whose earlier stages are already quantised, rounded
+    `x` is the input in the floating-point model, `x̃` in the model whose earlier stages are already quantized, rounded
     as the kernel rounds it (`Scheme.activations`).
 
     Attributes:
@@ -27,10 +27,10 @@ class Statistics:
         absmax: [K], largest `|x̃|` before rounding.
         mean: [K], mean of `x̃`.
         float_mean: [K], mean of `x`.
-        energy: [K], mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
+        mean_square: [K], mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
             normalisation layer before the target still tells it, up to a factor.
-        least: smallest `x̃` of all, before rounding.
-        largest: largest of all.
+        min: smallest `x̃` of all, before rounding.
+        max: largest of all.
     """
 
     tokens: int
@@ -39,12 +39,12 @@ class Statistics:
     absmax: Float64Array | None = None
     mean: Float64Array | None = None
     float_mean: Float64Array | None = None
-    energy: Float64Array | None = None
-    least: float | None = None
-    largest: float | None = None
+    mean_square: Float64Array | None = None
+    min: float | None = None
+    max: float | None = None
 
     def scaled(self, scale: Float64Array) -> Statistics:
-        """The same for inputs that are divided by a scale [K] (but for `least` and `largest`)."""
+        """The same for inputs that are divided by a scale [K] (but for `min` and `max`)."""
 
         def divided(value: Float64Array | None) -> Float64Array | None:
             if value is None:

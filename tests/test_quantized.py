@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.quantized import SMALLEST_SCALE, STORED_TYPES, QuantizedWeight, round_scale, turned
+from onnxfq.half import transposed
+from onnxfq.quantized import SMALLEST_SCALE, STORED_TYPES, QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType
 from support.weights import SCALE_TYPES
 
@@ -16,7 +17,7 @@ def largest(scale_type: ScaleType) -> float:
     return float(ml_dtypes.finfo(STORED_TYPES[scale_type]).max)
 
 
-def test_dequantise_with_a_short_last_block() -> None:
+def test_dequantize_with_a_short_last_block() -> None:
     q = QuantizedWeight(
         codes=np.array([[0, 1, 2, 15, 8]], np.uint8),
         scale=np.array([[0.5, -2.0, 4.0]], np.float32),
@@ -25,8 +26,8 @@ def test_dequantise_with_a_short_last_block() -> None:
         block_size=2,
     )
     assert q.shape == (1, 5)
-    assert q.dequantise().dtype == np.float32
-    np.testing.assert_array_equal(q.dequantise(), [[-0.5, 0.0, 12.0, -14.0, 0.0]])
+    assert q.dequantize().dtype == np.float32
+    np.testing.assert_array_equal(q.dequantize(), [[-0.5, 0.0, 12.0, -14.0, 0.0]])
 
 
 @pytest.mark.parametrize("scale_type", SCALE_TYPES)
@@ -66,7 +67,7 @@ def test_zero_and_overflow(scale_type: ScaleType) -> None:
 def test_every_half_precision_number_is_turned_into_itself(dtype: type) -> None:
     every: npt.NDArray[np.generic] = np.arange(1 << 16, dtype=np.uint16).view(dtype).reshape(1 << 9, 1 << 7)
     for part in (every, every[:, 5:70], every.T):  # whole, some columns, in the other order
-        got = turned(part)
+        got = transposed(part)
         assert got.flags.c_contiguous
         wanted = np.ascontiguousarray(part.T.astype(np.float32))
         real = ~np.isnan(wanted)

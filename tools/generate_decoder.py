@@ -77,7 +77,7 @@ PRESETS = {
 
 
 @dataclass
-class Writer:
+class CausalLM:
     """Tensors on their way into the model and its data files."""
 
     folder: Path
@@ -141,7 +141,7 @@ class Writer:
 class Network:
     """The nodes of a decoder, made in order."""
 
-    def __init__(self, decoder: Decoder, writer: Writer) -> None:
+    def __init__(self, decoder: Decoder, writer: CausalLM) -> None:
         self.decoder, self.writer = decoder, writer
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
@@ -329,7 +329,7 @@ class Network:
 def write_decoder(folder: Path, decoder: Decoder) -> Path:
     """Write `model.onnx`, its data and a `config.json` into a folder; returns the model's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    with Writer(folder, decoder) as writer:
+    with CausalLM(folder, decoder) as writer:
         model = Network(decoder, writer).build()
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())

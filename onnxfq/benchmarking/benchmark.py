@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxfq import doctor
 from onnxfq.benchmarking.bandwidth import DeviceBandwidth, HostBandwidth, processors
-from onnxfq.benchmarking.cases import Contest, measure_costs, plan, time_cases
+from onnxfq.benchmarking.cases import BenchmarkConfig, measure_costs, plan, time_cases
 from onnxfq.benchmarking.clocks import PROCESSOR, QUIET, WALL, Clock
 from onnxfq.benchmarking.measurements import Benchmark, Case
 from onnxfq.benchmarking.paired import PRECISION
@@ -92,7 +92,7 @@ def benchmark(
         count = len(cpus) if cpus and threads is None else threads
         timer = _choose_clock(clock, chosen)
         count = 1 if timer is PROCESSOR else count
-        asked = Contest(
+        asked = BenchmarkConfig(
             graphs=graphs, provider=chosen, threads=count, clock=timer, bandwidth=_bandwidth(chosen, count, timer),
             batches=batches, lengths=_lengths(lengths, graphs, tokens), tokens=tokens, seconds=seconds, loads=loads,
             only=only, progress=progress or silent,

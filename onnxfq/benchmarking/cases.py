@@ -9,11 +9,11 @@ from statistics import median
 import numpy as np
 
 from onnxfq.benchmarking.bandwidth import DeviceBandwidth, HostBandwidth, processors
-from onnxfq.benchmarking.clocks import Clock, Disturbance, kept_busy
+from onnxfq.benchmarking.clocks import Clock, Disturbance, spin_idle_cpus
 from onnxfq.benchmarking.footprint import measure_footprint
 from onnxfq.benchmarking.measurements import Case, ModelCost, Speedup, Timing
 from onnxfq.benchmarking.paired import Rounds, time_side_by_side
-from onnxfq.benchmarking.workloads import SEED, Contender, Workload, kinds_of, make_visits, workloads
+from onnxfq.benchmarking.workloads import SEED, Candidate, Workload, kinds_of, make_visits, workloads
 from onnxfq.errors import UsageError
 from onnxfq.graph import Graph, weight_bytes
 from onnxfq.progress import Progress
@@ -21,7 +21,7 @@ from onnxfq.session import Provider, Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class BenchmarkConfig:
     """One benchmark, its models found.
 
     Attributes:
@@ -53,7 +53,7 @@ class Contest:
     progress: Progress
 
 
-def plan(asked: Contest) -> list[Workload]:
+def plan(asked: BenchmarkConfig) -> list[Workload]:
     """What the models are to run, found out from their signatures alone.
 
     Raises:
@@ -70,7 +70,7 @@ def plan(asked: Contest) -> list[Workload]:
     return [w for kind in chosen for w in workloads(asked.graphs[0].signature, kind, asked.batches, asked.lengths)]
 
 
-def measure_costs(asked: Contest) -> tuple[ModelCost, ...]:
+def measure_costs(asked: BenchmarkConfig) -> tuple[ModelCost, ...]:
     """Load each model in processes of its own, all models in turn.
 
     Raises:
@@ -100,7 +100,7 @@ def measure_costs(asked: Contest) -> tuple[ModelCost, ...]:
     )
 
 
-def time_cases(asked: Contest, planned: Sequence[Workload], costs: Sequence[ModelCost]) -> tuple[Case, ...]:
+def time_cases(asked: BenchmarkConfig, planned: Sequence[Workload], costs: Sequence[ModelCost]) -> tuple[Case, ...]:
     """Time all models side by side, case by case.
 
     Args:
@@ -113,16 +113,16 @@ def time_cases(asked: Contest, planned: Sequence[Workload], costs: Sequence[Mode
         DataError: no inputs can be made up.
     """
     asked.progress("loading", 0, 1)
-    contenders = [
-        Contender.of(Session(g.path, provider=asked.provider, threads=asked.threads), g.signature) for g in asked.graphs
+    candidates = [
+        Candidate.of(Session(g.path, provider=asked.provider, threads=asked.threads), g.signature) for g in asked.graphs
     ]
     timed = []
     for number, workload in enumerate(planned):
         asked.progress("timing", number, len(planned))
         asked.bandwidth.measure()
-        visits = make_visits(contenders, workload, asked.clock, tokens=asked.tokens)
+        visits = make_visits(candidates, workload, asked.clock, tokens=asked.tokens)
         disturbance = Disturbance()
-        with kept_busy(asked.clock, processors()):
+        with spin_idle_cpus(asked.clock, processors()):
             rounds = time_side_by_side(visits, seconds=asked.seconds, rng=np.random.default_rng([SEED, number]))
         timed.append((workload, rounds, disturbance.share()))
     asked.bandwidth.measure()

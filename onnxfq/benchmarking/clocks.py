@@ -54,7 +54,7 @@ def _demand() -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def kept_busy(clock: Clock, count: int) -> Iterator[None]:
+def spin_idle_cpus(clock: Clock, count: int) -> Iterator[None]:
     """By the processor's clock: let idle processors do something, as a machine's other programs would.
 
     How fast a thread runs depends on what the processor beside it does, which often is the same core. Kept busy by

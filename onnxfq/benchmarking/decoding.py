@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxfq.arrays import Array
-from onnxfq.feeds import Feed, Ids, Writer, element_type
+from onnxfq.feeds import CausalLM, Feed, Ids, element_type
 from onnxfq.session import Session, to_array, to_value
 from onnxfq.signature import TensorSpec
 
@@ -55,7 +55,7 @@ class Decoding:
         ModelError: the model does not run.
     """
 
-    def __init__(self, writer: Writer, prompt: Ids, new: Ids) -> None:
+    def __init__(self, writer: CausalLM, prompt: Ids, new: Ids) -> None:
         self._writer = writer
         outputs = Repeated(writer.session, writer.prompt(prompt)).run()
         self._start = {past: outputs[present] for past, present in writer.cache.items()}

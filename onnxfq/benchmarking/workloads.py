@@ -13,7 +13,7 @@ from onnxfq.benchmarking.clocks import Clock
 from onnxfq.benchmarking.decoding import Decoding, Repeated
 from onnxfq.benchmarking.paired import Visit
 from onnxfq.errors import DataError, ModelError
-from onnxfq.feeds import Feed, Ids, Writer, find_writer, generate, has_cache, role, takes_token_ids
+from onnxfq.feeds import CausalLM, Feed, Ids, find_causal_lm, generate, has_cache, role, takes_token_ids
 from onnxfq.graph import Graph
 from onnxfq.session import Session
 from onnxfq.signature import Signature
@@ -49,7 +49,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class Candidate:
     """A model to be timed.
 
     Attributes:
@@ -60,12 +60,12 @@ class Contender:
 
     session: Session
     signature: Signature
-    writer: Writer | None
+    writer: CausalLM | None
 
     @classmethod
-    def of(cls, session: Session, signature: Signature) -> Contender:
+    def of(cls, session: Session, signature: Signature) -> Candidate:
         """Find out what the model is."""
-        found = find_writer(session, signature) if has_cache(signature) else None
+        found = find_causal_lm(session, signature) if has_cache(signature) else None
         return cls(session, signature, found if found and found.cache else None)
 
 
@@ -117,11 +117,11 @@ def _workload(signature: Signature, kind: Kind, batch: int, length: int, feed: F
     return Workload(kind, batch, length if sized else None, None if ids is None else ids.size)
 
 
-def make_visits(contenders: Sequence[Contender], workload: Workload, clock: Clock, *, tokens: int) -> list[Visit]:
-    """Visits of all contenders, warmed up, which all run equally often.
+def make_visits(candidates: Sequence[Candidate], workload: Workload, clock: Clock, *, tokens: int) -> list[Visit]:
+    """Visits of all candidates, warmed up, which all run equally often.
 
     Args:
-        contenders: the models.
+        candidates: the models.
         workload: what they run.
         clock: what it is timed with.
         tokens: how far a text is continued before it starts again.
@@ -130,7 +130,7 @@ def make_visits(contenders: Sequence[Contender], workload: Workload, clock: Cloc
         DataError: the inputs do not fit a model.
         ModelError: a model does not run.
     """
-    runs = [_run_of(contender, workload, contenders, tokens) for contender in contenders]
+    runs = [_run_of(candidate, workload, candidates, tokens) for candidate in candidates]
     fastest = min(min(clock.time(run) for _ in range(2)) for run in runs for _ in range(2))
     often = min(ceil(VISIT_SECONDS / fastest), MOST_RUNS)
     return [_visit(run, clock, often) for run in runs]
@@ -147,14 +147,14 @@ def _visit(run: Callable[[], object], clock: Clock, often: int) -> Visit:
 
 
 def _run_of(
-    contender: Contender, workload: Workload, contenders: Sequence[Contender], tokens: int
+    candidate: Candidate, workload: Workload, candidates: Sequence[Candidate], tokens: int
 ) -> Callable[[], object]:
-    if workload.kind != "decode" or contender.writer is None or any(c.writer is None for c in contenders):
+    if workload.kind != "decode" or candidate.writer is None or any(c.writer is None for c in candidates):
         length = workload.length or 1
-        return Repeated(contender.session, make_feed(contender.signature, workload.kind, workload.batch, length)).run
-    vocabulary = min(c.writer.vocabulary for c in contenders if c.writer is not None)
+        return Repeated(candidate.session, make_feed(candidate.signature, workload.kind, workload.batch, length)).run
+    vocabulary = min(c.writer.vocabulary for c in candidates if c.writer is not None)
     text = text_of(vocabulary, workload.batch, (workload.length or 1) + tokens)
-    decoding = Decoding(contender.writer, text[:, :-tokens], text[:, -tokens:])
+    decoding = Decoding(candidate.writer, text[:, :-tokens], text[:, -tokens:])
     return _Continued(decoding)
 
 

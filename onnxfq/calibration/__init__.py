@@ -1,1 +1,1 @@
-"""Running a model in segments, as it is and as it is being quantised, to measure what solvers want to know."""
+"""Running a model in segments, as it is and as it is being quantized, to measure what solvers want to know."""

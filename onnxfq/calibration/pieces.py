@@ -14,7 +14,7 @@ from onnxfq.calibration.segments import Segment, cut
 from onnxfq.calibration.values import Values
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, always
-from onnxfq.graph import Flow, Graph, Held, Step, excerpt, partition
+from onnxfq.graph import Flow, Graph, Step, ValueInfo, extract_submodel, partition
 from onnxfq.session import Provider, Session
 from onnxfq.system.allocator import return_memory
 
@@ -108,7 +108,7 @@ class Pieces:
 
     def _session(self, segment: Segment, outputs: Sequence[str]) -> Session:
         given = {name: self._held(name) for name in segment.reads}
-        part = excerpt(self._graph, self._flow, segment.steps, given, outputs, frozenset(), None)
+        part = extract_submodel(self._graph, self._flow, segment.steps, given, outputs, frozenset(), None)
         return Session(
             part.model,
             provider=self._runtime.provider,
@@ -120,14 +120,14 @@ class Pieces:
     def _get(self, name: str, sample: int) -> Array:
         return self._values.get(name, sample) if name in self._values else self._feeds[sample][name]
 
-    def _held(self, name: str) -> Held:
+    def _held(self, name: str) -> ValueInfo:
         samples = range(len(self._feeds))
         if name in self._values:
             return held(name, self._values.dtype(name, 0), [self._values.shape(name, s) for s in samples])
         return held(name, self._feeds[0][name].dtype, [self._feeds[s][name].shape for s in samples])
 
 
-def held(name: str, dtype: np.dtype[np.generic], shapes: Iterable[tuple[int, ...]]) -> Held:
+def held(name: str, dtype: np.dtype[np.generic], shapes: Iterable[tuple[int, ...]]) -> ValueInfo:
     """What a value looks like: sizes that all samples share are fixed, which lets ONNX Runtime optimise more.
 
     Raises:
@@ -138,7 +138,7 @@ def held(name: str, dtype: np.dtype[np.generic], shapes: Iterable[tuple[int, ...
     if len(ranks) > 1:
         raise DataError(f"'{name}' has different numbers of dimensions in different samples. Give samples alike.")
     sizes = [{shape[axis] for shape in different} for axis in range(ranks.pop())]
-    return Held(dtype, tuple(next(iter(s)) if len(s) == 1 else None for s in sizes))
+    return ValueInfo(dtype, tuple(next(iter(s)) if len(s) == 1 else None for s in sizes))
 
 
 def _passed(parts: Sequence[Sequence[Step]], outputs: Sequence[str]) -> list[Sequence[str]]:

@@ -15,8 +15,8 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.calibration.statistics_session import Chunk, Gram
 from onnxfq.errors import DataError
-from onnxfq.executors.serialization import exchanged, hand, take
-from onnxfq.graph import TWIN, Excerpt
+from onnxfq.executors.serialization import dump, load, serializable
+from onnxfq.graph import QUANTIZED_SUFFIX, Submodel
 from onnxfq.session import Provider, Session
 
 SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
@@ -24,16 +24,16 @@ _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
 
-exchanged(Excerpt)
+serializable(Submodel)
 
 
-@exchanged
+@serializable
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A stage's inputs, of which statistics are wanted.
 
     Attributes:
-        names: of the value in the original, and in the quantised model where it differs.
+        names: of the value in the original, and in the quantized model where it differs.
         transposed: it is [K, tokens].
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
         k: columns (rows where transposed) that the stage's weights want.
@@ -45,7 +45,7 @@ class Measured:
     k: int
 
 
-@exchanged
+@serializable
 @dataclass(frozen=True, slots=True)
 class Program:
     """A segment, and what is wanted of it.
@@ -61,7 +61,7 @@ class Program:
         threads: for sessions.
     """
 
-    part: Excerpt | None
+    part: Submodel | None
     inputs: tuple[str, ...]
     keeps: tuple[str, ...]
     points: tuple[str, ...]
@@ -78,7 +78,7 @@ class Program:
         return tuple(dict.fromkeys((*self.inputs, *(name for name in measured if name not in computed))))
 
 
-@exchanged
+@serializable
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a segment made of a sample.
@@ -125,10 +125,10 @@ class Running:
         found = self._session.run({name: given[name] for name in program.inputs}) if self._session else {}
         bad = next((name for name, array in found.items() if self._is_bad(name, array)), None)
         if bad is not None:
-            return Outcome(bad.removesuffix(TWIN))
+            return Outcome(bad.removesuffix(QUANTIZED_SUFFIX))
         if program.measured:
             self._measure(program.measured, {**given, **found}, masks)
-        errors = {name: _squares(found[name], found[name + TWIN], masks) for name in program.points}
+        errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], masks) for name in program.points}
         return Outcome("", {name: found[name] for name in program.keeps}, errors)
 
     def end_shard(self) -> list[Chunk]:
@@ -136,7 +136,7 @@ class Running:
         return self.gram.flush() if self.gram else []
 
     def _is_bad(self, name: str, array: Array) -> bool:
-        watched = array.dtype.kind in "fV" and name.removesuffix(TWIN) in self._program.sources
+        watched = array.dtype.kind in "fV" and name.removesuffix(QUANTIZED_SUFFIX) in self._program.sources
         return watched and not np.isfinite(array).all()
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
@@ -186,14 +186,14 @@ class Shard:
 def run_shard(shard: Shard) -> Path:
     """Run samples; returns the file that holds the outcome of each, and the chunks of the statistics."""
     running = _running(shard.program)
-    outcomes = [running.run(given, masks) for given, masks in take(shard.samples)]
-    return hand(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
+    outcomes = [running.run(given, masks) for given, masks in load(shard.samples)]
+    return dump(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
 
 
 @lru_cache(maxsize=1)
 def _running(program: Path) -> Running:
     """The last program, which serves for all its shards."""
-    return Running(take(program), apart=True)
+    return Running(load(program), apart=True)
 
 
 def forget_program() -> None:
@@ -209,14 +209,14 @@ def count_tokens(feed: Mapping[str, Array], masks: Sequence[Array]) -> int:
     return max(sizes, default=0)
 
 
-def _squares(original: Array, quantised: Array, masks: Sequence[Array]) -> list[Squares]:
+def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[Squares]:
     """Squared error and squared size of rows [..., N] of both models; what is not finite counts in neither."""
     original = original.reshape(-1, original.shape[-1])
     rows = _rows(masks, len(original))
-    original, quantised = original[rows], quantised.reshape(-1, quantised.shape[-1])[rows]
+    original, quantized = original[rows], quantized.reshape(-1, quantized.shape[-1])[rows]
     step, found = max(1, _AT_ONCE // original.shape[1]), []
     for start in range(0, len(original), step):
-        y, twin = (value[start : start + step].astype(np.float64) for value in (original, quantised))
+        y, twin = (value[start : start + step].astype(np.float64) for value in (original, quantized))
         finite = np.isfinite(y) & np.isfinite(twin)
         found.append((float(np.square(y[finite] - twin[finite]).sum()), float(np.square(y[finite]).sum())))
     return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxfq.arrays import Array, Float64Array
 from onnxfq.calibration.sums import Sums
-from onnxfq.executors.serialization import exchanged
+from onnxfq.executors.serialization import serializable
 from onnxfq.graph import gram_model
 from onnxfq.session import Provider, Session
 from onnxfq.statistics import Statistics
@@ -16,7 +16,7 @@ from onnxfq.statistics import Statistics
 CHUNK_TOKENS = 2048  # adding to a Gram matrix costs as much as so many tokens' products; short samples go together
 
 
-@exchanged
+@serializable
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """What a chunk of tokens adds to the statistics.
@@ -67,8 +67,8 @@ class Totals:
             absmax=np.maximum(np.abs(self._least), np.abs(self._largest)),
             mean=self._sum / count,
             float_mean=self._float_sum / count,
-            least=float(self._least.min()),
-            largest=float(self._largest.max()),
+            min=float(self._least.min()),
+            max=float(self._largest.max()),
         )
 
 
@@ -87,7 +87,7 @@ class Gram:
     Args:
         dtype: of the activations.
         k: their last dimension.
-        crossed: whether the quantised model's activations differ from the original's.
+        crossed: whether the quantized model's activations differ from the original's.
         transposed: activations are [K, tokens].
         rounded_in: columns that share a scale where the kernel rounds its input to int8; None where it does not.
         provider: where to compute.
@@ -116,17 +116,17 @@ class Gram:
         self._totals, self._chunks = Totals(k), list[Chunk]()
         self._k, self._transposed = k, transposed
 
-    def add(self, original: Array, quantised: Array | None, rows: Array) -> None:
+    def add(self, original: Array, quantized: Array | None, rows: Array) -> None:
         """Add one sample.
 
         Args:
             original: activations [..., K], or [K, tokens] where they are transposed.
-            quantised: the same in the quantised model; None where they are the same.
+            quantized: the same in the quantized model; None where they are the same.
             rows: int64, which of the tokens count.
         """
         if not rows.size:
             return
-        self._waiting.append((self._flat(original), None if quantised is None else self._flat(quantised), rows))
+        self._waiting.append((self._flat(original), None if quantized is None else self._flat(quantized), rows))
         self._pending += len(rows)
         if self._pending >= CHUNK_TOKENS:
             self._add_chunk()
@@ -155,7 +155,7 @@ class Gram:
         feed["original"] = np.concatenate([w[0] for w in self._waiting], axis=self._axis)
         twins = [w[1] for w in self._waiting if w[1] is not None]
         if twins:
-            feed["quantised"] = np.concatenate(twins, axis=self._axis)
+            feed["quantized"] = np.concatenate(twins, axis=self._axis)
         vectors, tokens = self._sums.add(feed), len(feed["rows"])
         if self._apart:  # the products are exact in float32: that is how they were computed
             sums = {name: value.astype(np.float32) for name, value in self._sums.take().items()}

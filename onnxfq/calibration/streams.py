@@ -1,4 +1,4 @@
-"""The two streams: every sample through the model as it is, and through the model as far as it is quantised."""
+"""The two streams: every sample through the model as it is, and through the model as far as it is quantized."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from onnxfq.calibration.stages import Stage
 from onnxfq.calibration.statistics_session import Gram, Totals
 from onnxfq.calibration.values import Values
 from onnxfq.executors.executor import HERE, Workers
-from onnxfq.executors.serialization import hand, handed, remove, sweep, take
+from onnxfq.executors.serialization import dump, dumped, load, remove, sweep
 from onnxfq.feeds import Feed, token_masks
-from onnxfq.graph import TWIN, Flow, Graph, Held, Spool, changed, excerpt
+from onnxfq.graph import QUANTIZED_SUFFIX, Flow, Graph, TensorFile, ValueInfo, changed, extract_submodel
 from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ Tell = Callable[[], None]  # called after every sample of every segment
 
 
 @dataclass
-class OutputError:
+class ErrorSum:
     """Squared error and squared size of a value, summed over samples."""
 
     error: float = 0.0
@@ -58,7 +58,7 @@ class Streams:
     """Runs samples through a model, stage by stage.
 
     Args:
-        graph: the model; what was quantised so far is among its edits.
+        graph: the model; what was quantized so far is among its edits.
         flow: its data flow.
         stages: in order.
         points: for each stage, the values in which its error shows: outputs of its targets, after their biases.
@@ -94,7 +94,7 @@ class Streams:
         self._alive = list(range(len(feeds)))
         self._shards = _shards([count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)])
         self.dropped: dict[int, str] = {}
-        self.errors: dict[str, OutputError] = {}
+        self.errors: dict[str, ErrorSum] = {}
         _LOGGER.debug("%d stages in %d segments, %d samples each", len(stages), len(self._segments), len(feeds))
 
     @property
@@ -107,33 +107,33 @@ class Streams:
         """Bytes kept in memory for the segments to come."""
         return self._values.held
 
-    def advance(self, index: int, spool: Spool, rounded_in: int | None, tell: Tell) -> Statistics | None:
+    def advance(self, index: int, tensor_file: TensorFile, rounded_in: int | None, tell: Tell) -> Statistics | None:
         """Run all samples up to a stage, and measure its inputs; None where no sample gives any.
 
         Args:
             index: of the stage; one after the other.
-            spool: holds what was quantised so far.
+            tensor_file: holds what was quantized so far.
             rounded_in: columns that share a scale where the stage's kernels round their input to int8, else None.
             tell: called after every sample.
         """
-        statistics = self._run(index, spool, tell, rounded_in=rounded_in, measure=True)
+        statistics = self._run(index, tensor_file, tell, rounded_in=rounded_in, measure=True)
         return statistics if statistics and statistics.tokens and self._alive else None
 
-    def finish(self, spool: Spool, tell: Tell) -> None:
+    def finish(self, tensor_file: TensorFile, tell: Tell) -> None:
         """Run what is left to know the error of every point."""
-        self._run(len(self._segments) - 1, spool, tell)
+        self._run(len(self._segments) - 1, tensor_file, tell)
         self._values.clear()
 
     def scale(self, name: str, scale: Float64Array) -> None:
-        """Divide a kept value [..., K] of the quantised model by a scale [K], as the edited model will."""
+        """Divide a kept value [..., K] of the quantized model by a scale [K], as the edited model will."""
         for sample in self._alive:
             value = self._get(self._both(name)[-1], sample)
-            self._values.put(name + TWIN, sample, (value / scale).astype(value.dtype))
+            self._values.put(name + QUANTIZED_SUFFIX, sample, (value / scale).astype(value.dtype))
         self._twins.add(name)
 
-    def skip(self, index: int, spool: Spool, tell: Tell) -> None:
+    def skip(self, index: int, tensor_file: TensorFile, tell: Tell) -> None:
         """Run all samples up to a stage whose result is known already."""
-        self._run(index, spool, tell)
+        self._run(index, tensor_file, tell)
 
     def close(self) -> None:
         """Forget what is kept, and leave no file."""
@@ -141,7 +141,7 @@ class Streams:
         sweep(self._runtime.folder)
 
     def _run(
-        self, index: int, spool: Spool, tell: Tell, *, rounded_in: int | None = None, measure: bool = False
+        self, index: int, tensor_file: TensorFile, tell: Tell, *, rounded_in: int | None = None, measure: bool = False
     ) -> Statistics | None:
         """Run a segment on every sample; what later segments want is kept, what nobody wants is freed."""
         segment = self._segments[index]
@@ -150,15 +150,15 @@ class Streams:
         if measure:
             stage = self._stages[index]
             measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in, stage.k)
-        program = self._program(segment, measured, spool)
+        program = self._program(segment, measured, tensor_file)
         run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
         sums = run(program, tell)
         for name in segment.frees:
             self._values.free(name)
-            self._values.free(name + TWIN)
+            self._values.free(name + QUANTIZED_SUFFIX)
         return sums.statistics() if sums else None
 
-    def _program(self, segment: Segment, measured: Measured | None, spool: Spool) -> Program:
+    def _program(self, segment: Segment, measured: Measured | None, tensor_file: TensorFile) -> Program:
         computed = {name for step in segment.steps for name in step.writes}
         points = [name for name in sorted(self._points & computed) if name in self._twins]
         keeps = [n for name in segment.keeps for n in self._both(name)]
@@ -167,7 +167,7 @@ class Streams:
         part = None
         if outputs and self._alive:
             given = {name: self._held(name) for name in inputs}
-            part = excerpt(self._graph, self._flow, segment.steps, given, outputs, self._twins, spool)
+            part = extract_submodel(self._graph, self._flow, segment.steps, given, outputs, self._twins, tensor_file)
         sources = frozenset(stage.source for stage in self._stages)
         runtime = self._runtime
         return Program(
@@ -195,12 +195,12 @@ class Streams:
         folder, totals = self._runtime.folder, list[Totals]()
         shards = [samples for shard in self._shards if (samples := self._living(shard))]
         lent = list[Path]()
-        with handed(folder, program) as file:
+        with dumped(folder, program) as file:
             try:
                 tasks = (self._lend(shard, program, file, lent) for shard in shards)
                 memory = self._runtime.memory // PART_OF_MEMORY
                 for shard, result in zip(shards, self._workers.in_order(run_shard, tasks, memory), strict=True):
-                    outcomes, chunks = take(result)
+                    outcomes, chunks = load(result)
                     for sample, outcome in zip(shard, outcomes, strict=True):
                         self._take(sample, outcome, tell)
                     for chunk in chunks:
@@ -215,7 +215,7 @@ class Streams:
     def _lend(self, samples: Sequence[int], program: Program, file: Path, lent: list[Path]) -> Shard:
         """Write down what a shard needs to know of its samples."""
         known = [({n: self._get(n, sample) for n in program.given}, self._masks[sample]) for sample in samples]
-        lent.append(hand(self._runtime.folder, known))
+        lent.append(dump(self._runtime.folder, known))
         sources = tuple(path.absolute() for path in self._graph.files)
         return Shard(file, lent[-1], lent[-1].stat().st_size, sources)
 
@@ -232,12 +232,12 @@ class Streams:
         for name, value in outcome.kept.items():
             self._values.put(name, sample, value)
         for name, squares in outcome.errors.items():
-            self.errors.setdefault(name, OutputError()).add(squares)
+            self.errors.setdefault(name, ErrorSum()).add(squares)
 
     def _both(self, name: str) -> list[str]:
-        return [name, name + TWIN] if name in self._twins else [name]
+        return [name, name + QUANTIZED_SUFFIX] if name in self._twins else [name]
 
-    def _held(self, name: str) -> Held:
+    def _held(self, name: str) -> ValueInfo:
         first = self._alive[0]
         dtype = self._values.dtype(name, first) if name in self._values else self._feeds[first][name].dtype
         return held(name, dtype, [self._shape(name, sample) for sample in self._alive])

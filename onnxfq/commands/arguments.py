@@ -76,7 +76,7 @@ Output = Annotated[
     ),
 ]
 
-# What to quantise to, and what of a model
+# What to quantize to, and what of a model
 Bits = Annotated[int, typer.Option(help="Bits a weight: 2, 4 or 8.")]
 BlockSize = Annotated[
     str, typer.Option(metavar="N|channel|tensor", help="Weights that share a scale: 16, 32, 64, 128, 256, or a word.")
@@ -99,7 +99,7 @@ Algorithm = Annotated[
 ]
 ProviderOption = Annotated[ProviderChoice, typer.Option(help="Where the models run.")]
 Include = Annotated[
-    list[str] | None, typer.Option(metavar="RE", help="Quantise only nodes whose name matches. Repeatable.")
+    list[str] | None, typer.Option(metavar="RE", help="Quantize only nodes whose name matches. Repeatable.")
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
@@ -181,7 +181,7 @@ DataFile = Annotated[
         "--data",
         metavar="FILE",
         readable=False,
-        help="Passages (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
+        help="PerplexityText (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
         ".csv, .tsv, .jsonl; inputs of any model: .npz, .jsonl.",
         show_default=False,
     ),

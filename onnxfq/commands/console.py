@@ -45,13 +45,13 @@ def reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             command(*args, **kwargs)
         except OnnxfqError as error:
-            complain(f"Error: {error}{_notes(error)}")
+            print_error(f"Error: {error}{_notes(error)}")
             raise typer.Exit(error.exit_code) from error
         except MemoryError as error:
-            complain(f"Error: Out of memory. Free some, or use a machine with more.{_notes(error)}")
+            print_error(f"Error: Out of memory. Free some, or use a machine with more.{_notes(error)}")
             raise typer.Exit(OnnxfqError.exit_code) from error
         except KeyboardInterrupt as error:
-            complain(f"Interrupted: nothing half-written was left behind.{_notes(error)}")
+            print_error(f"Interrupted: nothing half-written was left behind.{_notes(error)}")
             raise typer.Exit(INTERRUPTED) from error
 
     return wrapped
@@ -68,7 +68,7 @@ def _notes(error: BaseException) -> str:
     return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print one line on stderr, its first word in red."""
     console = messages()
     kind, _, rest = message.partition(" ")
@@ -77,7 +77,7 @@ def complain(message: str) -> None:
 
 
 @contextmanager
-def telling(*, quiet: bool = False, verbose: bool = False) -> Iterator[Told]:
+def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[Told]:
     """Progress while inside; verbose: every line of the log too.
 
     Raises:
@@ -141,7 +141,7 @@ def end_by_gates(gates: Iterable[Gate], kept: str = "") -> None:
     """
     failed = "; ".join(str(gate) for gate in gates if not gate.passed)
     if failed:
-        complain(f"Failed: a gate does not hold: {failed}{kept}")
+        print_error(f"Failed: a gate does not hold: {failed}{kept}")
         raise typer.Exit(GATE_FAILED)
 
 

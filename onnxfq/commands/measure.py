@@ -42,14 +42,14 @@ from onnxfq.commands.arguments import (
 )
 from onnxfq.commands.console import (
     end_by_gates,
+    report_progress,
     reported,
     show,
     show_as,
-    telling,
 )
 
 if TYPE_CHECKING:
-    from onnxfq.reports.compare import Comparison
+    from onnxfq.reports.compare import ReportComparison
     from onnxfq.reports.report import Report
 
 
@@ -78,7 +78,7 @@ def evaluate(
     from onnxfq.commands.tables import show_evaluation
     from onnxfq.evaluation import evaluate as evaluating
 
-    with telling(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as told:
         result = evaluating.evaluate(
             model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
@@ -112,7 +112,7 @@ def benchmark(
     from onnxfq.commands.benchmark_tables import show_benchmark
     from onnxfq.commands.numbers import parse_numbers
 
-    with telling(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as told:
         result = benchmarking.benchmark(
             model, baseline or (), provider=provider.value, threads=threads, clock=clock.value, only=only.value,
             cpus=None if cpus is None else parse_numbers(cpus, "--cpus"),
@@ -136,7 +136,7 @@ def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json:
         for path in reports:
             check_report_path(output, path)
     loaded = [Report.load(path) for path in reports]
-    result: Report | Comparison
+    result: Report | ReportComparison
     if len(loaded) == 1:
         (result,) = loaded
         show(result, as_json=as_json)

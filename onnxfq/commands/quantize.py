@@ -44,9 +44,9 @@ from onnxfq.commands.arguments import (
 )
 from onnxfq.commands.console import (
     end_by_gates,
+    report_progress,
     reported,
     show,
-    telling,
 )
 from onnxfq.commands.settings import save_settings
 from onnxfq.errors import OutputError
@@ -90,7 +90,7 @@ def quantize(
     threads: Threads = None,
     executor: ExecutorOption = None,
 ) -> None:
-    """Quantise a model, verify the written file, and compare it with the original."""
+    """Quantize a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
     from onnxfq.commands.config import check_config_path
     from onnxfq.reports.files import check_report_path
@@ -99,7 +99,7 @@ def quantize(
         check_report_path(report, model, output)
     if save_config:
         check_config_path(save_config, model, output)
-    with telling(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as told:
         result = pipeline.quantize(
             model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),

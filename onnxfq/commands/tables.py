@@ -15,7 +15,7 @@ from onnxfq.commands.printing import say as _say
 from onnxfq.commands.printing import table as _table
 from onnxfq.evaluation.result import Evaluation
 from onnxfq.metrics.output_error import OutputAccuracy
-from onnxfq.reports.compare import Comparison
+from onnxfq.reports.compare import ReportComparison
 from onnxfq.reports.report import Report, SkipReport, TargetReport
 from onnxfq.system.terminal import one_line, printable, size_text
 
@@ -35,7 +35,7 @@ def show_report(report: Report, console: Console) -> None:
 
 
 def show_inspection(report: Report, console: Console) -> None:
-    """What would be quantised, and what not."""
+    """What would be quantized, and what not."""
     if report.targets:
         _say(console, "Targets", style="bold")
         targets = _table("node", "", "N x K", "bits/block", "before", "after")
@@ -55,7 +55,7 @@ def show_inspection(report: Report, console: Console) -> None:
     _show_warnings(report, console)
 
 
-def show_comparison(comparison: Comparison, console: Console) -> None:
+def show_comparison(comparison: ReportComparison, console: Console) -> None:
     """Runs side by side: figures, settings that differ, and the layers that changed most."""
     for run in comparison.runs:
         heading = Text(f"{run.label}  {printable(run.path)}  ", style="bold")
@@ -78,7 +78,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         _say(console, Text("Note: ", style="yellow").append(one_line(remark), style="default"))
 
 
-def _show_changes(comparison: Comparison, labels: Sequence[str], console: Console) -> None:
+def _show_changes(comparison: ReportComparison, labels: Sequence[str], console: Console) -> None:
     changed = comparison.changed
     if not changed:
         _say(console, f"All {len(comparison.layers)} layers are alike." if comparison.layers else "No layers.")
@@ -88,7 +88,7 @@ def _show_changes(comparison: Comparison, labels: Sequence[str], console: Consol
     table = _table("node", *labels)
     for layer in shown:
         errors = zip(layer.errors, layer.bits, strict=True)
-        _add(table, layer.name, *("not quantised" if b is None else "" if e is None else f"{e:.4g}" for e, b in errors))
+        _add(table, layer.name, *("not quantized" if b is None else "" if e is None else f"{e:.4g}" for e, b in errors))
     console.print(table)
 
 
@@ -153,13 +153,13 @@ def _target_row(target: TargetReport) -> tuple[str, ...]:
 
 
 def _summary(report: Report) -> Table:
-    table = Table("", "original", "quantised", "ratio", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("", "original", "quantized", "ratio", box=box.SIMPLE_HEAD, pad_edge=False)
     size = report.size
     _add(table, "file size", size_text(size.source_bytes), size_text(size.output_bytes), f"{size.ratio:.1%}")
     if size.target_weights:
         before = 8 * size.target_float_bytes / size.target_weights
         after = size.bits_per_weight
-        _add(table, "bits a quantised weight", f"{before:.2f}", f"{after:.2f}", f"{after / before:.1%}")
+        _add(table, "bits a quantized weight", f"{before:.2f}", f"{after:.2f}", f"{after / before:.1%}")
     for figure in report.language:
         change = figure.relative_difference
         rise = "" if change is None else f"{100 * change:+.3g} %"
@@ -169,7 +169,7 @@ def _summary(report: Report) -> Table:
         _add(table, f"time, {latency.case}", old, new, f"{latency.speedup:.2f}x as fast")
     floats = Counter(bool(s.float_bytes) for s in report.skipped)
     _add(table, "MatMul and Gemm with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", "")
-    _add(table, "bytes quantised", "", "", f"{size.coverage:.1%}")
+    _add(table, "bytes quantized", "", "", f"{size.coverage:.1%}")
     return table
 
 

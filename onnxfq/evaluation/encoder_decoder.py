@@ -23,7 +23,7 @@ _CONFIGURATIONS = ("generation_config.json", "config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class GenerationConfig:
     """What a model's configuration says about the tokens it writes.
 
     Attributes:
@@ -41,7 +41,7 @@ class Rules:
     longest: int = LONGEST
 
     @classmethod
-    def read(cls, folder: Path) -> Rules:
+    def read(cls, folder: Path) -> GenerationConfig:
         """From the configurations in a model's folder.
 
         Raises:
@@ -68,14 +68,14 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class _Submodel:
     """One file of the model."""
 
     session: Session
     signature: Signature
 
     @classmethod
-    def load(cls, path: Path, provider: Provider, threads: int | None) -> _Part:
+    def load(cls, path: Path, provider: Provider, threads: int | None) -> _Submodel:
         return cls(Session(path, provider=provider, threads=threads), Graph.load(path).signature)
 
     def run(self, feed: Feed, where: str) -> dict[str, Array]:
@@ -89,7 +89,7 @@ class _Part:
         return {name: slots[slot(name)] for name in caches if slot(name) in slots}
 
 
-class Translator:
+class EncoderDecoder:
     """An encoder–decoder that turns a text into another.
 
     Decoding is greedy whatever the configuration says of beams and sampling: only the tokens that start, end, must
@@ -111,15 +111,15 @@ class Translator:
         self, folder: Path, tokenizer: Path, *, seq_len: int, provider: Provider, threads: int | None = None
     ) -> None:
         self.name = str(folder)
-        self.rules = Rules.read(folder)
-        self.encoder = _Part.load(folder / ENCODER, provider, threads)
+        self.rules = GenerationConfig.read(folder)
+        self.encoder = _Submodel.load(folder / ENCODER, provider, threads)
         merged = (folder / MERGED).is_file()
-        self.decoder = _Part.load(folder / (MERGED if merged else DECODER), provider, threads)
-        self.next: _Part | None = None
+        self.decoder = _Submodel.load(folder / (MERGED if merged else DECODER), provider, threads)
+        self.next: _Submodel | None = None
         if merged:
             self.next = self.decoder
         elif (folder / WITH_PAST).is_file():
-            self.next = _Part.load(folder / WITH_PAST, provider, threads)
+            self.next = _Submodel.load(folder / WITH_PAST, provider, threads)
         self.text = Text(tokenizer, self.encoder.signature, seq_len)
 
     def write(self, source: str, where: str) -> str:
@@ -171,7 +171,7 @@ class Translator:
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
             raise ModelError(
                 f"The scores of {self.name} are NaN or infinite (in {where}, token {count}). The model is broken: "
-                "quantise it with other settings, or leave out the nodes that overflow."
+                "quantize it with other settings, or leave out the nodes that overflow."
             )
         return int(logits.argmax())
 

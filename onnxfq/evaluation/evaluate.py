@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxfq.errors import UsageError
-from onnxfq.evaluation.evaluation_config import Examination, find_tokenizer
+from onnxfq.evaluation.evaluation_config import EvaluationConfig, find_tokenizer
 from onnxfq.evaluation.result import Evaluation
 from onnxfq.evaluation.tasks import JUDGES, MEASURED, TASKS, choose_task, warnings_of
 from onnxfq.metrics.limits import Limits
@@ -40,7 +40,7 @@ def evaluate(
 
     Args:
         model: an ONNX file, or a folder that holds one, or an encoder and a decoder in optimum's layout.
-        baseline: what it is compared with, such as the model before quantisation; None compares with nothing.
+        baseline: what it is compared with, such as the model before quantization; None compares with nothing.
         text: running text (.txt) for the perplexity of a language model, or for the error of a model's outputs.
         data: passages whose last word is to be found, pairs of sentences with scores, samples with labels, texts with
             translations (.csv, .tsv, .jsonl; .npz with labels), or inputs for the error of a model's outputs.
@@ -78,7 +78,7 @@ def evaluate(
     _check(task, limits, baseline, samples=samples, seq_len=seq_len, threads=threads)
     source = find_model(Path(model))
     original = None if baseline is None else find_model(Path(baseline))
-    asked = Examination(
+    asked = EvaluationConfig(
         source, original, _path(text), _path(data), find_tokenizer(_path(tokenizer), source, original), seq_len,
         samples, resolve_provider(provider), threads, progress or silent,
     )  # fmt: skip

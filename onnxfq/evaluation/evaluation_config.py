@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxfq.evaluation.encoder_decoder import Translator
+from onnxfq.evaluation.encoder_decoder import EncoderDecoder
 from onnxfq.feeds import Text
 from onnxfq.graph import Graph
-from onnxfq.metrics.evaluated_model import Subject
+from onnxfq.metrics.evaluated_model import EvaluatedModel
 from onnxfq.model_files import is_folder
 from onnxfq.progress import Progress
 from onnxfq.session import Provider, Session
@@ -17,7 +17,7 @@ from onnxfq.signature import Signature
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class EvaluationConfig:
     """One evaluation, its models found.
 
     Attributes:
@@ -52,23 +52,27 @@ class Examination:
         """A model that runs."""
         return Session(path, provider=self.provider, threads=self.threads)
 
-    def subjects(self, output: Callable[[Signature], str]) -> tuple[Subject, Subject | None]:
+    def subjects(self, output: Callable[[Signature], str]) -> tuple[EvaluatedModel, EvaluatedModel | None]:
         """The model and the baseline; `output` finds the one that is looked at."""
         self.progress("loading", 0, 1)
         model = self._subject(self.model, output)
         return model, None if self.baseline is None else self._subject(self.baseline, output)
 
-    def _subject(self, path: Path, output: Callable[[Signature], str]) -> Subject:
+    def _subject(self, path: Path, output: Callable[[Signature], str]) -> EvaluatedModel:
         signature = Graph.load(path).signature
-        return Subject(self.session(path), signature, Text(self.tokenizer, signature, self.seq_len), output(signature))
+        return EvaluatedModel(
+            self.session(path), signature, Text(self.tokenizer, signature, self.seq_len), output(signature)
+        )
 
-    def translators(self) -> tuple[Translator, Translator | None]:
+    def translators(self) -> tuple[EncoderDecoder, EncoderDecoder | None]:
         """The model and the baseline as encoder–decoders."""
         self.progress("loading", 0, 1)
         return self._translator(self.model), None if self.baseline is None else self._translator(self.baseline)
 
-    def _translator(self, folder: Path) -> Translator:
-        return Translator(folder, self.tokenizer, seq_len=self.seq_len, provider=self.provider, threads=self.threads)
+    def _translator(self, folder: Path) -> EncoderDecoder:
+        return EncoderDecoder(
+            folder, self.tokenizer, seq_len=self.seq_len, provider=self.provider, threads=self.threads
+        )
 
     def as_json(self) -> dict[str, str | int | None]:
         """Settings to reproduce a run with."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxfq.metrics.gates import Gate, require_all
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 
 JSON_VERSION = 1
@@ -41,7 +41,7 @@ class Evaluation:
     baseline: str | None
     task: str
     provider: str
-    figures: tuple[Figure, ...]
+    figures: tuple[Metric, ...]
     outputs: tuple[OutputAccuracy, ...] = ()
     gates: tuple[Gate, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Evaluation:
     runtime_version: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Figure:
+    def __getitem__(self, name: str) -> Metric:
         """A figure by its name."""
         for figure in self.figures:
             if figure.name == name:
@@ -73,7 +73,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `version` is the layout's, and changes when a key is renamed, removed, or means another thing.
 
-        `figures`, `outputs` and `gates` are lists of objects with the attributes of `Figure`, `OutputAccuracy` and
+        `figures`, `outputs` and `gates` are lists of objects with the attributes of `Metric`, `OutputAccuracy` and
         `Gate`; a figure that is not finite is null and its `note` says why.
         """
         return {

@@ -27,19 +27,19 @@ _CLASSES: dict[str, type] = {}
 Class = TypeVar("Class", bound=type)
 
 
-def exchanged(cls: Class) -> Class:
+def serializable(cls: Class) -> Class:
     """Let objects of a dataclass go through files."""
     _CLASSES[cls.__name__] = cls
     return cls
 
 
-def hand(folder: Path, value: object, answers: Path | None = None) -> Path:
+def dump(folder: Path, value: object, answers: Path | None = None) -> Path:
     """Write a value to a new file, for `take`.
 
     Args:
         folder: for the file.
         value: plain values, arrays, bytes and paths, sequences and dictionaries of them, and objects of dataclasses
-            that are `exchanged`.
+            that are `serializable`.
         answers: the file that this one belongs to, and goes with; see `remove`.
 
     Raises:
@@ -63,7 +63,7 @@ def hand(folder: Path, value: object, answers: Path | None = None) -> Path:
     return file
 
 
-def take(file: Path) -> Any:  # noqa: ANN401
+def load(file: Path) -> Any:  # noqa: ANN401
     """What `hand` wrote.
 
     Raises:
@@ -90,9 +90,9 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def handed(folder: Path, value: object) -> Iterator[Path]:
+def dumped(folder: Path, value: object) -> Iterator[Path]:
     """A file that holds a value as long as the context."""
-    file = hand(folder, value)
+    file = dump(folder, value)
     try:
         yield file
     finally:
@@ -115,7 +115,7 @@ def _describe(value: object, arrays: dict[str, npt.NDArray[Any]]) -> object:
     if type(value).__name__ in _SEQUENCES:
         return [type(value).__name__, [_describe(item, arrays) for item in value]]  # type: ignore[attr-defined]
     if _CLASSES.get(type(value).__name__) is not type(value):
-        raise TypeError(f"{type(value)} is not exchanged")
+        raise TypeError(f"{type(value)} is not serializable")
     members = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
     return [type(value).__name__, {name: _describe(member, arrays) for name, member in members.items()}]
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from onnxfq.feeds.causal_lm import Ids, Writer, find_writer, slot
+from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.feed import Feed, Feeds, always
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
-from onnxfq.feeds.self_generated import generate_own
+from onnxfq.feeds.self_generated import generate_self
 from onnxfq.feeds.text import Text, load_tokenizer, longest, read_setting
 
 __all__ = [
+    "CausalLM",
     "Column",
     "Feed",
     "Feeds",
     "Ids",
     "Text",
-    "Writer",
     "always",
     "complete",
     "element_type",
     "fill",
-    "find_writer",
+    "find_causal_lm",
     "generate",
-    "generate_own",
+    "generate_self",
     "given_feeds",
     "has_cache",
     "is_float",

@@ -27,7 +27,7 @@ _DIRECTIONS = frozenset({"past", "present", "cache", "cached", "new", "updated",
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class CausalLM:
     """A language model and what it writes with.
 
     Attributes:
@@ -72,7 +72,7 @@ class Writer:
         return max(1, BYTES_AT_ONCE // (bytes_per_token * tokens))
 
 
-def find_writer(session: Session, signature: Signature) -> Writer | None:
+def find_causal_lm(session: Session, signature: Signature) -> CausalLM | None:
     """The model as one that continues text; None where it does not, or in no way known here.
 
     Args:
@@ -86,7 +86,7 @@ def find_writer(session: Session, signature: Signature) -> Writer | None:
     logits = _find_logits(session.signature(), data[0].vocabulary)
     if logits is None:
         return None
-    writer = Writer(session, signature, data[0], *logits, _pairs(caches, session.signature()))
+    writer = CausalLM(session, signature, data[0], *logits, _pairs(caches, session.signature()))
     return writer if writer.cache or _looks_back_only(writer) else None
 
 
@@ -131,7 +131,7 @@ def slot(name: str) -> tuple[str, ...]:
     return tuple(word for word in words if word not in _DIRECTIONS)
 
 
-def _looks_back_only(writer: Writer) -> bool:
+def _looks_back_only(writer: CausalLM) -> bool:
     """Whether a token's scores stay the same when a later token changes; those of a masked language model do not."""
     text = np.arange(TRIED_TOKENS)[np.newaxis] % writer.vocabulary
     changed = text.copy()

@@ -13,7 +13,7 @@ from onnxfq.feeds.check import check_names, shape_text
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
 from onnxfq.signature import Signature, TensorSpec
-from onnxfq.system.archive import Stored, open_archive
+from onnxfq.system.archive import StoredArray, open_archive
 
 
 def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
@@ -50,7 +50,7 @@ def _to_type(array: Array, spec: TensorSpec) -> Array:
     return array
 
 
-def _count(arrays: Mapping[str, Stored], specs: Mapping[str, TensorSpec], path: Path) -> int:
+def _count(arrays: Mapping[str, StoredArray], specs: Mapping[str, TensorSpec], path: Path) -> int:
     """How many samples the arrays hold, which all of them must agree on."""
     wrong = [
         f"{name} has shape {shape_text(array.shape)}, wanted {shape_text(specs[name].shape)}"
@@ -68,16 +68,16 @@ def _count(arrays: Mapping[str, Stored], specs: Mapping[str, TensorSpec], path: 
     return next(iter(counts.values()), 0)
 
 
-def _rank(spec: TensorSpec, array: Stored) -> int:
+def _rank(spec: TensorSpec, array: StoredArray) -> int:
     return array.ndim if spec.shape is None else len(spec.shape)
 
 
-def _is_stacked(array: Stored, spec: TensorSpec) -> bool:
+def _is_stacked(array: StoredArray, spec: TensorSpec) -> bool:
     """Whether the first axis stands before the input's own axes; else it is the input's own first axis."""
     return array.ndim == _rank(spec, array) + 1
 
 
-def _batch(array: Stored, spec: TensorSpec) -> int:
+def _batch(array: StoredArray, spec: TensorSpec) -> int:
     """How many rows of an array make a sample: one, unless the model fixes its batch."""
     if _is_stacked(array, spec) or not spec.shape:
         return 1
@@ -85,7 +85,7 @@ def _batch(array: Stored, spec: TensorSpec) -> int:
     return first if isinstance(first, int) and first > 0 else 1
 
 
-def _sample(array: Stored, spec: TensorSpec) -> Array:
+def _sample(array: StoredArray, spec: TensorSpec) -> Array:
     """The next sample of an array."""
     if _is_stacked(array, spec):
         return _to_type(np.asarray(array.take(1)[0]), spec)

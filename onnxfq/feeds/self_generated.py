@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array
-from onnxfq.feeds.causal_lm import Floats, Ids, Writer, find_writer
+from onnxfq.feeds.causal_lm import CausalLM, Floats, Ids, find_causal_lm
 from onnxfq.feeds.feed import Feeds
 from onnxfq.feeds.generate import generate
 from onnxfq.feeds.names import role, takes_token_ids
@@ -29,7 +29,7 @@ class _NoNumbersError(Exception):
     """The logits are no numbers, so that no token can be drawn."""
 
 
-def generate_own(
+def generate_self(
     session: Session,
     signature: Signature,
     *,
@@ -63,7 +63,7 @@ def generate_own(
     """
     tell = progress or silent
     seq_len = _within(seq_len, signature, tokenizer)
-    writer = find_writer(session, signature)
+    writer = find_causal_lm(session, signature)
     if writer is not None:
         try:
             return _write(writer, samples, seq_len, seed, tell)
@@ -79,7 +79,7 @@ def _within(seq_len: int, signature: Signature, tokenizer: Path | None) -> int:
     return min(limit for limit in (seq_len, longest(tokenizer), *positions) if limit is not None)
 
 
-def _write(writer: Writer, samples: int, seq_len: int, seed: int, tell: Progress) -> Feeds:
+def _write(writer: CausalLM, samples: int, seq_len: int, seed: int, tell: Progress) -> Feeds:
     """Samples written by the model."""
     if not writer.cache and seq_len > LONGEST_WITHOUT_CACHE:
         tell(f"The model keeps no keys and values: its own text is cut to {LONGEST_WITHOUT_CACHE} tokens.", 0, 0)
@@ -94,7 +94,7 @@ def _write(writer: Writer, samples: int, seq_len: int, seed: int, tell: Progress
 
 
 def _write_group(
-    writer: Writer, indices: Sequence[int], seq_len: int, seed: int, tell: Callable[[int], None]
+    writer: CausalLM, indices: Sequence[int], seq_len: int, seed: int, tell: Callable[[int], None]
 ) -> list[Ids]:
     """Some texts side by side, token by token."""
     text = np.zeros((len(indices), seq_len), np.int64)

@@ -11,8 +11,8 @@ from onnxfq.graph.loaded import loaded_bytes, partition
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import single_node
 from onnxfq.graph.save import save
-from onnxfq.graph.submodel import TWIN, Excerpt, Held, changed, excerpt
-from onnxfq.graph.tensor_file import Spool
+from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
+from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, type_name
 from onnxfq.graph.traffic import weight_bytes
 from onnxfq.graph.weight_chain import Transpose
@@ -20,23 +20,23 @@ from onnxfq.graph.weight_chain import Transpose
 __all__ = [
     "MICROSOFT",
     "NUMPY_TYPES",
-    "TWIN",
+    "QUANTIZED_SUFFIX",
     "Body",
     "Constant",
-    "Excerpt",
     "Flow",
     "Graph",
-    "Held",
     "Node",
     "NodeProto",
     "NotConstant",
     "OnDisk",
     "Scratch",
-    "Spool",
     "Step",
+    "Submodel",
+    "TensorFile",
     "Transpose",
+    "ValueInfo",
     "changed",
-    "excerpt",
+    "extract_submodel",
     "gram_model",
     "loaded_bytes",
     "make_node",

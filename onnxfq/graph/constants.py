@@ -17,7 +17,7 @@ from onnxfq.arrays import Array
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
-from onnxfq.graph.weight_chain import Cast, Ints, Way, is_detour, steps
+from onnxfq.graph.weight_chain import Cast, Ints, WeightChain, is_detour, steps
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
@@ -46,7 +46,7 @@ class OnDisk:
     """
 
     leaf: Tensor
-    way: Way
+    way: WeightChain
 
     def load(self, scratch: Scratch | None = None) -> Array:
         """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""
@@ -71,7 +71,7 @@ class Constant:
 
     leaf: Tensor
     home: Body = field(repr=False)
-    way: Way
+    way: WeightChain
     names: tuple[tuple[Body, str], ...] = field(repr=False)
 
     @property
@@ -178,7 +178,7 @@ class _Resolver:
         self, leaf: Tensor, home: Body, detours: list[Node], trail: tuple[tuple[Body, str], ...]
     ) -> Constant | NotConstant:
         """Turn the nodes between leaf and reader into steps, and follow shape and type through them."""
-        way = Way(leaf.shape, leaf.shape, leaf.type)
+        way = WeightChain(leaf.shape, leaf.shape, leaf.type)
         for node in reversed(detours):
             taken = steps(node, way.shape, lambda index, node=node: self._small(node, index))  # type: ignore[misc]
             if taken is None:
@@ -221,7 +221,7 @@ def _same_kind(one: int, other: int) -> bool:
 
 def _not_cast(stored: int, wanted: int) -> NotConstant:
     if stored not in _FLOATS and wanted in _FLOATS:
-        return NotConstant(f"already quantised: its weight is cast from {type_name(stored)}", quantized=True)
+        return NotConstant(f"already quantized: its weight is cast from {type_name(stored)}", quantized=True)
     return NotConstant(f"no constant weight: a Cast from {type_name(stored)} to {type_name(wanted)} is not followed")
 
 
@@ -230,7 +230,7 @@ def _not_followed(node: Node) -> NotConstant:
     if not _from_constants(node):
         return NotConstant(_COMPUTED)
     if node.op_type == "DequantizeLinear":
-        return NotConstant("already quantised: its weight comes from DequantizeLinear", quantized=True)
+        return NotConstant("already quantized: its weight comes from DequantizeLinear", quantized=True)
     return NotConstant(f"no constant weight: {node.op_type} makes it from constants, fold these first")
 
 

@@ -44,13 +44,13 @@ class Edits:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
 
-    def replace(self, node: Node, new_nodes: list[NodeProto], heir: NodeProto) -> None:
-        """Replace a node; `heir` among the new ones takes over its name and whatever else was said about it."""
+    def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
+        """Replace a node; `keeps_name` among the new ones takes over its name and whatever else was said about it."""
         kept = NodeProto()
         kept.CopyFrom(node.proto)
         for field in _OF_THE_OPERATOR:
             kept.ClearField(field)
-        heir.MergeFrom(kept)
+        keeps_name.MergeFrom(kept)
         self._replaced[id(node.proto)] = (node, new_nodes)
 
     def replacement(self, node: Node) -> list[NodeProto] | None:

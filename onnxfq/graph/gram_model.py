@@ -17,31 +17,31 @@ _INT8_TOP = 127.0
 def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool, rounded_in: int | None) -> bytes:
     """Serialise a model that adds a chunk of tokens to Gram matrices.
 
-        original, quantised, rows, gram, cross → gram + Σ x̃ x̃ᵀ, cross + Σ x x̃ᵀ, sums, ranges
+        original, quantized, rows, gram, cross → gram + Σ x̃ x̃ᵀ, cross + Σ x x̃ᵀ, sums, ranges
 
     Args:
         dtype: of the activations.
         k: their last dimension.
-        crossed: the two streams differ; otherwise there is no input `quantised`.
+        crossed: the two streams differ; otherwise there is no input `quantized`.
         transposed: activations are [K, tokens].
         rounded_in: x̃ is rounded to int8 in blocks of so many columns, as MatMulNBits does at accuracy level 4.
 
-    Inputs: `original` and `quantised` [..., K], `rows` int64 (which of the tokens count), `gram` and `cross`
+    Inputs: `original` and `quantized` [..., K], `rows` int64 (which of the tokens count), `gram` and `cross`
     [K, K] float64. Outputs: `gram_next`, `cross_next`, and of the chunk alone `sum`, `original_sum`, `absmax` [K],
     `least` and `largest` [K] of the activations as they are.
     """
     build = _Builder()
     original = build.tokens("original", k, transposed)
-    quantised = build.tokens("quantised", k, transposed) if crossed else original
-    rounded = build.rounded(quantised, k, rounded_in) if rounded_in else quantised
+    quantized = build.tokens("quantized", k, transposed) if crossed else original
+    rounded = build.rounded(quantized, k, rounded_in) if rounded_in else quantized
     build.accumulate("gram", rounded, rounded)
     build.accumulate("cross", original, rounded)
     build.add("ReduceSum", [rounded, build.constant("rows_axis", np.array([0], np.int64))], "sum", keepdims=0)
     build.add("ReduceSum", [original, "rows_axis"], "original_sum", keepdims=0)
-    build.add("ReduceMin", [quantised], "least", axes=[0], keepdims=0)
-    build.add("ReduceMax", [quantised], "largest", axes=[0], keepdims=0)
+    build.add("ReduceMin", [quantized], "least", axes=[0], keepdims=0)
+    build.add("ReduceMax", [quantized], "largest", axes=[0], keepdims=0)
     activation = ONNX_TYPES[np.dtype(dtype)]
-    inputs = [helper.make_tensor_value_info(n, activation, None) for n in ("original", "quantised")[: 1 + crossed]]
+    inputs = [helper.make_tensor_value_info(n, activation, None) for n in ("original", "quantized")[: 1 + crossed]]
     inputs.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["rows"]))
     inputs += [helper.make_tensor_value_info(n, TensorProto.DOUBLE, [k, k]) for n in ("gram", "cross")]
     return build.serialise(inputs)

@@ -12,7 +12,7 @@ _PROSE = frozenset({"doc_string", "metadata_props", "producer_name", "producer_v
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class NamedTensor:
     """One tensor message in its place.
 
     Attributes:
@@ -28,7 +28,7 @@ class Held:
     main: bool = False
 
 
-def tensors(model: ModelProto) -> Iterator[Held]:
+def tensors(model: ModelProto) -> Iterator[NamedTensor]:
     """All tensors: of graphs, subgraphs, node attributes, local functions and training information."""
     yield from _graph(model.graph, main=True)
     for function in model.functions:
@@ -39,26 +39,26 @@ def tensors(model: ModelProto) -> Iterator[Held]:
         yield from _graph(training.algorithm)
 
 
-def _graph(graph: GraphProto, *, main: bool = False, inline: bool = False) -> Iterator[Held]:
+def _graph(graph: GraphProto, *, main: bool = False, inline: bool = False) -> Iterator[NamedTensor]:
     """A graph's tensors; `inline` inside functions, whose subgraphs too are written without data files."""
     for tensor in graph.initializer:
-        yield Held(tensor.name, tensor, initializer=not inline, main=main)
+        yield NamedTensor(tensor.name, tensor, initializer=not inline, main=main)
     for sparse in graph.sparse_initializer:
         yield from _sparse(sparse, sparse.values.name)
     yield from _nodes(graph.node, inline=inline)
 
 
-def _nodes(nodes: Iterable[NodeProto], *, inline: bool) -> Iterator[Held]:
+def _nodes(nodes: Iterable[NodeProto], *, inline: bool) -> Iterator[NamedTensor]:
     for node in nodes:
         yield from _attributes(node.attribute, node.output[0] if node.output else node.name, inline=inline)
 
 
-def _attributes(attributes: Iterable[AttributeProto], label: str, *, inline: bool) -> Iterator[Held]:
+def _attributes(attributes: Iterable[AttributeProto], label: str, *, inline: bool) -> Iterator[NamedTensor]:
     for attribute in attributes:
         if attribute.HasField("t"):
-            yield Held(label, attribute.t)
+            yield NamedTensor(label, attribute.t)
         for tensor in attribute.tensors:
-            yield Held(label, tensor)
+            yield NamedTensor(label, tensor)
         if attribute.HasField("sparse_tensor"):
             yield from _sparse(attribute.sparse_tensor, label)
         for sparse in attribute.sparse_tensors:
@@ -69,9 +69,9 @@ def _attributes(attributes: Iterable[AttributeProto], label: str, *, inline: boo
             yield from _graph(graph, inline=inline)
 
 
-def _sparse(sparse: SparseTensorProto, label: str) -> Iterator[Held]:
-    yield Held(label, sparse.values)
-    yield Held(label, sparse.indices)
+def _sparse(sparse: SparseTensorProto, label: str) -> Iterator[NamedTensor]:
+    yield NamedTensor(label, sparse.values)
+    yield NamedTensor(label, sparse.indices)
 
 
 def garbled(message: Message) -> str | None:

@@ -26,7 +26,7 @@ from onnxfq.graph.editing import Edits
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import garbled, tensors
 from onnxfq.graph.signatures import read_signature
-from onnxfq.graph.tensor_file import Spool
+from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, describe, embed, refer, tensor_header, tensor_proto
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature
@@ -71,7 +71,7 @@ class Graph:
                 f"{_OLDEST_IR} or later. Convert it with onnx.version_converter."
             )
         if not model.HasField("graph") or not model.graph.node:
-            raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantise. Is it an ONNX model?")
+            raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantize. Is it an ONNX model?")
         graph = cls(path, model, {path: stamp})
         check_calls(model, graph.bodies, path)
         graph._check_attributes()
@@ -187,13 +187,13 @@ class Graph:
         proto = home.producers.get(name) if home else None
         return Node(proto, home) if home and proto and proto.output[0] == name else None
 
-    def add_tensor(self, home: Body, base: str, spool: Spool, *parts: npt.NDArray[Any]) -> str:
+    def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: npt.NDArray[Any]) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free.
 
         Args:
             home: the scope.
             base: what to call it if possible.
-            spool: takes the bytes of large ones.
+            tensor_file: takes the bytes of large ones.
             *parts: the array, whole or as its rows in several parts.
         """
         name = self.edits.fresh_name(base)
@@ -201,7 +201,7 @@ class Graph:
         if inline:
             proto = tensor_proto(name, np.concatenate(parts) if len(parts) > 1 else parts[0])
         else:
-            piece = spool.append(*parts)
+            piece = tensor_file.append(*parts)
             shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
             proto = tensor_header(name, parts[0].dtype, shape)
             refer(proto, NEW, piece.offset, piece.length)
@@ -216,9 +216,9 @@ class Graph:
         proto.attribute.extend(node.proto.attribute)
         return proto
 
-    def replace(self, node: Node, new_nodes: list[NodeProto], heir: NodeProto) -> None:
-        """Put other nodes in the place of one (done by `finish`); `heir` keeps its name and what is said about it."""
-        self.edits.replace(node, new_nodes, heir)
+    def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
+        """Put other nodes in the place of one (done by `finish`); `keeps_name` keeps its name and what is said about it."""
+        self.edits.replace(node, new_nodes, keeps_name)
 
     def finish(self, abandoned: Iterable[Constant]) -> None:
         """Apply all replacements and drop constants that nothing reads any more."""

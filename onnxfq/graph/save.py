@@ -1,4 +1,4 @@
-"""Writing a model: unchanged tensors go from file to file, new ones come from the spool, nothing large is parsed."""
+"""Writing a model: unchanged tensors go from file to file, new ones come from the tensor file; none is parsed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxfq.errors import ModelError
 from onnxfq.graph.external_data import FileSlice, copy_bytes, create, write_all
 from onnxfq.graph.iter_tensors import tensors
 from onnxfq.graph.model import Graph
-from onnxfq.graph.tensor_file import Spool
+from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, describe, embed, refer
 from onnxfq.graph.wire import LIFT_BYTES, field_header, raw_data_header
 
@@ -20,13 +20,13 @@ _LARGEST_MESSAGE = (1 << 31) - 1
 _MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
 
 
-def save(graph: Graph, out: Path, spool: Spool) -> list[Path]:
+def save(graph: Graph, out: Path, tensor_file: TensorFile) -> list[Path]:
     """Write the model, and its data file where it has one.
 
     Args:
         graph: the finished graph.
         out: the file to create; data go to `out` + ".data".
-        spool: new tensors. Moved to become the data file if there is one.
+        tensor_file: new tensors. Moved to become the data file if there is one.
 
     Returns:
         The files written.
@@ -36,19 +36,19 @@ def save(graph: Graph, out: Path, spool: Spool) -> list[Path]:
         OSError: the files cannot be written.
     """
     graph.check()
-    spool.flush()
+    tensor_file.flush()
     copy = ModelProto()
     copy.CopyFrom(graph.model)
     if graph.uses_external_data or _data_bytes(graph) >= EXTERNAL_FROM_BYTES:
-        return _save_external(graph, copy, out, spool)
-    return _save_inline(graph, copy, out, spool)
+        return _save_external(graph, copy, out, tensor_file)
+    return _save_inline(graph, copy, out, tensor_file)
 
 
 def _data_bytes(graph: Graph) -> int:
     return sum(describe(h.proto, graph.path).nbytes for h in tensors(graph.model) if h.initializer)
 
 
-def _save_external(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> list[Path]:
+def _save_external(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile) -> list[Path]:
     data = out.with_name(out.name + ".data")
     outside: list[tuple[FileSlice, TensorProto]] = []
     inside: list[Tensor] = []
@@ -57,24 +57,24 @@ def _save_external(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> l
         if tensor.piece is None:
             inside += [tensor] if held.initializer and _movable(tensor) else []
         elif not held.initializer:
-            _embed(held.proto, graph.path, spool)
+            _embed(held.proto, graph.path, tensor_file)
         elif _is_new(tensor.piece):
             refer(held.proto, data.name, tensor.piece.offset, tensor.piece.length)
         else:
             outside.append((tensor.piece, held.proto))
     # In the order of the source, so that what was written once is written the same again.
     for piece, proto in sorted(outside, key=lambda pair: (graph.files.index(pair[0].path), pair[0].offset)):
-        copied = spool.append_slice(piece)
+        copied = tensor_file.append_slice(piece)
         refer(proto, data.name, copied.offset, copied.length)
     for tensor in inside:
-        added = spool.append(tensor.read())
+        added = tensor_file.append(tensor.read())
         refer(tensor.proto, data.name, added.offset, added.length)
     _write(out, _splice(copy, [], out))
-    spool.flush()
-    if not spool.length:
-        spool.path.unlink()
+    tensor_file.flush()
+    if not tensor_file.length:
+        tensor_file.path.unlink()
         return [out]
-    spool.path.rename(data)
+    tensor_file.path.rename(data)
     return [out, data]
 
 
@@ -83,20 +83,20 @@ def _movable(tensor: Tensor) -> bool:
     return tensor.nbytes >= LIFT_BYTES and tensor.type in NUMPY_TYPES
 
 
-def _save_inline(graph: Graph, copy: ModelProto, out: Path, spool: Spool) -> list[Path]:
+def _save_inline(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile) -> list[Path]:
     for held in tensors(copy):
         if not held.main and held.proto.data_location == TensorProto.EXTERNAL:
-            _embed(held.proto, graph.path, spool)
+            _embed(held.proto, graph.path, tensor_file)
     large: list[tuple[bytes, FileSlice]] = []
     for index in range(len(copy.graph.initializer) - 1, -1, -1):
         proto = copy.graph.initializer[index]
         if proto.data_location == TensorProto.EXTERNAL:
-            piece = _slice(proto, graph.path, spool)
+            piece = _slice(proto, graph.path, tensor_file)
             clear_values(proto)
             large.append((proto.SerializeToString(deterministic=True), piece))
             del copy.graph.initializer[index]
     _write(out, _splice(copy, large[::-1], out))
-    spool.path.unlink()
+    tensor_file.path.unlink()
     return [out]
 
 
@@ -130,21 +130,21 @@ def _serialize(message: ModelProto | GraphProto, out: Path) -> bytes:
         raise ModelError(f"'{out}' would exceed 2 GiB outside its initializers, protobuf's limit ({error}).") from error
 
 
-def _slice(proto: TensorProto, model: Path, spool: Spool) -> FileSlice:
+def _slice(proto: TensorProto, model: Path, tensor_file: TensorFile) -> FileSlice:
     """Where the bytes of a tensor that lies in a file are."""
     piece = describe(proto, model).piece
     if piece is None:
         raise ModelError(f"Tensor '{proto.name}' has no data.")
-    return FileSlice(spool.path, piece.offset, piece.length) if _is_new(piece) else piece
+    return FileSlice(tensor_file.path, piece.offset, piece.length) if _is_new(piece) else piece
 
 
 def _is_new(piece: FileSlice) -> bool:
     return str(piece.path) == NEW
 
 
-def _embed(proto: TensorProto, model: Path, spool: Spool) -> None:
+def _embed(proto: TensorProto, model: Path, tensor_file: TensorFile) -> None:
     """Put the bytes back into the message."""
-    embed(proto, bytes(_slice(proto, model, spool).read()))
+    embed(proto, bytes(_slice(proto, model, tensor_file).read()))
 
 
 def _write(out: Path, pieces: list[bytes] | list[bytes | FileSlice]) -> None:

@@ -1,9 +1,9 @@
 """Models made of some steps of a larger one, as it is and as it is being edited, side by side.
 
     values kept from earlier → [steps as in the source]      → values
-                             → [steps as edited, "twins"]    → the same values in the quantised model
+                             → [steps as edited, "twins"]    → the same values in the quantized model
 
-Steps that nothing quantised comes before are the same in both and stand there once.
+Steps that nothing quantized comes before are the same in both and stand there once.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from onnxfq.graph.external_data import FileSlice
 from onnxfq.graph.flow import Flow, Step, captured
 from onnxfq.graph.iter_tensors import tensors
 from onnxfq.graph.model import Graph
-from onnxfq.graph.tensor_file import Spool
+from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, ONNX_TYPES, clear_values, describe, embed, refer
 
-TWIN = "/twin"  # added to the names of values of the quantised model that differ from the original's
+QUANTIZED_SUFFIX = "/twin"  # added to the names of values of the quantized model that differ from the original's
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a value that is fed into an excerpt looks like: its type, and its sizes, None where runs differ."""
+class ValueInfo:
+    """What a value that is fed into a submodel looks like: its type, and its sizes, None where runs differ."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Excerpt:
+class Submodel:
     """A model that computes some steps.
 
     Attributes:
@@ -64,38 +64,40 @@ def changed(graph: Graph, steps: Iterable[Step], before: Set[str]) -> set[str]:
     return found
 
 
-def excerpt(
+def extract_submodel(
     graph: Graph,
     flow: Flow,
     steps: Sequence[Step],
-    held: Mapping[str, Held],
+    held: Mapping[str, ValueInfo],
     outputs: Sequence[str],
     twins: Set[str],
-    spool: Spool | None,
-) -> Excerpt:
+    tensor_file: TensorFile | None,
+) -> Submodel:
     """Build a model of some steps.
 
     Args:
         graph: the model with its edits.
         flow: its data flow.
         steps: what to compute, in order.
-        held: what is fed: names, those of twins with `TWIN` added.
+        held: what is fed: names, those of twins with `QUANTIZED_SUFFIX` added.
         outputs: names to return, likewise.
         twins: all names whose values differ in the edited model, of these steps and of earlier ones.
-        spool: holds the edits' new tensors; None where there are none.
+        tensor_file: holds the edits' new tensors; None where there are none.
     """
-    if spool is not None:
-        spool.flush()
+    if tensor_file is not None:
+        tensor_file.flush()
     nodes: list[NodeProto] = []
     for step in steps:
         nodes.append(step.node.proto)
         if not twins.isdisjoint(step.writes):
             edited = graph.edits.replacement(step.node) or [step.node.proto]
-            nodes += [_renamed(proto, lambda name: name + TWIN if name in twins else name) for proto in edited]
+            nodes += [
+                _renamed(proto, lambda name: name + QUANTIZED_SUFFIX if name in twins else name) for proto in edited
+            ]
     model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
     _import_domains(model, nodes)
     root = _common_folder(graph.path)
-    model.graph.name = "excerpt"
+    model.graph.name = "extract_submodel"
     model.graph.node.extend(nodes)
     for node in model.graph.node:
         node.name = ""  # which need not be unique in the source's scopes taken together
@@ -103,13 +105,13 @@ def excerpt(
         if isinstance(constant, SparseTensorProto):
             model.graph.sparse_initializer.append(constant)
         else:
-            model.graph.initializer.append(_portable(constant, graph.path, root, spool))
+            model.graph.initializer.append(_portable(constant, graph.path, root, tensor_file))
     model.graph.input.extend(_input(name, value) for name, value in held.items())
     model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     if any(_calls_function(graph, node) for node in nodes):
         model.functions.extend(graph.model.functions)
     _embed_inner(model, graph)
-    return Excerpt(bytes(model.SerializeToString()), root, tuple(outputs))
+    return Submodel(bytes(model.SerializeToString()), root, tuple(outputs))
 
 
 def _renamed(proto: NodeProto, name_of: Callable[[str], str]) -> NodeProto:
@@ -154,15 +156,15 @@ def _constants(graph: Graph, flow: Flow, nodes: Sequence[NodeProto]) -> Iterable
             yield proto
 
 
-def _portable(proto: TensorProto, model: Path, folder: Path, spool: Spool | None) -> TensorProto:
-    """A constant for another model: small ones whole, large ones as references, new ones from the spool."""
+def _portable(proto: TensorProto, model: Path, folder: Path, tensor_file: TensorFile | None) -> TensorProto:
+    """A constant for another model: small ones whole, large ones as references, new ones from the tensor file."""
     piece = describe(proto, model).piece
     copy = TensorProto()
     copy.CopyFrom(proto)
     if piece is None:
         return copy
-    if spool is not None and str(piece.path) == NEW:
-        embed(copy, bytes(FileSlice(spool.path, piece.offset, piece.length).read()))
+    if tensor_file is not None and str(piece.path) == NEW:
+        embed(copy, bytes(FileSlice(tensor_file.path, piece.offset, piece.length).read()))
         return copy
     real = piece.path.resolve()
     if real.is_relative_to(folder):
@@ -177,7 +179,7 @@ def _common_folder(model: Path) -> Path:
     return model.resolve().parent
 
 
-def _input(name: str, value: Held) -> ValueInfoProto:
+def _input(name: str, value: ValueInfo) -> ValueInfoProto:
     info = ValueInfoProto(name=name)
     tensor = info.type.tensor_type
     tensor.elem_type = ONNX_TYPES[value.dtype]

@@ -17,7 +17,7 @@ PAGE = 4096  # ONNX asks for page-aligned offsets so that tensors can be mapped
 LINE = 64  # small tensors need not waste a page
 
 
-class Spool:
+class TensorFile:
     """Appends arrays and slices of other files; remembers nothing but its length.
 
     One array at a time is written behind the caller's back, who may work on the next. What goes wrong with it is raised

@@ -36,7 +36,9 @@ NUMPY_TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
 ONNX_TYPES = {dtype: number for number, dtype in NUMPY_TYPES.items()}
-NEW = f"\0new:{secrets.token_hex(16)}"  # location of tensors that are new in this run, in the spool; see wire.SELF
+NEW = (
+    f"\0new:{secrets.token_hex(16)}"  # location of tensors that are new in this run, in the tensor file; see wire.SELF
+)
 _MOST_ELEMENTS = 1 << 50
 _VALUE_FIELDS = (
     *("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"),

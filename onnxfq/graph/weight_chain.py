@@ -45,7 +45,7 @@ Step = Transpose | Reshape | Cast
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class WeightChain:
     """From a stored array to what a node reads.
 
     Attributes:
@@ -62,7 +62,7 @@ class Way:
     casts: Ints = ()
     shaping: tuple[Transpose | Reshape, ...] = ()
 
-    def then(self, step: Step) -> Way:
+    def then(self, step: Step) -> WeightChain:
         """The same way with one more step."""
         if isinstance(step, Cast):
             return self if step.type == self.type else replace(self, type=step.type, casts=(*self.casts, step.type))

@@ -18,7 +18,7 @@ AHEAD = 0.05  # the change of the token before, relative to that of the token it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Subject:
+class EvaluatedModel:
     """One of the models that are compared.
 
     Attributes:
@@ -90,7 +90,7 @@ def refuse_different_vocabularies(model: Array, baseline: Array) -> None:
 def looks_ahead(scores: Callable[[Sequence[int]], Array], ids: Sequence[int]) -> bool:
     """Whether the scores of a token depend on the token after it, as those of a masked language model do.
 
-    Tried out by changing the last of some tokens. What dynamic quantisation does to the token before is far smaller
+    Tried out by changing the last of some tokens. What dynamic quantization does to the token before is far smaller
     than what the change does to the token itself.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from onnxfq.errors import UsageError
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 
 IN_PERCENT = ("max_ppl_increase", "max_drop")  # of the baseline's figure
 NOTHING_MEASURED = "it was not measured"
@@ -76,7 +76,7 @@ class Limits:
                 "Drop the limit, or give the data that it needs."
             )
 
-    def gates(self, figures: Sequence[Figure]) -> Iterator[Gate]:
+    def gates(self, figures: Sequence[Metric]) -> Iterator[Gate]:
         """Hold figures against the limits; where a figure has no value, its gate fails.
 
         Args:
@@ -94,7 +94,7 @@ class Limits:
             yield Gate(option, limit.value, measured, passed, relative=limit.relative, note=note)
 
 
-def _why(figures: Sequence[Figure]) -> str:
+def _why(figures: Sequence[Metric]) -> str:
     """Why there is nothing to hold against a limit."""
     return "; ".join(dict.fromkeys(f.note for f in figures if f.note)) or NOTHING_MEASURED
 
@@ -124,16 +124,16 @@ def parse_limit(given: str | float | None, option: str, *, percent: bool) -> Lim
     return Limit(value, relative)
 
 
-def _increase(figure: Figure, limit: Limit) -> float | None:
+def _increase(figure: Metric, limit: Limit) -> float | None:
     return figure.relative_difference if limit.relative else figure.difference
 
 
-def _drop(figure: Figure, limit: Limit) -> float | None:
+def _drop(figure: Metric, limit: Limit) -> float | None:
     change = _increase(figure, limit)
     return None if change is None else -change
 
 
-def _value(figure: Figure, limit: Limit) -> float | None:
+def _value(figure: Metric, limit: Limit) -> float | None:
     return figure.value
 
 
@@ -145,7 +145,7 @@ _READS = {
     "max-drop": SCORES,
     "min-speedup": ("speedup",),
 }
-_MEASURES: dict[str, Callable[[Figure, Limit], float | None]] = {
+_MEASURES: dict[str, Callable[[Metric, Limit], float | None]] = {
     "max-ppl-increase": _increase,
     "max-kl": _value,
     "min-cosine": _value,

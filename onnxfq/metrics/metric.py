@@ -12,7 +12,7 @@ from onnxfq.arrays import Float64Array
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """What was measured of a model. All values are safe to write as JSON.
 
     None stands for a figure that does not apply, or that is not finite; `note` then says why.
@@ -46,7 +46,7 @@ class Figure:
         return self.difference / abs(self.baseline)
 
 
-def mean_figure(name: str, values: Sequence[float], baseline: Sequence[float] | None = None) -> Figure:
+def mean_metric(name: str, values: Sequence[float], baseline: Sequence[float] | None = None) -> Metric:
     """The mean over samples, and the mean of their differences from the baseline's.
 
     Args:
@@ -55,7 +55,7 @@ def mean_figure(name: str, values: Sequence[float], baseline: Sequence[float] | 
         baseline: the baseline's, sample by sample; None where there is no baseline, or nothing to compare.
     """
     own = np.asarray(values, np.float64)
-    figure = Figure(name, mean(own), standard_error(own), samples=len(own), note=trouble(own))
+    figure = Metric(name, mean(own), standard_error(own), samples=len(own), note=trouble(own))
     if baseline is None:
         return figure
     other = np.asarray(baseline, np.float64)

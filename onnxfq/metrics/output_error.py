@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.running_sums import EqualSums, FloatSums
 from onnxfq.session import NOT_ARRAYS, Session
 from onnxfq.signature import Signature, TensorSpec
@@ -232,7 +232,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def worst_figures(outputs: Iterable[OutputAccuracy], samples: int | None = None) -> list[Figure]:
+def worst_metrics(outputs: Iterable[OutputAccuracy], samples: int | None = None) -> list[Metric]:
     """Each figure of the floating outputs where it is worst, with the output's name as its note.
 
     A figure that one output should have and has not, because something in it is not finite, is worse than any number.
@@ -244,13 +244,13 @@ def worst_figures(outputs: Iterable[OutputAccuracy], samples: int | None = None)
     floats = [output for output in outputs if output.is_float and not output.is_empty]
     broken = next((output for output in floats if output.relative_mse is None), None)
     if broken is not None:
-        return [Figure(name, None, samples=samples, note=f"{broken.name}: {broken.note}") for name in _WORST]
+        return [Metric(name, None, samples=samples, note=f"{broken.name}: {broken.note}") for name in _WORST]
     figures = []
     for name, worst in _WORST.items():
         known = [(value, output.name) for output in floats if (value := getattr(output, name)) is not None]
         if known:
             value, output_name = worst(known)
-            figures.append(Figure(name, value, samples=samples, note=f"of {output_name}"))
+            figures.append(Metric(name, value, samples=samples, note=f"of {output_name}"))
     return figures
 
 

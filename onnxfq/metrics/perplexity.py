@@ -12,8 +12,8 @@ from onnxfq.arrays import Array, Float64Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import has_cache
 from onnxfq.metrics.distributions import agreement, guesses
-from onnxfq.metrics.evaluated_model import Subject, looks_ahead, refuse_different_vocabularies
-from onnxfq.metrics.metric import Figure, finite, mean_figure, trouble
+from onnxfq.metrics.evaluated_model import EvaluatedModel, looks_ahead, refuse_different_vocabularies
+from onnxfq.metrics.metric import Metric, finite, mean_metric, trouble
 
 Told = Callable[[int, int], None]
 TOO_LARGE = "too large for a number"
@@ -21,8 +21,8 @@ RARE = 0.999  # the quantile of KL that is reported beside its mean
 
 
 @dataclass
-class Losses:
-    """Losses of a model on texts, and those of the one it is compared with: a number a text, no logits are kept.
+class TokenLosses:
+    """TokenLosses of a model on texts, and those of the one it is compared with: a number a text, no logits are kept.
 
     Attributes:
         model: mean loss of each text's predicted tokens, in nats.
@@ -47,7 +47,7 @@ class Losses:
         if expected is not None:
             self.baseline.append(_loss(expected, ids))
 
-    def perplexity(self) -> Figure:
+    def perplexity(self) -> Metric:
         """The exponential of the mean loss of all predicted tokens."""
         return perplexity(self._weighed(self.model), self._weighed(self.baseline) if self.baseline else None)
 
@@ -58,17 +58,23 @@ class Losses:
 
 
 @dataclass
-class _Seen:
+class _LanguageSums:
     """What has been measured, a number a window or a token; the logits themselves are forgotten."""
 
-    losses: Losses = field(default_factory=Losses)
+    losses: TokenLosses = field(default_factory=TokenLosses)
     kl: list[Float64Array] = field(default_factory=list)
     same: list[Float64Array] = field(default_factory=list)
 
 
-def judge_language(
-    model: Subject, baseline: Subject | None, text: str, *, samples: int | None, tell: Told, name: str = "the text"
-) -> list[Figure]:
+def evaluate_language(
+    model: EvaluatedModel,
+    baseline: EvaluatedModel | None,
+    text: str,
+    *,
+    samples: int | None,
+    tell: Told,
+    name: str = "the text",
+) -> list[Metric]:
     """Perplexity on a text, and KL and top-1 agreement with the baseline.
 
     The whole text is encoded once and cut into full windows. Of each window of T tokens, the perplexity counts the
@@ -95,7 +101,7 @@ def judge_language(
     length = min(subject.text.length for subject in (model, baseline) if subject is not None)
     windows = full_windows(model.text.ids(text), length)[:samples]
     _refuse_looking_ahead(baseline or model, windows[0])
-    seen = _Seen()
+    seen = _LanguageSums()
     for number, ids in enumerate(windows, start=1):
         _add(seen, model, baseline, ids, f"window {number} of {name}")
         tell(number, len(windows))
@@ -119,7 +125,7 @@ def full_windows(ids: list[int], length: int) -> list[list[int]]:
     return [ids[start : start + length] for start in range(0, full * length, length)]
 
 
-def _refuse_looking_ahead(subject: Subject, ids: Sequence[int]) -> None:
+def _refuse_looking_ahead(subject: EvaluatedModel, ids: Sequence[int]) -> None:
     """A model with a cache of earlier tokens cannot see later ones; others are tried out."""
     if not has_cache(subject.signature) and looks_ahead(lambda tokens: subject.scores(tokens, "the text"), ids):
         raise ModelError(f"{sees_later_tokens(subject.session.name)} Evaluate it with --task outputs.")
@@ -130,7 +136,9 @@ def sees_later_tokens(name: str) -> str:
     return f"{name} sees the tokens after the one it scores, as masked language models do: it has no perplexity."
 
 
-def _add(seen: _Seen, model: Subject, baseline: Subject | None, ids: Sequence[int], where: str) -> None:
+def _add(
+    seen: _LanguageSums, model: EvaluatedModel, baseline: EvaluatedModel | None, ids: Sequence[int], where: str
+) -> None:
     logits = model.scores(ids, where)
     if baseline is None:
         seen.losses.add(ids, logits)
@@ -148,16 +156,16 @@ def _loss(logits: Array, ids: Sequence[int]) -> float:
     return float(guesses(logits[:-1], ids[1:]).loss.mean())
 
 
-def _figures(seen: _Seen, *, compared: bool) -> Iterator[Figure]:
+def _figures(seen: _LanguageSums, *, compared: bool) -> Iterator[Metric]:
     yield seen.losses.perplexity()
     if compared:
-        yield mean_figure("kl", [float(kl.mean()) for kl in seen.kl])
+        yield mean_metric("kl", [float(kl.mean()) for kl in seen.kl])
         tokens = np.concatenate(seen.kl)
-        yield Figure("kl_p999", _quantile(tokens), samples=len(tokens), note=trouble(tokens))
-        yield mean_figure("top1", [float(same.mean()) for same in seen.same])
+        yield Metric("kl_p999", _quantile(tokens), samples=len(tokens), note=trouble(tokens))
+        yield mean_metric("top1", [float(same.mean()) for same in seen.same])
 
 
-def perplexity(loss: Sequence[float], baseline: Sequence[float] | None = None) -> Figure:
+def perplexity(loss: Sequence[float], baseline: Sequence[float] | None = None) -> Metric:
     """The exponential of the mean loss, and how much it is above the baseline's.
 
     The standard errors are those of the losses carried through the exponential (the delta method); that of the
@@ -167,18 +175,18 @@ def perplexity(loss: Sequence[float], baseline: Sequence[float] | None = None) -
         loss: mean loss of each window, in nats.
         baseline: the baseline's of the same windows.
     """
-    own = mean_figure("perplexity", loss)
+    own = mean_metric("perplexity", loss)
     value = _exp(own.value)
     error = None if value is None or own.standard_error is None else value * own.standard_error
     if baseline is None:
         note = own.note or (TOO_LARGE if value is None else None)
         return replace(own, value=value, standard_error=error, note=note)
-    paired = mean_figure("perplexity", loss, baseline)
+    paired = mean_metric("perplexity", loss, baseline)
     before = _exp(paired.baseline)
     if value is None or before is None:
-        return Figure("perplexity", value, error, before, samples=len(loss), note=paired.note or TOO_LARGE)
-    parts = mean_figure("parts", [value * a - before * b for a, b in zip(loss, baseline, strict=True)])
-    return Figure("perplexity", value, error, before, value - before, parts.standard_error, len(loss))
+        return Metric("perplexity", value, error, before, samples=len(loss), note=paired.note or TOO_LARGE)
+    parts = mean_metric("parts", [value * a - before * b for a, b in zip(loss, baseline, strict=True)])
+    return Metric("perplexity", value, error, before, value - before, parts.standard_error, len(loss))
 
 
 def _quantile(values: Float64Array) -> float | None:

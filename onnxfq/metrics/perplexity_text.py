@@ -14,7 +14,7 @@ from onnxfq.feeds import Feed, Feeds, Text, complete, read_lines, role, stem, ta
 from onnxfq.feeds.model_kind import find_language_output
 from onnxfq.feeds.records import SUFFIXES
 from onnxfq.metrics.evaluated_model import refuse_different_vocabularies, sees_change
-from onnxfq.metrics.perplexity import Losses, full_windows
+from onnxfq.metrics.perplexity import TokenLosses, full_windows
 from onnxfq.signature import Signature
 
 Outputs = Mapping[str, Array]
@@ -23,7 +23,7 @@ _IDS = ("decoder_input_ids", "input_ids")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Passages:
+class PerplexityText:
     """Texts for the perplexity of a language model.
 
     Attributes:
@@ -38,7 +38,7 @@ class Passages:
     output: str
     shared: bool
 
-    def watched(self, losses: Losses, pairs: Iterable[Pair]) -> Iterator[Pair]:
+    def watched(self, losses: TokenLosses, pairs: Iterable[Pair]) -> Iterator[Pair]:
         """Hand on what both models gave for each sample, original first, and add the losses on the way."""
         for sample, (expected, got) in enumerate(pairs):
             self.add(losses, sample, expected, got)
@@ -63,7 +63,7 @@ class Passages:
                 return sees_change(before, after)
         return False
 
-    def add(self, losses: Losses, sample: int, expected: Outputs, got: Outputs) -> None:
+    def add(self, losses: TokenLosses, sample: int, expected: Outputs, got: Outputs) -> None:
         """Add what both models gave for a sample.
 
         Raises:
@@ -100,9 +100,9 @@ class Passages:
         )
 
 
-def read_passages(
+def read_perplexity_text(
     path: Path, signature: Signature, *, tokenizer: Path | None, samples: int, seq_len: int
-) -> Passages | None:
+) -> PerplexityText | None:
     """The first full windows of a running text; None for a model that is no language model.
 
     Args:
@@ -125,13 +125,13 @@ def read_passages(
         complete(text.feed(ids), signature, f"window {number} of {path.name}")
         for number, ids in enumerate(windows, start=1)
     ]
-    return Passages(Feeds(tuple(feeds), f"given: {path.resolve().name}"), signature, output, shared=False)
+    return PerplexityText(Feeds(tuple(feeds), f"given: {path.resolve().name}"), signature, output, shared=False)
 
 
-def given_passages(feeds: Feeds, signature: Signature) -> Passages | None:
+def given_perplexity_text(feeds: Feeds, signature: Signature) -> PerplexityText | None:
     """Samples that are there already, as texts; None for a model that is no language model."""
     output = find_language_output(signature)
-    return None if output is None else Passages(feeds, signature, output, shared=True)
+    return None if output is None else PerplexityText(feeds, signature, output, shared=True)
 
 
 def read_running_text(path: Path) -> str:

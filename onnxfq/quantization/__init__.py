@@ -1,1 +1,1 @@
-"""The steps of one model on its way to the quantised one, as `pipeline` puts them together."""
+"""The steps of one model on its way to the quantized one, as `pipeline` puts them together."""

@@ -66,12 +66,12 @@ class Calibration:
         lost = sum(len(stage.targets) for stage in self.stages if not stage.source)
         if lost:
             notes.append(
-                f"{_nodes(lost)} quantised without data: out of calibration's reach inside loops, local functions or "
+                f"{_nodes(lost)} quantized without data: out of calibration's reach inside loops, local functions or "
                 "undecided branches, or with an input that no sample changes."
             )
         missed = sum(not reports[index].tokens for stage in self.reached for index in stage.targets)
         if missed:
-            notes.append(f"{_nodes(missed)} quantised without data: no sample got that far.")
+            notes.append(f"{_nodes(missed)} quantized without data: no sample got that far.")
         return notes
 
 

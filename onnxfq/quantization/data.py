@@ -8,11 +8,11 @@ from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import UsageError
-from onnxfq.feeds import Feeds, generate_own, given_feeds, load_feeds
+from onnxfq.feeds import Feeds, generate_self, given_feeds, load_feeds
 from onnxfq.feeds.model_kind import find_language_output
 from onnxfq.graph import loaded_bytes
 from onnxfq.metrics.output_error import has_logits
-from onnxfq.metrics.perplexity_text import Passages, given_passages, read_passages
+from onnxfq.metrics.perplexity_text import PerplexityText, given_perplexity_text, read_perplexity_text
 from onnxfq.progress import Progress
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
@@ -86,7 +86,7 @@ def refuse_unmeasurable(source: Path, jobs: Sequence[Job]) -> None:
         raise UsageError(f"'{source}' has not what the limits are about: {'; '.join(idle)} (got outputs {names}).")
 
 
-def _passages(job: Job, feeds: Feeds | None) -> Passages | None:
+def _passages(job: Job, feeds: Feeds | None) -> PerplexityText | None:
     """Texts for the perplexity: those named for it, else the samples; None for a model that is no language model.
 
     Raises:
@@ -94,7 +94,7 @@ def _passages(job: Job, feeds: Feeds | None) -> Passages | None:
     """
     options, signature = job.options, job.graph.signature
     if options.eval_text is not None:
-        return read_passages(
+        return read_perplexity_text(
             Path(options.eval_text),
             signature,
             tokenizer=_tokenizer(job),
@@ -106,7 +106,7 @@ def _passages(job: Job, feeds: Feeds | None) -> Passages | None:
             "--max-ppl-increase needs text, and this algorithm takes no calibration data. "
             "Give it with --eval-text FILE."
         )
-    return given_passages(feeds, signature)
+    return given_perplexity_text(feeds, signature)
 
 
 def _tokenizer(job: Job) -> Path:
@@ -140,7 +140,7 @@ def _feeds(job: Job, progress: Progress) -> Feeds | None:
         if not job.solver.needs:
             return None
         _refuse_large(job)
-        return generate_own(
+        return generate_self(
             Session(job.graph.path, provider=job.provider, threads=job.threads),
             signature,
             samples=options.samples,

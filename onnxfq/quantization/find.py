@@ -1,4 +1,4 @@
-"""Which nodes are quantised, by which kernel, and why the others are not: decided for all before any work."""
+"""Which nodes are quantized, by which kernel, and why the others are not: decided for all before any work."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def plan(
         The planned targets, and those left alone because their shape alone makes the kernel slower than float.
 
     Raises:
-        SchemeError: the scheme does not exist on the provider, or is slower than not quantising; all offenders listed.
+        SchemeError: the scheme does not exist on the provider, or is slower than not quantizing; all offenders listed.
     """
     planned: list[Planned] = []
     problems: Counter[str] = Counter()
@@ -114,7 +114,7 @@ def plan(
 
 def _slow_skip(planned: Planned) -> Skip:
     target = planned.target
-    reason = f"slower than float on {planned.kernel.provider}: {planned.kernel.note} (--allow-slow quantises it anyway)"
+    reason = f"slower than float on {planned.kernel.provider}: {planned.kernel.note} (--allow-slow quantizes it anyway)"
     return Skip(target.name, target.node.op_type, reason, nbytes=target.float_bytes)
 
 
@@ -129,13 +129,13 @@ def _slow_message(slow: list[Planned], scheme: Scheme, provider: Provider) -> st
 
 
 def refuse_nothing(graph: Graph, skips: Sequence[Skip]) -> None:
-    """Refuse a model without a target, unless the reason is that it is quantised already.
+    """Refuse a model without a target, unless the reason is that it is quantized already.
 
     Raises:
-        ModelError: nothing to quantise, with the reasons.
+        ModelError: nothing to quantize, with the reasons.
     """
     if any(skip.quantized for skip in skips):
         return
     reasons = Counter(skip.reason for skip in skips)
     listed = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(5)) or "it has no MatMul or Gemm"
-    raise ModelError(f"Nothing to quantise in '{graph.path}': {listed}.")
+    raise ModelError(f"Nothing to quantize in '{graph.path}': {listed}.")

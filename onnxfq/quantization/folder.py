@@ -13,7 +13,7 @@ from onnxfq.model_files import MODEL_SUFFIX
 from onnxfq.options import Options
 from onnxfq.reports.report import Estimate, Report, Size
 
-# Weights, of ONNX models or in other frameworks' formats: no companions of a quantised model.
+# Weights, of ONNX models or in other frameworks' formats: no companions of a quantized model.
 _WEIGHTS = frozenset(
     {MODEL_SUFFIX, ".onnx_data", ".data", ".weight", ".ort", ".bin", ".safetensors", ".pt", ".pth", ".ckpt"}
     | {".h5", ".msgpack", ".tflite", ".gguf"}

@@ -25,7 +25,7 @@ class Job:
         options: what was asked for.
         provider: where it runs.
         solver: what chooses the codes.
-        planned: the nodes to quantise, each with its kernel.
+        planned: the nodes to quantize, each with its kernel.
         skips: the nodes left alone, with reasons.
         kept_bytes: of the planned nodes' float weights, those that stay because other nodes read them too.
         workers: who does what need not be done here.

@@ -13,20 +13,27 @@ from onnxfq.arrays import Array, Float64Array
 from onnxfq.calibration.pieces import PART_OF_MEMORY
 from onnxfq.calibration.stages import Stage
 from onnxfq.errors import ModelError
-from onnxfq.executors.serialization import handed
-from onnxfq.graph import Constant, Scratch, Spool
+from onnxfq.executors.serialization import dumped
+from onnxfq.graph import Constant, Scratch, TensorFile
 from onnxfq.packing import row_chunks
 from onnxfq.progress import Progress
 from onnxfq.quantization.calibrate import Calibration, rounded_in
 from onnxfq.quantization.find import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.read_ahead import read_ahead
-from onnxfq.quantization.solved_weight import Solution, WeightTask, forget_stage, from_arrays, solve_weight, to_arrays
+from onnxfq.quantization.solved_weight import (
+    SolvedWeight,
+    WeightTask,
+    forget_stage,
+    from_arrays,
+    solve_weight,
+    to_arrays,
+)
 from onnxfq.quantization.summary import describe
-from onnxfq.quantization.verify import Meant
-from onnxfq.quantized import extent
+from onnxfq.quantization.verify import Expected
+from onnxfq.quantized import weight_range
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import Stored, expected_energy, fold, rewrite, shift_bias, store
+from onnxfq.rules import Stored, expected_mean_square, fold, rewrite, shift_bias, store
 from onnxfq.solvers import AUTO, ScalesInputs, Solver, make_solver
 from onnxfq.statistics import Statistics
 
@@ -43,13 +50,13 @@ class _Done:
 
 
 def solve(
-    job: Job, spool: Spool, progress: Progress, calibration: Calibration | None = None
-) -> tuple[list[TargetReport], list[Meant]]:
-    """Quantise every planned weight and put the quantised nodes into the graph.
+    job: Job, tensor_file: TensorFile, progress: Progress, calibration: Calibration | None = None
+) -> tuple[list[TargetReport], list[Expected]]:
+    """Quantize every planned weight and put the quantized nodes into the graph.
 
     Args:
         job: the model and what was decided; its graph is changed.
-        spool: takes the new tensors.
+        tensor_file: takes the new tensors.
         progress: told about every step.
         calibration: for solvers that need data.
 
@@ -59,7 +66,7 @@ def solve(
     Raises:
         ModelError: weights that are not finite, all of them listed.
     """
-    work = _Solving(job, spool, progress, calibration)
+    work = _Solving(job, tensor_file, progress, calibration)
     if calibration:
         work.refuse_damaged()  # before the long work
         for position, stage in enumerate(calibration.reached):
@@ -72,11 +79,11 @@ def solve(
 class _Solving:
     """A run: what is done, and what was found on the way."""
 
-    def __init__(self, job: Job, spool: Spool, progress: Progress, calibration: Calibration | None) -> None:
-        self._job, self._spool, self._progress, self._calibration = job, spool, progress, calibration
+    def __init__(self, job: Job, tensor_file: TensorFile, progress: Progress, calibration: Calibration | None) -> None:
+        self._job, self._spool, self._progress, self._calibration = job, tensor_file, progress, calibration
         self._done: dict[Hashable, _Done] = {}
         self._reports: dict[int, TargetReport] = {}
-        self._meant: dict[int, Meant] = {}
+        self._meant: dict[int, Expected] = {}
         self._abandoned: list[Constant] = []
         self._damaged: dict[str, None] = {}
         self._steps = 0
@@ -106,8 +113,8 @@ class _Solving:
     def _without_data(self, index: int) -> WeightTask:
         job, p = self._job, self._job.planned[index]
         solver = make_solver(AUTO) if job.solver.needs else job.solver
-        expected = expected_energy(job.graph, p.target) if solver.weighs_inputs else None
-        statistics = None if expected is None else Statistics(tokens=0, energy=expected)
+        expected = expected_mean_square(job.graph, p.target) if solver.weighs_inputs else None
+        statistics = None if expected is None else Statistics(tokens=0, mean_square=expected)
         return self._task(p, solver, statistics)
 
     def _task(
@@ -141,7 +148,7 @@ class _Solving:
                 self._known(index)
             self._tell()
 
-    def _resumed(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, Solution] | None:
+    def _resumed(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, SolvedWeight] | None:
         """What an interrupted run has left of a stage."""
         found = calibration.checkpoint.load(position) if calibration.checkpoint else None
         if found is None:
@@ -154,7 +161,7 @@ class _Solving:
         calibration.streams.skip(position, self._spool, self._tell)
         return solutions
 
-    def _fits(self, index: int, solution: Solution) -> bool:
+    def _fits(self, index: int, solution: SolvedWeight) -> bool:
         """Whether a solution is one of this target."""
         p, parts = self._job.planned[index], solution.parts
         kernel, blocks = p.kernel, -(-p.target.k // p.kernel.block_size)
@@ -163,7 +170,7 @@ class _Solving:
             part.b.shape[1:] == shape and part.scales.shape == (len(part.b), blocks) for part in parts
         )
 
-    def _solved(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, Solution]:
+    def _solved(self, position: int, stage: Stage, calibration: Calibration) -> dict[int, SolvedWeight]:
         planned, job = self._job.planned, self._job
         statistics = calibration.streams.advance(
             position, self._spool, rounded_in(planned[stage.targets[0]]), self._tell
@@ -191,10 +198,10 @@ class _Solving:
         if statistics is None or not self._job.workers.elsewhere:
             yield statistics
             return
-        with handed(calibration.checkpoint.folder, statistics) as file:
+        with dumped(calibration.checkpoint.folder, statistics) as file:
             yield file
 
-    def _solutions(self, indices: Iterable[int], tasks: Iterable[WeightTask]) -> Iterator[Solution | None]:
+    def _solutions(self, indices: Iterable[int], tasks: Iterable[WeightTask]) -> Iterator[SolvedWeight | None]:
         """Solve weights, wherever that is done; those that are damaged are remembered."""
         job, memory = self._job, self._job.options.memory // PART_OF_MEMORY
         solutions = (
@@ -229,12 +236,12 @@ class _Solving:
         for p in self._job.planned:
             weight = p.target.matrix
             value = weight.read(scratch)
-            total = sum(extent(weight.rows(value, rows)).energy for rows in row_chunks(weight.n, weight.k))
+            total = sum(weight_range(weight.rows(value, rows)).energy for rows in row_chunks(weight.n, weight.k))
             if not total < float("inf"):
                 self._damaged[p.target.weight.leaf.name] = None
         self._refuse()
 
-    def finish(self) -> tuple[list[TargetReport], list[Meant]]:
+    def finish(self) -> tuple[list[TargetReport], list[Expected]]:
         """Carry out the changes, and complete the reports."""
         self._refuse()
         forget_stage()
@@ -255,7 +262,7 @@ class _Solving:
             if found is not None:
                 self._reports[index] = replace(report, output_error=found.relative)
 
-    def _keep(self, index: int, solution: Solution | None) -> None:
+    def _keep(self, index: int, solution: SolvedWeight | None) -> None:
         """Store a solved weight and put its node into the graph."""
         p = self._job.planned[index]
         if solution is None or self._damaged:
@@ -265,7 +272,7 @@ class _Solving:
         self._done[p.target.key, p.kernel] = _Done(stored, report, solution.digest)
         self._rewrite(index, stored, report, solution)
 
-    def _rewrite(self, index: int, stored: Stored, report: TargetReport, solution: Solution | None) -> None:
+    def _rewrite(self, index: int, stored: Stored, report: TargetReport, solution: SolvedWeight | None) -> None:
         p, graph = self._job.planned[index], self._job.graph
         bias = self._calibration.biases.get(index) if self._calibration and solution else None
         shift = solution.shift if solution and bias else None
@@ -276,7 +283,7 @@ class _Solving:
         digest = self._done[p.target.key, p.kernel].digest
         self._reports[index] = report
         _LOGGER.info("%s", _line(report))
-        self._meant[index] = Meant(p.target.name, stored.codes, p.target.n, p.target.k, p.kernel, digest)
+        self._meant[index] = Expected(p.target.name, stored.codes, p.target.n, p.target.k, p.kernel, digest)
 
     def _known(self, index: int) -> bool:
         """Whether an earlier target has the same weight; then this one takes it."""
@@ -315,7 +322,7 @@ def _line(report: TargetReport) -> str:
     return "; ".join([f"{what}, {report.algorithm}{tokens}{error}", *report.remarks])
 
 
-def _report(planned: TargetReport, solution: Solution) -> TargetReport:
+def _report(planned: TargetReport, solution: SolvedWeight) -> TargetReport:
     return replace(
         planned,
         relative_error=solution.error / solution.energy if solution.energy else 0.0,
@@ -329,7 +336,7 @@ def _report(planned: TargetReport, solution: Solution) -> TargetReport:
     )
 
 
-def _joined(solutions: dict[int, Solution]) -> tuple[dict[str, Array], dict[str, Any]]:
+def _joined(solutions: dict[int, SolvedWeight]) -> tuple[dict[str, Array], dict[str, Any]]:
     """All solutions of a stage as one set of arrays."""
     arrays: dict[str, Array] = {}
     facts: dict[str, Any] = {}
@@ -339,7 +346,7 @@ def _joined(solutions: dict[int, Solution]) -> tuple[dict[str, Array], dict[str,
     return arrays, facts
 
 
-def parted(arrays: dict[str, Array], facts: dict[str, Any]) -> dict[int, Solution] | None:
+def parted(arrays: dict[str, Array], facts: dict[str, Any]) -> dict[int, SolvedWeight] | None:
     """The inverse of `_joined`; None where a stage's file is whole, but not what was written."""
     try:
         return {

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float32Array
 from onnxfq.calibration.shards import forget_program
-from onnxfq.executors.serialization import exchanged, take
+from onnxfq.executors.serialization import load, serializable
+from onnxfq.half import to_float32
 from onnxfq.packing import Packed, join_digests, pack, row_chunks
 from onnxfq.quantization.verify import fingerprints_of
-from onnxfq.quantized import Extent, QuantizedWeight, extent, squared_error, widened
+from onnxfq.quantized import QuantizedWeight, WeightRange, squared_error, weight_range
 from onnxfq.rules import Weight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers import Solver, forget
@@ -25,7 +26,7 @@ from onnxfq.solvers.rows import products_alone
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics, about_means
 
-exchanged(Statistics)
+serializable(Statistics)
 
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
 _FACTS = ("digest", "energy", "error", "least", "largest", "remarks", "algorithm", "weighted", "tokens", "activations")
@@ -42,7 +43,7 @@ _COLUMNS_CHUNK, _COLUMNS = 1 << 22, 1024  # weights, and columns at least, round
 
 
 @dataclass(slots=True, eq=False)
-class Solution:
+class SolvedWeight:
     """One solved weight.
 
     Attributes:
@@ -90,7 +91,7 @@ class WeightTask:
         scale_type: the type scales will be stored in.
         block_size: the kernel's.
         solver: what chooses the codes.
-        scheme: what to quantise to.
+        scheme: what to quantize to.
         statistics: of the inputs, or the file that holds them.
         centred: the solver is given the statistics about their means, and how to change the bias is computed too.
         input_scale: [K], what the inputs will be divided by; statistics are those of inputs so divided.
@@ -116,7 +117,7 @@ class WeightTask:
         return (*self.weight.constant.files, *([self.statistics] if isinstance(self.statistics, Path) else ()))
 
 
-def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None) -> Solution | None:
+def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None) -> SolvedWeight | None:
     """Solve and pack one weight; None where it holds NaN or infinity.
 
     Rows go through all steps chunk by chunk: a chunk stays in the processor's cache from reading to packing.
@@ -135,9 +136,9 @@ def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None)
         part = _round_columns(task, value, rows) if alongside else _solve_rows(task, value, rows, centred or known)
         if part is None:
             return None
-        solution.energy += part.extent.energy
-        solution.least = min(solution.least, part.extent.least)
-        solution.largest = max(solution.largest, part.extent.largest)
+        solution.energy += part.weight_range.energy
+        solution.least = min(solution.least, part.weight_range.least)
+        solution.largest = max(solution.largest, part.weight_range.largest)
         solution.error += part.error
         solution.parts.append(pack(part.q, task.block_size))
         digests += fingerprints_of(part.q, task.block_size)
@@ -154,7 +155,7 @@ class _Part:
     """Some rows of a solved weight: the codes, what the weights take up, Σ (w − ŵ)², and how the bias changes."""
 
     q: QuantizedWeight
-    extent: Extent
+    weight_range: WeightRange
     error: float
     shift: npt.NDArray[np.float64] | None = None
 
@@ -166,7 +167,7 @@ def _solve_rows(
     weight = task.weight.rows(value, rows)
     if task.input_scale is not None:
         weight = weight * task.input_scale.astype(np.float32)
-    found = extent(weight)
+    found = weight_range(weight)
     if not found.energy < float("inf"):
         return None
     q = task.solver.solve(weight, task.scheme, statistics, scale_type=task.scale_type)
@@ -186,7 +187,7 @@ def _rounds_columns(task: WeightTask, value: npt.NDArray[np.generic]) -> bool:
 def _round_columns(task: WeightTask, value: npt.NDArray[np.generic], rows: slice) -> _Part | None:
     """The same as `_solve_rows` for such a weight."""
     if value.dtype != np.float32:
-        value, rows = widened(value, rows), slice(0, rows.stop - rows.start)
+        value, rows = to_float32(value, rows), slice(0, rows.stop - rows.start)
     q, error, found = round_columns(np.asarray(value, np.float32), rows, task.scheme)
     return _Part(q, found, error) if found.energy < float("inf") else None
 
@@ -194,7 +195,7 @@ def _round_columns(task: WeightTask, value: npt.NDArray[np.generic], rows: slice
 @lru_cache(maxsize=1)
 def _lent(file: Path) -> Statistics:
     """The last file's statistics, as one object for all weights of a stage: solvers keep what they compute from it."""
-    statistics: Statistics = take(file)
+    statistics: Statistics = load(file)
     return statistics
 
 
@@ -206,14 +207,14 @@ def forget_stage() -> None:
     forget_program()
 
 
-def _about(solver: Solver, statistics: Statistics | None) -> Solution:
-    solution = Solution(algorithm=solver.name)
+def _about(solver: Solver, statistics: Statistics | None) -> SolvedWeight:
+    solution = SolvedWeight(algorithm=solver.name)
     if statistics is None:
         return solution
     solution.weighted = BY_DATA if statistics.gram is not None else BY_NORM
     solution.tokens = statistics.tokens
-    if statistics.least is not None and statistics.largest is not None:
-        solution.activations = statistics.least, statistics.largest
+    if statistics.min is not None and statistics.max is not None:
+        solution.activations = statistics.min, statistics.max
     return solution
 
 
@@ -238,10 +239,10 @@ def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> 
     if statistics.mean is None or statistics.float_mean is None:
         return np.zeros(weight.shape[0])
     with products_alone():
-        return np.asarray(weight @ statistics.float_mean - q.dequantise() @ statistics.mean)
+        return np.asarray(weight @ statistics.float_mean - q.dequantize() @ statistics.mean)
 
 
-def to_arrays(solution: Solution) -> tuple[dict[str, Array], dict[str, Any]]:
+def to_arrays(solution: SolvedWeight) -> tuple[dict[str, Array], dict[str, Any]]:
     """A solution as arrays by name and facts that JSON can hold."""
     vectors = {"shift": solution.shift, "input_scale": solution.input_scale}
     arrays: dict[str, Array] = {name: vector for name, vector in vectors.items() if vector is not None}
@@ -253,7 +254,7 @@ def to_arrays(solution: Solution) -> tuple[dict[str, Array], dict[str, Any]]:
     return arrays, {**{name: getattr(solution, name) for name in _FACTS}, **kinds}
 
 
-def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Solution:
+def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> SolvedWeight:
     """The inverse of `to_arrays`.
 
     Raises:
@@ -272,4 +273,4 @@ def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Soluti
         for number in range(facts["parts"])
     ]
     known: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in _FACTS}
-    return Solution(parts=parts, shift=arrays.get("shift"), input_scale=arrays.get("input_scale"), **known)
+    return SolvedWeight(parts=parts, shift=arrays.get("shift"), input_scale=arrays.get("input_scale"), **known)

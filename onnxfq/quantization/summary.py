@@ -134,14 +134,14 @@ def estimate(job: Job) -> Estimate:
 def _plan_warnings(job: Job) -> Iterator[str]:
     quantized = sum(s.quantized for s in job.skips)
     if quantized and not job.planned:
-        yield "The model is already quantised: nothing was left to do."
+        yield "The model is already quantized: nothing was left to do."
     elif quantized:
-        yield f"{quantized} nodes were already quantised and stay as they are."
+        yield f"{quantized} nodes were already quantized and stay as they are."
     elif not job.planned:
-        yield "Nothing to quantise."
+        yield "Nothing to quantize."
     if job.kept_bytes:
         kept = size_text(job.kept_bytes)
-        yield f"{kept} of the quantised weights stay in floating point too: nodes of other kinds read them."
+        yield f"{kept} of the quantized weights stay in floating point too: nodes of other kinds read them."
     if any(p.kernel.speed == "slow" for p in job.planned):
         yield "Some targets run slower than in floating point (--allow-slow)."
 

@@ -15,10 +15,10 @@ from onnxfq.calibration.pieces import Pieces, Runtime
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.feeds import Feed, Feeds, generate, has_cache
 from onnxfq.graph import Graph, loaded_bytes
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy, compare_outputs, run_both, run_reference
-from onnxfq.metrics.perplexity import Losses, sees_later_tokens
-from onnxfq.metrics.perplexity_text import Outputs, Pair, Passages
+from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
+from onnxfq.metrics.perplexity_text import Outputs, Pair, PerplexityText
 from onnxfq.progress import Progress
 from onnxfq.session import Session
 from onnxfq.signature import Signature
@@ -41,7 +41,7 @@ class Inputs:
 
     feeds: Feeds
     decode: Feed | None
-    passages: Passages | None = None
+    passages: PerplexityText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Validation:
     latency: tuple[Latency, ...]
     inputs: str
     untimed: str = ""
-    language: tuple[Figure, ...] = ()
+    language: tuple[Metric, ...] = ()
 
 
 def prepare_inputs(
@@ -87,7 +87,7 @@ def prepare_inputs(
     samples: int,
     seq_len: int,
     seed: int,
-    passages: Passages | None = None,
+    passages: PerplexityText | None = None,
 ) -> Inputs:
     """The inputs of the comparison: those given, or some made up; texts for the perplexity besides.
 
@@ -122,17 +122,17 @@ def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress:
         run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
         _check_passages(graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     except ModelError as error:
-        raise ModelError(f"{error} To quantise it without comparing it with the original: --no-validate.") from error
+        raise ModelError(f"{error} To quantize it without comparing it with the original: --no-validate.") from error
     return Comparison(inputs, runtime, loaded)
 
 
-def _check_passages(graph: Graph, passages: Passages | None, run: Callable[[Feeds], Sequence[Outputs]]) -> None:
+def _check_passages(graph: Graph, passages: PerplexityText | None, run: Callable[[Feeds], Sequence[Outputs]]) -> None:
     """Refuse a model that has no perplexity on the first text; one with a cache of tokens cannot see later ones."""
     if passages is None:
         return
     if has_cache(graph.signature):
         (found,) = run(passages.feeds[:1])
-        passages.add(Losses(), 0, found, found)
+        passages.add(TokenLosses(), 0, found, found)
     elif passages.sees_later_tokens(run):
         raise ModelError(f"{sees_later_tokens(str(graph.path))} Leave out --max-ppl-increase and --eval-text.")
 
@@ -175,7 +175,7 @@ def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progr
         quantized = Session(output, provider=runtime.provider, threads=runtime.threads)
     except ModelError as error:
         raise _does_not_run(error) from error
-    losses, passages = Losses(), inputs.passages
+    losses, passages = TokenLosses(), inputs.passages
     pairs = run_both(original, quantized, inputs.feeds)
     if passages is not None and passages.shared:
         pairs = passages.watched(losses, pairs)
@@ -189,18 +189,18 @@ def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progr
     return Validation(tuple(outputs), tuple(latency), inputs.feeds.origin, language=_language(passages, losses))
 
 
-def _read(passages: Passages, losses: Losses, pairs: Iterable[Pair], progress: Progress) -> None:
+def _read(passages: PerplexityText, losses: TokenLosses, pairs: Iterable[Pair], progress: Progress) -> None:
     """Run both models on texts that are there for the perplexity alone."""
     for done, _ in enumerate(passages.watched(losses, pairs)):
         progress("perplexity", done, len(passages.feeds))
 
 
-def _language(passages: Passages | None, losses: Losses) -> tuple[Figure, ...]:
+def _language(passages: PerplexityText | None, losses: TokenLosses) -> tuple[Metric, ...]:
     """Figures on texts, each with where those came from."""
     if passages is None:
         return ()
     if not losses.tokens:
-        return (Figure("perplexity", None, note="no text has two tokens"),)
+        return (Metric("perplexity", None, note="no text has two tokens"),)
     figure = losses.perplexity()
     return (replace(figure, note=figure.note or f"texts {passages.feeds.origin}"),)
 
@@ -213,7 +213,7 @@ def _validate_pieces(
         quantized = _in_pieces(Graph.load(output), inputs.feeds, runtime, "comparing with the original", progress)
     except ModelError as error:
         raise _does_not_run(error) from error
-    losses, passages = Losses(), inputs.passages
+    losses, passages = TokenLosses(), inputs.passages
     pairs = _kept(original, quantized, len(inputs.feeds))
     if passages is not None and passages.shared:
         pairs = passages.watched(losses, pairs)
@@ -240,4 +240,4 @@ def _kept(original: Pieces, quantized: Pieces, samples: int) -> Iterator[Pair]:
 
 
 def _does_not_run(error: ModelError) -> VerificationError:
-    return VerificationError(f"The original runs, the quantised model does not. Please report this: {error}")
+    return VerificationError(f"The original runs, the quantized model does not. Please report this: {error}")

@@ -17,7 +17,7 @@ from onnxfq.packing import Packed, at_block_size, fingerprint, join_digests, row
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.session import Provider, Session
 
-# Largest relative MSE of a kernel against `A @ dequantise(q).T`, by what it rounds besides the weights.
+# Largest relative MSE of a kernel against `A @ dequantize(q).T`, by what it rounds besides the weights.
 _TOLERANCE_FLOAT, _TOLERANCE_INT8, _TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
 _ROWS = 3
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
@@ -25,7 +25,7 @@ _MOST_SHIFT = 10.0  # a power of two by which activations of any float type may 
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
+class Expected:
     """What one written node must hold.
 
     Attributes:
@@ -52,12 +52,12 @@ def fingerprints_of(q: QuantizedWeight, block_size: int) -> Iterator[str]:
         yield fingerprint(at.codes[rows], at.scale[rows], at.zero_point[rows])
 
 
-def verify(path: Path, meant: Iterable[Meant], provider: Provider) -> int:
+def verify(path: Path, meant: Iterable[Expected], provider: Provider) -> int:
     """Reopen a written model and hold it against what was meant.
 
     Args:
         path: the file.
-        meant: one entry for each quantised node.
+        meant: one entry for each quantized node.
         provider: where kernels are run.
 
     Returns:
@@ -71,10 +71,10 @@ def verify(path: Path, meant: Iterable[Meant], provider: Provider) -> int:
     for node in graph.nodes():
         if node.op_type == "MatMulNBits" and node.domain == MICROSOFT:
             written[node.inputs[1]].append(node)
-    wanted: defaultdict[str, list[Meant]] = defaultdict(list)
+    wanted: defaultdict[str, list[Expected]] = defaultdict(list)
     for entry in meant:
         wanted[entry.codes].append(entry)
-    kinds: dict[Hashable, tuple[Meant, Node]] = {}
+    kinds: dict[Hashable, tuple[Expected, Node]] = {}
     scratch = Scratch()
     for codes, entries in wanted.items():
         entry, nodes = entries[0], written[codes]
@@ -95,7 +95,7 @@ def _load(path: Path) -> Graph:
         raise VerificationError(f"The written file cannot be read back: {error}") from error
 
 
-def _check_nodes(path: Path, nodes: list[Node], entries: list[Meant]) -> None:
+def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     if len(nodes) != len(entries):
         names = ", ".join(f"'{entry.node}'" for entry in entries)
@@ -120,7 +120,7 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Meant]) -> None:
             )
 
 
-def _read(graph: Graph, node: Node, entry: Meant, scratch: Scratch | None = None) -> Packed:
+def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Packed:
     """The node's tensors; codes in `scratch` if given."""
     memory = (scratch, None, None)
     try:
@@ -136,7 +136,7 @@ def _read(graph: Graph, node: Node, entry: Meant, scratch: Scratch | None = None
     return Packed(b, scales, zero_points, entry.kernel.bits, entry.kernel.block_size)
 
 
-def _check_decoded(path: Path, graph: Graph, node: Node, entry: Meant, scratch: Scratch) -> None:
+def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:
     """Whether the tensors have the shapes the kernel reads, and decode to what the solver returned."""
     packed = _read(graph, node, entry, scratch)
     if not _well_formed(packed, entry):
@@ -149,7 +149,7 @@ def _check_decoded(path: Path, graph: Graph, node: Node, entry: Meant, scratch: 
         )
 
 
-def _well_formed(packed: Packed, entry: Meant) -> bool:
+def _well_formed(packed: Packed, entry: Expected) -> bool:
     bits, block_size = entry.kernel.bits, entry.kernel.block_size
     k_blocks = -(-entry.k // block_size)
     zero_points = packed.zero_points
@@ -163,13 +163,13 @@ def _well_formed(packed: Packed, entry: Meant) -> bool:
     )
 
 
-def _check_kernel(path: Path, graph: Graph, node: Node, entry: Meant, provider: Provider) -> None:
+def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: Provider) -> None:
     packed, kernel = take_rows(_read(graph, node, entry), slice(0, _probe_rows(entry.n))), entry.kernel
     dtype = STORED_TYPES[kernel.activation_type]
     constants = {"B": packed.b, "scales": packed.scales, "zero_points": packed.zero_points}
     attributes = {**node.attributes, "N": len(packed.b)}
     model = single_node("MatMulNBits", MICROSOFT, constants, attributes, activation=dtype, columns=entry.k)
-    weight = unpack(packed, entry.k).dequantise().T.astype(np.float64)
+    weight = unpack(packed, entry.k).dequantize().T.astype(np.float64)
     a = _activations(weight).astype(dtype)
     got = Session(model, provider=provider).run({"A": a})["Y"].astype(np.float64)
     expected = a.astype(np.float64) @ weight

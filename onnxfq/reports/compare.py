@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxfq.errors import UsageError
-from onnxfq.metrics.metric import Figure as Measured
+from onnxfq.metrics.metric import Metric
 from onnxfq.reports.files import check_report_path, write_report
 from onnxfq.reports.layers import Layer, layers_of
 from onnxfq.reports.page import comparison_page
@@ -48,7 +48,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class ComparedMetric:
     """One figure of every run, None where a run has none."""
 
     name: str
@@ -73,14 +73,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class LayerChange:
-    """A quantised node in every run.
+    """A quantized node in every run.
 
     Attributes:
         number: from 1, in the order of the network.
         name: the node's, after its file's where there are several.
         measure: "output" where every run that has the node measured the error of its output, else "weights".
-        errors: of each run; None where it did not quantise the node or does not know.
-        bits: true bits a weight in each run; None where it did not quantise the node.
+        errors: of each run; None where it did not quantize the node or does not know.
+        bits: true bits a weight in each run; None where it did not quantize the node.
         ratios: each error relative to the first run's; None where either is not known, or the first is 0.
     """
 
@@ -93,7 +93,7 @@ class LayerChange:
 
     @property
     def change(self) -> float:
-        """How far the runs are apart: 0 where they are alike, infinite where only some quantised the node."""
+        """How far the runs are apart: 0 where they are alike, infinite where only some quantized the node."""
         if len({bits is None for bits in self.bits}) > 1:
             return math.inf
         known = [error for error in self.errors if error is not None]
@@ -103,7 +103,7 @@ class LayerChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ReportComparison:
     """Runs side by side.
 
     Attributes:
@@ -115,7 +115,7 @@ class Comparison:
     """
 
     runs: tuple[Run, ...]
-    figures: tuple[Figure, ...]
+    figures: tuple[ComparedMetric, ...]
     settings: tuple[tuple[str, tuple[str, ...]], ...]
     layers: tuple[LayerChange, ...]
     remarks: tuple[str, ...]
@@ -153,7 +153,7 @@ class Comparison:
         write_report(path, (comparison_page(self) if html else json.dumps(self.to_json(), indent=1)) + "\n")
 
 
-def compare_reports(paths: Sequence[str | Path], reports: Sequence[Report]) -> Comparison:
+def compare_reports(paths: Sequence[str | Path], reports: Sequence[Report]) -> ReportComparison:
     """Put reports side by side.
 
     Args:
@@ -167,7 +167,7 @@ def compare_reports(paths: Sequence[str | Path], reports: Sequence[Report]) -> C
         raise UsageError(f"A comparison needs two reports or more (got {len(reports)}).")
     runs = [Run(_letter(i), str(path), r) for i, (path, r) in enumerate(zip(paths, reports, strict=True))]
     layers = tuple(_layers(reports))
-    return Comparison(
+    return ReportComparison(
         tuple(runs), tuple(_figures(reports)), tuple(_settings(reports)), layers, tuple(_remarks(runs, layers))
     )
 
@@ -177,15 +177,15 @@ def _letter(index: int) -> str:
     return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
 
 
-def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
-    def figure(name: str, unit: Unit, better: Better, of: Callable[[Report], float | None]) -> Figure:
-        return Figure(name, unit, better, tuple(of(report) for report in reports))
+def _figures(reports: Sequence[Report]) -> Iterator[ComparedMetric]:
+    def figure(name: str, unit: Unit, better: Better, of: Callable[[Report], float | None]) -> ComparedMetric:
+        return ComparedMetric(name, unit, better, tuple(of(report) for report in reports))
 
     yield figure("file size", "bytes", "less", lambda r: r.size.output_bytes)
     yield figure("of the original", "fraction", "less", lambda r: r.size.ratio)
-    yield figure("bits a quantised weight", "bits", "less", lambda r: r.size.bits_per_weight or None)
-    yield figure("bytes quantised", "fraction", "more", lambda r: r.size.coverage)
-    yield figure("nodes quantised", "nodes", "", lambda r: len(r.targets))
+    yield figure("bits a quantized weight", "bits", "less", lambda r: r.size.bits_per_weight or None)
+    yield figure("bytes quantized", "fraction", "more", lambda r: r.size.coverage)
+    yield figure("nodes quantized", "nodes", "", lambda r: len(r.targets))
     yield figure("largest relative MSE", "", "less", _largest_error)
     for name in dict.fromkeys(o.name for r in reports for o in r.outputs if o.kl is not None):
         yield figure(f"KL, {name}", "", "less", lambda r, name=name: _of_output(r, name, "kl"))  # type: ignore[misc]
@@ -201,7 +201,7 @@ def _largest_error(report: Report) -> float | None:
     return max((o.relative_mse for o in report.outputs if o.relative_mse is not None), default=None)
 
 
-def _largest(figures: Sequence[Measured]) -> float | None:
+def _largest(figures: Sequence[Metric]) -> float | None:
     known = [figure.value for figure in figures if figure.value is not None]
     return max(known) if len(known) == len(figures) and known else None
 
@@ -277,7 +277,7 @@ def _remarks(runs: Sequence[Run], layers: Sequence[LayerChange]) -> Iterator[str
         yield "The outputs were compared on different inputs: their errors cannot be set against each other."
     some = sum(None in layer.bits for layer in layers)
     if some:
-        yield f"{some} {'node is' if some == 1 else 'nodes are'} quantised in some of the runs only."
+        yield f"{some} {'node is' if some == 1 else 'nodes are'} quantized in some of the runs only."
     mixed = any(t.output_error is not None for run in runs for t in run.report.targets)
     if mixed and any(layer.measure == "weights" for layer in layers):
         yield "Not every run was calibrated: errors of layers are those of weights, which calibration does not aim at."

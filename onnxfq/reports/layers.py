@@ -1,4 +1,4 @@
-"""The quantised nodes of a report one by one, with the figures that charts and comparisons need."""
+"""The quantized nodes of a report one by one, with the figures that charts and comparisons need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORST = 5
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One quantised node.
+    """One quantized node.
 
     Attributes:
         number: from 1, in the order of the network.
@@ -43,7 +43,7 @@ class Layer:
 
 
 def layers_of(report: Report) -> list[Layer]:
-    """All quantised nodes; those that share a weight have the bits of the one that stores it."""
+    """All quantized nodes; those that share a weight have the bits of the one that stores it."""
     stored = {(t.model, t.name): t.bytes for t in report.targets}
     return [
         Layer(number, t, 8 * (stored.get((t.model, t.shares), 0) if t.shares else t.bytes) / (t.n * t.k))

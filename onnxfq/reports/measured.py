@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnxfq.benchmarking.latency import Latency
-from onnxfq.metrics.metric import Figure
-from onnxfq.metrics.output_error import LOGITS_WORDS, OutputAccuracy, worst_figures
+from onnxfq.metrics.metric import Metric
+from onnxfq.metrics.output_error import LOGITS_WORDS, OutputAccuracy, worst_metrics
 
 _MISSING = {
     "relative_mse": "no output is floating-point",
@@ -16,8 +16,8 @@ _MISSING = {
 
 
 def measured(
-    outputs: Sequence[OutputAccuracy], latencies: Sequence[Latency], language: Sequence[Figure]
-) -> list[Figure]:
+    outputs: Sequence[OutputAccuracy], latencies: Sequence[Latency], language: Sequence[Metric]
+) -> list[Metric]:
     """One figure for each that a limit can be about; where there is none, its note says why.
 
     Args:
@@ -26,25 +26,25 @@ def measured(
         language: figures on running text.
     """
     if not outputs and not latencies:
-        return [Figure(name, None, note="the models were not compared") for name in (*_MISSING, *_OTHERS)]
+        return [Metric(name, None, note="the models were not compared") for name in (*_MISSING, *_OTHERS)]
     return [*_accuracy(outputs), _slowest(latencies), *(language or [_no_text()])]
 
 
 _OTHERS = ("speedup", "perplexity")
 
 
-def _accuracy(outputs: Sequence[OutputAccuracy]) -> Iterator[Figure]:
-    found = {figure.name: figure for figure in worst_figures(outputs)}
+def _accuracy(outputs: Sequence[OutputAccuracy]) -> Iterator[Metric]:
+    found = {figure.name: figure for figure in worst_metrics(outputs)}
     for name, note in _MISSING.items():
-        yield found.get(name) or Figure(name, None, note=note)
+        yield found.get(name) or Metric(name, None, note=note)
 
 
-def _slowest(latencies: Sequence[Latency]) -> Figure:
+def _slowest(latencies: Sequence[Latency]) -> Metric:
     if not latencies:
-        return Figure("speedup", None, note="models that are run piece by piece are not timed")
+        return Metric("speedup", None, note="models that are run piece by piece are not timed")
     slowest = min(latencies, key=lambda latency: latency.speedup)
-    return Figure("speedup", slowest.speedup, note=f"of {slowest.case}")
+    return Metric("speedup", slowest.speedup, note=f"of {slowest.case}")
 
 
-def _no_text() -> Figure:
-    return Figure("perplexity", None, note="the perplexity was not measured: it needs text")
+def _no_text() -> Metric:
+    return Metric("perplexity", None, note="the perplexity was not measured: it needs text")

@@ -21,7 +21,7 @@ from onnxfq.reports.verdict import verdict
 from onnxfq.system.terminal import printable, shortened, size_text
 
 if TYPE_CHECKING:
-    from onnxfq.reports.compare import Comparison
+    from onnxfq.reports.compare import ReportComparison
     from onnxfq.reports.report import Report, SkipReport
 
 NOTHING = "–"
@@ -85,7 +85,7 @@ def report_page(report: Report) -> str:
     )
 
 
-def comparison_page(comparison: Comparison) -> str:
+def comparison_page(comparison: ReportComparison) -> str:
     """A whole HTML document about several runs."""
     chart = change_chart([layer.name for layer in comparison.layers], [layer.ratios[1:] for layer in comparison.layers])
     return _render("compare.html.j2", comparison=comparison, chart=chart)
@@ -115,9 +115,9 @@ def _blocks(granularity: int | str) -> str:
 
 
 def _parts(report: Report, reasons: Sequence[Reason]) -> list[Part]:
-    """What the source's bytes are: quantised, left alone for a reason, and all that is no weight of MatMul or Gemm."""
+    """What the source's bytes are: quantized, left alone for a reason, and all that is no weight of MatMul or Gemm."""
     size = report.size
-    sizes = [("quantised", size.target_float_bytes)]
+    sizes = [("quantized", size.target_float_bytes)]
     sizes += [(f"left alone: {reason.text}", reason.bytes) for reason in reasons if reason.bytes > 0]
     rest = size.source_bytes - sum(count for _, count in sizes)
     if rest > 0:

@@ -11,7 +11,7 @@ from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError
 from onnxfq.metrics.gates import Gate, require_all
 from onnxfq.metrics.limits import Limits
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.files import check_kind, write_report
 from onnxfq.reports.measured import measured
@@ -24,7 +24,7 @@ JSON_VERSION = 1  # of report.schema.json: new members leave it, a member that g
 
 @dataclass(frozen=True, slots=True)
 class TargetReport:
-    """One quantised node.
+    """One quantized node.
 
     Attributes:
         name: the node's.
@@ -43,7 +43,7 @@ class TargetReport:
         shares: the earlier target with which the weight is shared, or "".
         model: the file it belongs to, where there are several.
         output_error: Σ(y−ŷ)² / Σy² over the calibration samples, of the node's output after its bias, original against
-            quantised model as far as that node; None without calibration.
+            quantized model as far as that node; None without calibration.
         tokens: of calibration; 0 without.
         weights: smallest and largest weight.
         activations: smallest and largest input in calibration; None without.
@@ -114,12 +114,12 @@ class Size:
 
     @property
     def bits_per_weight(self) -> float:
-        """True bits of a quantised weight, scales and zero points included."""
+        """True bits of a quantized weight, scales and zero points included."""
         return 8 * self.target_bytes / self.target_weights if self.target_weights else 0.0
 
     @property
     def coverage(self) -> float:
-        """The part of the source's bytes that was quantised."""
+        """The part of the source's bytes that was quantized."""
         return min(1.0, self.target_float_bytes / self.source_bytes)
 
     def as_json(self) -> dict[str, float | int]:
@@ -146,8 +146,8 @@ class Report:
         scheme: in words.
         algorithm: what chose the codes.
         provider: "cpu" or "cuda".
-        targets: quantised nodes.
-        skipped: MatMul, Gemm and quantised nodes left alone.
+        targets: quantized nodes.
+        skipped: MatMul, Gemm and quantized nodes left alone.
         size: bytes before and after.
         estimate: expected time and memory.
         outputs: error of every output against the original, empty where nothing was compared.
@@ -181,7 +181,7 @@ class Report:
     estimate: Estimate
     outputs: tuple[OutputAccuracy, ...] = ()
     latency: tuple[Latency, ...] = ()
-    language: tuple[Figure, ...] = ()
+    language: tuple[Metric, ...] = ()
     inputs: str = ""
     calibration: str = ""
     gates: tuple[Gate, ...] = ()

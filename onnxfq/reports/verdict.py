@@ -44,7 +44,7 @@ def verdict(report: Report) -> Verdict:
         return Verdict("failed", "FAILED", f"{which} not hold: {told}.")
     if report.output is None:
         nodes = _count(len(report.targets), "node")
-        return Verdict("inspected", "INSPECTED", f"{nodes} would be quantised, {size}; nothing was written.")
+        return Verdict("inspected", "INSPECTED", f"{nodes} would be quantized, {size}; nothing was written.")
     if not (report.outputs or report.latency):
         return Verdict(
             "unproven", "NOT VALIDATED", f"{size}; the written file was verified, but not compared with the original."

@@ -3,7 +3,7 @@
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.matmul_nbits import Stored, match, rewrite, store
-from onnxfq.rules.norms import expected_energy
+from onnxfq.rules.norms import expected_mean_square
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "Stored",
     "Target",
     "Weight",
-    "expected_energy",
+    "expected_mean_square",
     "find_bias",
     "find_fold",
     "fold",

@@ -1,4 +1,4 @@
-"""The bias behind a target, which can take up the mean of the error that quantising leaves.
+"""The bias behind a target, which can take up the mean of the error that quantizing leaves.
 
     MatMul(A, B) → Add(·, bias)        Gemm(A, B, bias)
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float64Array
-from onnxfq.graph import Constant, Flow, Graph, Node, Spool, make_node
+from onnxfq.graph import Constant, Flow, Graph, Node, TensorFile, make_node
 from onnxfq.rules.target import Target
 
 
@@ -63,7 +63,7 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
     return None
 
 
-def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, spool: Spool) -> list[Constant]:
+def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, tensor_file: TensorFile) -> list[Constant]:
     """Add a vector [N] to the bias of an Add.
 
     Returns:
@@ -71,10 +71,10 @@ def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, spool: Spool) -> l
     """
     node = bias.node
     index = next(i for i in (0, 1) if isinstance(graph.constant(node, i), Constant))
-    name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", spool, shifted(bias.value, shift))
+    name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", tensor_file, shifted(bias.value, shift))
     inputs = [name if i == index else other for i, other in enumerate(node.inputs)]
     add = make_node("Add", inputs, list(node.outputs))
-    graph.replace(node, [add], heir=add)
+    graph.replace(node, [add], keeps_name=add)
     return [bias.value]
 
 

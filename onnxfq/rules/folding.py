@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfq.arrays import Float64Array
-from onnxfq.graph import MICROSOFT, Constant, Flow, Graph, Node, Spool
+from onnxfq.graph import MICROSOFT, Constant, Flow, Graph, Node, TensorFile
 from onnxfq.rules.norms import OPERATORS
 from onnxfq.rules.target import Target
 
@@ -53,7 +53,7 @@ def find_fold(
     return Fold(places) if places and not any(graph.edits.replacement(node) for node, _ in places) else None
 
 
-def fold(graph: Graph, found: Fold, scale: Float64Array, spool: Spool) -> list[Constant]:
+def fold(graph: Graph, found: Fold, scale: Float64Array, tensor_file: TensorFile) -> list[Constant]:
     """Divide by a scale [K] what a stage's inputs are made with.
 
     Returns:
@@ -67,12 +67,12 @@ def fold(graph: Graph, found: Fold, scale: Float64Array, spool: Spool) -> list[C
             continue
         row = value.load()
         scaled = row.astype(np.float64) / scale.reshape((-1,) if row.ndim < 2 else (*(1,) * (row.ndim - 1), -1))
-        name = graph.add_tensor(node.body, f"{node.inputs[index]}_folded", spool, scaled.astype(row.dtype))
+        name = graph.add_tensor(node.body, f"{node.inputs[index]}_folded", tensor_file, scaled.astype(row.dtype))
         renamed.setdefault(id(node.proto), (node, {}))[1][index] = name
         abandoned.append(value)
     for node, names in renamed.values():
         copy = graph.rewired(node, names)
-        graph.replace(node, [copy], heir=copy)
+        graph.replace(node, [copy], keeps_name=copy)
     return abandoned
 
 

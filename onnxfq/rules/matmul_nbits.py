@@ -1,7 +1,7 @@
 """MatMul and Gemm with a constant weight → com.microsoft.MatMulNBits.
 
-    MatMul(A, B)                      → MatMulNBits(A, quantised Bᵀ)
-    Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantised alpha·B′ᵀ, bias) [→ Add(C)]
+    MatMul(A, B)                      → MatMulNBits(A, quantized Bᵀ)
+    Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantized alpha·B′ᵀ, bias) [→ Add(C)]
 
 Source: com.microsoft.MatMulNBits in ONNX Runtime's ContribOperators.md.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfq.arrays import Float64Array
-from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstant, Spool, make_node, type_name
+from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstant, TensorFile, make_node, type_name
 from onnxfq.kernels import Kernel
 from onnxfq.packing import Packed
 from onnxfq.quantized import STORED_TYPES
@@ -33,7 +33,7 @@ _FUSED = frozenset({"FusedMatMul", "FusedGemm", "TransposeMatMul", "Attention", 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Names of a quantised weight's tensors in the graph; `zero_points` is "" where all are the default."""
+    """Names of a quantized weight's tensors in the graph; `zero_points` is "" where all are the default."""
 
     codes: str
     scales: str
@@ -43,7 +43,7 @@ class Stored:
 def match(graph: Graph, node: Node) -> Target | Skip | None:
     """Decide about one node: a target, a node left alone with the reason, or none of this rule's business."""
     if node.op_type in _ALREADY and node.domain in ("", MICROSOFT):
-        return Skip(node.name, node.op_type, "already quantised", quantized=True)
+        return Skip(node.name, node.op_type, "already quantized", quantized=True)
     if node.op_type in _FUSED and node.domain == MICROSOFT:
         return _fused(graph, node)
     if node.op_type not in ("MatMul", "Gemm") or node.domain:
@@ -60,7 +60,7 @@ def match(graph: Graph, node: Node) -> Target | Skip | None:
 def _fused(graph: Graph, node: Node) -> Skip | None:
     if not any(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs[:3]) if name):
         return None
-    reason = "fused by ONNX Runtime's optimiser: quantise the model as it was exported, before optimisation"
+    reason = "fused by ONNX Runtime's optimiser: quantize the model as it was exported, before optimisation"
     return Skip(node.name, node.op_type, reason)
 
 
@@ -91,34 +91,39 @@ def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
     return Target(node.name, node, weight, n, k, transposed, node.real("alpha", 1.0) if gemm else 1.0, scale_type)
 
 
-def store(graph: Graph, target: Target, parts: Sequence[Packed], spool: Spool) -> Stored:
-    """Add the quantised weight's tensors beside the float one; nodes that share the weight share them.
+def store(graph: Graph, target: Target, parts: Sequence[Packed], tensor_file: TensorFile) -> Stored:
+    """Add the quantized weight's tensors beside the float one; nodes that share the weight share them.
 
     Args:
         graph: the model.
         target: whose weight it is.
         parts: the weight, in chunks of its rows.
-        spool: takes the tensors' bytes.
+        tensor_file: takes the tensors' bytes.
     """
     base, home = target.weight.leaf.name, target.weight.home
-    codes = graph.add_tensor(home, f"{base}_Q{parts[0].bits}", spool, *(p.b for p in parts))
-    scales = graph.add_tensor(home, f"{base}_scales", spool, *(p.scales for p in parts))
+    codes = graph.add_tensor(home, f"{base}_Q{parts[0].bits}", tensor_file, *(p.b for p in parts))
+    scales = graph.add_tensor(home, f"{base}_scales", tensor_file, *(p.scales for p in parts))
     zero_points = [p.zero_points for p in parts if p.zero_points is not None]
-    name = graph.add_tensor(home, f"{base}_zero_points", spool, *zero_points) if zero_points else ""
+    name = graph.add_tensor(home, f"{base}_zero_points", tensor_file, *zero_points) if zero_points else ""
     return Stored(codes, scales, name)
 
 
 def rewrite(
-    graph: Graph, target: Target, stored: Stored, kernel: Kernel, spool: Spool, shift: Float64Array | None = None
+    graph: Graph,
+    target: Target,
+    stored: Stored,
+    kernel: Kernel,
+    tensor_file: TensorFile,
+    shift: Float64Array | None = None,
 ) -> list[Constant]:
     """Replace the target's node; names of the node and of its output stay.
 
     Args:
         graph: the model.
         target: the node.
-        stored: the tensors of its quantised weight.
+        stored: the tensors of its quantized weight.
         kernel: what will run it.
-        spool: takes the bytes of new tensors.
+        tensor_file: takes the bytes of new tensors.
         shift: [N], added to a Gemm's own bias, which must be constant (see `find_bias`).
 
     Returns:
@@ -134,14 +139,14 @@ def rewrite(
     bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
     if bias and node.real("beta", 1.0) != 0.0:
         joined = kernel.provider == "cpu"  # elsewhere kernels are fast without a bias only
-        row = _row(graph, target, bias, shift, spool) if joined or shift is not None else ""
+        row = _row(graph, target, bias, shift, tensor_file) if joined or shift is not None else ""
         if row and joined:
             inputs += ["", row]
         else:
             product = graph.edits.fresh_name(f"{product}_product")
-            after = _add(graph, target, product, row, spool)
+            after = _add(graph, target, product, row, tensor_file)
     quantized = _node(target, kernel, inputs, product)
-    graph.replace(node, [*before, quantized, *after], heir=quantized)
+    graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
     return [c for c in (target.weight, bias) if isinstance(c, Constant)]
 
 
@@ -161,7 +166,9 @@ def _node(target: Target, kernel: Kernel, inputs: list[str], product: str) -> No
     )
 
 
-def _row(graph: Graph, target: Target, bias: Constant | NotConstant, shift: Float64Array | None, spool: Spool) -> str:
+def _row(
+    graph: Graph, target: Target, bias: Constant | NotConstant, shift: Float64Array | None, tensor_file: TensorFile
+) -> str:
     """The name of a Gemm's C as [N] with beta and the shift in it, where it is such a constant."""
     if isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
         return ""
@@ -169,16 +176,16 @@ def _row(graph: Graph, target: Target, bias: Constant | NotConstant, shift: Floa
     if beta == 1.0 and len(bias.shape) == 1 and shift is None:
         return name
     return graph.add_tensor(
-        bias.home, f"{name}_row", spool, shifted(bias, np.zeros(1) if shift is None else shift, beta)
+        bias.home, f"{name}_row", tensor_file, shifted(bias, np.zeros(1) if shift is None else shift, beta)
     )
 
 
-def _add(graph: Graph, target: Target, product: str, row: str, spool: Spool) -> list[NodeProto]:
+def _add(graph: Graph, target: Target, product: str, row: str, tensor_file: TensorFile) -> list[NodeProto]:
     """Nodes that add beta · C to the product; `row` is that sum where it is known."""
     term, beta, nodes = row or target.node.inputs[2], target.node.real("beta", 1.0), []
     if beta != 1.0 and not row:
         value = np.array(beta, STORED_TYPES[target.scale_type])
-        factor = graph.add_tensor(target.node.body, f"{term}_beta", spool, value)
+        factor = graph.add_tensor(target.node.body, f"{term}_beta", tensor_file, value)
         scaled = graph.edits.fresh_name(f"{term}_scaled")
         nodes = [make_node("Mul", [term, factor], [scaled])]
         term = scaled

@@ -27,19 +27,24 @@ _PASSING = frozenset({"Identity", "Cast", "Dropout"})
 _LONGEST = 8
 
 
-def expected_energy(graph: Graph, target: Target) -> Float64Array | None:
+def expected_mean_square(graph: Graph, target: Target) -> Float64Array | None:
     """E[x²] of each of a target's K inputs, relative to their mean; None where no normalisation comes before it."""
     source = _producer(graph, target.node, 0)
     if source is None or target.node.integer("transA", 0):
         return None
     if source.op_type in OPERATORS:
         gamma, beta = OPERATORS[source.op_type]
-        energy = _energy(graph, source, gamma, beta)
+        mean_square = _mean_square(graph, source, gamma, beta)
     else:
-        energy = _decomposed(graph, source)
-    if energy is None or energy.shape != (target.k,) or not np.isfinite(energy).all() or not energy.mean() > 0:
+        mean_square = _decomposed(graph, source)
+    if (
+        mean_square is None
+        or mean_square.shape != (target.k,)
+        or not np.isfinite(mean_square).all()
+        or not mean_square.mean() > 0
+    ):
         return None
-    return np.asarray(energy / energy.mean())
+    return np.asarray(mean_square / mean_square.mean())
 
 
 def _producer(graph: Graph, node: Node, index: int) -> Node | None:
@@ -64,7 +69,7 @@ def _vector(graph: Graph, node: Node, index: int) -> Float64Array | None:
     return np.asarray(value.load(), np.float64).reshape(-1)
 
 
-def _energy(graph: Graph, node: Node, gamma: int, beta: int | None) -> Float64Array | None:
+def _mean_square(graph: Graph, node: Node, gamma: int, beta: int | None) -> Float64Array | None:
     scale = _vector(graph, node, gamma)
     if scale is None:
         return None

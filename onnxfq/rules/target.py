@@ -1,4 +1,4 @@
-"""What a rule finds: nodes to quantise, and nodes to leave alone with the reason."""
+"""What a rule finds: nodes to quantize, and nodes to leave alone with the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
-from onnxfq.quantized import turned
+from onnxfq.half import transposed
 from onnxfq.scheme import ScaleType
 
 
@@ -38,7 +38,7 @@ class Weight:
 
     def rows(self, value: npt.NDArray[np.generic], rows: slice) -> Float32Array:
         """Some rows of the canonical weight, [rows, K] float32, contiguous; `value` is what `read` returned."""
-        part = turned(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
+        part = transposed(value[:, rows]) if self.transposed else np.ascontiguousarray(value[rows], np.float32)
         if self.alpha == 1.0:
             return part
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found, and named, with the weight
@@ -47,7 +47,7 @@ class Weight:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A node whose weight will be quantised.
+    """A node whose weight will be quantized.
 
     Attributes:
         name: the node's.
@@ -71,7 +71,7 @@ class Target:
 
     @property
     def key(self) -> Hashable:
-        """Equal for targets that share one quantised weight."""
+        """Equal for targets that share one quantized weight."""
         turned = self.weight.way.then(Transpose((1, 0))) if self.transposed else self.weight.way
         return self.weight.key[:2], turned, self.alpha
 
@@ -99,7 +99,7 @@ class Skip:
         name: the node's.
         op_type: its operator.
         reason: why, for people.
-        quantized: it is quantised already.
+        quantized: it is quantized already.
         nbytes: bytes of its constant weight, 0 where it has none.
     """
 

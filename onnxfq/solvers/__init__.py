@@ -35,13 +35,13 @@ class Solver(Protocol):
 
     @property
     def weighs_inputs(self) -> bool:
-        """Whether a data-free `solve` can use `Statistics.energy`, which some graphs tell without data."""
+        """Whether a data-free `solve` can use `Statistics.mean_square`, which some graphs tell without data."""
         ...
 
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantise one weight.
+        """Quantize one weight.
 
         Args:
             weight: [N, K] float32, finite. Not modified.

@@ -1,4 +1,4 @@
-"""Calibrated quantisation without error feedback: scaled inputs, clipped grids, nearest codes."""
+"""Calibrated quantization without error feedback: scaled inputs, clipped grids, nearest codes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.clipping import clip
 from onnxfq.solvers.curvature import moments
-from onnxfq.solvers.draft import Draft
+from onnxfq.solvers.draft import Draft, asymmetric_term, keep_best_rows, on_fitted_grid, row_losses
 from onnxfq.solvers.gptq import Gptq
-from onnxfq.solvers.rivals import keep_up, on_fitted_grid
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.scaling import best_scale
-from onnxfq.solvers.target import drifts, row_losses
 from onnxfq.statistics import Need, Statistics
 
 _CODES = ("nearest", "gptq")
@@ -30,7 +28,7 @@ _SMALLEST_GAIN = 0.01  # of the objective; smaller ones on a sample of rows may 
 
 @dataclass(frozen=True, slots=True)
 class Awq:
-    """Activation-aware quantisation: minimises `E‖W x − Ŵ x̃‖²` over scales of inputs and over grids.
+    """Activation-aware quantization: minimises `E‖W x − Ŵ x̃‖²` over scales of inputs and over grids.
 
     Where a normalisation layer comes before a stage, that layer divides the stage's inputs by a scale, and the weights
     are multiplied by it: weights that meet large inputs are rounded more finely. Grids are fitted to the weights,
@@ -73,7 +71,7 @@ class Awq:
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantise one weight [N, K]; see `Solver.solve`."""
+        """Quantize one weight [N, K]; see `Solver.solve`."""
         if statistics is None or statistics.gram is None:
             raise ValueError("awq needs Statistics.gram")
         if self.codes == "gptq":
@@ -83,10 +81,10 @@ class Awq:
             return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
         with row_threads(weight.shape[0]) as each:
             known = moments(statistics, self.damping)
-            drift = drifts(weight, known, each)
+            asymmetry = asymmetric_term(weight, known, each)
             draft = on_fitted_grid(weight, known.importance, scheme, scale_type)
-            clip(draft, drift, known, self.rounds, each)
-            keep_up(draft, weight, drift, known, each)
+            clip(draft, asymmetry, known, self.rounds, each)
+            keep_best_rows(draft, weight, asymmetry, known, each)
         return draft.finished(())
 
     def input_scale(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint8Array
-from onnxfq.quantized import SMALLEST_SCALE, Extent, QuantizedWeight
+from onnxfq.quantized import SMALLEST_SCALE, QuantizedWeight, WeightRange
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.blocks import limits_of
 from onnxfq.solvers.rtn import spanning_grid
@@ -20,7 +20,7 @@ from onnxfq.system.compiled import compiled
 _TOGETHER = 256  # outputs that are rounded side by side
 
 
-def round_columns(stored: Float32Array, columns: slice, scheme: Scheme) -> tuple[QuantizedWeight, float, Extent]:
+def round_columns(stored: Float32Array, columns: slice, scheme: Scheme) -> tuple[QuantizedWeight, float, WeightRange]:
     """The same codes, scales and zero points as `Rtn.solve` gives for asymmetric blocks with scales in float32.
 
     Args:
@@ -29,7 +29,7 @@ def round_columns(stored: Float32Array, columns: slice, scheme: Scheme) -> tuple
         scheme: bits and granularity, which is not "tensor".
 
     Returns:
-        The outputs quantised, Σ (w − ŵ)², and what `extent` says about the weights.
+        The outputs quantized, Σ (w − ŵ)², and what `weight_range` says about the weights.
     """
     (k, _), n = stored.shape, columns.stop - columns.start
     block_size = scheme.columns_per_block(k)
@@ -39,7 +39,7 @@ def round_columns(stored: Float32Array, columns: slice, scheme: Scheme) -> tuple
     _round(stored, columns.start, block_size, scheme.levels - 1, smallest, codes, scale, zero_point, found)
     q = QuantizedWeight(codes, scale, zero_point, scheme.bits, block_size, "float32")
     energies, errors, least, largest = found.T
-    return q, float(errors.sum()), Extent(float(energies.sum()), float(least.min()), float(largest.max()))
+    return q, float(errors.sum()), WeightRange(float(energies.sum()), float(least.min()), float(largest.max()))
 
 
 @compiled(parallel=True)

@@ -23,12 +23,12 @@ class Moments:
     Attributes:
         importance: [K], the diagonal of `H`.
         hessian: [K, K], `H` with something added to its diagonal, for refits and descent.
-        drift: [K, K], `G − H`, where `G` is the mean `x x̃ᵀ`; None where the two are the same.
+        asymmetry: [K, K], `G − H`, where `G` is the mean `x x̃ᵀ`; None where the two are the same.
     """
 
     importance: Float32Array
     hessian: Float32Array
-    drift: Float32Array | None
+    asymmetry: Float32Array | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class Curvature(Moments):
     Attributes:
         order: [K], the columns in the order in which they are coded.
         factor: [K, K], upper `U` with `UᵀU = (H + λI)⁻¹`, rows and columns in that order.
-        target_factor: [K, K], like `factor`, with the target's `λ`; None without drift.
+        target_factor: [K, K], like `factor`, with the target's `λ`; None without asymmetry.
         remarks: which damping had to be raised.
     """
 
@@ -56,8 +56,8 @@ def moments(statistics: Statistics, damping: float) -> Moments:
         statistics: with a `gram` whose diagonal is not all zero.
         damping: what is added to the diagonal of `hessian`, in parts of its mean.
     """
-    H, drift = _normalised(statistics)
-    return Moments(_importance(H), _damped(H, damping), drift)
+    H, asymmetry = _normalised(statistics)
+    return Moments(_importance(H), _damped(H, damping), asymmetry)
 
 
 @lru_cache(maxsize=1)
@@ -75,18 +75,18 @@ def curvature(
         target_damping: `λ` of the target.
         act_order: code the columns with the largest inputs first.
     """
-    H, drift = _normalised(statistics)
+    H, asymmetry = _normalised(statistics)
     importance = _importance(H)
     order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
     ordered = H[np.ix_(order, order)]
     factor, used = inverse_factor(ordered, damping)
     remarks = [] if used == damping else [f"damping raised to {used:g}"]
-    target_factor = None if drift is None else factor
-    if drift is not None and target_damping != damping:
+    target_factor = None if asymmetry is None else factor
+    if asymmetry is not None and target_damping != damping:
         target_factor, used = inverse_factor(ordered, target_damping)
         remarks += [] if used == target_damping else [f"damping of the target raised to {used:g}"]
     hessian = _damped(H, refit_damping)
-    return Curvature(importance, hessian, drift, order, factor, target_factor, tuple(remarks))
+    return Curvature(importance, hessian, asymmetry, order, factor, target_factor, tuple(remarks))
 
 
 def _importance(H: Float64Array) -> Float32Array:

@@ -23,7 +23,7 @@ def descend(draft: Draft, hessian: Float32Array, column_batch: int, *, refit: bo
             for blocks that lie within a batch.
     """
     k = draft.codes.shape[1]
-    error = draft.dequantised() - draft.target
+    error = draft.dequantized() - draft.target
     inverse = np.reciprocal(hessian.diagonal())
     split = splitter(draft.scale_type) if refit else _FIXED
     grid = (draft.scale, draft.zero_point, draft.top, draft.scheme.symmetric, draft.block_size, split)

@@ -1,4 +1,4 @@
-"""A weight while its codes, scales and zero points are still being improved."""
+"""A weight while its codes are still being improved: what it ought to be, how far off it is, and the better of two."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.arrays import Float32Array, Float64Array, Uint8Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.blocks import encode
+from onnxfq.solvers.curvature import Curvature, Moments
+from onnxfq.solvers.grid import fitted_grid
+from onnxfq.solvers.rows import EachChunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +60,7 @@ class Draft:
         steps -= np.repeat(self.zero_point, self.block_size, axis=1)[:, : steps.shape[1]]
         return steps
 
-    def dequantised(self) -> Float32Array:
+    def dequantized(self) -> Float32Array:
         """The weights so far, [N, K]."""
         weights = self.steps()
         weights *= np.repeat(self.scale, self.block_size, axis=1)[:, : weights.shape[1]]
@@ -74,3 +78,103 @@ class Draft:
             symmetric=self.scheme.symmetric,
             remarks=remarks,
         )
+
+
+def asymmetric_term(weight: Float32Array, moments: Moments, each: EachChunk) -> Float32Array | None:
+    """`W(G − H)`, [N, K]: how the error of earlier stages shows in the weight's outputs; None where there is none."""
+    if moments.asymmetry is None:
+        return None
+    asymmetry, out = moments.asymmetry, np.empty_like(weight)
+
+    def multiply(rows: slice) -> None:
+        out[rows] = weight[rows] @ asymmetry
+
+    each(multiply)
+    return out
+
+
+def compensate(
+    weight: Float32Array, asymmetry: Float32Array | None, curvature: Curvature, alpha: float, each: EachChunk
+) -> Float32Array:
+    """`W + α·W(G − H)(H + λI)⁻¹`, [N, K]: with α = 1 and λ = 0 the best real-valued weight for the inputs as they are.
+
+    Source: the closed form is that of GPTAQ (Y. Li et al., 2025), solved once instead of column by column.
+    """
+    if asymmetry is None or curvature.target_factor is None or alpha == 0:
+        return weight
+    factor, order, target = curvature.target_factor, curvature.order, weight.copy()
+
+    def correct(rows: slice) -> None:
+        moved = weight[rows].copy()
+        moved[:, order] += np.float32(alpha) * ((asymmetry[rows][:, order] @ factor.T) @ factor)
+        usable = np.isfinite(moved).all(axis=1, keepdims=True)
+        np.copyto(target[rows], moved, where=usable)
+
+    each(correct)
+    return target
+
+
+def row_losses(
+    draft: Draft, weight: Float32Array, asymmetry: Float32Array | None, moments: Moments, each: EachChunk
+) -> Float64Array:
+    """`E‖w x − ŵ x̃‖²` of every row [N] on the calibration data, in parts of the mean of diag H, less a constant.
+
+    Where all rows share one grid, each has the loss of all.
+    """
+    losses = np.empty(weight.shape[0], np.float64)
+    added = moments.hessian.diagonal() - moments.importance
+
+    def add(rows: slice) -> None:
+        error = draft.rows(rows).dequantized() - weight[rows]
+        slope = error @ moments.hessian - error * added
+        if asymmetry is not None:
+            slope -= 2 * asymmetry[rows]
+        losses[rows] = np.einsum("nk,nk->n", error, slope, dtype=np.float64)
+
+    each(add)
+    return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
+
+
+def objective(draft: Draft, moments: Moments, each: EachChunk) -> Float64Array:
+    """What descent makes smaller, for every row [N]: `(ŵ − w*) H (ŵ − w*)ᵀ` with the damped H.
+
+    Where all rows share one grid, each has that of all.
+    """
+    losses = np.empty(draft.target.shape[0], np.float64)
+
+    def add(rows: slice) -> None:
+        error = draft.rows(rows).dequantized() - draft.target[rows]
+        losses[rows] = np.einsum("nk,nk->n", error, error @ moments.hessian, dtype=np.float64)
+
+    each(add)
+    return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
+
+
+def on_fitted_grid(weight: Float32Array, importance: Float32Array, scheme: Scheme, scale_type: ScaleType) -> Draft:
+    """Every weight at the nearest point of its block's fitted grid."""
+    scale, zero_point = fitted_grid(weight, importance, scheme, scale_type)
+    codes = encode(weight, scale, zero_point, scheme.bits, scheme.columns_per_block(weight.shape[1]))
+    return Draft(weight, codes, scale, zero_point, scheme, scale_type)
+
+
+def keep_best_rows(
+    draft: Draft, weight: Float32Array, asymmetry: Float32Array | None, moments: Moments, each: EachChunk
+) -> Float64Array:
+    """Take over the rows for which `Hqq`, weighted by the inputs or not, does better on the calibration data.
+
+    Returns:
+        The losses that are left; see `row_losses`.
+    """
+    losses = row_losses(draft, weight, asymmetry, moments, each)
+    for importance in (moments.importance, np.ones_like(moments.importance)):
+        rival = on_fitted_grid(weight, importance, draft.scheme, draft.scale_type)
+        losses = take_better_rows(draft, rival, losses, row_losses(rival, weight, asymmetry, moments, each))
+    return losses
+
+
+def take_better_rows(draft: Draft, rival: Draft, losses: Float64Array, others: Float64Array) -> Float64Array:
+    """Take over the rows for which the rival's loss is smaller; return what losses are left."""
+    worse = ~(losses <= others)  # also where they are no numbers at all
+    draft.codes[worse], draft.scale[worse] = rival.codes[worse], rival.scale[worse]
+    draft.zero_point[worse] = rival.zero_point[worse]
+    return np.where(worse, others, losses)

@@ -1,4 +1,4 @@
-"""Calibrated quantisation: GPTQ on a weighted grid, for a target that undoes earlier errors, then refined."""
+"""Calibrated quantization: GPTQ on a weighted grid, for a target that undoes earlier errors, then refined."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.curvature import Curvature, curvature
 from onnxfq.solvers.descent import descend
-from onnxfq.solvers.draft import Draft
+from onnxfq.solvers.draft import (
+    Draft,
+    asymmetric_term,
+    compensate,
+    keep_best_rows,
+    objective,
+    on_fitted_grid,
+    take_better_rows,
+)
 from onnxfq.solvers.feedback import code_with_feedback
 from onnxfq.solvers.refit import refit_rows
-from onnxfq.solvers.rivals import keep_up, on_fitted_grid, take_better
 from onnxfq.solvers.rows import EachChunk, row_threads
-from onnxfq.solvers.target import aim, drifts, objective
 from onnxfq.statistics import Need, Statistics
 
 RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
@@ -29,7 +35,7 @@ MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to the
 
 @dataclass(frozen=True, slots=True)
 class Gptq:
-    """Minimises `E‖W x − Ŵ x̃‖²`, `x` the inputs in the original model and `x̃` in the one quantised so far.
+    """Minimises `E‖W x − Ŵ x̃‖²`, `x` the inputs in the original model and `x̃` in the one quantized so far.
 
     The weight is first moved to the real-valued minimum; grids are fitted to that, weighted by the size of the inputs;
     columns are coded in order of that size, each making up for the errors of those before; then codes and grids are
@@ -80,7 +86,7 @@ class Gptq:
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantise one weight [N, K]; see `Solver.solve`."""
+        """Quantize one weight [N, K]; see `Solver.solve`."""
         if statistics is None or statistics.gram is None:
             raise ValueError("gptq needs Statistics.gram")
         weight = np.ascontiguousarray(weight, np.float32)
@@ -91,11 +97,11 @@ class Gptq:
         alpha = (1.0 if many else 0.5) if self.alpha is None else self.alpha
         with row_threads(weight.shape[0]) as each:
             known = curvature(statistics, self.damping, self.refit_damping, target_damping, self.act_order)
-            drift = drifts(weight, known, each)
-            target = aim(weight, drift, known, alpha, each)
+            asymmetry = asymmetric_term(weight, known, each)
+            target = compensate(weight, asymmetry, known, alpha, each)
             draft = on_fitted_grid(target, known.importance, scheme, scale_type)
             self._improve(draft, known, each)
-            keep_up(draft, weight, drift, known, each)
+            keep_best_rows(draft, weight, asymmetry, known, each)
         return draft.finished(known.remarks)
 
     def _improve(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
@@ -105,7 +111,7 @@ class Gptq:
             again = draft.copy()
             again.scale[:] = round_scale(again.scale * np.float32(factor), draft.scale_type)
             self._code(again, known, each)
-            take_better(draft, again, objective(draft, known, each), objective(again, known, each))
+            take_better_rows(draft, again, objective(draft, known, each), objective(again, known, each))
 
     def _restarts(self, draft: Draft) -> int:
         if self.restarts is not None:

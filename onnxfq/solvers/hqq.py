@@ -13,7 +13,7 @@ from onnxfq.statistics import Need, Statistics
 
 
 class Hqq:
-    """Half-quadratic quantisation with integer zero points, minimising every block's squared error.
+    """Half-quadratic quantization with integer zero points, minimising every block's squared error.
 
     Starting from the min/max grid, narrower and slightly wider grids are tried in stages, each stage finer than the one
     before: the half-step over codes rounds to nearest on each grid, the half-step over the grid is the closed-form
@@ -21,9 +21,9 @@ class Hqq:
     so the error is never above that of `Rtn`.
 
     Source: H. Badri and A. Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023. Differs: zero
-    points are integers, which is what fast kernels take; errors count by `Statistics.energy` where that is known; p = 2
-    instead of 0.7, because smaller p gave no less error in a model's output and p = 1 much more; many starting points
-    instead of a shrinkage schedule.
+    points are integers, which is what fast kernels take; errors count by `Statistics.mean_square` where that is known;
+    p = 2 instead of 0.7, because smaller p gave no less error in a model's output and p = 1 much more; many starting
+    points instead of a shrinkage schedule.
     """
 
     name = "hqq"
@@ -33,7 +33,7 @@ class Hqq:
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantise one weight [N, K]; see `Solver.solve`."""
+        """Quantize one weight [N, K]; see `Solver.solve`."""
         weight = np.ascontiguousarray(weight, np.float32)
         scale, zero_point = fitted_grid(weight, _importance(statistics, weight.shape[1]), scheme, scale_type)
         return nearest(weight, scale, zero_point, scheme, scale_type)
@@ -41,6 +41,6 @@ class Hqq:
 
 def _importance(statistics: Statistics | None, k: int) -> Float32Array:
     """How much a squared error in each column counts, [K]: as the mean square of the input it meets, if known."""
-    if statistics is None or statistics.energy is None:
+    if statistics is None or statistics.mean_square is None:
         return np.ones(k, np.float32)
-    return np.ascontiguousarray(statistics.energy, np.float32)
+    return np.ascontiguousarray(statistics.mean_square, np.float32)

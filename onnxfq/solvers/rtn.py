@@ -29,7 +29,7 @@ class Rtn:
     def solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantise one weight [N, K]; see `Solver.solve`. `|weight − dequantised| ≤ |scale| / 2` everywhere."""
+        """Quantize one weight [N, K]; see `Solver.solve`. `|weight − dequantized| ≤ |scale| / 2` everywhere."""
         weight = np.ascontiguousarray(weight, np.float32)
         scale, zero_point = range_grid(weight, scheme, scale_type)
         return nearest(weight, scale, zero_point, scheme, scale_type)

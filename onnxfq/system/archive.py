@@ -46,7 +46,7 @@ class _DamagedError(Exception):
 
 
 @dataclass
-class Stored:
+class StoredArray:
     """One array of a file, of which rows are read in order.
 
     Attributes:
@@ -111,7 +111,7 @@ class Stored:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[dict[str, Stored]]:
+def open_archive(path: Path) -> Iterator[dict[str, StoredArray]]:
     """The arrays of a .npz file by name, not read yet.
 
     Raises:
@@ -173,7 +173,7 @@ def _check_sizes(info: zipfile.ZipInfo, size: int) -> None:
         raise _DamagedError(f"{info.filename!r} claims {info.file_size} bytes, which are not there")
 
 
-def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> Stored:
+def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> StoredArray:
     start = stream.read(len(_MAGIC) + 2)
     count = _LENGTH_BYTES.get((start[-2], start[-1])) if start.startswith(_MAGIC) and len(start) == 8 else None
     if count is None:
@@ -186,7 +186,7 @@ def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> St
     if wanted > there:
         raise _DamagedError(f"'{name}' declares a shape {list(shape)} of {wanted} bytes, but {there} bytes of data")
     compressed = info.compress_type != zipfile.ZIP_STORED
-    return Stored(shape, dtype, path, name, stream, turned and len(shape) > 1, compressed)
+    return StoredArray(shape, dtype, path, name, stream, turned and len(shape) > 1, compressed)
 
 
 def _described(header: str, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:

@@ -220,9 +220,9 @@ def test_processors_are_kept_busy_by_the_processor_s_clock_only(monkeypatch: pyt
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", remembered)
-    with clocks.kept_busy(WALL, 2):
+    with clocks.spin_idle_cpus(WALL, 2):
         assert started == []
-    with clocks.kept_busy(PROCESSOR, 2):
+    with clocks.spin_idle_cpus(PROCESSOR, 2):
         assert [process.poll() for process in started] == [None, None]
     assert all(process.returncode is not None for process in started)
 
@@ -268,7 +268,7 @@ def test_cpus_are_those_of_the_run_only(folder: Path, monkeypatch: pytest.Monkey
     before, seen = os.sched_getaffinity(0), list[set[int]]()
     cpu = min(before)
 
-    def look(asked: contest.Contest, *_: object) -> tuple[()]:
+    def look(asked: contest.BenchmarkConfig, *_: object) -> tuple[()]:
         asked.bandwidth.measure()
         seen.append(os.sched_getaffinity(0))
         return ()

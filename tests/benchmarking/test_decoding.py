@@ -9,7 +9,7 @@ import pytest
 
 from onnxfq.arrays import Array
 from onnxfq.benchmarking.decoding import Decoding, Repeated
-from onnxfq.feeds import Writer, find_writer
+from onnxfq.feeds import CausalLM, find_causal_lm
 from onnxfq.graph import Graph
 from onnxfq.session import Provider, Session, to_array
 from tools.generate_decoder import Decoder, write_decoder
@@ -27,14 +27,14 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_decoder(tmp_path_factory.mktemp("decoder"), DECODERS[request.param])
 
 
-def writer_of(model: Path, provider: Provider = "cpu") -> Writer:
-    found = find_writer(Session(model, provider=provider), Graph.load(model).signature)
+def writer_of(model: Path, provider: Provider = "cpu") -> CausalLM:
+    found = find_causal_lm(Session(model, provider=provider), Graph.load(model).signature)
     assert found is not None
     assert found.cache
     return found
 
 
-def plain(writer: Writer, prompt: Array, new: Array) -> list[Array]:
+def plain(writer: CausalLM, prompt: Array, new: Array) -> list[Array]:
     """The logits of each new token, by runs through host memory."""
     _, cache = writer.scores(prompt, {})
     found = []

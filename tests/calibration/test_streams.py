@@ -17,7 +17,7 @@ from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.segments import Segment, cut
 from onnxfq.calibration.stages import Stage, find_stages
 from onnxfq.calibration.streams import Streams
-from onnxfq.graph import Flow, Graph, Spool, save
+from onnxfq.graph import Flow, Graph, TensorFile, save
 from onnxfq.packing import pack
 from onnxfq.quantization.find import find, plan
 from onnxfq.rules import Target, rewrite, store
@@ -59,15 +59,15 @@ class Setting:
     targets: list[Target]
     stages: list[Stage]
     streams: Streams
-    spool: Spool
+    tensor_file: TensorFile
 
-    def quantise(self, stage: Stage) -> None:
+    def quantize(self, stage: Stage) -> None:
         for index in stage.targets:
             target = self.targets[index]
             ((planned,), _) = plan([target], SCHEME, "cpu", allow_slow=True)
             q = make_solver("rtn").solve(target.load(), SCHEME, None, scale_type=target.scale_type)
-            stored = store(self.graph, target, [pack(q, planned.kernel.block_size)], self.spool)
-            rewrite(self.graph, target, stored, planned.kernel, self.spool)
+            stored = store(self.graph, target, [pack(q, planned.kernel.block_size)], self.tensor_file)
+            rewrite(self.graph, target, stored, planned.kernel, self.tensor_file)
 
 
 @contextmanager
@@ -77,10 +77,10 @@ def setting(path: Path, feeds: Sequence[Feed], memory: int = 1 << 30) -> Iterato
     targets, _ = find(graph, [], [])
     stages = [stage for stage in find_stages(flow, targets) if stage.source]
     points = [[targets[i].node.outputs[0] for i in stage.targets] for stage in stages]
-    with tempfile.TemporaryDirectory() as folder, Spool(path.with_name("spool")) as spool:
+    with tempfile.TemporaryDirectory() as folder, TensorFile(path.with_name("tensor_file")) as tensor_file:
         runtime = Runtime("cpu", None, memory, Path(folder))
         streams = Streams(graph, flow, stages, points, [dict(feed) for feed in feeds], runtime)
-        yield Setting(graph, flow, targets, stages, streams, spool)
+        yield Setting(graph, flow, targets, stages, streams, tensor_file)
         streams.close()
         assert not list(Path(folder).iterdir())
 
@@ -110,14 +110,14 @@ def gram_of(statistics: Statistics) -> Array:
 
 
 def calibrate(here: Setting) -> list[Statistics]:
-    """Run all stages, quantising each after its statistics are known."""
+    """Run all stages, quantizing each after its statistics are known."""
     found = []
     for index, stage in enumerate(here.stages):
-        statistics = here.streams.advance(index, here.spool, None, lambda: None)
+        statistics = here.streams.advance(index, here.tensor_file, None, lambda: None)
         assert statistics is not None
         found.append(statistics)
-        here.quantise(stage)
-    here.streams.finish(here.spool, lambda: None)
+        here.quantize(stage)
+    here.streams.finish(here.tensor_file, lambda: None)
     return found
 
 
@@ -139,7 +139,7 @@ def test_both_streams_are_those_of_whole_models(tmp_path: Path, external: bool, 
     with setting(path, feeds, memory) as here:
         found = calibrate(here)
         here.graph.finish([])
-        save(here.graph, tmp_path / "out.onnx", here.spool)
+        save(here.graph, tmp_path / "out.onnx", here.tensor_file)
         for stage, statistics in zip(here.stages, found, strict=True):
             if stage.source == "e":  # 128 wide
                 continue
@@ -182,8 +182,8 @@ def test_what_is_kept_does_not_grow_with_the_number_of_layers(tmp_path: Path) ->
     with setting(write(proto, tmp_path / "m.onnx"), [{"x0": samples(8)[0]["x"]}]) as here:
         kept = []
         for index, stage in enumerate(here.stages):
-            here.streams.advance(index, here.spool, None, lambda: None)
-            here.quantise(stage)
+            here.streams.advance(index, here.tensor_file, None, lambda: None)
+            here.quantize(stage)
             kept.append(here.streams.kept_bytes)
         assert max(kept[4:]) == max(kept[:4]) > 0
 
@@ -215,7 +215,7 @@ def test_the_first_stage_has_no_twin_and_later_ones_have(tmp_path: Path) -> None
             assert not np.allclose(statistics.cross, gram_of(statistics))
 
 
-def test_subgraphs_see_the_quantised_values_they_capture(tmp_path: Path) -> None:
+def test_subgraphs_see_the_quantized_values_they_capture(tmp_path: Path) -> None:
     proto = model(
         "h = MatMul(x, w0) "
         "z = If (c) <then_branch = a () => (float[M, 64] p) { p = Tanh(h) }, "
@@ -231,5 +231,5 @@ def test_subgraphs_see_the_quantised_values_they_capture(tmp_path: Path) -> None
     with setting(path, feeds) as here:
         found = calibrate(here)
         here.graph.finish([])
-        save(here.graph, tmp_path / "out.onnx", here.spool)
+        save(here.graph, tmp_path / "out.onnx", here.tensor_file)
         np.testing.assert_allclose(gram_of(found[1]), grams(tmp_path / "out.onnx", feeds, "z"), rtol=1e-4, atol=1e-6)

@@ -92,7 +92,7 @@ def test_inspect_tells_the_same_and_writes_nothing(model: Path, capsys: Output) 
 
 def test_inspect_shows_a_model_without_targets(tmp_path: Path, capsys: Output) -> None:
     assert inspect(write(parse("y = Relu(x)", y="float[M, 64] y"), tmp_path / "m.onnx")) == 0
-    assert "Nothing to quantise" in capsys.readouterr().err
+    assert "Nothing to quantize" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])

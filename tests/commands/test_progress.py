@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from onnxfq.commands import progress as progress_module
+from onnxfq.commands import progress_bar as progress_module
 from onnxfq.commands.progress_bar import progress
 
 Output = pytest.CaptureFixture[str]

@@ -217,7 +217,7 @@ def test_the_public_name_is_the_function_whatever_is_imported() -> None:
     assert Evaluation.__module__ == "onnxfq.evaluation.result"
 
 
-def test_opt_quantised_against_itself(tmp_path: Path) -> None:
+def test_opt_quantized_against_itself(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The old man looked at the sea for a long while, and then he went home without a word. " * 12)
     onnxfq.quantize(OPT / "model.onnx", tmp_path / "q.onnx", algorithm="rtn", validate=False, provider="cpu")

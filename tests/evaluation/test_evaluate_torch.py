@@ -15,7 +15,7 @@ import pytest
 
 import onnxfq
 from conftest import export
-from onnxfq.evaluation.encoder_decoder import Translator
+from onnxfq.evaluation.encoder_decoder import EncoderDecoder
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +193,7 @@ def test_encoder_decoders_write_what_transformers_writes(family: str, tmp_path: 
     for unused in ((), ("decoder_model_merged.onnx",), ("decoder_with_past_model.onnx",)):
         for name in unused:
             (folder / name).unlink(missing_ok=True)
-        translator = Translator(folder, folder, seq_len=128, provider="cpu")
+        translator = EncoderDecoder(folder, folder, seq_len=128, provider="cpu")
         assert [translator.tokens(source, "a test") for source in sources] == wanted, sorted(names - set(unused))
     assert len({tuple(tokens) for tokens in wanted}) == 3
 

@@ -10,7 +10,7 @@ import pytest
 
 import onnxfq
 from onnxfq import DataError, ModelError, UsageError
-from onnxfq.evaluation.encoder_decoder import Rules, Translator
+from onnxfq.evaluation.encoder_decoder import EncoderDecoder, GenerationConfig
 from onnxfq.evaluation.tasks.generation import score
 from support.judged import VOCABULARY, Seq2Seq, encode, words, write_lines, write_tokenizer
 
@@ -18,8 +18,8 @@ LAYOUTS = ["whole", "two", "merged"]
 SOURCES = [words(3 + i % 5, i) for i in range(8)]
 
 
-def translator(folder: Path) -> Translator:
-    return Translator(folder, folder, seq_len=64, provider="cpu")
+def translator(folder: Path) -> EncoderDecoder:
+    return EncoderDecoder(folder, folder, seq_len=64, provider="cpu")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -84,8 +84,8 @@ def test_the_configuration_rules(tmp_path: Path) -> None:
     banned = plain[0]
     settings = {"decoder_start_token_id": 0, "eos_token_id": [3, 4], "max_length": 5, "bad_words_ids": [[banned]]}
     (folder / "generation_config.json").write_text(json.dumps({**settings, "forced_bos_token_id": 7}))
-    rules = Rules.read(folder)
-    assert rules == Rules(start=0, ends=frozenset({3, 4}), first=7, banned=(banned,), longest=4)
+    rules = GenerationConfig.read(folder)
+    assert rules == GenerationConfig(start=0, ends=frozenset({3, 4}), first=7, banned=(banned,), longest=4)
     changed = translator(folder).tokens(SOURCES[0], "a test")
     assert changed[0] == 7
     assert banned not in changed

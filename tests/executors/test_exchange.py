@@ -16,7 +16,7 @@ import pytest
 from onnxfq.calibration.shards import Outcome
 from onnxfq.calibration.statistics_session import Chunk
 from onnxfq.errors import OutputError
-from onnxfq.executors.serialization import exchanged, hand, handed, remove, sweep, take
+from onnxfq.executors.serialization import dump, dumped, load, remove, serializable, sweep
 from onnxfq.statistics import Statistics
 
 VALUES: list[Any] = [
@@ -35,7 +35,7 @@ VALUES: list[Any] = [
 ]
 
 
-@exchanged
+@serializable
 @dataclass(frozen=True)
 class Pair:
     left: Any
@@ -50,7 +50,7 @@ class Unknown:
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_plain_values_come_back(value: object, tmp_path: Path) -> None:
     for wrapped in (value, [value], {"a": value}, Pair(value, (value,))):
-        found = take(hand(tmp_path, wrapped))
+        found = load(dump(tmp_path, wrapped))
         assert (found, type(found)) == (wrapped, type(wrapped))
 
 
@@ -58,23 +58,23 @@ def test_plain_values_come_back(value: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
 def test_arrays_come_back(dtype: npt.DTypeLike, shape: tuple[int, ...], tmp_path: Path) -> None:
     array = np.ones(shape, dtype)
-    found = take(hand(tmp_path, Pair([array, array], {"a": array})))
+    found = load(dump(tmp_path, Pair([array, array], {"a": array})))
     for one in (*found.left, found.right["a"]):
         assert (one.dtype, one.shape) == (array.dtype, shape)
         assert np.array_equal(one, array)
 
 
 def test_texts_of_onnx_runtime_come_back(tmp_path: Path) -> None:
-    found = take(hand(tmp_path, np.array(["a", "longer"], object)))
+    found = load(dump(tmp_path, np.array(["a", "longer"], object)))
     assert found.tolist() == ["a", "longer"]
 
 
 def test_what_is_exchanged_comes_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    statistics = Statistics(tokens=5, gram=rng.random((3, 3)), mean=rng.random(3), least=-1.5)
+    statistics = Statistics(tokens=5, gram=rng.random((3, 3)), mean=rng.random(3), min=-1.5)
     chunk = Chunk(4, None, rng.random((2, 2)), {"sum": rng.random(2)})
     outcome = Outcome("", {"y": rng.random((1, 2))}, {"y": [(0.1, 1.5)]})
-    found = take(hand(tmp_path, (statistics, [outcome], [chunk])))
+    found = load(dump(tmp_path, (statistics, [outcome], [chunk])))
     assert (found[0].tokens, found[0].cross, found[0].least) == (5, None, -1.5)
     assert np.array_equal(found[0].gram, statistics.gram)  # type: ignore[arg-type]
     assert found[1][0].errors == outcome.errors
@@ -82,18 +82,18 @@ def test_what_is_exchanged_comes_back(tmp_path: Path) -> None:
 
 
 def test_no_file_holds_a_pickle(tmp_path: Path) -> None:
-    file = hand(tmp_path, Pair(np.ones(3), b"bytes"))
+    file = dump(tmp_path, Pair(np.ones(3), b"bytes"))
     with zipfile.ZipFile(file) as archive:
         assert all(archive.read(name)[:6] == b"\x93NUMPY" for name in archive.namelist())
     file.write_bytes(pickle.dumps([1]))
     with pytest.raises(OutputError, match="cannot be read as arrays"):
-        take(file)
+        load(file)
 
 
 def test_other_objects_are_refused(tmp_path: Path) -> None:
     for value in (Unknown(), [Unknown()], {1, 2}, object(), np.array([{}], object)[:0].dtype):
-        with pytest.raises(TypeError, match="is not exchanged"):
-            hand(tmp_path, value)
+        with pytest.raises(TypeError, match="is not serializable"):
+            dump(tmp_path, value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,21 +101,21 @@ def test_other_objects_are_refused(tmp_path: Path) -> None:
     "told", ['["Unknown", {}]', '["array", "7"]', '["Pair", {"evil": 1}]', "[]", '["x"]', '["path", 1]']
 )
 def test_garbled_descriptions_are_told(told: str, tmp_path: Path) -> None:
-    file = hand(tmp_path, "before")
+    file = dump(tmp_path, "before")
     about = np.frombuffer(f'{{"types": {{}}, "facts": {told}}}'.encode(), np.uint8)
     with file.open("wb") as stream:
         np.savez(stream, about=about)
     with pytest.raises(OutputError, match=r"Cannot read .*--work-dir"):
-        take(file)
+        load(file)
 
 
 def test_files_go_with_their_answers(tmp_path: Path) -> None:
-    with handed(tmp_path, [1]) as file:
-        hand(tmp_path, [2], answers=file)
-        kept = hand(tmp_path, [3])
+    with dumped(tmp_path, [1]) as file:
+        dump(tmp_path, [2], answers=file)
+        kept = dump(tmp_path, [3])
         sweep(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([file, kept])
-        hand(tmp_path, [2], answers=file)
+        dump(tmp_path, [2], answers=file)
     assert list(tmp_path.iterdir()) == [kept]
     remove(kept)
     assert list(tmp_path.iterdir()) == []
@@ -123,4 +123,4 @@ def test_files_go_with_their_answers(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"Cannot write to .*--work-dir"):
-        hand(tmp_path / "nowhere", 1)
+        dump(tmp_path / "nowhere", 1)

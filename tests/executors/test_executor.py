@@ -27,7 +27,7 @@ from onnxfq.calibration.streams import Streams
 from onnxfq.executors import cluster, executor
 from onnxfq.executors.cluster import Cluster, address_of, connected
 from onnxfq.executors.executor import Workers, environment, opened
-from onnxfq.graph import Flow, Graph, Spool
+from onnxfq.graph import Flow, Graph, TensorFile
 from onnxfq.quantization.find import find
 from onnxfq.solvers import SOLVERS
 from support.models import write_external
@@ -144,9 +144,9 @@ def test_many_tokens_make_the_same_sums_without_a_sample_that_is_not_finite(
         Streams(graph, flow, stages, [[] for _ in stages], [{"x": sample} for sample in x], runtime, workers)
         for workers in (Workers(), Workers(processes))
     ]
-    spool = Spool(tmp_path / "spool")
+    tensor_file = TensorFile(tmp_path / "tensor_file")
     for stage in range(2):
-        here, there = (run.advance(stage, spool, 32, lambda: None) for run in runs)
+        here, there = (run.advance(stage, tensor_file, 32, lambda: None) for run in runs)
         assert here is not None
         assert there is not None
         assert here.tokens == there.tokens == 6 * 1500
@@ -155,8 +155,8 @@ def test_many_tokens_make_the_same_sums_without_a_sample_that_is_not_finite(
     for run in runs:
         assert run.dropped == {3: "h"}
         run.close()
-    with spool:
-        assert entries(tmp_path) == ["spool"]
+    with tensor_file:
+        assert entries(tmp_path) == ["tensor_file"]
 
 
 def test_weights_really_leave_this_process(processes: Executor, source: Path, tmp_path: Path) -> None:

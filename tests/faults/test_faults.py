@@ -236,19 +236,19 @@ def test_a_model_that_does_not_run(tmp_path: Path, capsys: Output) -> None:
 
 def test_a_model_without_matrix_products(tmp_path: Path, capsys: Output) -> None:
     path = write(parse("y = Relu(x)", y="float[M, 64] y"), tmp_path / "m.onnx")
-    refused(tmp_path, capsys, path, says=("Nothing to quantise", "no MatMul or Gemm"))
+    refused(tmp_path, capsys, path, says=("Nothing to quantize", "no MatMul or Gemm"))
 
 
 def test_a_model_of_too_small_weights(tmp_path: Path, capsys: Output) -> None:
     path = write(parse("y = MatMul(x, w)", y="float[M, 8] y", w=weight(0, 64, 8)), tmp_path / "m.onnx")
-    refused(tmp_path, capsys, path, says=("Nothing to quantise", "1x too small: 512 weights"))
+    refused(tmp_path, capsys, path, says=("Nothing to quantize", "1x too small: 512 weights"))
 
 
-def test_a_model_that_is_quantised_already(tmp_path: Path, capsys: Output) -> None:
+def test_a_model_that_is_quantized_already(tmp_path: Path, capsys: Output) -> None:
     path = pair(tmp_path / "m.onnx")
     assert quantize(path, *QUICK) == 0
     assert quantize(tmp_path / "m.int4.onnx", "--algorithm", "rtn", "-o", tmp_path / "again.onnx") == 0
-    assert "already quantised: nothing was left to do" in capsys.readouterr().err
+    assert "already quantized: nothing was left to do" in capsys.readouterr().err
     assert operators(tmp_path / "again.onnx") == ["MatMulNBits", "MatMulNBits"]
 
 
@@ -276,5 +276,5 @@ def test_an_output_that_does_not_load_is_our_fault(
         return Session(path, **options)
 
     monkeypatch.setattr("onnxfq.quantization.validate.Session", session)
-    says = ("The original runs, the quantised model does not. Please report this", str(tmp_path / "m.int4.onnx"))
+    says = ("The original runs, the quantized model does not. Please report this", str(tmp_path / "m.int4.onnx"))
     refused(tmp_path, capsys, pair(tmp_path / "m.onnx"), "--algorithm", "rtn", says=says)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnxfq.errors import ModelError
 from onnxfq.scheme import Scheme
-from support.models import quantise
+from support.models import quantized_by_rtn
 from tools.fuzz import Worker, fuzz, worker
 from tools.fuzzing.case import MODEL, Case
 from tools.fuzzing.graphs import generated_case
@@ -25,7 +25,7 @@ def test_hostile_inputs_end_in_an_error_or_a_result() -> None:
     campaign = fuzz(0, "--cold", cases=120)
     assert campaign.findings == {}
     outcomes = {outcome for counts in campaign.counts.values() for outcome in counts}
-    assert outcomes >= {"quantised", "ModelError", "exit code 0", "exit code 3"}
+    assert outcomes >= {"quantized", "ModelError", "exit code 0", "exit code 3"}
 
 
 @given(chance=st.randoms(use_true_random=False))
@@ -37,7 +37,7 @@ def test_generated_graphs_compute_what_they_did(
     generated_case(chance).write(folder / "model")
     source, output = folder / "model" / MODEL, folder / "out.onnx"
     try:
-        report = quantise(source, output, scheme=Scheme(bits=8, activations="float"), allow_slow=True)
+        report = quantized_by_rtn(source, output, scheme=Scheme(bits=8, activations="float"), allow_slow=True)
     except ModelError:  # a graph without a target
         return
     assert differs(source, output, bool(report.targets), tolerance=0.05) == ""

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxfq.feeds import Feed, Feeds, generate, generate_own
-from onnxfq.feeds.causal_lm import _pairs, find_writer
+from onnxfq.feeds import Feed, Feeds, generate, generate_self
+from onnxfq.feeds.causal_lm import _pairs, find_causal_lm
 from onnxfq.feeds.self_generated import _draw, _write
 from onnxfq.graph import Graph
 from onnxfq.session import Session
@@ -53,7 +53,7 @@ def own(
 ) -> tuple[Feeds, list[tuple[str, int, int]]]:
     told: list[tuple[str, int, int]] = []
     signature = known(session, vocabulary)
-    feeds = generate_own(
+    feeds = generate_self(
         session, signature, samples=samples, seq_len=seq_len, seed=seed, progress=lambda *step: told.append(step)
     )
     return feeds, told
@@ -99,7 +99,7 @@ def test_texts_begin_with_likely_tokens_and_go_on_by_chance() -> None:
 
 def test_with_a_cache_the_text_is_the_same_as_without(tiny_decoder: bytes) -> None:
     session = Session(tiny_decoder)
-    writer = find_writer(session, known(session))
+    writer = find_causal_lm(session, known(session))
     assert writer is not None
     assert writer.cache == {f"past_key_values_0_{part}": f"present_0_{part}" for part in ("key", "value")}
     feeds = own(session, seq_len=30)[0]
@@ -134,9 +134,9 @@ def test_positions_limit_the_length(tiny_decoder: bytes, tmp_path: Path) -> None
     session = Session(tiny_decoder)
     ids, mask, positions, *cache = known(session).inputs
     limited = Signature((ids, mask, replace(positions, vocabulary=9), *cache), ())
-    assert len(rows(generate_own(session, limited, samples=1, seq_len=99, seed=0))[0]) == 9
+    assert len(rows(generate_self(session, limited, samples=1, seq_len=99, seed=0))[0]) == 9
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 5}')
-    feeds = generate_own(session, limited, samples=1, seq_len=99, seed=0, tokenizer=tmp_path)
+    feeds = generate_self(session, limited, samples=1, seq_len=99, seed=0, tokenizer=tmp_path)
     assert len(rows(feeds)[0]) == 5
 
 
@@ -152,7 +152,7 @@ def test_a_real_model_writes_what_it_finds_likely() -> None:
     """The surprise at its own text is near its entropy, and the text neither repeats itself nor is noise."""
     path = OPT / "model.onnx"
     session, signature = Session(path), Graph.load(path).signature
-    feeds = generate_own(session, signature, samples=24, seq_len=48, seed=0)
+    feeds = generate_self(session, signature, samples=24, seq_len=48, seed=0)
     surprise, entropy, distinct = (
         float(np.mean(part)) for part in zip(*map(judged, *runs(session, feeds)), strict=True)
     )
@@ -242,7 +242,7 @@ def test_random_ids_come_in_various_lengths() -> None:
 def test_a_model_without_ids_gets_what_is_generated_for_it() -> None:
     proto = model("y = MatMul(x, w)", x="float[M, 5, 64] x", y="float[M, 5, 8] y", w=np.ones((64, 8), np.float32))
     session = Session(proto.SerializeToString())
-    feeds = generate_own(session, session.signature(), samples=2, seq_len=9, seed=3)
+    feeds = generate_self(session, session.signature(), samples=2, seq_len=9, seed=3)
     for made, wanted in zip(feeds, generate(session.signature(), samples=2, seq_len=9, seed=3), strict=True):
         np.testing.assert_array_equal(made["x"], wanted["x"], strict=True)
 

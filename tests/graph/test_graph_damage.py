@@ -238,7 +238,7 @@ def test_models_that_break_the_rules(damage: Callable[[onnx.ModelProto], None], 
     damage(proto)
     path = models.write(proto, tmp_path / "in.onnx")
     with pytest.raises(ModelError, match=DAMAGES[damage]) as caught:
-        models.quantise(path)
+        models.quantized_by_rtn(path)
     assert "\n" not in str(caught.value)
     assert sorted(models.hashes(tmp_path)) == ["in.onnx"]
 
@@ -256,7 +256,7 @@ def test_documentation_that_is_not_text_survives(tmp_path: Path) -> None:
     proto.metadata_props.add(key="XXXX", value="XXXX")
     proto.graph.node[0].metadata_props.add(key="k", value="XXXX")
     (tmp_path / "in.onnx").write_bytes(proto.SerializeToString().replace(b"XXXX", b"caf\xe9"))
-    models.quantise(tmp_path / "in.onnx")
+    models.quantized_by_rtn(tmp_path / "in.onnx")
     assert (tmp_path / "out.onnx").read_bytes().count(b"caf\xe9") == 6
 
 
@@ -266,7 +266,7 @@ def test_weights_that_are_not_finite(value: float, tmp_path: Path) -> None:
     w[3, 4] = value
     proto = model("a = MatMul (x, w)  b = MatMul (x, u)  c = MatMul (x, v)  y = Sum (a, b, c)", w=w, u=grid(), v=w)
     with pytest.raises(ModelError, match=r"NaN or infinite values in 2 weights of .*in\.onnx': 'w', 'v'"):
-        models.quantise(models.write(proto, tmp_path / "in.onnx"))
+        models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
     assert sorted(models.hashes(tmp_path)) == ["in.onnx"]
 
 

@@ -29,7 +29,7 @@ def refused(proto: onnx.ModelProto, folder: Path, match: str) -> None:
     path = models.write(proto, folder / "in.onnx")
     before = models.hashes(folder)
     with pytest.raises(ModelError, match=match):
-        models.quantise(path)
+        models.quantized_by_rtn(path)
     assert models.hashes(folder) == before
 
 
@@ -113,7 +113,7 @@ def test_a_link_within_the_folder(folder: Path) -> None:
     (folder / "w.bin").rename(folder / "deep" / "real.bin")
     (folder / "w.bin").symlink_to("deep/real.bin")
     path = models.write(referring("w.bin"), folder / "in.onnx")
-    models.quantise(path)
+    models.quantized_by_rtn(path)
     whole = models.write(model("y = MatMul (x, w)", w=W), folder / "whole.onnx")
     models.compare(whole, folder / "out.onnx")
 
@@ -132,7 +132,7 @@ def cached(root: Path) -> Path:
 
 def test_the_layout_of_hugging_faces_cache(tmp_path: Path) -> None:
     path = cached(tmp_path)
-    models.quantise(path, tmp_path / "out.onnx")
+    models.quantized_by_rtn(path, tmp_path / "out.onnx")
     whole = models.write(model("y = MatMul (x, w)", w=W), tmp_path / "whole.onnx")
     models.compare(whole, tmp_path / "out.onnx")
 
@@ -212,7 +212,7 @@ def test_a_file_that_may_not_be_read(folder: Path) -> None:
     (folder / "w.bin").chmod(0)
     path = models.write(referring("w.bin"), folder / "in.onnx")
     with pytest.raises(ModelError, match="Cannot read"):
-        models.quantise(path)
+        models.quantized_by_rtn(path)
 
 
 def in_initializer(proto: onnx.ModelProto, tensor: onnx.TensorProto) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxfq.errors import ModelError
-from onnxfq.graph import Spool
+from onnxfq.graph import TensorFile
 from onnxfq.graph.external_data import FileSlice
 from support.models import Array
 
@@ -37,22 +37,22 @@ def test_copies_with_and_without_the_kernels_help(
         monkeypatch.setattr(os, "copy_file_range", no_kernel_copy(number), raising=False)
     else:
         monkeypatch.delattr(os, "copy_file_range", raising=False)
-    with Spool(tmp_path / "spool") as spool:
-        first = spool.append_slice(FileSlice(source, 3, 5000))
-        again = spool.append_slice(FileSlice(source, 3, 5000))
-        second = spool.append_slice(FileSlice(source, 1, 70))
-    assert first == again == FileSlice(tmp_path / "spool", 0, 5000)
+    with TensorFile(tmp_path / "tensor_file") as tensor_file:
+        first = tensor_file.append_slice(FileSlice(source, 3, 5000))
+        again = tensor_file.append_slice(FileSlice(source, 3, 5000))
+        second = tensor_file.append_slice(FileSlice(source, 1, 70))
+    assert first == again == FileSlice(tmp_path / "tensor_file", 0, 5000)
     assert second.offset == 5056
-    written, whole = (tmp_path / "spool").read_bytes(), source.read_bytes()
+    written, whole = (tmp_path / "tensor_file").read_bytes(), source.read_bytes()
     assert written[:5000] == whole[3:5003]
     assert written[5056:] == whole[1:71]
-    assert spool.length == len(written)
+    assert tensor_file.length == len(written)
 
 
 def test_other_errors_of_the_kernel_are_told(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "copy_file_range", no_kernel_copy(errno.ENOSPC), raising=False)
-    with Spool(tmp_path / "spool") as spool, pytest.raises(OSError, match="No space left"):
-        spool.append_slice(FileSlice(source, 0, 10))
+    with TensorFile(tmp_path / "tensor_file") as tensor_file, pytest.raises(OSError, match="No space left"):
+        tensor_file.append_slice(FileSlice(source, 0, 10))
 
 
 def test_arrays_of_every_type_and_layout(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_arrays_of_every_type_and_layout(tmp_path: Path) -> None:
         np.empty((0, 7), np.int64),
         np.arange(9, dtype=np.uint8)[::2],
     ]
-    with Spool(tmp_path / "spool") as spool:
-        slices = [spool.append(array) for array in arrays]
+    with TensorFile(tmp_path / "tensor_file") as tensor_file:
+        slices = [tensor_file.append(array) for array in arrays]
     for array, piece in zip(arrays, slices, strict=True):
         assert bytes(piece.read()) == array.tobytes()
         assert piece.offset % (4096 if piece.length >= 4096 else 64) == 0
@@ -74,8 +74,11 @@ def test_a_source_that_shrinks(source: Path, tmp_path: Path) -> None:
     os.truncate(source, 22000)
     with pytest.raises(ModelError, match=r"is shorter than it was: .* run again when it is complete"):
         piece.read()
-    with Spool(tmp_path / "spool") as spool, pytest.raises(ModelError, match="is shorter than it was: 3000 of"):
-        spool.append_slice(piece)
+    with (
+        TensorFile(tmp_path / "tensor_file") as tensor_file,
+        pytest.raises(ModelError, match="is shorter than it was: 3000 of"),
+    ):
+        tensor_file.append_slice(piece)
 
 
 def test_a_source_that_goes(source: Path) -> None:
@@ -86,17 +89,17 @@ def test_a_source_that_goes(source: Path) -> None:
 
 def test_an_existing_spool_is_never_written_over(source: Path) -> None:
     with pytest.raises(FileExistsError):
-        Spool(source)
+        TensorFile(source)
     assert source.stat().st_size == 25600
 
 
 def append_and(call: str, path: Path) -> None:
-    with Spool(path) as spool:
-        spool.append(np.ones(5000))
+    with TensorFile(path) as tensor_file:
+        tensor_file.append(np.ones(5000))
         if call == "flush":
-            spool.flush()
+            tensor_file.flush()
         elif call == "append":
-            spool.append(np.ones(5))
+            tensor_file.append(np.ones(5))
 
 
 @pytest.mark.parametrize("call", ["flush", "append", "leave"])
@@ -108,4 +111,4 @@ def test_what_goes_wrong_behind_the_back_is_told_by_the_next_call(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        append_and(call, tmp_path / "spool")
+        append_and(call, tmp_path / "tensor_file")

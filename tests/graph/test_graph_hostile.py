@@ -144,7 +144,7 @@ def test_tensors_that_overlap_a_little(tmp_path: Path) -> None:
     proven(models.write(overlapping(W.nbytes // 4, 4), tmp_path / "in.onnx"), tmp_path, targets=4, tolerance=0.1)
 
 
-def test_tensors_that_are_the_same_bytes_are_quantised_once(tmp_path: Path) -> None:
+def test_tensors_that_are_the_same_bytes_are_quantized_once(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(W.tobytes())
     outcome = proven(models.write(overlapping(0), tmp_path / "in.onnx"), tmp_path, targets=8)
     assert [target.shares for target in outcome.report.targets] == ["", *["y0"] * 7]

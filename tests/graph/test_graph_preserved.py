@@ -1,4 +1,4 @@
-"""What is not a quantised weight survives: names, documentation, metadata, types, functions, training information."""
+"""What is not a quantized weight survives: names, documentation, metadata, types, functions, training information."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_training_information(tmp_path: Path) -> None:
     assert outcome.model.training_info[0] == before
     assert "v" in outcome.initializers  # read by the training algorithm
     external = models.write_external(proto, tmp_path / "ext.onnx")
-    models.quantise(external, tmp_path / "ext.int4.onnx")
+    models.quantized_by_rtn(external, tmp_path / "ext.int4.onnx")
     written = onnx.load(tmp_path / "ext.int4.onnx").training_info[0]
     onnx.external_data_helper.load_external_data_for_tensor(written.algorithm.initializer[0], str(tmp_path))
     assert onnx.numpy_helper.to_array(written.algorithm.initializer[0]).tobytes() == big.tobytes()
@@ -166,7 +166,7 @@ def test_unnamed_and_equally_named_nodes(tmp_path: Path) -> None:
     body = "a = MatMul (x, w)  b = MatMul (x, v)  c = MatMul (x, u)  y = Sum (a, b, c)"
     proto = model(body, w=W, v=grid(seed=1), u=grid(seed=2))
     proto.graph.node[1].name = proto.graph.node[2].name = "twin"
-    report = models.quantise(models.write(proto, tmp_path / "in.onnx"))  # ONNX Runtime refuses equal names
+    report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))  # ONNX Runtime refuses equal names
     assert [n.name for n in onnx.load(tmp_path / "out.onnx").graph.node] == ["", "twin", "twin", ""]
     assert [t.name for t in report.targets] == ["a", "twin", "twin"]
 
@@ -224,7 +224,7 @@ def test_string_tensors_and_types_without_arrays_pass_through(tmp_path: Path) ->
     others = [words, nibbles, eights, packed, wide, complexes]
     proto.graph.initializer.extend(others)
     models.write(proto, tmp_path / "in.onnx")
-    models.quantise(tmp_path / "in.onnx")
+    models.quantized_by_rtn(tmp_path / "in.onnx")
     written = {t.name: t for t in onnx.load(tmp_path / "out.onnx").graph.initializer}
     for tensor in others:
         assert written[tensor.name] == tensor
@@ -262,7 +262,7 @@ def test_inputs_and_outputs_of_unknown_rank(what: str, tmp_path: Path) -> None:
     proto = model("y = MatMul (x, w)", w=W)
     getattr(proto.graph, what)[0].type.tensor_type.ClearField("shape")
     source = models.write(proto, tmp_path / "in.onnx")
-    models.quantise(source)
+    models.quantized_by_rtn(source)
     models.compare(source, tmp_path / "out.onnx", {"x": np.ones((2, K), np.float32)})
     (written,) = getattr(onnx.load(tmp_path / "out.onnx").graph, what)
     assert not written.type.tensor_type.HasField("shape")
@@ -275,7 +275,7 @@ def test_sparse_tensors_in_attributes(tmp_path: Path) -> None:
     attribute = proto.graph.node[0].attribute
     attribute.add(name="many", type=onnx.AttributeProto.SPARSE_TENSORS).sparse_tensors.extend([sparse, sparse])
     attribute.append(onnx.helper.make_attribute("one", sparse))
-    models.quantise(models.write(proto, tmp_path / "in.onnx"))
+    models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
 
 
@@ -285,6 +285,6 @@ def test_operators_that_onnx_runtime_added_to_onnxs_own_domain(operator: str, tm
     body = f"n = {operator} <axis = -1, epsilon = 0.00001> (x, g)  y = MatMul (n, w)"
     proto = model(body, opset=14, g=np.ones(K, np.float32), w=W)
     source = models.write(proto, tmp_path / "in.onnx")
-    models.quantise(source)
+    models.quantized_by_rtn(source)
     models.compare(source, tmp_path / "out.onnx")
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]

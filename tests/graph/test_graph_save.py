@@ -32,7 +32,7 @@ def network() -> onnx.ModelProto:
 FEED = {"ids": np.array([0, 7, 49])}
 
 
-def quantised(source: Path, folder: Path) -> Outcome:
+def quantized(source: Path, folder: Path) -> Outcome:
     return proven(source, folder, targets=2, feed=FEED)
 
 
@@ -48,13 +48,13 @@ def always_external(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_small_models_are_one_file(tmp_path: Path) -> None:
-    quantised(models.write(network(), tmp_path / "in.onnx"), tmp_path)
+    quantized(models.write(network(), tmp_path / "in.onnx"), tmp_path)
     assert sorted(models.hashes(tmp_path)) == ["in.onnx", "out.onnx"]
 
 
 @pytest.mark.usefixtures("always_external")
 def test_large_models_are_two(tmp_path: Path) -> None:
-    outcome = quantised(models.write(network(), tmp_path / "in.onnx"), tmp_path)
+    outcome = quantized(models.write(network(), tmp_path / "in.onnx"), tmp_path)
     assert sorted(models.hashes(tmp_path)) == ["in.onnx", "out.onnx", "out.onnx.data"]
     stored = references(outcome.output)
     assert sorted(stored) == ["table", "w_Q4"]  # the others are small and stay in the message
@@ -63,14 +63,14 @@ def test_large_models_are_two(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("files", [1, 3])
 def test_a_source_with_data_files_becomes_a_pair(files: int, tmp_path: Path) -> None:
-    outcome = quantised(models.write_external(network(), tmp_path / "in.onnx", files=files, padding=13), tmp_path)
+    outcome = quantized(models.write_external(network(), tmp_path / "in.onnx", files=files, padding=13), tmp_path)
     assert {r["location"] for r in references(outcome.output).values()} == {"out.onnx.data"}
     assert outcome.initializers["table"].raw_data == weights()["table"].tobytes()
 
 
 @pytest.mark.usefixtures("always_external")
 def test_offsets_are_aligned_for_mapping(tmp_path: Path) -> None:
-    outcome = quantised(models.write(network(), tmp_path / "in.onnx"), tmp_path)
+    outcome = quantized(models.write(network(), tmp_path / "in.onnx"), tmp_path)
     spans = []
     for name, reference in references(outcome.output).items():
         offset, length = int(reference["offset"]), int(reference["length"])
@@ -104,7 +104,7 @@ def test_the_source_is_never_modified(files: int, tmp_path: Path) -> None:
     else:
         models.write(network(), source)
     before, times = models.hashes(tmp_path), {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    quantised(source, tmp_path)
+    quantized(source, tmp_path)
     after = models.hashes(tmp_path)
     assert {name: after[name] for name in before} == before
     assert {p: p.stat().st_mtime_ns for p in times} == times
@@ -119,26 +119,26 @@ def test_the_same_bytes_for_every_run_and_any_number_of_threads(external: bool, 
         source = models.write_external(network(), folder / "in.onnx") if external else models.write(
             network(), folder / "in.onnx"
         )  # fmt: skip
-        models.quantise(source, threads=threads)
+        models.quantized_by_rtn(source, threads=threads)
         outputs.append({n: h for n, h in models.hashes(folder).items() if n.startswith("out")})
     assert outputs[0] == outputs[1] == outputs[2]
     assert len(outputs[0]) == 1 + external
 
 
 @pytest.mark.parametrize("external", [False, True], ids=["inline", "external"])
-def test_quantising_twice_is_quantising_once(external: bool, tmp_path: Path) -> None:
+def test_quantizing_twice_is_quantizing_once(external: bool, tmp_path: Path) -> None:
     source = tmp_path / "in.onnx"
     if external:
         models.write_external(network(), source, files=2, padding=50)
     else:
         models.write(network(), source)
-    once = quantised(source, tmp_path)
+    once = quantized(source, tmp_path)
     twice = tmp_path / "twice"
     twice.mkdir()
-    report = models.quantise(once.output, twice / "out.onnx")
+    report = models.quantized_by_rtn(once.output, twice / "out.onnx")
     assert not report.targets
-    assert [s.reason for s in report.skipped] == ["already quantised"] * 2
-    assert "already quantised" in report.warnings[0]
+    assert [s.reason for s in report.skipped] == ["already quantized"] * 2
+    assert "already quantized" in report.warnings[0]
     assert models.hashes(twice) == {n: h for n, h in models.hashes(tmp_path).items() if n.startswith("out")}
 
 
@@ -147,7 +147,7 @@ def test_in_two_steps_is_no_worse_than_in_one(external: bool, tmp_path: Path) ->
     source = tmp_path / "in.onnx"
     source = models.write_external(network(), source) if external else models.write(network(), source)
     first = proven(source, tmp_path, feed=FEED, include=("^a$",))
-    report = models.quantise(first.output, tmp_path / "second.onnx")
+    report = models.quantized_by_rtn(first.output, tmp_path / "second.onnx")
     assert [t.name for t in report.targets] == ["y"]
     models.compare(source, tmp_path / "second.onnx", FEED)
 
@@ -155,7 +155,7 @@ def test_in_two_steps_is_no_worse_than_in_one(external: bool, tmp_path: Path) ->
 def test_folders_and_files_with_letters_of_any_script(tmp_path: Path) -> None:
     folder = tmp_path / "модель ∂ 模型"
     folder.mkdir()
-    quantised(models.write_external(network(), folder / "исходник.onnx"), folder)
+    quantized(models.write_external(network(), folder / "исходник.onnx"), folder)
 
 
 @pytest.mark.parametrize("data", ["in.onnx", "in.0.bin"])
@@ -163,10 +163,10 @@ def test_an_output_that_is_a_source_is_refused(data: str, tmp_path: Path) -> Non
     source = models.write_external(network(), tmp_path / "in.onnx")
     before = models.hashes(tmp_path)
     with pytest.raises(UsageError, match="would overwrite the source"):
-        models.quantise(source, tmp_path / data)
+        models.quantized_by_rtn(source, tmp_path / data)
     (tmp_path / "link.onnx").hardlink_to(tmp_path / data)
     with pytest.raises(UsageError, match="would overwrite the source"):
-        models.quantise(source, tmp_path / "link.onnx")
+        models.quantized_by_rtn(source, tmp_path / "link.onnx")
     (tmp_path / "link.onnx").unlink()
     assert models.hashes(tmp_path) == before
 
@@ -180,7 +180,7 @@ def test_an_output_whose_data_file_is_a_source_is_refused(tmp_path: Path) -> Non
     (tmp_path / "in.0.bin").rename(tmp_path / "x.onnx.data")
     models.write(proto, source)
     with pytest.raises(UsageError, match="would overwrite the source"):
-        models.quantise(source, tmp_path / "x.onnx")
+        models.quantized_by_rtn(source, tmp_path / "x.onnx")
 
 
 @pytest.mark.usefixtures("always_external")
@@ -220,7 +220,7 @@ def test_empty_external_tensors_need_no_file(tmp_path: Path) -> None:
     models.refer(empty, "nowhere.bin", 0, 0)
     proto.graph.initializer.append(empty)
     models.write(proto, tmp_path / "in.onnx")
-    models.quantise(tmp_path / "in.onnx")
+    models.quantized_by_rtn(tmp_path / "in.onnx")
     written = onnx.load(tmp_path / "out.onnx")
     assert [t.data_location for t in written.graph.initializer] == [0] * len(written.graph.initializer)
     assert models.run(tmp_path / "out.onnx", {"x": np.ones((2, 64), np.float32)})["y"].shape == (2, 32)
@@ -244,12 +244,12 @@ def test_a_source_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
             source.write_bytes(source.read_bytes())
 
     with pytest.raises(ModelError, match="was changed while it was being read"):
-        models.quantise(source, progress=disturb)
+        models.quantized_by_rtn(source, progress=disturb)
     assert sorted(models.hashes(tmp_path)) == ["in.onnx"]
 
 
 def test_a_message_of_more_than_two_gibibytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("onnxfq.graph.save"), "_LARGEST_MESSAGE", 20000)
     with pytest.raises(ModelError, match="would exceed 2 GiB"):
-        models.quantise(models.write(network(), tmp_path / "in.onnx"))
+        models.quantized_by_rtn(models.write(network(), tmp_path / "in.onnx"))
     assert sorted(models.hashes(tmp_path)) == ["in.onnx"]

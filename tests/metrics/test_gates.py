@@ -9,7 +9,7 @@ import pytest
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.limits import Limits
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.measured import measured
 
@@ -23,7 +23,7 @@ def run(speedup: float) -> Latency:
 
 
 def gates(
-    outputs: list[OutputAccuracy], latencies: list[Latency], text: list[Figure] | None = None, **limits: str | float
+    outputs: list[OutputAccuracy], latencies: list[Latency], text: list[Metric] | None = None, **limits: str | float
 ) -> list[Gate]:
     return list(Limits.parse(limits).gates(measured(outputs, latencies, text or [])))
 
@@ -77,8 +77,8 @@ def test_a_kl_of_no_logits_fails() -> None:
 
 
 def test_the_perplexity_that_rises_most_counts() -> None:
-    text = [Figure("perplexity", 51.0, baseline=50.0, difference=1.0),
-            Figure("perplexity", 104.0, baseline=100.0, difference=4.0)]  # fmt: skip
+    text = [Metric("perplexity", 51.0, baseline=50.0, difference=1.0),
+            Metric("perplexity", 104.0, baseline=100.0, difference=4.0)]  # fmt: skip
     (gate,) = gates([output(0.1)], [], text, max_ppl_increase="3%")
     assert (gate.measured, gate.passed, gate.relative) == (0.04, False, True)
     (gate,) = gates([output(0.1)], [], text, max_ppl_increase=4)

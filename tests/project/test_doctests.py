@@ -31,7 +31,7 @@ def examples() -> list[doctest.DocTest]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where examples run: a model, what it was quantised to, the report, and a text."""
+    """Where examples run: a model, what it was quantized to, the report, and a text."""
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(ROOT / "models" / "opt-4m", folder, dirs_exist_ok=True)
     shutil.copyfile(ROOT / "LICENSE", folder / "test.txt")

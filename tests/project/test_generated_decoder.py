@@ -58,7 +58,7 @@ def test_the_cache_stands_for_the_tokens_before(model: Path) -> None:
         np.testing.assert_allclose(stepwise.astype(np.float32), at_once.astype(np.float32), atol=0.02)
 
 
-def test_all_its_matrix_products_are_quantised(model: Path, tmp_path: Path) -> None:
+def test_all_its_matrix_products_are_quantized(model: Path, tmp_path: Path) -> None:
     report = onnxfq.quantize(model, tmp_path / "out.onnx", provider="cpu", validate=False)
     nodes = [node.op_type for node in onnx.load(str(model), load_external_data=False).graph.node]
     attention = 2 * Decoder().layers  # products of activations

@@ -76,7 +76,7 @@ def test_opt_hqq_weights_are_closer_than_rtn(tmp_path: Path, texts: Path) -> Non
     assert weight_error(hqq) < weight_error(rtn)
 
 
-def test_opt_tied_embedding_stays_while_the_head_is_quantised(tmp_path: Path, texts: Path) -> None:
+def test_opt_tied_embedding_stays_while_the_head_is_quantized(tmp_path: Path, texts: Path) -> None:
     quantize_opt(tmp_path / "out.onnx", texts, Scheme())
     graph = onnx.load(str(tmp_path / "out.onnx")).graph
     assert "model.decoder.embed_tokens.weight.half" in {t.name for t in graph.initializer}

@@ -59,14 +59,14 @@ def test_the_workflow_installs_what_there_is() -> None:
 
 def test_the_workflow_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "opt-4m", tmp_path / "model", ignore=shutil.ignore_patterns("*.int*.onnx*"))
-    (tmp_path / "quantise.toml").write_text(SETTINGS)
+    (tmp_path / "quantize.toml").write_text(SETTINGS)
     texts(tmp_path)
     ours = [step for step in steps() if not step.startswith("pip ")]
     assert len(ours) == 2
-    quantised = bash(ours[0], tmp_path)
-    assert (quantised.returncode, quantised.stdout + quantised.stderr) == (0, "")
+    quantized = bash(ours[0], tmp_path)
+    assert (quantized.returncode, quantized.stdout + quantized.stderr) == (0, "")
     assert (tmp_path / "report.html").stat().st_size > 1000
-    used, asked = (tomllib.loads((tmp_path / name).read_text()) for name in ("used.toml", "quantise.toml"))
+    used, asked = (tomllib.loads((tmp_path / name).read_text()) for name in ("used.toml", "quantize.toml"))
     assert {name: str(used[name]) for name in asked} == {name: str(value) for name, value in asked.items()}
     evaluated = bash(ours[1], tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr

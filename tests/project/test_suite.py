@@ -189,7 +189,7 @@ def test_contents_add_up(decoder: Path, tmp_path: Path) -> None:
     found = contents(tmp_path / "q.onnx", size)
     assert sum(found["bytes"].values()) == size
     assert found["bits_a_weight"] == pytest.approx(report.size.bits_per_weight, abs=1e-3)
-    assert found["quantised_weights"] == sum(target.k * target.n for target in report.targets)
+    assert found["quantized_weights"] == sum(target.k * target.n for target in report.targets)
     tables_of_rows = 256 * 64 * 2 if computes_in_half(read(decoder)) else (256 + 512) * 64 * 4
     assert found["bytes"]["embedding"] == tables_of_rows
     assert found["bytes"]["weights"] == 0
@@ -209,8 +209,8 @@ def test_throughput_of_every_file_makes_a_table(
     throughput.main()
     rows = tables.read("throughput")["rows"]
     names = [(row["file"], row.get("from")) for row in rows]
-    quantised = [(f"{bits} bits", origin) for origin in ("float32", "float16") for bits in (8, 4)]
-    assert names == [("float32", None), ("float16", None), *quantised]
+    quantized = [(f"{bits} bits", origin) for origin in ("float32", "float16") for bits in (8, 4)]
+    assert names == [("float32", None), ("float16", None), *quantized]
     assert (rows[0]["of_float32"], rows[1]["of_float16"]) == (1, 1)
     assert rows[3]["file_bytes"] < rows[2]["file_bytes"] < rows[0]["file_bytes"]
     assert rows[5]["contents"]["bits_a_weight"] < rows[3]["contents"]["bits_a_weight"]  # scales in float16

@@ -49,7 +49,7 @@ def divergence(output: Path, texts: Path) -> float:
     return float(np.concatenate(found).mean())
 
 
-def quantised(folder: Path, algorithm: str, **changes: Any) -> Path:
+def quantized(folder: Path, algorithm: str, **changes: Any) -> Path:
     out = folder / f"{algorithm.split(':')[0]}.onnx"
     settings = {"provider": "cpu", "symmetric": False, "validate": False, **changes}
     onnxfq.quantize(OPT / "model.onnx", out, algorithm=algorithm, **settings)
@@ -60,9 +60,9 @@ def quantised(folder: Path, algorithm: str, **changes: Any) -> Path:
 def test_a_model_calibrated_on_its_own_text_is_better_on_any_text(tmp_path: Path, block_size: int) -> None:
     texts = write_lines(tmp_path / "texts.jsonl", SENTENCES)
     own = {"calib": "self", "samples": 12, "seq_len": 64, "block_size": block_size}
-    hqq = divergence(quantised(tmp_path, "hqq", block_size=block_size), texts)
-    awq = divergence(quantised(tmp_path, "awq", **own), texts)
-    gptq = divergence(quantised(tmp_path, "auto", **own), texts)
+    hqq = divergence(quantized(tmp_path, "hqq", block_size=block_size), texts)
+    awq = divergence(quantized(tmp_path, "awq", **own), texts)
+    gptq = divergence(quantized(tmp_path, "auto", **own), texts)
     assert gptq < 0.6 * hqq
     assert gptq < awq < hqq
 
@@ -75,8 +75,8 @@ def test_opt_calibrated_on_wikitext_is_four_times_closer_than_rounding(tmp_path:
     real = {"calib": DATA / "wikitext2-valid.txt", "tokenizer": OPT, "seq_len": 256, "block_size": block_size}
     texts = tmp_path / "test.txt"
     texts.write_text((DATA / "wikitext2-test.txt").read_text(encoding="utf-8")[:40_000], encoding="utf-8")
-    rtn = divergence(quantised(tmp_path, "rtn", block_size=block_size), texts)
-    assert divergence(quantised(tmp_path, "gptq", **real), texts) < rtn / 4
+    rtn = divergence(quantized(tmp_path, "rtn", block_size=block_size), texts)
+    assert divergence(quantized(tmp_path, "gptq", **real), texts) < rtn / 4
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_a_model_without_anything_to_do_is_refused_with_reasons(tmp_path: Path) 
     )
     graph = Graph.load(models.write(proto, tmp_path / "in.onnx"))
     _, skips = find(graph, (), ())
-    with pytest.raises(ModelError, match=r"Nothing to quantise in .*: 1x too small: 256 weights.*; 1x too small: 16"):
+    with pytest.raises(ModelError, match=r"Nothing to quantize in .*: 1x too small: 256 weights.*; 1x too small: 16"):
         refuse_nothing(graph, skips)
 
 
@@ -146,8 +146,8 @@ def test_a_model_without_matmul_says_so(tmp_path: Path) -> None:
         refuse_nothing(graph, find(graph, (), ())[1])
 
 
-def test_a_quantised_model_is_not_refused(tmp_path: Path) -> None:
-    refuse_nothing(network(tmp_path), [Skip("a", "MatMulNBits", "already quantised", quantized=True)])
+def test_a_quantized_model_is_not_refused(tmp_path: Path) -> None:
+    refuse_nothing(network(tmp_path), [Skip("a", "MatMulNBits", "already quantized", quantized=True)])
 
 
 def test_ten_thousand_nodes_take_no_time(tmp_path: Path) -> None:

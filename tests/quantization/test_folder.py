@@ -40,7 +40,7 @@ def export(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_model_is_quantised_and_what_belongs_to_it_is_copied(export: Path, capsys: Output) -> None:
+def test_every_model_is_quantized_and_what_belongs_to_it_is_copied(export: Path, capsys: Output) -> None:
     before = contents(export)
     assert quantize(export, *QUICK) == 0
     result = export.with_name("export-int4")
@@ -199,10 +199,10 @@ def test_a_model_without_targets_goes_along_unchanged(tmp_path: Path, capsys: Ou
     write(parse("y = Relu(x)", y="float[M, 64] y"), folder / "post.onnx")
     assert quantize(folder, *QUICK) == 0
     assert operators(folder.with_name("export-int4") / "post.onnx") == ["Relu"]
-    assert "post.onnx: Nothing to quantise." in capsys.readouterr().err
+    assert "post.onnx: Nothing to quantize." in capsys.readouterr().err
     (folder / "m.onnx").unlink()
     assert quantize(folder, "-o", tmp_path / "out", *QUICK) == 3
-    assert "Nothing to quantise in" in capsys.readouterr().err
+    assert "Nothing to quantize in" in capsys.readouterr().err
 
 
 def test_models_are_files_at_the_top(tmp_path: Path) -> None:

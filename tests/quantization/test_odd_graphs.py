@@ -16,7 +16,7 @@ from support.sampled import calibrated, tokens
 from support.tiny import weight
 
 Feeds = list[dict[str, Array]]
-FREE = "1 node was quantised without data: out of calibration's reach"
+FREE = "1 node was quantized without data: out of calibration's reach"
 
 
 def small(*seeds: int) -> dict[str, Array]:
@@ -40,7 +40,7 @@ def test_an_input_that_no_sample_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["loop", "scan", "function"])
-def test_targets_in_bodies_are_quantised_without_data(tmp_path: Path, where: str) -> None:
+def test_targets_in_bodies_are_quantized_without_data(tmp_path: Path, where: str) -> None:
     bodies = {
         "loop": "v = Loop (trips, yes, h) <body = b (int64 i, bool go, float[M, 64] s) => (bool on, float[M, 64] t) "
         "{ on = Identity (go) m = MatMul (s, w1) t = Tanh (m) }>",
@@ -96,7 +96,7 @@ def test_an_if_that_always_goes_one_way_is_calibrated(tmp_path: Path, always: bo
 def test_an_if_that_goes_both_ways_is_run_but_not_calibrated(tmp_path: Path) -> None:
     done = calibrated(branching(), tmp_path, flagged(True, False), slack=1.05)
     assert {name: target.tokens for name, target in done.targets.items()} == {"h": 120, "q": 0, "o": 0, "y": 120}
-    assert "2 nodes were quantised without data" in done.warnings
+    assert "2 nodes were quantized without data" in done.warnings
 
 
 # Sharing

@@ -82,7 +82,7 @@ def test_a_stage_that_some_samples_give_no_tokens_to(tmp_path: Path) -> None:
     assert done.targets["h"].tokens == 90
     assert 0 < done.targets["y"].tokens < 60
     none = calibrated(proto, tmp_path, [x[1]])
-    assert "1 node was quantised without data: no sample got that far." in none.warnings
+    assert "1 node was quantized without data: no sample got that far." in none.warnings
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e-20, 1e4, 3e18])
@@ -171,7 +171,7 @@ def test_a_sample_that_gives_nan_is_left_out_and_named(tmp_path: Path) -> None:
 def test_samples_that_all_give_nan_leave_the_rest_without_data(tmp_path: Path) -> None:
     done = calibrated(broken(tmp_path), tmp_path, tokens(30, 40))
     assert "2 of 2 samples gave NaN or infinity" in done.warnings
-    assert "1 node was quantised without data: no sample got that far." in done.warnings
+    assert "1 node was quantized without data: no sample got that far." in done.warnings
     first, second = done.report.targets
     assert (first.algorithm, first.tokens) == ("gptq", 70)
     assert (second.algorithm, second.tokens, second.weighted, second.activations) == ("hqq", 0, "", None)
@@ -254,7 +254,7 @@ def test_samples_that_are_padding_only(tmp_path: Path) -> None:
     ids = np.ones((2, 8), np.int64)
     empty = {"input_ids": ids, "attention_mask": np.zeros((2, 8), np.int64)}
     done = calibrated(encoder(tmp_path), tmp_path, [empty])
-    assert "2 nodes were quantised without data: no sample got that far." in done.warnings
+    assert "2 nodes were quantized without data: no sample got that far." in done.warnings
     full = {"input_ids": ids, "attention_mask": np.ones((2, 8), np.int64)}
     assert calibrated(encoder(tmp_path), tmp_path, [empty, full]).targets["h"].tokens == 16
 
@@ -345,7 +345,7 @@ def test_float16_that_overflows_in_a_target(tmp_path: Path) -> None:
     assert done.targets["h"].output_error is not None
 
 
-def test_nothing_to_quantise_needs_no_calibration(tmp_path: Path) -> None:
+def test_nothing_to_quantize_needs_no_calibration(tmp_path: Path) -> None:
     proto = model("h = MatMul(x, w0) y = Relu(h)", y="float[M, 64] y", w0=weight(0))
     source = write(proto, tmp_path / "in.onnx")
     with pytest.raises(ModelError):

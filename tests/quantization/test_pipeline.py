@@ -43,7 +43,7 @@ def test_the_default_output(tmp_path: Path) -> None:
 
 
 def test_what_the_report_says(tmp_path: Path) -> None:
-    report = models.quantise(source(tmp_path))
+    report = models.quantized_by_rtn(source(tmp_path))
     first, second = report.targets
     assert (first.name, first.op_type, first.n, first.k, first.bits, first.block_size) == ("a", "MatMul", 32, 64, 4, 32)
     assert first.relative_error == 0.0
@@ -58,7 +58,7 @@ def test_inspect_finds_the_same_and_writes_nothing(tmp_path: Path) -> None:
     path = source(tmp_path)
     seen = inspect(path, algorithm="rtn", provider="cpu", scheme=EXACT)
     assert sorted(models.hashes(tmp_path)) == ["in.onnx"]
-    done = models.quantise(path)
+    done = models.quantized_by_rtn(path)
     assert [(t.name, t.bytes, t.shares) for t in seen.targets] == [(t.name, t.bytes, t.shares) for t in done.targets]
     assert seen.skipped == done.skipped
     assert abs(seen.size.output_bytes - done.size.output_bytes) < 0.2 * done.size.output_bytes
@@ -76,13 +76,13 @@ def test_a_failed_verification_leaves_nothing_behind(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("onnxfq.pipeline.verify", fail)
     with pytest.raises(VerificationError):
-        models.quantise(source(tmp_path))
+        models.quantized_by_rtn(source(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.onnx"]
 
 
 def test_an_old_output_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = source(tmp_path)
-    models.quantise(path)
+    models.quantized_by_rtn(path)
     before = models.hashes(tmp_path)
 
     def fail(*_: object) -> int:
@@ -90,7 +90,7 @@ def test_an_old_output_survives_a_failure(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("onnxfq.pipeline.verify", fail)
     with pytest.raises(VerificationError):
-        models.quantise(path)
+        models.quantized_by_rtn(path)
     assert models.hashes(tmp_path) == before
 
 
@@ -101,21 +101,21 @@ def test_an_old_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
     proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 128
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 64
     models.write(proto, external)
-    models.quantise(external, tmp_path / "out.onnx")
+    models.quantized_by_rtn(external, tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx.data").exists()
     models.run(tmp_path / "out.onnx", external_x)
-    models.quantise(source(tmp_path), tmp_path / "out.onnx")
+    models.quantized_by_rtn(source(tmp_path), tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx.data").exists()
 
 
 def test_a_place_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
-        models.quantise(source(tmp_path), tmp_path / "missing" / "out.onnx")
+        models.quantized_by_rtn(source(tmp_path), tmp_path / "missing" / "out.onnx")
 
 
-def test_nothing_to_quantise(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="Nothing to quantise"):
-        models.quantise(source(tmp_path, body="y = Relu (u)").with_name("in.onnx"))
+def test_nothing_to_quantize(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Nothing to quantize"):
+        models.quantized_by_rtn(source(tmp_path, body="y = Relu (u)").with_name("in.onnx"))
     assert sorted(models.hashes(tmp_path)) == ["in.onnx"]
 
 
@@ -133,13 +133,13 @@ def test_the_source_as_a_string_and_settings_as_options(tmp_path: Path) -> None:
 def test_every_scheme_computes_what_its_codes_say(
     bits: int, block_size: int | Granularity, symmetric: bool, tmp_path: Path
 ) -> None:
-    """ONNX Runtime on the written file equals `A @ dequantise(q)`, decoded here from the file; K is no multiple."""
+    """ONNX Runtime on the written file equals `A @ dequantize(q)`, decoded here from the file; K is no multiple."""
     k, n = 200, 37
     w = np.random.default_rng(0).standard_normal((k, n)).astype(np.float32)
     proto = model("y = MatMul (x, w)", x="float[M, 200] x", y="float[M, 37] y", w=w)
     path, output = models.write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx"
     scheme = Scheme(bits=bits, block_size=block_size, symmetric=symmetric, activations="float")
-    models.quantise(path, output, scheme=scheme, allow_slow=True)
+    models.quantized_by_rtn(path, output, scheme=scheme, allow_slow=True)
     x = np.random.default_rng(1).standard_normal((5, k)).astype(np.float32)
     got = models.run(output, {"x": x})["y"]
     decoded = decode(output, k)

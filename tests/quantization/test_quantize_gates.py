@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def language(path: Path) -> Path:
-    """A language model with a product to quantise: a token's row of a table times a head."""
+    """A language model with a product to quantize: a token's row of a table times a head."""
     write_tokenizer(path.parent, max_position_embeddings=64)
     return write_graph(
         """lm (int64[1, tokens] input_ids, int64[1, tokens] attention_mask) => (float[1, tokens, 22] logits) {

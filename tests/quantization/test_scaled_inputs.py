@@ -16,7 +16,7 @@ import pytest
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.reports.report import Report
 from onnxfq.scheme import Scheme
-from support.models import Array, model, quantise, run, write, write_external
+from support.models import Array, model, quantized_by_rtn, run, write, write_external
 
 K, N = 64, 96
 FEEDS = [{"x": np.random.default_rng(i).standard_normal((48 + i, K)).astype(np.float32)} for i in range(4)]
@@ -52,8 +52,8 @@ def network(body: str = BODY, **more: Array) -> onnx.ModelProto:
     return model(body, y="float[M, L] y", constants=constants)
 
 
-def quantised(path: Path, **changes: Any) -> Report:
-    return quantise(path, **({"calib": FEEDS, "algorithm": "awq"} | changes))
+def quantized(path: Path, **changes: Any) -> Report:
+    return quantized_by_rtn(path, **({"calib": FEEDS, "algorithm": "awq"} | changes))
 
 
 def inner(path: Path, names: Sequence[str], feed: dict[str, Array], folder: Path) -> list[Array]:
@@ -86,7 +86,7 @@ def test_better_than_without_data_and_without_scaling(source: Path, tmp_path: Pa
     found = {}
     for algorithm in ("awq", "awq:steps=1", "hqq"):
         output = tmp_path / "out.onnx"
-        quantised(source, algorithm=algorithm)
+        quantized(source, algorithm=algorithm)
         onnx.checker.check_model(str(output), full_check=True)
         found[algorithm] = errors(source, output, ["q", "kb", "f", "y"], tmp_path)
     for name, error in found["awq"].items():
@@ -99,7 +99,7 @@ def test_better_than_without_data_and_without_scaling(source: Path, tmp_path: Pa
 def test_the_report_tells_the_errors_of_the_written_model(
     source: Path, tmp_path: Path, algorithm: str, memory: int
 ) -> None:
-    report = quantised(source, algorithm=algorithm, memory=memory)
+    report = quantized(source, algorithm=algorithm, memory=memory)
     whole = errors(source, tmp_path / "out.onnx", POINTS, tmp_path)
     for name, target in zip(POINTS, report.targets, strict=True):
         assert target.output_error == pytest.approx(whole[name], rel=2e-3), name
@@ -108,7 +108,7 @@ def test_the_report_tells_the_errors_of_the_written_model(
 
 
 def test_layers_get_vectors_of_their_own(source: Path, tmp_path: Path) -> None:
-    report = quantised(source)
+    report = quantized(source)
     before, after = layers(source), layers(tmp_path / "out.onnx")
     assert [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node].count("Mul") == 1, "no new nodes"
     assert len({name for node in after for name in node.input[1:]}) == 4
@@ -129,7 +129,7 @@ def test_float16_models(tmp_path: Path) -> None:
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     source = write(proto, tmp_path / "in.onnx")
     feeds = [{"x": feed["x"].astype(np.float16)} for feed in FEEDS]
-    report = quantised(source, calib=feeds)
+    report = quantized(source, calib=feeds)
     assert all(target.output_error is not None and target.output_error < 0.02 for target in report.targets)
     values = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "out.onnx").graph.initializer}
     vectors = [values[name] for node in layers(tmp_path / "out.onnx") for name in node.input[1:]]
@@ -140,7 +140,7 @@ def test_float16_models(tmp_path: Path) -> None:
 def test_shared_weights_and_read_inputs_are_left_alone(tmp_path: Path) -> None:
     body = BODY.replace("Gemm(g, wf, bf)", "MatMul(g, wq)").replace("Add(o, x)", "Add(o, h)")
     source = write(network(body), tmp_path / "in.onnx")
-    report = quantised(source)
+    report = quantized(source)
     assert [list(node.input[1:]) for node in layers(tmp_path / "out.onnx")] == [["gamma", "beta"]] * 2
     whole = errors(source, tmp_path / "out.onnx", ["q", "kb", "o", "f", "d"], tmp_path)
     for name, target in zip(whole, report.targets, strict=True):
@@ -148,7 +148,7 @@ def test_shared_weights_and_read_inputs_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_activations_that_kernels_round(source: Path, tmp_path: Path) -> None:
-    report = quantised(source, scheme=Scheme())
+    report = quantized(source, scheme=Scheme())
     whole = errors(source, tmp_path / "out.onnx", POINTS, tmp_path)
     for name, target in zip(POINTS, report.targets, strict=True):
         assert target.output_error == pytest.approx(whole[name], rel=2e-2), name
@@ -158,7 +158,7 @@ def test_activations_that_kernels_round(source: Path, tmp_path: Path) -> None:
 def test_a_resumed_run_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool) -> None:
     (tmp_path / "model").mkdir()
     source = (write_external if external else write)(network(), tmp_path / "model" / "in.onnx")
-    quantised(source, output=tmp_path / "whole.onnx")
+    quantized(source, output=tmp_path / "whole.onnx")
     wanted = (tmp_path / "whole.onnx").read_bytes()
     for stop in (1, 3):
         calls, real = count(1), Checkpoint.save
@@ -171,7 +171,7 @@ def test_a_resumed_run_writes_the_same(tmp_path: Path, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoint, "save", save)
             with pytest.raises(KeyboardInterrupt):
-                quantised(source, output=tmp_path / "out.onnx")
-        quantised(source, output=tmp_path / "out.onnx", resume=True)
+                quantized(source, output=tmp_path / "out.onnx")
+        quantized(source, output=tmp_path / "out.onnx", resume=True)
         assert (tmp_path / "out.onnx").read_bytes() == wanted
         (tmp_path / "out.onnx").unlink()

@@ -13,7 +13,7 @@ import pytest
 
 from onnxfq import pipeline
 from onnxfq.errors import VerificationError
-from onnxfq.quantization.verify import Meant, verify
+from onnxfq.quantization.verify import Expected, verify
 from onnxfq.scheme import Activations, Scheme
 from onnxfq.session import Provider, Session
 from support import models
@@ -24,10 +24,10 @@ BODY = "a = MatMul (x, w)  b = MatMul (x, w)  c = MatMul (x, v)  y = Sum (a, b, 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A quantised file and what it must hold."""
+    """A quantized file and what it must hold."""
 
     path: Path
-    meant: list[Meant]
+    meant: list[Expected]
 
     def verify(self) -> int:
         return verify(self.path, self.meant, "cpu")
@@ -41,18 +41,18 @@ class Written:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     path = models.write(model(BODY, w=grid(seed=1), v=grid(seed=2)), tmp_path / "in.onnx")
-    return quantised(path, monkeypatch)
+    return quantized(path, monkeypatch)
 
 
-def quantised(path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Scheme = models.EXACT) -> Written:
-    output, seen = path.with_name("out.onnx"), list[Meant]()
+def quantized(path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Scheme = models.EXACT) -> Written:
+    output, seen = path.with_name("out.onnx"), list[Expected]()
 
-    def spy(staged: Path, meant: Iterable[Meant], provider: Provider) -> int:
+    def spy(staged: Path, meant: Iterable[Expected], provider: Provider) -> int:
         seen.extend(meant)
         return verify(staged, seen, provider)
 
     monkeypatch.setattr(pipeline, "verify", spy)
-    models.quantise(path, output, scheme=scheme)
+    models.quantized_by_rtn(path, output, scheme=scheme)
     return Written(output, seen)
 
 
@@ -61,7 +61,7 @@ def initializer(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
 
 
 def drop(proto: onnx.ModelProto, output: str) -> None:
-    """Put a constant in the place of a quantised node."""
+    """Put a constant in the place of a quantized node."""
     node = next(n for n in proto.graph.node if n.output[0] == output)
     node.CopyFrom(models.constant(np.zeros((1, N), np.float32), output))
 
@@ -164,7 +164,7 @@ def test_a_file_cut_short(written: Written) -> None:
 
 def test_data_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proto = model("y = MatMul (x, w)", x="float[M, 128] x", y="float[M, 64] y", w=grid(128, 64))
-    written = quantised(models.write_external(proto, tmp_path / "in.onnx"), monkeypatch)
+    written = quantized(models.write_external(proto, tmp_path / "in.onnx"), monkeypatch)
     data = tmp_path / "out.onnx.data"
     whole = data.read_bytes()
     data.write_bytes(whole[:-1])
@@ -192,16 +192,16 @@ def test_weights_of_any_magnitude(
     """Nothing but the weights' own size is extreme, so no honest kernel may be accused."""
     w = (np.random.default_rng(0).standard_normal((K, N)) * magnitude).astype(np.float32)
     path = models.write(model("y = MatMul (x, w)", w=w), tmp_path / "in.onnx")
-    assert quantised(path, monkeypatch, Scheme(activations=activations)).verify() == 1
+    assert quantized(path, monkeypatch, Scheme(activations=activations)).verify() == 1
 
 
 @pytest.mark.parametrize("magnitude", [1e-7, 1e-4, 1.0, 1e4])
 def test_float16_weights_of_any_magnitude(magnitude: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     w = (np.random.default_rng(0).standard_normal((512, N)) * magnitude).astype(np.float16)
     proto = model("y = MatMul (x, w)", x="float16[M, 512] x", y="float16[M, 32] y", w=w)
-    assert quantised(models.write(proto, tmp_path / "in.onnx"), monkeypatch).verify() == 1
+    assert quantized(models.write(proto, tmp_path / "in.onnx"), monkeypatch).verify() == 1
 
 
 def test_a_weight_of_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = models.write(model("y = MatMul (x, w)", w=np.zeros((K, N), np.float32)), tmp_path / "in.onnx")
-    assert quantised(path, monkeypatch).verify() == 1
+    assert quantized(path, monkeypatch).verify() == 1

@@ -16,7 +16,7 @@ from onnxfq.cli import run as onnxfq
 from onnxfq.commands.tables import show_comparison
 from onnxfq.errors import UsageError
 from onnxfq.metrics.gates import Gate
-from onnxfq.reports.compare import Comparison, Figure, compare_reports
+from onnxfq.reports.compare import ComparedMetric, ReportComparison, compare_reports
 from onnxfq.reports.report import Report
 from support.reports import EVIL, ODD, evil, inspected, layer, run
 from support.tiny import contents, entries
@@ -25,7 +25,7 @@ Output = pytest.CaptureFixture[str]
 VALIDATOR = Draft202012Validator({**SCHEMA["$defs"]["comparison"], "$defs": SCHEMA["$defs"]})
 
 
-def compared(*reports: Report) -> Comparison:
+def compared(*reports: Report) -> ReportComparison:
     return compare_reports([f"{i}.json" for i in range(len(reports))], reports)
 
 
@@ -60,8 +60,8 @@ def test_figures_name_the_best() -> None:
     assert found["file size"].best == [False, False]
     assert found["KL, logits"].values == (0.01, 0.01)
     assert found["speed-up, decode, 1 token"].texts == ["2.00x", "2.00x"]
-    assert Figure("x", "fraction", "more", (0.5, None, 0.25)).best == [True, False, False]
-    assert Figure("x", "ms", "less", (1.0001, 1.0002)).best == [False, False], "they read the same"
+    assert ComparedMetric("x", "fraction", "more", (0.5, None, 0.25)).best == [True, False, False]
+    assert ComparedMetric("x", "ms", "less", (1.0001, 1.0002)).best == [False, False], "they read the same"
 
 
 def test_errors_are_compared_with_their_like() -> None:
@@ -76,7 +76,7 @@ def test_errors_are_compared_with_their_like() -> None:
 def test_what_cannot_be_compared_is_told() -> None:
     other = run(inputs="generated", size=replace(run().size, source_bytes=1))
     remarks = " ".join(compared(run(), other, better()).remarks)
-    for part in ("differ in size", "different inputs", "1 node is quantised in some of the runs only", "separate runs"):
+    for part in ("differ in size", "different inputs", "1 node is quantized in some of the runs only", "separate runs"):
         assert part in remarks
 
 
@@ -148,7 +148,7 @@ def test_several_are_compared(saved: tuple[Path, Path], capsys: Output) -> None:
     assert report(first, second, "-o", first.with_name("c.html")) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    for part in ("A  ", "B  ", "Settings that differ", "block_size", "largest changes first (3 of 3)", "not quantised"):
+    for part in ("A  ", "B  ", "Settings that differ", "block_size", "largest changes first (3 of 3)", "not quantized"):
         assert part in err
     assert report(first, second, "--json", "-o", first.with_name("c.json")) == 0
     told = json.loads(capsys.readouterr().out)

@@ -170,7 +170,7 @@ def test_figures_of_a_run_are_there() -> None:
     [
         (run(), "compared", "COMPARED: with the original"),
         (run(outputs=(), latency=()), "unproven", "NOT VALIDATED:"),
-        (inspected(), "inspected", "INSPECTED: 3 nodes would be quantised"),
+        (inspected(), "inspected", "INSPECTED: 3 nodes would be quantized"),
         (run(gates=(Gate("max-error", 1.0, 0.1, passed=True),)), "passed", "PASSED: the gate holds"),
         (unknown(), "failed", "FAILED: the gate does not hold: max-error without a figure, limit 0.1."),
     ],

@@ -128,7 +128,7 @@ def test_a_weight_that_others_read_too_is_predicted_and_told_to_stay(tmp_path: P
     predicted = onnxfq.inspect(tmp_path / "m.onnx")
     assert predicted.size.output_bytes == pytest.approx(done.size.output_bytes, rel=0.05)
     for told in (done, predicted):
-        assert any(warning.startswith("65.5 kB of the quantised weights stay") for warning in told.warnings)
+        assert any(warning.startswith("65.5 kB of the quantized weights stay") for warning in told.warnings)
     assert not any("stay in floating point" in w for w in onnxfq.inspect(pair(tmp_path / "n.onnx")).warnings)
 
 

@@ -18,7 +18,7 @@ import onnxfq
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.page import report_page
 from onnxfq.reports.report import JSON_VERSION, Estimate, Report, Size, SkipReport, TargetReport
@@ -73,7 +73,7 @@ def test_reports_of_real_runs_keep_to_the_schema(tmp_path: Path) -> None:
         (OutputAccuracy, SCHEMA["$defs"]["output"]),
         (Latency, SCHEMA["$defs"]["latency"]),
         (Gate, SCHEMA["$defs"]["gate"]),
-        (Figure, SCHEMA["$defs"]["figure_of_text"]),
+        (Metric, SCHEMA["$defs"]["figure_of_text"]),
     ],
 )
 def test_the_schema_describes_every_member(kind: type, schema: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The main oracle: ONNX Runtime's MatMulNBits equals `A @ dequantise(q).T` for everything that is offered."""
+"""The main oracle: ONNX Runtime's MatMulNBits equals `A @ dequantize(q).T` for everything that is offered."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def activations(m: int, k: int, activation_type: ScaleType) -> npt.NDArray[Any]:
 
 
 def difference(q: QuantizedWeight, kernel: Kernel, a: npt.NDArray[Any]) -> float:
-    """Relative MSE of the kernel against the product with the dequantised weight."""
-    expected = a.astype(np.float64) @ q.dequantise().astype(np.float64).T
+    """Relative MSE of the kernel against the product with the dequantized weight."""
+    expected = a.astype(np.float64) @ q.dequantize().astype(np.float64).T
     error = run(q, kernel, a) - expected
     return float((error**2).mean() / (expected**2).mean())
 
@@ -79,7 +79,7 @@ def tolerance(kernel: Kernel) -> float:
 
 
 @pytest.mark.parametrize("kernel", OFFERED, ids=name)
-def test_kernel_multiplies_by_the_dequantised_weight(kernel: Kernel) -> None:
+def test_kernel_multiplies_by_the_dequantized_weight(kernel: Kernel) -> None:
     """Odd block counts, a short last block, N a multiple of nothing, one row and several."""
     for k in (2 * kernel.block_size + 7, 3 * kernel.block_size, 4 * kernel.block_size - 1):
         q = random_codes(
@@ -115,7 +115,7 @@ def test_rows_of_zeros_and_tiny_weights(bits: int, block_size: int | Granularity
         kernel = choose("cpu", scheme, activation_type, *weight.shape)
         q = Rtn().solve(weight, scheme, None, scale_type=activation_type)
         a = activations(4, weight.shape[1], activation_type)
-        expected = a.astype(np.float64) @ q.dequantise().astype(np.float64).T
+        expected = a.astype(np.float64) @ q.dequantize().astype(np.float64).T
         error = np.abs(run(q, kernel, a) - expected).max(axis=0)
-        magnitude = np.abs(a.astype(np.float64)) @ np.abs(q.dequantise().astype(np.float64)).T
+        magnitude = np.abs(a.astype(np.float64)) @ np.abs(q.dequantize().astype(np.float64)).T
         assert (error <= 0.02 * magnitude.max(axis=0) + 2.0**-24).all()

@@ -75,7 +75,7 @@ def test_unpack_undoes_pack(
     np.testing.assert_array_equal(back.scale, q.scale)
     np.testing.assert_array_equal(back.zero_point, q.zero_point)
     assert (back.bits, back.block_size, back.scale_type, back.symmetric) == (bits, block_size, scale_type, symmetric)
-    whole = unpack(packed, packed.scales.shape[1] * block_size).dequantise()
+    whole = unpack(packed, packed.scales.shape[1] * block_size).dequantize()
     assert not whole[:, k:].any(), "padded weights are 0"
 
 
@@ -86,14 +86,14 @@ def test_one_scale_a_row_in_any_kernel_block(k: int, block_size: int, symmetric:
     q = random_codes(5, k, 4, k, symmetric=symmetric)
     back = unpack(pack(q, block_size), k)
     assert back.scale.shape == (5, -(-k // block_size))
-    np.testing.assert_array_equal(back.dequantise(), q.dequantise())
+    np.testing.assert_array_equal(back.dequantize(), q.dequantize())
 
 
 def test_smaller_kernel_blocks_repeat_scales() -> None:
     q = random_codes(3, 300, 4, 128)
     at = at_block_size(q, 32)
     assert at.scale.shape == at.zero_point.shape == (3, 10)
-    np.testing.assert_array_equal(at.dequantise(), q.dequantise())
+    np.testing.assert_array_equal(at.dequantize(), q.dequantize())
     assert at_block_size(q, 128) is q
 
 

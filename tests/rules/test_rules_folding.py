@@ -10,7 +10,7 @@ import onnx.numpy_helper
 import pytest
 
 from onnxfq.calibration.stages import find_stages
-from onnxfq.graph import Flow, Graph, Spool, save
+from onnxfq.graph import Flow, Graph, TensorFile, save
 from onnxfq.quantization.find import find
 from onnxfq.rules import Fold, Target, find_fold, fold
 from support.models import Array, compare, model, run, tensor, write
@@ -101,10 +101,10 @@ def scaled(path: Path, folder: Path, dtype: type[np.generic] = np.float32) -> on
     """The model with its first stage's inputs divided, and the weights multiplied by what goes with that."""
     graph, found, targets = located(path)
     assert found is not None
-    with Spool(folder / "spool") as spool:
-        abandoned = fold(graph, found, SCALE, spool)
+    with TensorFile(folder / "tensor_file") as tensor_file:
+        abandoned = fold(graph, found, SCALE, tensor_file)
         graph.finish(abandoned)
-        save(graph, folder / "folded.onnx", spool)
+        save(graph, folder / "folded.onnx", tensor_file)
     proto = onnx.load(folder / "folded.onnx")
     for initializer in proto.graph.initializer:
         if initializer.name in {target.weight.leaf.name for target in targets}:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxfq.graph import Graph, Spool, save
+from onnxfq.graph import Graph, TensorFile, save
 from onnxfq.packing import pack
 from onnxfq.quantization.find import find, plan
 from onnxfq.rules import rewrite, store
@@ -150,10 +150,10 @@ def test_cuda_takes_no_bias_input(bias: tuple[int, ...], beta: float, tmp_path: 
     scheme = Scheme(bits=8, symmetric=True)
     ((chosen,), _) = plan(find(graph, (), ())[0], scheme, "cuda", allow_slow=False)
     q = make_solver("rtn").solve(chosen.target.load(), scheme, None, scale_type="float32")
-    with Spool(tmp_path / "spool") as spool:
-        stored = store(graph, chosen.target, [pack(q, chosen.kernel.block_size)], spool)
-        graph.finish(rewrite(graph, chosen.target, stored, chosen.kernel, spool))
-        save(graph, output, spool)
+    with TensorFile(tmp_path / "tensor_file") as tensor_file:
+        stored = store(graph, chosen.target, [pack(q, chosen.kernel.block_size)], tensor_file)
+        graph.finish(rewrite(graph, chosen.target, stored, chosen.kernel, tensor_file))
+        save(graph, output, tensor_file)
     node = models.find(onnx.load(output).graph.node, "MatMulNBits")
     assert len(node.input) == 3
     models.compare(source, output, tolerance=3e-2)

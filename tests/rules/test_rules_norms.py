@@ -13,7 +13,7 @@ import pytest
 
 import onnxfq
 from onnxfq.graph import Graph
-from onnxfq.rules import Target, expected_energy, match
+from onnxfq.rules import Target, expected_mean_square, match
 from onnxfq.scheme import Granularity, Scheme
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.statistics import Statistics
@@ -72,7 +72,7 @@ def target(body: str, folder: Path) -> tuple[Graph, Target]:
 
 @pytest.mark.parametrize("body", SPELLINGS.values(), ids=SPELLINGS)
 def test_layer_normalisation_gives_gamma_and_beta_squared(body: str, tmp_path: Path) -> None:
-    energy = expected_energy(*target(body, tmp_path))
+    energy = expected_mean_square(*target(body, tmp_path))
     wanted = GAMMA.astype(np.float64) ** 2 + BETA.astype(np.float64) ** 2
     assert energy is not None
     np.testing.assert_allclose(energy, wanted / wanted.mean(), rtol=1e-12)
@@ -80,7 +80,7 @@ def test_layer_normalisation_gives_gamma_and_beta_squared(body: str, tmp_path: P
 
 @pytest.mark.parametrize("body", RMS.values(), ids=RMS)
 def test_rms_normalisation_gives_gamma_squared(body: str, tmp_path: Path) -> None:
-    energy = expected_energy(*target(body, tmp_path))
+    energy = expected_mean_square(*target(body, tmp_path))
     wanted = GAMMA.astype(np.float64) ** 2
     assert energy is not None
     np.testing.assert_allclose(energy, wanted / wanted.mean(), rtol=1e-12)
@@ -88,11 +88,11 @@ def test_rms_normalisation_gives_gamma_squared(body: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("body", UNKNOWN.values(), ids=UNKNOWN)
 def test_nothing_is_made_up(body: str, tmp_path: Path) -> None:
-    assert expected_energy(*target(body, tmp_path)) is None
+    assert expected_mean_square(*target(body, tmp_path)) is None
 
 
 def test_the_prediction_holds_on_random_inputs(tmp_path: Path) -> None:
-    energy = expected_energy(*target(SPELLINGS["LayerNormalization"], tmp_path))
+    energy = expected_mean_square(*target(SPELLINGS["LayerNormalization"], tmp_path))
     x = np.random.default_rng(1).standard_normal((20000, K))
     x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
     measured = ((x * GAMMA + BETA) ** 2).mean(axis=0)
@@ -109,9 +109,9 @@ def test_weighing_lowers_the_weighted_error(block_size: int | Granularity, symme
 
     def error(statistics: Statistics | None) -> float:
         q = Hqq().solve(weight, scheme, statistics, scale_type="float32")
-        return float((energy * (q.dequantise().astype(np.float64) - weight) ** 2).sum())
+        return float((energy * (q.dequantize().astype(np.float64) - weight) ** 2).sum())
 
-    assert error(Statistics(tokens=0, energy=energy)) < error(None)
+    assert error(Statistics(tokens=0, mean_square=energy)) < error(None)
 
 
 def test_the_report_says_so(tmp_path: Path) -> None:

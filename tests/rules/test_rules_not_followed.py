@@ -80,7 +80,7 @@ def test_operators_of_other_domains_are_none_of_our_business(tmp_path: Path) -> 
         "t = vendor.Transpose (w)  z = vendor.MatMul (x, t)  y = MatMul (x, w)", domains=', "vendor" : 1', w=W
     )
     output = tmp_path / "out.onnx"
-    report = models.quantise(models.write(proto, tmp_path / "in.onnx"), output)
+    report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"), output)
     assert [t.name for t in report.targets] == ["y"]
     assert not report.skipped
     written = onnx.load(output)
@@ -91,5 +91,5 @@ def test_operators_of_other_domains_are_none_of_our_business(tmp_path: Path) -> 
 def test_a_transposition_of_another_domain_is_not_followed(tmp_path: Path) -> None:
     body = "t = vendor.Transpose (w)  z = MatMul (x, t)  v = vendor.Constant ()  u = MatMul (x, v)  y = MatMul (x, w)"
     proto = model(body, domains=', "vendor" : 1', w=W)
-    report = models.quantise(models.write(proto, tmp_path / "in.onnx"))
+    report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
     assert reasons(report) == {"z": COMPUTED, "u": COMPUTED}

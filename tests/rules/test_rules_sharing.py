@@ -1,4 +1,4 @@
-"""Weights that several nodes read: quantised once, and the float copy stays exactly while something else reads it."""
+"""Weights that several nodes read: quantized once, and the float copy stays exactly while something else reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.models import Array, K, N, grid, model, proven
 W = grid()
 
 
-def turned(array: Array) -> Array:
+def transposed(array: Array) -> Array:
     return np.ascontiguousarray(array.T)
 
 
@@ -76,20 +76,20 @@ TIED = "e = Gather (table, ids)  t = Transpose (table)  y = MatMul (e, t)"
 
 def tied() -> onnx.ModelProto:
     """An embedding [32 ids, 64] that is the output head too."""
-    return model(TIED, x="int64[M] ids", y="float[M, 32] y", table=turned(W))
+    return model(TIED, x="int64[M] ids", y="float[M, 32] y", table=transposed(W))
 
 
 def test_a_tied_embedding_keeps_its_float_copy(tmp_path: Path) -> None:
     outcome = proven(tied(), tmp_path, feed={"ids": np.array([0, 5, 31])})
     assert outcome.op_types == ["Gather", "MatMulNBits"]
     assert sorted(outcome.initializers) == ["table", "table_Q4", "table_scales", "table_zero_points"]
-    before = models.tensor(turned(W), "table")
+    before = models.tensor(transposed(W), "table")
     assert outcome.initializers["table"] == before
 
 
 def test_a_tied_embedding_through_a_cast_keeps_the_cast(tmp_path: Path) -> None:
     body = "f = Cast <to = 1> (table)  e = Gather (f, ids)  t = Transpose (f)  y = MatMul (e, t)"
-    proto = model(body, x="int64[M] ids", table=turned(W).astype(np.float16))
+    proto = model(body, x="int64[M] ids", table=transposed(W).astype(np.float16))
     outcome = proven(proto, tmp_path, feed={"ids": np.array([0, 5, 31])})
     assert outcome.op_types == ["Cast", "Gather", "MatMulNBits"]
 
@@ -107,7 +107,7 @@ def test_a_weight_that_is_an_output_too(tmp_path: Path) -> None:
 
 
 def test_a_link_of_the_chain_that_is_an_output_too(tmp_path: Path) -> None:
-    proto = model("w = Transpose (s)  y = MatMul (x, w)", y="float[M, 32] y, float[64, 32] w", s=turned(W))
+    proto = model("w = Transpose (s)  y = MatMul (x, w)", y="float[M, 32] y, float[64, 32] w", s=transposed(W))
     outcome = proven(proto, tmp_path)
     assert outcome.op_types == ["Transpose", "MatMulNBits"]
     assert "s" in outcome.initializers

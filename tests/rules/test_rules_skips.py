@@ -13,8 +13,8 @@ from support.models import Array, K, constant, grid, model, proven, reasons
 
 W = grid()
 COMPUTED = "no constant weight: both inputs are computed at run time"
-QUANTISED = "already quantised"
-FUSED = "fused by ONNX Runtime's optimiser: quantise the model as it was exported, before optimisation"
+QUANTIZED = "already quantized"
+FUSED = "fused by ONNX Runtime's optimiser: quantize the model as it was exported, before optimisation"
 MS = ', "com.microsoft" : 1'
 
 
@@ -97,7 +97,7 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "cast from integers": (
         "f = Cast <to = 1> (v)  skipped = MatMul (x, f)",
         {"v": eight(W)},
-        "already quantised: its weight is cast from int8",
+        "already quantized: its weight is cast from int8",
     ),
     "cast to integers": (
         "i = Cast <to = 6> (x)  v = Cast <to = 6> (w2)  skipped = MatMul (i, v)",
@@ -107,19 +107,19 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "DequantizeLinear": (
         "v = DequantizeLinear (q, s)  skipped = MatMul (x, v)",
         {"q": eight(W), "s": SCALE},
-        "already quantised: its weight comes from DequantizeLinear",
+        "already quantized: its weight comes from DequantizeLinear",
     ),
     "DequantizeLinear behind a transposition": (
         "d = DequantizeLinear (q, s)  v = Transpose (d)  skipped = MatMul (x, v)",
         {"q": eight(W.T), "s": SCALE},
-        "already quantised: its weight comes from DequantizeLinear",
+        "already quantized: its weight comes from DequantizeLinear",
     ),
     "QuantizeLinear and DequantizeLinear": (
         "q = QuantizeLinear (w2, s, z)  v = DequantizeLinear (q, s, z)  skipped = MatMul (x, v)",
         {"w2": W, **FAKE},
-        "already quantised: its weight comes from DequantizeLinear",
+        "already quantized: its weight comes from DequantizeLinear",
     ),
-    "quantised activations on both sides": (
+    "quantized activations on both sides": (
         "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  t = Transpose (d)  skipped = MatMul (d, t)",
         FAKE,
         COMPUTED,
@@ -127,12 +127,12 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "MatMulInteger": (
         "q, qs, qz = DynamicQuantizeLinear (x)  skipped = MatMulInteger (q, v, qz)",
         {"v": eight(W)},
-        QUANTISED,
+        QUANTIZED,
     ),
     "QLinearMatMul": (
         "q = QuantizeLinear (x, s, z)  skipped = QLinearMatMul (q, s, z, v, s, z, s, z)",
         {"v": eight(W), **FAKE},
-        QUANTISED,
+        QUANTIZED,
     ),
     "FusedMatMul": ("skipped = com.microsoft.FusedMatMul (x, w2)", {"w2": W}, FUSED),
     "sparse Constant": ("skipped = MatMul (x, v)", {}, "the weight's Constant node holds no dense tensor"),
@@ -151,7 +151,7 @@ def test_skips(case: str, tmp_path: Path) -> None:
     outcome = proven(proto, tmp_path)
     assert reasons(outcome.report) == {"skipped": reason}
     (skip,) = outcome.report.skipped
-    assert skip.quantized == reason.startswith("already quantised")
+    assert skip.quantized == reason.startswith("already quantized")
     kept = {n.output[0]: n for n in outcome.model.graph.node}
     assert [kept[n.output[0]] for n in before.graph.node[:-1]] == list(before.graph.node[:-1])
     for tensor in before.graph.initializer:
@@ -245,8 +245,8 @@ def test_settings_that_a_functions_caller_chooses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention"])
 def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     proto = model(f"z = com.microsoft.{op_type} (x, w)  y = MatMul (x, w)", domains=MS, w=W)
-    report = models.quantise(models.write(proto, tmp_path / "in.onnx"))
-    assert reasons(report) == {"z": FUSED if op_type in ("FusedGemm", "Attention") else QUANTISED}
+    report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
+    assert reasons(report) == {"z": FUSED if op_type in ("FusedGemm", "Attention") else QUANTIZED}
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
 
 

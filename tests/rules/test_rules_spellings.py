@@ -134,13 +134,13 @@ def test_a_cast_that_overflows_is_damaged_and_silent(tmp_path: Path) -> None:
     proto = model("w = Cast <to = 10> (s)  y = MatMul (x, w)", x="float16[M, 64] x", y="float16[M, 32] y", s=W * 1e6)
     path = models.write(proto, tmp_path / "in.onnx")
     with pytest.raises(ModelError, match="NaN or infinite"):
-        models.quantise(path)
+        models.quantized_by_rtn(path)
 
 
 def test_bfloat16_activations_are_refused_on_cpu(tmp_path: Path) -> None:
     proto = model("y = MatMul (x, w)", x="bfloat16[M, 64] x", y="bfloat16[M, 32] y", w=W.astype(BFLOAT16))
     with pytest.raises(SchemeError, match="bfloat16 activations on cpu"):
-        models.quantise(models.write(proto, tmp_path / "in.onnx"))
+        models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12])

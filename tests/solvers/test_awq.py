@@ -42,7 +42,7 @@ def scaled_loss(
     for weight in weights:
         q = solver.solve(
             weight * scale.astype(np.float32), scheme, statistics.scaled(scale), scale_type="float32"
-        ).dequantise()
+        ).dequantize()
         total += float(plain_losses(weight, q / scale, statistics).sum())
     return total
 
@@ -238,7 +238,7 @@ def test_any_weight(weight: Float32Array, scheme: Scheme, scale_type: ScaleType,
     x = inputs(tokens, weight.shape[1])
     statistics = measured(x, disturbed(x))
     q = Awq().solve(weight, scheme, statistics, scale_type=scale_type)
-    assert np.isfinite(q.dequantise()).all()
+    assert np.isfinite(q.dequantize()).all()
     assert q.codes.max() < scheme.levels
     assert (q.bits, q.scale_type, q.symmetric) == (scheme.bits, scale_type, scheme.symmetric)
     np.testing.assert_array_equal(round_scale(q.scale, scale_type), q.scale)

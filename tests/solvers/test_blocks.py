@@ -23,9 +23,9 @@ def test_ranges_contain_every_weight_and_zero(weight: Float32Array, block_size: 
 @pytest.mark.parametrize("bits", BITS)
 def test_encoding_what_was_decoded_changes_nothing(bits: int, symmetric: bool) -> None:
     q = random_codes(9, 83, bits, 32, symmetric=symmetric)
-    codes = encode(q.dequantise(), q.scale, q.zero_point, bits, 32)
+    codes = encode(q.dequantize(), q.scale, q.zero_point, bits, 32)
     np.testing.assert_array_equal(codes, q.codes)
-    assert not squared_errors(q.dequantise(), q.scale, q.zero_point, bits, 32).any()
+    assert not squared_errors(q.dequantize(), q.scale, q.zero_point, bits, 32).any()
 
 
 @pytest.mark.parametrize("block_size", [16, 32, 83])

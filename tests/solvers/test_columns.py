@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.quantized import extent, squared_error, turned, widened
+from onnxfq.half import to_float32, transposed
+from onnxfq.quantized import squared_error, weight_range
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.columns import round_columns
 from onnxfq.solvers.rtn import Rtn
@@ -18,14 +19,14 @@ EXTREMES = [0.0, -0.0, 1e-45, -1e-40, 3.4e38, -3.4e38, 1.0, 0.5, -0.5]
 
 
 def check(stored: np.ndarray, columns: slice, scheme: Scheme) -> None:
-    weight = turned(stored[:, columns])
+    weight = transposed(stored[:, columns])
     wanted = Rtn().solve(weight, scheme, None, scale_type="float32")
     got, error, found = round_columns(stored, columns, scheme)
     for name in ("codes", "scale", "zero_point"):
         assert np.array_equal(getattr(got, name), getattr(wanted, name)), name
     assert (got.bits, got.block_size, got.symmetric) == (wanted.bits, wanted.block_size, False)
     assert error == pytest.approx(squared_error(weight, wanted), rel=1e-3)
-    assert found.energy == pytest.approx(extent(weight).energy)
+    assert found.energy == pytest.approx(weight_range(weight).energy)
     assert (found.least, found.largest) == (weight.min(), weight.max())
 
 
@@ -42,7 +43,7 @@ def test_it_gives_the_codes_of_rtn(size: tuple[int, int], bits: int, block_size:
 @given(values=st.lists(st.sampled_from(EXTREMES), min_size=12, max_size=12))
 def test_extreme_weights_too(values: list[float]) -> None:
     stored = np.array(values, np.float32).reshape(4, 3)
-    weight = turned(stored)
+    weight = transposed(stored)
     wanted = Rtn().solve(weight, Scheme(block_size=16), None, scale_type="float32")
     got, _, found = round_columns(stored, slice(0, 3), Scheme(block_size=16))
     assert np.array_equal(got.codes, wanted.codes)
@@ -66,4 +67,4 @@ def test_half_precision_is_widened_exactly(dtype: np.dtype[np.generic]) -> None:
     with np.errstate(invalid="ignore"):
         wanted = stored.astype(np.float32)
     for columns in (slice(0, 256), slice(3, 77)):
-        assert np.array_equal(widened(stored, columns), wanted[:, columns], equal_nan=True)
+        assert np.array_equal(to_float32(stored, columns), wanted[:, columns], equal_nan=True)

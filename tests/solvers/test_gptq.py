@@ -35,7 +35,7 @@ def problem(n: int = 40, k: int = K) -> tuple[Float32Array, Statistics]:
 
 
 def loss(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> float:
-    """Of the whole weight, above the least that real numbers reach: what quantisation costs."""
+    """Of the whole weight, above the least that real numbers reach: what quantization costs."""
     assert statistics.gram is not None
     drift = 0 if statistics.cross is None else weight @ (statistics.cross - statistics.gram)
     least = (drift * np.linalg.solve(statistics.gram, np.transpose(drift)).T).sum() if np.ndim(drift) else 0.0
@@ -43,7 +43,7 @@ def loss(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> fl
 
 
 def check(q: QuantizedWeight, weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
-    assert np.isfinite(q.dequantise()).all()
+    assert np.isfinite(q.dequantize()).all()
     assert q.codes.max() < scheme.levels
     assert q.zero_point.max() < scheme.levels
     assert q.codes.shape == weight.shape
@@ -104,7 +104,7 @@ def test_much_better_than_without_data(
 def test_every_step_helps(bits: int, granularity: int | Granularity, symmetric: bool) -> None:
     weight, statistics = problem()
     assert statistics.gram is not None
-    scheme, energy = Scheme(bits, granularity, symmetric), Statistics(tokens=0, energy=statistics.gram.diagonal())
+    scheme, energy = Scheme(bits, granularity, symmetric), Statistics(tokens=0, mean_square=statistics.gram.diagonal())
     steps = [Hqq().solve(weight, scheme, energy, scale_type="float16")]
     steps += [
         solver.solve(weight, scheme, statistics, scale_type="float16")
@@ -162,7 +162,7 @@ def test_uncorrelated_inputs_leave_nothing_but_the_weighted_grid(
     energy = np.random.default_rng(0).uniform(0.5, 2, K)
     energy /= energy.mean()
     q = Gptq(refine=0).solve(weight, scheme, Statistics(tokens=9, gram=np.diag(energy)), scale_type="float16")
-    hqq = Hqq().solve(weight, scheme, Statistics(tokens=9, energy=energy), scale_type="float16")
+    hqq = Hqq().solve(weight, scheme, Statistics(tokens=9, mean_square=energy), scale_type="float16")
     losses = [row_losses(weight, one, Statistics(tokens=9, gram=np.diag(energy))) for one in (q, hqq)]
     same = (q.codes == hqq.codes).all(axis=1)
     assert same.sum() >= len(weight) - 3

@@ -71,7 +71,7 @@ def test_constant_inputs() -> None:
     weight = np.random.default_rng(0).standard_normal((20, K), np.float32)
     statistics = measured(np.ones((50, K)))
     q = Gptq().solve(weight, Scheme(4, 32), statistics, scale_type="float16")
-    error = np.abs(q.dequantise().sum(axis=1) - weight.sum(axis=1))
+    error = np.abs(q.dequantize().sum(axis=1) - weight.sum(axis=1))
     assert error.max() < 0.05  # errors cancel within every row
 
 
@@ -84,7 +84,7 @@ def test_damping_is_raised_until_it_works_and_remarked() -> None:
     statistics = Statistics(tokens=1000, gram=(vectors * values) @ vectors.T, cross=gram)
     q = Gptq(damping=0.03).solve(weight, Scheme(4, 32), statistics, scale_type="float16")
     assert q.remarks == ("damping raised to 0.3", "damping of the target raised to 1")
-    assert np.isfinite(q.dequantise()).all()
+    assert np.isfinite(q.dequantize()).all()
 
 
 def test_rounding_errors_without_damping() -> None:
@@ -145,7 +145,7 @@ def test_blocks_of_one_sign_are_not_clipped(sign: int) -> None:
     x = inputs(500, 64)
     q = Gptq().solve(weight, Scheme(4, 32), measured(x), scale_type="float32")
     rtn = Rtn().solve(weight, Scheme(4, 32), None, scale_type="float32")
-    assert np.abs(q.dequantise() - weight).max() < 4
+    assert np.abs(q.dequantize() - weight).max() < 4
     assert row_losses(weight, q, measured(x)).sum() < 0.5 * row_losses(weight, rtn, measured(x)).sum()
 
 
@@ -154,7 +154,7 @@ def test_rows_of_zeros_stay_zero() -> None:
     weight[2] = 0
     x = inputs(500, 64)
     q = Gptq().solve(weight, Scheme(4, 32), measured(x, disturbed(x)), scale_type="float16")
-    assert not q.dequantise()[2].any()
+    assert not q.dequantize()[2].any()
 
 
 def test_few_tokens_weaken_the_target() -> None:

@@ -55,7 +55,7 @@ def test_never_worse_than_rtn_on_anything(weight: Float32Array, scheme: Scheme, 
 @given(weight=matrices(float(np.finfo(np.float32).max)), scheme=schemes(), scale_type=st.sampled_from(SCALE_TYPES))
 def test_any_finite_weight_gives_finite_ones(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
     q = Hqq().solve(weight, scheme, None, scale_type=scale_type)
-    assert np.isfinite(q.dequantise()).all()
+    assert np.isfinite(q.dequantize()).all()
     assert q.codes.max() < scheme.levels
     assert q.zero_point.max() < scheme.levels
     assert q.scale.shape == q.zero_point.shape == (weight.shape[0], -(-weight.shape[1] // q.block_size))
@@ -122,7 +122,7 @@ def test_weights_on_a_grid_survive(granularity: int | Granularity, symmetric: bo
     codes[:, ::16], codes[:, 1::16] = 0, 15
     weight = (np.float32(0.375) * (codes - 8)).astype(np.float32)
     q = Hqq().solve(weight, Scheme(4, granularity, symmetric), None, scale_type="bfloat16")
-    np.testing.assert_array_equal(q.dequantise(), weight)
+    np.testing.assert_array_equal(q.dequantize(), weight)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-45, -1e-40, 0.75, -3e38])
@@ -130,7 +130,7 @@ def test_weights_on_a_grid_survive(granularity: int | Granularity, symmetric: bo
 def test_constant_blocks(symmetric: bool, value: float) -> None:
     weight = np.full((2, 40), value, np.float32)
     q = Hqq().solve(weight, Scheme(4, 32, symmetric), None, scale_type="float32")
-    np.testing.assert_allclose(q.dequantise(), weight, rtol=1e-6, atol=2.0**-126)
+    np.testing.assert_allclose(q.dequantize(), weight, rtol=1e-6, atol=2.0**-126)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)

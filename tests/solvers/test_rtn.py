@@ -54,7 +54,7 @@ def test_any_finite_weight_gives_finite_ones(weight: Float32Array, scheme: Schem
     q = Rtn().solve(weight, scheme, None, scale_type=scale_type)
     assert np.isfinite(q.scale).all()
     assert q.scale.all()
-    assert np.isfinite(q.dequantise()).all()
+    assert np.isfinite(q.dequantize()).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 2.0**-20, 0.1, 1 / 3])
@@ -72,7 +72,7 @@ def test_weights_on_a_grid_survive(bits: int, granularity: int | Granularity, sc
     q = Rtn().solve(weight, scheme, None, scale_type="float32")
     np.testing.assert_array_equal(q.codes, codes)
     if np.log2(scale).is_integer():
-        np.testing.assert_array_equal(q.dequantise(), weight)
+        np.testing.assert_array_equal(q.dequantize(), weight)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -92,7 +92,7 @@ def test_symmetric_scale_serves_the_larger_side() -> None:
     weight[0, :2], weight[1, :2] = (8, -7), (-8, 7)
     q = Rtn().solve(weight, Scheme(4, 32, symmetric=True), None, scale_type="float32")
     np.testing.assert_array_equal(q.scale, [[-1], [1]])
-    np.testing.assert_array_equal(q.dequantise(), weight)
+    np.testing.assert_array_equal(q.dequantize(), weight)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -1.5, 1e-45, -1e-40, 1e-30, LARGEST, -LARGEST])
@@ -100,10 +100,10 @@ def test_symmetric_scale_serves_the_larger_side() -> None:
 def test_constant_blocks(bits: int, symmetric: bool, value: float) -> None:
     weight = np.full((1, 40), value, np.float32)
     q = Rtn().solve(weight, Scheme(bits, 32, symmetric), None, scale_type="float32")
-    np.testing.assert_allclose(q.dequantise(), weight, rtol=1e-6, atol=2.0**-126)
+    np.testing.assert_allclose(q.dequantize(), weight, rtol=1e-6, atol=2.0**-126)
     if abs(value) < 2.0**-128:
         np.testing.assert_array_equal(q.codes[0, :32], q.zero_point[0, 0])
-        assert not q.dequantise().any()
+        assert not q.dequantize().any()
 
 
 @pytest.mark.parametrize(("bits", "sign"), list(product(BITS, (1, -1))))
@@ -111,21 +111,21 @@ def test_blocks_of_one_sign_are_not_clipped(bits: int, sign: int) -> None:
     weight = (sign * np.linspace(10, 11, 64, dtype=np.float32))[None]
     q = Rtn().solve(weight, Scheme(bits, 64), None, scale_type="float32")
     assert q.zero_point[0, 0] == (0 if sign > 0 else 2**bits - 1)
-    assert abs(q.dequantise()[0, -1] - weight[0, -1]) < 1e-5
+    assert abs(q.dequantize()[0, -1] - weight[0, -1]) < 1e-5
 
 
 def test_range_wider_than_float32() -> None:
     weight = np.array([[LARGEST, -LARGEST, 1e38, 0.0]], np.float32)
     q = Rtn().solve(weight, Scheme(8, 16), None, scale_type="float32")
     assert steps(weight, q).max() <= 1  # half a step beyond the largest float32 is infinite
-    np.testing.assert_allclose(q.dequantise(), weight, rtol=0.02)
+    np.testing.assert_allclose(q.dequantize(), weight, rtol=0.02)
 
 
 def test_float16_scales_beyond_their_range_clip_and_stay_finite() -> None:
     weight = np.array([[1e30, -1e30, 1.0]], np.float32)
     q = Rtn().solve(weight, Scheme(4, 16), None, scale_type="float16")
     assert q.scale[0, 0] == 65504
-    assert np.isfinite(q.dequantise()).all()
+    assert np.isfinite(q.dequantize()).all()
 
 
 def test_layout_and_input_are_left_alone() -> None:

@@ -22,7 +22,7 @@ def inputs(tokens: int, k: int, rank: int = 12, seed: int = 0) -> Float64Array:
 
 
 def disturbed(x: Float64Array, share: float = 0.1, seed: int = 1) -> Float64Array:
-    """What quantised earlier stages make of inputs: in part a linear change, in part noise."""
+    """What quantized earlier stages make of inputs: in part a linear change, in part noise."""
     rng = np.random.default_rng(seed)
     k = x.shape[1]
     linear = x @ rng.standard_normal((k, k)) / np.sqrt(k)
@@ -30,10 +30,10 @@ def disturbed(x: Float64Array, share: float = 0.1, seed: int = 1) -> Float64Arra
     return out
 
 
-def measured(x: Float64Array, quantised: Float64Array | None = None, tokens: int | None = None) -> Statistics:
+def measured(x: Float64Array, quantized: Float64Array | None = None, tokens: int | None = None) -> Statistics:
     """The statistics of inputs; `tokens` pretends that there were more or fewer of them."""
-    seen = x if quantised is None else quantised
-    cross = None if quantised is None else x.T @ seen / len(x)
+    seen = x if quantized is None else quantized
+    cross = None if quantized is None else x.T @ seen / len(x)
     return Statistics(tokens=tokens or len(x), gram=seen.T @ seen / len(x), cross=cross)
 
 
@@ -41,7 +41,7 @@ def row_losses(weight: Float32Array, q: QuantizedWeight, statistics: Statistics)
     """`E‖w x − ŵ x̃‖²` of every row, less what no code changes."""
     assert statistics.gram is not None
     cross = statistics.gram if statistics.cross is None else statistics.cross
-    w, coded = weight.astype(np.float64), q.dequantise().astype(np.float64)
+    w, coded = weight.astype(np.float64), q.dequantize().astype(np.float64)
     error = coded - w
     drift = w @ (cross - statistics.gram)
     losses: Float64Array = (error * (error @ statistics.gram - 2 * drift)).sum(axis=1)

@@ -19,7 +19,7 @@ import onnx.numpy_helper
 import onnx.parser
 import onnxruntime
 
-from onnxfq.graph import Graph, Spool, save
+from onnxfq.graph import Graph, TensorFile, save
 from onnxfq.pipeline import quantize
 from onnxfq.reports.report import Report
 from onnxfq.scheme import Scheme
@@ -39,7 +39,7 @@ _NUMPY |= {"tensor(bool)": np.bool_, "tensor(double)": np.float64, "tensor(int32
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of quantising a model that was found to compute the same as before."""
+    """What came of quantizing a model that was found to compute the same as before."""
 
     report: Report
     source: Path
@@ -159,8 +159,8 @@ def refer(item: onnx.TensorProto, location: str, offset: int | str | None, lengt
     item.CopyFrom(kept)
 
 
-def quantise(path: Path, output: Path | None = None, **changes: Any) -> Report:
-    """Quantise with the settings under which nothing but the weights is rounded."""
+def quantized_by_rtn(path: Path, output: Path | None = None, **changes: Any) -> Report:
+    """Quantize with the settings under which nothing but the weights is rounded."""
     settings: dict[str, Any] = {"algorithm": "rtn", "provider": "cpu", "validate": False, "scheme": EXACT} | changes
     return quantize(path, output or path.with_name("out.onnx"), **settings)
 
@@ -174,19 +174,19 @@ def proven(
     tolerance: float = 1e-5,
     **changes: Any,
 ) -> Outcome:
-    """Quantise, and assert that the output is valid and computes what the original does.
+    """Quantize, and assert that the output is valid and computes what the original does.
 
     Args:
         proto: the model, or the file it is in.
         folder: where to work.
-        targets: how many nodes must have been quantised.
+        targets: how many nodes must have been quantized.
         feed: inputs; what is missing is generated.
         tolerance: largest difference relative to the largest value.
         **changes: options of `quantize`.
     """
     source = proto if isinstance(proto, Path) else write(proto, folder / "in.onnx")
     output = folder / "out.onnx"
-    report = quantise(source, output, **changes)
+    report = quantized_by_rtn(source, output, **changes)
     assert len(report.targets) == targets, [(s.name, s.reason) for s in report.skipped]
     named = {target.name for target in report.targets} | {skip.name for skip in report.skipped}
     assert {node.name or node.output[0] for node in products(onnx.load(source))} <= named, "left out of the report"
@@ -214,8 +214,8 @@ def assert_stable(output: Path) -> None:
     """Assert that a file which is read and written again without a change has the same bytes."""
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder, output.name)
-        with Spool(again.with_suffix(".spool")) as spool:
-            files = save(Graph.load(output), again, spool)
+        with TensorFile(again.with_suffix(".tensor_file")) as tensor_file:
+            files = save(Graph.load(output), again, tensor_file)
         assert [file.read_bytes() for file in files] == [output.with_name(file.name).read_bytes() for file in files]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.metric import Figure
+from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 
@@ -64,7 +64,7 @@ def run(layers: int = 4, **changes: object) -> Report:
             Latency("prefill", 20.0, 25.0, 30.0, 40.0, 0.67, 50),
             Latency("decode, 1 token", 4.0, 5.0, 2.0, 3.0, 2.0, 90),
         ),
-        language=(Figure("perplexity", 51.5, 2.0, 50.0, 1.5, 0.25, 7, "texts given: held-back.txt"),),
+        language=(Metric("perplexity", 51.5, 2.0, 50.0, 1.5, 0.25, 7, "texts given: held-back.txt"),),
         inputs="given: texts.jsonl",
         calibration="given: texts.jsonl",
         warnings=("Slower than the original in some cases (prefill, 0.67x).",),
@@ -95,7 +95,7 @@ def evil() -> Report:
         skipped=(SkipReport(EVIL, EVIL, EVIL, float_bytes=9, model=EVIL),),
         outputs=(OutputAccuracy(EVIL, EVIL, 4, relative_mse=0.1, note=EVIL),),
         latency=(Latency(EVIL, 1.0, 1.0, 1.0, 1.0, 1.0, 5),),
-        language=(Figure("perplexity", None, note=EVIL),),
+        language=(Metric("perplexity", None, note=EVIL),),
     )
     texts = dict.fromkeys(("name", "op_type", "granularity", "algorithm", "speed", "shares", "weighted", "model"), EVIL)
     return replace(

@@ -22,7 +22,7 @@ Feed = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A model that was calibrated, and the same quantised without data.
+    """A model that was calibrated, and the same quantized without data.
 
     Attributes:
         report: of the calibrated one.
@@ -81,7 +81,7 @@ def calibrated(
     slack: float = 1.0,
     **options: Any,
 ) -> Calibrated:
-    """Quantise with and without calibration; assert that both are sound, and that calibration does no harm.
+    """Quantize with and without calibration; assert that both are sound, and that calibration does no harm.
 
     Args:
         proto: the model, or the file it is in.

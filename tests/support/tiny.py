@@ -1,4 +1,4 @@
-"""Models that quantise in milliseconds, and the command line without a process."""
+"""Models that quantize in milliseconds, and the command line without a process."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def matrices(largest: float) -> st.SearchStrategy[Float32Array]:
 
 
 def awkward() -> Float32Array:
-    """Rows [13, 150] of every kind that has broken a quantiser somewhere."""
+    """Rows [13, 150] of every kind that has broken a quantizer somewhere."""
     rng = np.random.default_rng(7)
     normal = rng.standard_normal((13, 150))
     normal[1] = rng.standard_t(2, 150)
@@ -51,7 +51,7 @@ def awkward() -> Float32Array:
 
 def block_errors(weight: Float32Array, q: QuantizedWeight, scheme: Scheme) -> npt.NDArray[np.float64]:
     """Squared error of whatever shares a scale: blocks, rows, or the whole weight."""
-    squares = (weight.astype(np.float64) - q.dequantise().astype(np.float64)) ** 2
+    squares = (weight.astype(np.float64) - q.dequantize().astype(np.float64)) ** 2
     if scheme.block_size == "tensor":
         return np.array([squares.sum()])
     sums: npt.NDArray[np.float64] = np.add.reduceat(squares, np.arange(0, weight.shape[1], q.block_size), axis=1)
@@ -61,7 +61,7 @@ def block_errors(weight: Float32Array, q: QuantizedWeight, scheme: Scheme) -> np
 def steps(weight: Float32Array, q: QuantizedWeight) -> npt.NDArray[np.float64]:
     """Error of every weight in units of its scale, [N, K]."""
     scale = np.repeat(np.abs(q.scale), q.block_size, axis=1)[:, : weight.shape[1]]
-    error = np.abs(weight.astype(np.float64) - q.dequantise().astype(np.float64))
+    error = np.abs(weight.astype(np.float64) - q.dequantize().astype(np.float64))
     quotient: npt.NDArray[np.float64] = error / scale
     return quotient
 

@@ -20,7 +20,13 @@ from tools.faulting.runner import READS, WRITES, Fault, Point, Run
 
 T = TypeVar("T")
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS")
-PHASES = {"manifest": "onnxfq-work", "stage": "stage-", "spilled": "kept-", "spool": ".spool", "lock": ".lock"}
+PHASES = {
+    "manifest": "onnxfq-work",
+    "stage": "stage-",
+    "spilled": "kept-",
+    "tensors": ".tensors",
+    "lock": ".lock",
+}
 
 
 @dataclass(slots=True)
@@ -185,7 +191,7 @@ def write_errors(c: Campaign, places: Sequence[Place], most: int) -> None:
 
 
 def read_errors(c: Campaign, places: Sequence[Place], most: int) -> None:
-    """EIO of every reading system call: of the source, the data, the spool, checkpoints, and spilled values."""
+    """EIO of every reading system call: of the source, the data, the tensor file, checkpoints, and spilled values."""
     c.judge.campaign = "read errors"
     chosen = [(place, point) for place in places for point in c.points(place, READS, place.home.parent)]
     for place, point in _some(c, chosen, most):

@@ -1,4 +1,4 @@
-"""Small models of several kinds with data, the command lines that quantise them, and what those leave."""
+"""Small models of several kinds with data, the command lines that quantize them, and what those leave."""
 
 from __future__ import annotations
 

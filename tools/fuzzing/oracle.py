@@ -1,4 +1,4 @@
-"""Whether a quantised model loads where its source does, and computes nearly the same."""
+"""Whether a quantized model loads where its source does, and computes nearly the same."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def differs(source: Path, output: Path, quantized: bool, *, tolerance: float | N
 
     Args:
         source: the model.
-        output: the quantised model.
-        quantized: whether a node was quantised; otherwise all outputs must be the same.
+        output: the quantized model.
+        quantized: whether a node was quantized; otherwise all outputs must be the same.
         tolerance: the largest difference, root mean square relative to the values; None compares nothing but loading.
     """
     before = _session(source)
@@ -84,7 +84,7 @@ def _run(session: onnxruntime.InferenceSession, feed: dict[str, Array]) -> list[
 
 
 def _touched(model: onnx.ModelProto) -> set[str]:
-    """Names in the main graph that depend on a quantised node, or may."""
+    """Names in the main graph that depend on a quantized node, or may."""
     found: set[str] = set()
     for node in model.graph.node:
         inner = any(a.HasField("g") or a.graphs for a in node.attribute)
@@ -100,7 +100,7 @@ def _differ(old: object, new: object, tolerance: float | None, *, exact: bool) -
     if old.shape != new.shape or old.dtype != new.dtype:
         return f"has shape {new.shape} of {new.dtype}, the source's {old.shape} of {old.dtype}"
     if exact:
-        return "" if old.tobytes() == new.tobytes() else "differs though nothing before it was quantised"
+        return "" if old.tobytes() == new.tobytes() else "differs though nothing before it was quantized"
     if tolerance is None or old.dtype.kind != "f" or not np.isfinite(old).all():
         return ""
     scale = float(np.linalg.norm(old.astype(np.float64))) or 1.0

@@ -1,4 +1,4 @@
-"""Small models to begin with: each quantises in milliseconds, together they hold what onnxfq looks at."""
+"""Small models to begin with: each quantizes in milliseconds, together they hold what onnxfq looks at."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LAYER = """
     n = LayerNormalization (x, gamma, beta) m = MatMul (n, w) h = Add (m, bias) g = Gelu (h) k = MatMul (g, v)
     f = Gemm <alpha = 0.5, beta = 2.0, transB = 1> (k, u, bias) y = Add (f, x)
 """
-_QUANTISED = """
+_QUANTIZED = """
     d = DequantizeLinear <axis = 1> (codes, scale, zero) a = MatMul (x, d)
     c = com.microsoft.MatMulNBits <K = 64, N = 32, bits = 4, block_size = 32> (x, b, scales) s = Add (a, c)
     y = MatMul (s, w)
@@ -75,8 +75,8 @@ def _plain() -> dict[str, onnx.ModelProto]:
             u=grid(64, 64, seed=2),
             bias=np.ones(64, np.float32),
         ),
-        "quantised": model(
-            _QUANTISED,
+        "quantized": model(
+            _QUANTIZED,
             domains=', "com.microsoft" : 1',
             codes=np.ones((64, 32), np.uint8),
             scale=np.ones(32, np.float32),

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.packing import pack
-from onnxfq.quantization.solved_weight import Solution, to_arrays
+from onnxfq.quantization.solved_weight import SolvedWeight, to_arrays
 from onnxfq.scheme import Scheme
 from onnxfq.solvers import make_solver
 from tools.fuzzing.data import STAGE
@@ -19,7 +19,7 @@ def work_seed() -> tuple[bytes, bytes]:
     """A finished stage and the manifest beside it."""
     weight = np.random.default_rng(0).standard_normal((8, 64), dtype=np.float32)
     q = make_solver("rtn").solve(weight, Scheme(), None, scale_type="float32")
-    solution = Solution(algorithm="rtn", parts=[pack(q, 32)], digest="0" * 64)
+    solution = SolvedWeight(algorithm="rtn", parts=[pack(q, 32)], digest="0" * 64)
     arrays, facts = to_arrays(solution)
     with tempfile.TemporaryDirectory() as name:
         made = Checkpoint(Path(name), {"made": "for fuzzing"}, resume=False)

@@ -168,7 +168,7 @@ def run_cli(*arguments: str) -> tuple[str, str]:
 
 
 def model_job(case: Case, folder: Path) -> tuple[str, str]:
-    """Inspect, or quantise; where that succeeds, compare with the source."""
+    """Inspect, or quantize; where that succeeds, compare with the source."""
     source, output = folder / "model" / MODEL, folder / "out" / "out.onnx"
     output.parent.mkdir()
     if case.settings >= len(SETTINGS):
@@ -188,7 +188,7 @@ def model_job(case: Case, folder: Path) -> tuple[str, str]:
     # Garbage for weights has outliers beside which the others vanish.
     sane = all(t.weights and max(map(abs, t.weights)) <= _SANE_WEIGHT for t in report.targets)
     near = sane and SETTINGS[case.settings].get("scheme") is _EXACT
-    return "quantised", differs(source, output, bool(report.targets), tolerance=0.05 if near else None)
+    return "quantized", differs(source, output, bool(report.targets), tolerance=0.05 if near else None)
 
 
 def feeds_job(case: Case, folder: Path) -> tuple[str, str]:

@@ -7,58 +7,58 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from onnxfq.errors import ModelError, UsageError
-from onnxfq.evaluation.evaluation_config import Examination
-from onnxfq.evaluation.tasks.classification import judge_classes
-from onnxfq.evaluation.tasks.generation import judge_translations
-from onnxfq.evaluation.tasks.lambada import judge_last_words
-from onnxfq.evaluation.tasks.sts import judge_sentences
+from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.tasks.classification import evaluate_classification
+from onnxfq.evaluation.tasks.generation import evaluate_generation
+from onnxfq.evaluation.tasks.lambada import evaluate_lambada
+from onnxfq.evaluation.tasks.sts import evaluate_sts
 from onnxfq.feeds import Feed, load_feeds, read_setting
 from onnxfq.feeds.model_kind import Task, class_output, embedding_output, language_output, recognise
 from onnxfq.feeds.records import SUFFIXES
 from onnxfq.graph import Graph
-from onnxfq.metrics.metric import Figure
-from onnxfq.metrics.output_error import OutputAccuracy, compare, worst_figures
-from onnxfq.metrics.perplexity import judge_language
+from onnxfq.metrics.metric import Metric
+from onnxfq.metrics.output_error import OutputAccuracy, compare, worst_metrics
+from onnxfq.metrics.perplexity import evaluate_language
 from onnxfq.metrics.perplexity_text import read_running_text
 from onnxfq.model_files import is_folder
 
 TASKS: tuple[str, ...] = ("auto", "language", "sts", "classification", "generation", "outputs")
 
-Found = tuple[list[Figure], list[OutputAccuracy]]
+Found = tuple[list[Metric], list[OutputAccuracy]]
 
 
-def _judge_language(asked: Examination) -> Found:
+def _judge_language(asked: EvaluationConfig) -> Found:
     model, baseline = asked.subjects(language_output)
-    figures: list[Figure] = []
+    figures: list[Metric] = []
     if asked.text is not None:
         text = read_running_text(asked.text)
-        figures += judge_language(
+        figures += evaluate_language(
             model, baseline, text, samples=asked.samples, tell=asked.tell("perplexity"), name=asked.text.name
         )
     if asked.data is not None:
-        figures += judge_last_words(model, baseline, asked.data, samples=asked.samples, tell=asked.tell("last words"))
+        figures += evaluate_lambada(model, baseline, asked.data, samples=asked.samples, tell=asked.tell("last words"))
     return figures, []
 
 
-def _judge_sentences(asked: Examination) -> Found:
+def _judge_sentences(asked: EvaluationConfig) -> Found:
     model, baseline = asked.subjects(embedding_output)
     tell = asked.tell("pairs of sentences")
-    return judge_sentences(model, baseline, _data(asked), samples=asked.samples, tell=tell), []
+    return evaluate_sts(model, baseline, _data(asked), samples=asked.samples, tell=tell), []
 
 
-def _judge_classes(asked: Examination) -> Found:
+def _judge_classes(asked: EvaluationConfig) -> Found:
     model, baseline = asked.subjects(class_output)
     names = _label_names(asked)
     tell = asked.tell("classification")
-    return judge_classes(model, baseline, _data(asked), names, samples=asked.samples, tell=tell), []
+    return evaluate_classification(model, baseline, _data(asked), names, samples=asked.samples, tell=tell), []
 
 
-def _judge_translations(asked: Examination) -> Found:
+def _judge_translations(asked: EvaluationConfig) -> Found:
     model, baseline = asked.translators()
-    return judge_translations(model, baseline, _data(asked), samples=asked.samples, tell=asked.tell("generation")), []
+    return evaluate_generation(model, baseline, _data(asked), samples=asked.samples, tell=asked.tell("generation")), []
 
 
-def _judge_outputs(asked: Examination) -> Found:
+def _judge_outputs(asked: EvaluationConfig) -> Found:
     if asked.baseline is None:
         raise UsageError(
             "The error of a model's outputs is that against another model. Name it with --baseline, or choose a --task "
@@ -73,7 +73,7 @@ def _judge_outputs(asked: Examination) -> Found:
     signature = Graph.load(asked.baseline).signature
     feeds = load_feeds(path, signature, tokenizer=asked.tokenizer, samples=samples, seq_len=asked.seq_len)
     outputs = compare(baseline, model, _counted(list(feeds), asked.tell("outputs")))
-    return worst_figures(outputs, len(feeds)), outputs
+    return worst_metrics(outputs, len(feeds)), outputs
 
 
 def _counted(feeds: list[Feed], tell: Callable[[int, int], None]) -> Iterator[Feed]:
@@ -82,14 +82,14 @@ def _counted(feeds: list[Feed], tell: Callable[[int, int], None]) -> Iterator[Fe
         yield feed
 
 
-JUDGES: dict[Task, Callable[[Examination], Found]] = {
+JUDGES: dict[Task, Callable[[EvaluationConfig], Found]] = {
     "language": _judge_language,
     "sts": _judge_sentences,
     "classification": _judge_classes,
     "generation": _judge_translations,
     "outputs": _judge_outputs,
 }
-MEASURED: dict[Task, Callable[[Examination], list[str]]] = {
+MEASURED: dict[Task, Callable[[EvaluationConfig], list[str]]] = {
     "language": lambda asked: (
         ["perplexity", "kl", "top1"] * (asked.text is not None) + ["lambada_accuracy"] * (asked.data is not None)
     ),
@@ -100,7 +100,7 @@ MEASURED: dict[Task, Callable[[Examination], list[str]]] = {
 }
 
 
-def choose_task(task: str, asked: Examination) -> Task:
+def choose_task(task: str, asked: EvaluationConfig) -> Task:
     """The task that was asked for, or the one that the model and the data speak of.
 
     Raises:
@@ -115,7 +115,7 @@ def choose_task(task: str, asked: Examination) -> Task:
     raise UsageError(f"Unknown task (got task={task!r}). Use {', '.join(TASKS)}.")
 
 
-def _recognised(asked: Examination) -> Task:
+def _recognised(asked: EvaluationConfig) -> Task:
     if is_folder(asked.model):
         return "generation"
     kind = recognise(Graph.load(asked.model).signature)
@@ -139,7 +139,7 @@ _NEEDS: dict[Task, str] = {
 }
 
 
-def _refuse_unsuitable(task: Task, asked: Examination) -> None:
+def _refuse_unsuitable(task: Task, asked: EvaluationConfig) -> None:
     both = task == "language"
     if asked.data is None and (asked.text is None or task not in ("language", "outputs")):
         raise UsageError(f"There is nothing to evaluate the model on. The task {task} needs {_NEEDS[task]}.")
@@ -162,13 +162,13 @@ def _refuse_other_layout(task: Task, path: Path) -> None:
         )
 
 
-def _data(asked: Examination) -> Path:
+def _data(asked: EvaluationConfig) -> Path:
     if asked.data is None:
         raise UsageError("There is nothing to evaluate the model on. Give it with --data FILE.")
     return asked.data
 
 
-def _label_names(asked: Examination) -> dict[str, int]:
+def _label_names(asked: EvaluationConfig) -> dict[str, int]:
     """Numbers of classes by their names, as the model's configuration knows them."""
     names = read_setting(asked.tokenizer, "config.json", "id2label")
     if not isinstance(names, dict):
@@ -176,10 +176,10 @@ def _label_names(asked: Examination) -> dict[str, int]:
     return {str(name): int(number) for number, name in names.items() if str(number).isdecimal()}
 
 
-def warnings_of(task: Task, asked: Examination) -> Iterator[str]:
+def warnings_of(task: Task, asked: EvaluationConfig) -> Iterator[str]:
     """What to know about the figures of a task."""
     if asked.baseline is None:
-        yield "Compared with nothing: name the model before quantisation with --baseline."
+        yield "Compared with nothing: name the model before quantization with --baseline."
     if task == "sts":
         yield "A sentence is the mean of its tokens, unless the model itself gives a vector for it."
     if task == "generation":

@@ -14,8 +14,8 @@ from onnxfq.feeds import Column, Feed, read_records
 from onnxfq.feeds.npz import read_arrays
 from onnxfq.feeds.records import text as text_of
 from onnxfq.metrics.distributions import agreement, guesses
-from onnxfq.metrics.evaluated_model import Subject, refuse_different_vocabularies
-from onnxfq.metrics.metric import Figure, mean_figure
+from onnxfq.metrics.evaluated_model import EvaluatedModel, refuse_different_vocabularies
+from onnxfq.metrics.metric import Metric, mean_metric
 from onnxfq.metrics.perplexity import Told
 
 COLUMNS = (
@@ -25,7 +25,7 @@ COLUMNS = (
 )
 LABELS = "labels"
 
-Feeder = Callable[[Subject], Feed]
+Feeder = Callable[[EvaluatedModel], Feed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class _Sample:
 
 
 @dataclass
-class _Seen:
+class _ClassSums:
     hits: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
 
 
-def judge_classes(
-    model: Subject,
-    baseline: Subject | None,
+def evaluate_classification(
+    model: EvaluatedModel,
+    baseline: EvaluatedModel | None,
     path: Path,
     names: Mapping[str, int],
     *,
     samples: int | None,
     tell: Told,
-) -> list[Figure]:
+) -> list[Metric]:
     """Accuracy and loss on labelled samples, and KL and top-1 agreement with the baseline.
 
     Args:
@@ -71,7 +71,7 @@ def judge_classes(
     given = list(_from_arrays(path, samples) if path.suffix.lower() == ".npz" else _from_texts(path, samples))
     if not given:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
-    seen, before = _Seen(), _Seen()
+    seen, before = _ClassSums(), _ClassSums()
     kl: list[float] = []
     same: list[float] = []
     for number, sample in enumerate(given, start=1):
@@ -87,10 +87,10 @@ def judge_classes(
             same.append(float(agreed.same[0]))
         tell(number, len(given))
     figures = [
-        mean_figure("accuracy", seen.hits, before.hits if baseline else None),
-        mean_figure("loss", seen.loss, before.loss if baseline else None),
+        mean_metric("accuracy", seen.hits, before.hits if baseline else None),
+        mean_metric("loss", seen.loss, before.loss if baseline else None),
     ]
-    return [*figures, mean_figure("kl", kl), mean_figure("top1", same)] if baseline else figures
+    return [*figures, mean_metric("kl", kl), mean_metric("top1", same)] if baseline else figures
 
 
 def _from_texts(path: Path, samples: int | None) -> Iterator[_Sample]:
@@ -126,7 +126,7 @@ def _slicer(arrays: Mapping[str, Array], index: int) -> Feeder:
     return lambda subject: {name: array[index : index + 1] for name, array in arrays.items()}
 
 
-def _scores(subject: Subject, sample: _Sample) -> Array:
+def _scores(subject: EvaluatedModel, sample: _Sample) -> Array:
     """The logits [1, classes] of one sample."""
     found = subject.run(sample.feed(subject), sample.where)
     rows = found[np.newaxis] if found.ndim == 1 else found
@@ -153,7 +153,7 @@ def _number(sample: _Sample, names: Mapping[str, int], classes: int) -> int:
     return number
 
 
-def _add(seen: _Seen, logits: Array, label: int) -> None:
+def _add(seen: _ClassSums, logits: Array, label: int) -> None:
     guessed = guesses(logits, [label])
     seen.loss.append(float(guessed.loss[0]))
     seen.hits.append(float(guessed.hit[0]) if not np.isnan(guessed.loss[0]) else np.nan)

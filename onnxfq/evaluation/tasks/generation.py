@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.errors import DataError, UsageError
-from onnxfq.evaluation.encoder_decoder import Translator
+from onnxfq.evaluation.encoder_decoder import EncoderDecoder
 from onnxfq.feeds import Column, read_records
 from onnxfq.feeds.records import Record
 from onnxfq.feeds.records import text as text_of
-from onnxfq.metrics.metric import Figure, mean_figure
+from onnxfq.metrics.metric import Metric, mean_metric
 from onnxfq.metrics.perplexity import Told
 
 COLUMNS = (
@@ -20,9 +20,9 @@ COLUMNS = (
 )
 
 
-def judge_translations(
-    model: Translator, baseline: Translator | None, path: Path, *, samples: int | None, tell: Told
-) -> list[Figure]:
+def evaluate_generation(
+    model: EncoderDecoder, baseline: EncoderDecoder | None, path: Path, *, samples: int | None, tell: Told
+) -> list[Metric]:
     """BLEU and chrF of greedily written texts, and how many are the baseline's word for word.
 
     Args:
@@ -57,10 +57,10 @@ def judge_translations(
         return figures
     before = score(written[1], references)
     same = [float(one == other) for one, other in zip(*written, strict=True)]
-    return [*(_beside(f, b) for f, b in zip(figures, before, strict=True)), mean_figure("same_text", same)]
+    return [*(_beside(f, b) for f, b in zip(figures, before, strict=True)), mean_metric("same_text", same)]
 
 
-def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[Figure]:
+def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
     """BLEU and chrF of a corpus, each with sacrebleu's signature as its note.
 
     Args:
@@ -74,11 +74,11 @@ def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[Fig
     figures = []
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         value = float(metric.corpus_score(list(texts), streams).score)
-        figures.append(Figure(name, value, samples=len(texts), note=f"sacrebleu {metric.get_signature()}"))
+        figures.append(Metric(name, value, samples=len(texts), note=f"sacrebleu {metric.get_signature()}"))
     return figures
 
 
-def _beside(figure: Figure, baseline: Figure) -> Figure:
+def _beside(figure: Metric, baseline: Metric) -> Metric:
     if figure.value is None or baseline.value is None:
         return figure
     return replace(figure, baseline=baseline.value, difference=figure.value - baseline.value)

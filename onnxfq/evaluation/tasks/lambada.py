@@ -11,20 +11,20 @@ from onnxfq.errors import DataError
 from onnxfq.feeds import Column, read_records
 from onnxfq.feeds.records import text as text_of
 from onnxfq.metrics.distributions import guesses
-from onnxfq.metrics.evaluated_model import Subject
-from onnxfq.metrics.metric import Figure, mean_figure
+from onnxfq.metrics.evaluated_model import EvaluatedModel
+from onnxfq.metrics.metric import Metric, mean_metric
 from onnxfq.metrics.perplexity import Told
 
 COLUMNS = (Column("text", ("passage",)),)
 
 
-def judge_last_words(
-    model: Subject, baseline: Subject | None, path: Path, *, samples: int | None, tell: Told
-) -> list[Figure]:
+def evaluate_lambada(
+    model: EvaluatedModel, baseline: EvaluatedModel | None, path: Path, *, samples: int | None, tell: Told
+) -> list[Metric]:
     """Accuracy and loss on the last word of each passage.
 
     A word counts as found if all its tokens are the likeliest ones, each after the true tokens before it, which is
-    when greedy decoding writes it. Its loss is the sum over its tokens. Passages longer than the model takes lose
+    when greedy decoding writes it. Its loss is the sum over its tokens. PerplexityText longer than the model takes lose
     their beginning.
 
     Source: D. Paperno et al., "The LAMBADA dataset: Word prediction requiring a broad discourse context", 2016.
@@ -59,7 +59,7 @@ def judge_last_words(
             hits[index].append(float(guessed.hit.all()) if not np.isnan(loss) else np.nan)
         tell(number, len(passages))
     figures = (("lambada_accuracy", hits), ("lambada_loss", losses))
-    return [mean_figure(name, *values) for name, values in figures]
+    return [mean_metric(name, *values) for name, values in figures]
 
 
 def _cut(ids: Sequence[int], word: int, length: int, where: str) -> tuple[Sequence[int], int]:

@@ -12,8 +12,8 @@ from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Column, complete, read_records, stem
 from onnxfq.feeds.records import number
 from onnxfq.feeds.records import text as text_of
-from onnxfq.metrics.evaluated_model import Subject
-from onnxfq.metrics.metric import Figure, finite, mean_figure
+from onnxfq.metrics.evaluated_model import EvaluatedModel
+from onnxfq.metrics.metric import Metric, finite, mean_metric
 from onnxfq.metrics.perplexity import Told
 
 COLUMNS = (
@@ -23,9 +23,9 @@ COLUMNS = (
 )
 
 
-def judge_sentences(
-    model: Subject, baseline: Subject | None, path: Path, *, samples: int | None, tell: Told
-) -> list[Figure]:
+def evaluate_sts(
+    model: EvaluatedModel, baseline: EvaluatedModel | None, path: Path, *, samples: int | None, tell: Told
+) -> list[Metric]:
     """Rank correlation of the cosines of pairs of sentences with their scores.
 
     Every sentence is encoded alone. A sentence is the mean of its tokens' vectors, special tokens included, or what
@@ -63,10 +63,10 @@ def judge_sentences(
             agreement += [cosine(one, other) for one, other in zip(*vectors, strict=True)]
         tell(index + 1, len(pairs))
     figures = [_correlation(scores, *similarities)]
-    return [*figures, mean_figure("cosine", agreement)] if baseline is not None else figures
+    return [*figures, mean_metric("cosine", agreement)] if baseline is not None else figures
 
 
-def _correlation(scores: Float64Array, own: Float64Array, other: Float64Array | None = None) -> Figure:
+def _correlation(scores: Float64Array, own: Float64Array, other: Float64Array | None = None) -> Metric:
     value, before = spearman(own, scores), None if other is None else spearman(other, scores)
     note = None
     if not all(np.isfinite(values).all() for values in (own, scores, other) if values is not None):
@@ -74,10 +74,10 @@ def _correlation(scores: Float64Array, own: Float64Array, other: Float64Array | 
     elif value is None:
         note = "all similarities, or all scores, are the same"
     difference = None if value is None or before is None else value - before
-    return Figure("spearman", value, baseline=before, difference=difference, samples=len(scores), note=note)
+    return Metric("spearman", value, baseline=before, difference=difference, samples=len(scores), note=note)
 
 
-def embed(subject: Subject, sentence: str, where: str) -> Float64Array:
+def embed(subject: EvaluatedModel, sentence: str, where: str) -> Float64Array:
     """The vector of one sentence.
 
     Raises:
