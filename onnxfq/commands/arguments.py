@@ -181,7 +181,7 @@ DataFile = Annotated[
         "--data",
         metavar="FILE",
         readable=False,
-        help="PerplexityText (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
+        help="Passages (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
         ".csv, .tsv, .jsonl; inputs of any model: .npz, .jsonl.",
         show_default=False,
     ),

@@ -217,7 +217,7 @@ class Graph:
         return proto
 
     def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
-        """Put other nodes in the place of one (done by `finish`); `keeps_name` keeps its name and what is said about it."""
+        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name and what is said about it."""
         self.edits.replace(node, new_nodes, keeps_name)
 
     def finish(self, abandoned: Iterable[Constant]) -> None:

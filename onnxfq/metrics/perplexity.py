@@ -22,7 +22,7 @@ RARE = 0.999  # the quantile of KL that is reported beside its mean
 
 @dataclass
 class TokenLosses:
-    """TokenLosses of a model on texts, and those of the one it is compared with: a number a text, no logits are kept.
+    """Losses of a model on texts, and those of the one it is compared with: a number a text, no logits are kept.
 
     Attributes:
         model: mean loss of each text's predicted tokens, in nats.
