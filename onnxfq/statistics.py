@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import numpy as np
 
 from onnxfq.arrays import Float64Array
 
-Need = Literal["gram", "cross", "absmax", "mean"]
+Derived = TypeVar("Derived")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,6 @@ class Statistics:
         tokens: how many tokens were seen; padding never counts.
         gram: [K, K], mean of `x̃ x̃ᵀ`.
         cross: [K, K], mean of `x x̃ᵀ`; None: equal to `gram`.
-        absmax: [K], largest `|x̃|` before rounding.
         mean: [K], mean of `x̃`.
         float_mean: [K], mean of `x`.
         mean_square: [K], mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
@@ -36,12 +35,27 @@ class Statistics:
     tokens: int
     gram: Float64Array | None = None
     cross: Float64Array | None = None
-    absmax: Float64Array | None = None
     mean: Float64Array | None = None
     float_mean: Float64Array | None = None
     mean_square: Float64Array | None = None
     min: float | None = None
     max: float | None = None
+    _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, init=False)
+
+    def derived(self, key: Hashable, make: Callable[[Statistics], Derived]) -> Derived:
+        """What follows from these statistics, made once for all weights of the stage and gone with them.
+
+        Args:
+            key: tells one kind of thing from another; equal keys are the same thing.
+            make: makes it.
+        """
+        if key not in self._derived:
+            self._derived[key] = make(self)
+        return cast(Derived, self._derived[key])
+
+    def about_means(self) -> Statistics:
+        """`centred`, made once."""
+        return self.derived("about means", Statistics.centred)
 
     def scaled(self, scale: Float64Array) -> Statistics:
         """The same for inputs that are divided by a scale [K] (but for `min` and `max`)."""
@@ -55,7 +69,6 @@ class Statistics:
             self,
             gram=divided(self.gram),
             cross=divided(self.cross),
-            absmax=divided(self.absmax),
             mean=divided(self.mean),
             float_mean=divided(self.float_mean),
         )
@@ -67,9 +80,3 @@ class Statistics:
         gram = self.gram - np.outer(self.mean, self.mean)
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
         return replace(self, gram=gram, cross=cross)
-
-
-@lru_cache(maxsize=1)
-def about_means(statistics: Statistics) -> Statistics:
-    """`Statistics.centred`, kept for all weights of a stage: solvers keep what they compute from one object."""
-    return statistics.centred()

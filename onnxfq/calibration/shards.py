@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.calibration.statistics_session import Chunk, Gram
 from onnxfq.errors import DataError
-from onnxfq.executors.serialization import dump, load, serializable
+from onnxfq.executors.serialization import dump, load, load_once, serializable
 from onnxfq.graph import QUANTIZED_SUFFIX, Submodel
 from onnxfq.session import Provider, Session
 
@@ -185,20 +184,14 @@ class Shard:
 
 def run_shard(shard: Shard) -> Path:
     """Run samples; returns the file that holds the outcome of each, and the chunks of the statistics."""
-    running = _running(shard.program)
+    running = load_once(shard.program, _apart)
     outcomes = [running.run(given, masks) for given, masks in load(shard.samples)]
     return dump(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
 
 
-@lru_cache(maxsize=1)
-def _running(program: Path) -> Running:
-    """The last program, which serves for all its shards."""
-    return Running(load(program), apart=True)
-
-
-def forget_program() -> None:
-    """Give back the memory of the last program."""
-    _running.cache_clear()
+def _apart(program: Program) -> Running:
+    """A program that serves for all its shards."""
+    return Running(program, apart=True)
 
 
 def count_tokens(feed: Mapping[str, Array], masks: Sequence[Array]) -> int:

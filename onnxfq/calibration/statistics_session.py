@@ -64,7 +64,6 @@ class Totals:
             tokens=self.tokens,
             gram=None if self.gram is None else self.gram / count,
             cross=None if self.cross is None else self.cross / count,
-            absmax=np.maximum(np.abs(self._least), np.abs(self._largest)),
             mean=self._sum / count,
             float_mean=self._float_sum / count,
             min=float(self._least.min()),

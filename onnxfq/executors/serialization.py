@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,10 @@ _PREFIX = "kept-"  # by which the work directory knows what a killed run has lef
 _SEQUENCES: dict[str, type] = {"list": list, "tuple": tuple, "frozenset": frozenset}
 _CLASSES: dict[str, type] = {}
 
+_MADE: dict[Callable[[Any], Any], tuple[Path, object]] = {}
+
 Class = TypeVar("Class", bound=type)
+Made = TypeVar("Made")
 
 
 def serializable(cls: Class) -> Class:
@@ -76,6 +79,25 @@ def load(file: Path) -> Any:  # noqa: ANN401
         raise OutputError(f"Cannot read '{file}' ({error}). Give a --work-dir of its own.") from error
 
 
+def load_once(file: Path, make: Callable[[Any], Made]) -> Made:
+    """What `make` makes of a file's value, for tasks that follow each other: the last file's is kept, of each `make`.
+
+    Args:
+        file: that `dump` has written.
+        make: to be found under its name in every process.
+    """
+    known = _MADE.get(make)
+    if known is None or known[0] != file:
+        _MADE.pop(make, None)  # two at once may be too large
+        known = _MADE[make] = file, make(load(file))
+    return cast(Made, known[1])
+
+
+def forget_loaded() -> None:
+    """Give back the memory of what `load_once` has kept."""
+    _MADE.clear()
+
+
 def remove(file: Path) -> None:
     """Remove a file and its answers, with those that a killed process has not finished."""
     for answer in file.parent.glob(f"{file.name}.*"):
@@ -116,7 +138,8 @@ def _describe(value: object, arrays: dict[str, npt.NDArray[Any]]) -> object:
         return [type(value).__name__, [_describe(item, arrays) for item in value]]  # type: ignore[attr-defined]
     if _CLASSES.get(type(value).__name__) is not type(value):
         raise TypeError(f"{type(value)} is not serializable")
-    members = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+    given = [field.name for field in fields(value) if field.init]  # type: ignore[arg-type]
+    members = {name: getattr(value, name) for name in given}
     return [type(value).__name__, {name: _describe(member, arrays) for name, member in members.items()}]
 
 

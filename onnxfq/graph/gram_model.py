@@ -27,7 +27,7 @@ def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool,
         rounded_in: x̃ is rounded to int8 in blocks of so many columns, as MatMulNBits does at accuracy level 4.
 
     Inputs: `original` and `quantized` [..., K], `rows` int64 (which of the tokens count), `gram` and `cross`
-    [K, K] float64. Outputs: `gram_next`, `cross_next`, and of the chunk alone `sum`, `original_sum`, `absmax` [K],
+    [K, K] float64. Outputs: `gram_next`, `cross_next`, and of the chunk alone `sum`, `original_sum` [K],
     `least` and `largest` [K] of the activations as they are.
     """
     build = _Builder()

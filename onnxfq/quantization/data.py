@@ -50,7 +50,7 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         DataError: they cannot be read, do not fit the model, or cannot be made up.
         ModelError: the original does not load or run.
     """
-    options, needed = job.options, bool(job.solver.needs) and bool(job.planned)
+    options, needed = job.options, bool(job.solver.calibrated) and bool(job.planned)
     feeds = _feeds(job, progress) if needed or options.validate else None
     comparison = None
     if options.validate:
@@ -137,7 +137,7 @@ def _feeds(job: Job, progress: Progress) -> Feeds | None:
     if not isinstance(options.calib, str | Path):
         return given_feeds(options.calib, signature, samples=options.samples)
     if options.calibrates_itself:
-        if not job.solver.needs:
+        if not job.solver.calibrated:
             return None
         _refuse_large(job)
         return generate_self(

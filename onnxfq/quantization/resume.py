@@ -59,7 +59,7 @@ def find_work(job: Job, output: Path, name: str = "") -> Work | None:
         UsageError: the directory cannot serve: it holds other files, or lies in the output or, of folders, the source.
         OutputError: it cannot be read.
     """
-    if not job.solver.needs or not job.planned:
+    if not job.solver.calibrated or not job.planned:
         return None
     chosen = job.options.work_dir is not None
     root = Path(job.options.work_dir or output.with_name(output.name + ".work"))

@@ -13,7 +13,7 @@ from onnxfq.arrays import Array, Float64Array
 from onnxfq.calibration.pieces import PART_OF_MEMORY
 from onnxfq.calibration.stages import Stage
 from onnxfq.errors import ModelError
-from onnxfq.executors.serialization import dumped
+from onnxfq.executors.serialization import dumped, forget_loaded
 from onnxfq.graph import Constant, Scratch, TensorFile
 from onnxfq.packing import row_chunks
 from onnxfq.progress import Progress
@@ -24,7 +24,6 @@ from onnxfq.quantization.read_ahead import read_ahead
 from onnxfq.quantization.solved_weight import (
     SolvedWeight,
     WeightTask,
-    forget_stage,
     from_arrays,
     solve_weight,
     to_arrays,
@@ -34,7 +33,7 @@ from onnxfq.quantization.verify import Expected
 from onnxfq.quantized import weight_range
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Stored, expected_mean_square, fold, rewrite, shift_bias, store
-from onnxfq.solvers import AUTO, ScalesInputs, Solver, make_solver
+from onnxfq.solvers import AUTO, Solver, make_solver
 from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ class _Solving:
 
     def _without_data(self, index: int) -> WeightTask:
         job, p = self._job, self._job.planned[index]
-        solver = make_solver(AUTO) if job.solver.needs else job.solver
+        solver = make_solver(AUTO) if job.solver.calibrated else job.solver
         expected = expected_mean_square(job.graph, p.target) if solver.weighs_inputs else None
         statistics = None if expected is None else Statistics(tokens=0, mean_square=expected)
         return self._task(p, solver, statistics)
@@ -175,7 +174,7 @@ class _Solving:
         statistics = calibration.streams.advance(
             position, self._spool, rounded_in(planned[stage.targets[0]]), self._tell
         )
-        biases = calibration.biases if getattr(job.solver, "bias", True) else {}
+        biases = calibration.biases if job.solver.moves_bias else {}
         input_scale = self._input_scale(stage, statistics, calibration, centred=biases.keys() >= set(stage.targets))
         if statistics and input_scale is not None:
             statistics = statistics.scaled(input_scale)
@@ -219,7 +218,7 @@ class _Solving:
     ) -> Float64Array | None:
         """What a stage's inputs are to be divided by, where the solver wants that and the graph allows it."""
         solver, options = self._job.solver, self._job.options
-        if not isinstance(solver, ScalesInputs) or statistics is None or stage.source not in calibration.folds:
+        if statistics is None or stage.source not in calibration.folds:
             return None
         targets = [self._job.planned[i].target for i in stage.targets]
         weights = [target.load() for target in targets]
@@ -244,11 +243,11 @@ class _Solving:
     def finish(self) -> tuple[list[TargetReport], list[Expected]]:
         """Carry out the changes, and complete the reports."""
         self._refuse()
-        forget_stage()
+        forget_loaded()
         if self._calibration:
             self._calibration.streams.finish(self._spool, self._tell)
             self._measured(self._calibration)
-        self._job.workers.everywhere(forget_stage)
+        self._job.workers.everywhere(forget_loaded)
         if self._reports:
             self._say(self._total)
         self._job.graph.finish(self._abandoned)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float32Array
-from onnxfq.calibration.shards import forget_program
-from onnxfq.executors.serialization import load, serializable
+from onnxfq.executors.serialization import load_once, serializable
 from onnxfq.half import to_float32
 from onnxfq.packing import Packed, join_digests, pack, row_chunks
 from onnxfq.quantization.verify import fingerprints_of
 from onnxfq.quantized import QuantizedWeight, WeightRange, squared_error, weight_range
 from onnxfq.rules import Weight
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers import Solver, forget
-from onnxfq.solvers.columns import round_columns
+from onnxfq.solvers import Solver
 from onnxfq.solvers.rows import products_alone
-from onnxfq.solvers.rtn import Rtn
-from onnxfq.statistics import Statistics, about_means
+from onnxfq.statistics import Statistics
 
 serializable(Statistics)
 
@@ -126,8 +122,8 @@ def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None)
         task: whose weight, and everything else.
         value: the weight as `Weight.read` returns it, if it was read before.
     """
-    known = _lent(task.statistics) if isinstance(task.statistics, Path) else task.statistics
-    centred = about_means(known) if known and task.centred else None
+    known = load_once(task.statistics, _as_it_is) if isinstance(task.statistics, Path) else task.statistics
+    centred = known.about_means() if known and task.centred else None
     value = task.weight.read() if value is None else value
     solution = _about(task.solver, known)
     digests, moved = list[str](), list[npt.NDArray[np.float64]]()
@@ -180,31 +176,23 @@ def _rounds_columns(task: WeightTask, value: npt.NDArray[np.generic]) -> bool:
     weight, scheme = task.weight, task.scheme
     plain = weight.transposed and weight.alpha == 1.0 and value.flags.c_contiguous
     plain = plain and task.input_scale is None and not task.centred
-    grid = task.scale_type == "float32" and not scheme.symmetric and scheme.block_size != "tensor"
-    return type(task.solver) is Rtn and grid and plain and value.dtype.name in ("float32", "float16", "bfloat16")
+    return (
+        plain
+        and task.solver.takes_columns(scheme, task.scale_type)
+        and value.dtype.name in ("float32", "float16", "bfloat16")
+    )
 
 
 def _round_columns(task: WeightTask, value: npt.NDArray[np.generic], rows: slice) -> _Part | None:
     """The same as `_solve_rows` for such a weight."""
     if value.dtype != np.float32:
         value, rows = to_float32(value, rows), slice(0, rows.stop - rows.start)
-    q, error, found = round_columns(np.asarray(value, np.float32), rows, task.scheme)
+    q, error, found = task.solver.solve_columns(np.asarray(value, np.float32), rows, task.scheme)
     return _Part(q, found, error) if found.energy < float("inf") else None
 
 
-@lru_cache(maxsize=1)
-def _lent(file: Path) -> Statistics:
-    """The last file's statistics, as one object for all weights of a stage: solvers keep what they compute from it."""
-    statistics: Statistics = load(file)
+def _as_it_is(statistics: Statistics) -> Statistics:
     return statistics
-
-
-def forget_stage() -> None:
-    """Give back the memory of what is kept about the last stage."""
-    _lent.cache_clear()
-    about_means.cache_clear()
-    forget()
-    forget_program()
 
 
 def _about(solver: Solver, statistics: Statistics | None) -> SolvedWeight:

@@ -13,12 +13,10 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
-from onnxfq.solvers import WEIGHTS_PER_SECOND
 from onnxfq.solvers import describe as describe_solver
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
-UNKNOWN_SPEED = 1e6  # weights a second of solvers that are not in the table
 CALIBRATION_TEXTS = (
     "The perplexity is that of the calibration texts, on which a calibrated model does better than on others. "
     "Give text held back for it with --eval-text FILE."
@@ -128,7 +126,7 @@ def estimate(job: Job) -> Estimate:
     weights = [p.target.n * p.target.k for p in job.planned]
     comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
-    return Estimate(sum(weights) / WEIGHTS_PER_SECOND.get(job.solver.name, UNKNOWN_SPEED) + 2.0, memory)
+    return Estimate(sum(weights) / job.solver.weights_per_second + 2.0, memory)
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:

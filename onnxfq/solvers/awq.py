@@ -9,16 +9,16 @@ from typing import ClassVar
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.base import Solver
 from onnxfq.solvers.clipping import clip
 from onnxfq.solvers.curvature import moments
 from onnxfq.solvers.draft import Draft, asymmetric_term, keep_best_rows, on_fitted_grid, row_losses
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.scaling import best_scale
-from onnxfq.statistics import Need, Statistics
+from onnxfq.statistics import Statistics
 
 _CODES = ("nearest", "gptq")
 _LARGEST = 1e36  # weights above might overflow when they are scaled
@@ -27,7 +27,7 @@ _SMALLEST_GAIN = 0.01  # of the objective; smaller ones on a sample of rows may 
 
 
 @dataclass(frozen=True, slots=True)
-class Awq:
+class Awq(Solver):
     """Activation-aware quantization: minimises `E‖W x − Ŵ x̃‖²` over scales of inputs and over grids.
 
     Where a normalisation layer comes before a stage, that layer divides the stage's inputs by a scale, and the weights
@@ -57,28 +57,28 @@ class Awq:
     codes: str = "nearest"
 
     name: ClassVar[str] = "awq"
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "cross"})
-    weighs_inputs: ClassVar[bool] = False
+    summary: ClassVar[str] = "scaled inputs and clipped grids, needs data"
+    calibrated: ClassVar[bool] = True
+    weights_per_second: ClassVar[float] = 2e6
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        _check("steps", self.steps, 1 <= self.steps <= 100, "a whole number from 1 to 100")
-        _check("rounds", self.rounds, 0 <= self.rounds <= 1000, "a whole number from 0 to 1000")
-        _check("rows", self.rows, self.rows >= 1, "a whole number from 1 up, such as 256")
-        _check("damping", self.damping, 0 <= self.damping < float("inf"), "a number from 0 up, such as 0.1")
-        _check("codes", self.codes, self.codes in _CODES, " or ".join(_CODES))
+        self._check("steps", self.steps, 1 <= self.steps <= 100, "a whole number from 1 to 100")
+        self._check("rounds", self.rounds, 0 <= self.rounds <= 1000, "a whole number from 0 to 1000")
+        self._check("rows", self.rows, self.rows >= 1, "a whole number from 1 up, such as 256")
+        self._check("damping", self.damping, 0 <= self.damping < float("inf"), "a number from 0 up, such as 0.1")
+        self._check("codes", self.codes, self.codes in _CODES, " or ".join(_CODES))
 
-    def solve(
-        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    @property
+    def moves_bias(self) -> bool:
+        """As the option `bias` says."""
+        return self.bias
+
+    def _solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantize one weight [N, K]; see `Solver.solve`."""
-        if statistics is None or statistics.gram is None:
-            raise ValueError("awq needs Statistics.gram")
         if self.codes == "gptq":
             return Gptq().solve(weight, scheme, statistics, scale_type=scale_type)
-        weight = np.ascontiguousarray(weight, np.float32)
-        if not statistics.gram.diagonal().any():  # nothing reaches this weight: any codes will do
-            return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
         with row_threads(weight.shape[0]) as each:
             known = moments(statistics, self.damping)
             asymmetry = asymmetric_term(weight, known, each)
@@ -90,7 +90,7 @@ class Awq:
     def input_scale(
         self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics, *, scale_type: ScaleType
     ) -> Float64Array | None:
-        """What to divide a stage's inputs by; see `ScalesInputs.input_scale`.
+        """What to divide a stage's inputs by; see `Solver.input_scale`.
 
         Judged by `tr(ΔW H ΔWᵀ)`, `H` the mean `x̃ x̃ᵀ`: what errors of earlier stages are made up for by chance, on a
         sample of rows, would drown the differences.
@@ -131,8 +131,3 @@ def _sampled(weight: Float32Array, count: int) -> Float32Array:
     """At most so many rows, evenly spread."""
     n = weight.shape[0]
     return np.ascontiguousarray(weight[np.linspace(0, n - 1, min(n, count)).astype(np.intp)])
-
-
-def _check(field: str, value: object, fits: bool, wanted: str) -> None:
-    if not fits:
-        raise UsageError(f"awq cannot work with {field}={value} (got {field}={value}). Use {wanted}.")

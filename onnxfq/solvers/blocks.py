@@ -152,3 +152,14 @@ def _errors(
                 error = np.float64(value) - np.float64(step * _nearest(value, step, low, high))
                 lanes[0] += error * error * importance[column]
             errors[row, block] = lanes.sum()
+
+
+@compiled()
+def spanning_grid(low: np.float64, high: np.float64, top: int, smallest: np.float32) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of the grid with codes 0 to `top` that spans [low, high]; for compiled loops."""
+    exact = min((high - low) / top, _LARGEST)
+    step = np.float32(exact)
+    if np.float64(step) < exact * (1 - 2.0**-20):  # among subnormal numbers
+        step = smallest
+    step = max(step, smallest)
+    return step, np.uint8(min(max(np.rint(-low / step), 0.0), np.float64(top)))

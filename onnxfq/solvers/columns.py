@@ -13,8 +13,7 @@ from numba import prange
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import SMALLEST_SCALE, QuantizedWeight, WeightRange
 from onnxfq.scheme import Scheme
-from onnxfq.solvers.blocks import limits_of
-from onnxfq.solvers.rtn import spanning_grid
+from onnxfq.solvers.blocks import limits_of, spanning_grid
 from onnxfq.system.compiled import compiled
 
 _TOGETHER = 256  # outputs that are rounded side by side

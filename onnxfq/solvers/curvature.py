@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,25 +47,25 @@ class Curvature(Moments):
     remarks: tuple[str, ...]
 
 
-@lru_cache(maxsize=1)
 def moments(statistics: Statistics, damping: float) -> Moments:
-    """The second moments of one stage alone; the last stage's are kept like its `curvature`.
+    """The second moments of one stage alone, kept with its statistics.
 
     Args:
         statistics: with a `gram` whose diagonal is not all zero.
         damping: what is added to the diagonal of `hessian`, in parts of its mean.
     """
+    return statistics.derived(("moments", damping), lambda found: _moments(found, damping))
+
+
+def _moments(statistics: Statistics, damping: float) -> Moments:
     H, asymmetry = _normalised(statistics)
     return Moments(_importance(H), _damped(H, damping), asymmetry)
 
 
-@lru_cache(maxsize=1)
 def curvature(
     statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
 ) -> Curvature:
-    """Factorise the second moments of one stage, for all of its weights.
-
-    The last stage's are kept until another's are asked for, or until `curvature.cache_clear()`.
+    """The factorised second moments of one stage, kept with its statistics for all of its weights.
 
     Args:
         statistics: with a `gram` whose diagonal is not all zero.
@@ -75,6 +74,13 @@ def curvature(
         target_damping: `λ` of the target.
         act_order: code the columns with the largest inputs first.
     """
+    dampings = damping, refit_damping, target_damping, act_order
+    return statistics.derived(("curvature", dampings), lambda found: _curvature(found, *dampings))
+
+
+def _curvature(
+    statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
+) -> Curvature:
     H, asymmetry = _normalised(statistics)
     importance = _importance(H)
     order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from onnxfq.arrays import Float32Array
-from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.base import Solver
 from onnxfq.solvers.curvature import Curvature, curvature
 from onnxfq.solvers.descent import descend
 from onnxfq.solvers.draft import (
@@ -26,7 +26,7 @@ from onnxfq.solvers.draft import (
 from onnxfq.solvers.feedback import code_with_feedback
 from onnxfq.solvers.refit import refit_rows
 from onnxfq.solvers.rows import EachChunk, row_threads
-from onnxfq.statistics import Need, Statistics
+from onnxfq.statistics import Statistics
 
 RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
 WIDE_ROW = 2048
@@ -34,7 +34,7 @@ MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to the
 
 
 @dataclass(frozen=True, slots=True)
-class Gptq:
+class Gptq(Solver):
     """Minimises `E‖W x − Ŵ x̃‖²`, `x` the inputs in the original model and `x̃` in the one quantized so far.
 
     The weight is first moved to the real-valued minimum; grids are fitted to that, weighted by the size of the inputs;
@@ -71,27 +71,27 @@ class Gptq:
     bias: bool = True
 
     name: ClassVar[str] = "gptq"
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "cross"})
-    weighs_inputs: ClassVar[bool] = False
+    summary: ClassVar[str] = "the least error, needs data"
+    calibrated: ClassVar[bool] = True
+    weights_per_second: ClassVar[float] = 1.5e6
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         for field in ("damping", "refit_damping", "target_damping"):
-            _check(field, getattr(self, field), 0, math.inf, "a number from 0 up, such as 0.05")
-        _check("alpha", self.alpha, 0, 1, "a number from 0 to 1")
-        _check("refine", self.refine, 0, 1000, "a whole number from 0 to 1000")
-        _check("restarts", self.restarts, 0, len(RESTARTS), f"a whole number from 0 to {len(RESTARTS)}")
-        _check("column_batch", self.column_batch, 1, math.inf, "a whole number from 1 up, such as 128")
+            self._check_number(field, getattr(self, field), 0, math.inf, "a number from 0 up, such as 0.05")
+        self._check_number("alpha", self.alpha, 0, 1, "a number from 0 to 1")
+        self._check_number("refine", self.refine, 0, 1000, "a whole number from 0 to 1000")
+        self._check_number("restarts", self.restarts, 0, len(RESTARTS), f"a whole number from 0 to {len(RESTARTS)}")
+        self._check_number("column_batch", self.column_batch, 1, math.inf, "a whole number from 1 up, such as 128")
 
-    def solve(
-        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    @property
+    def moves_bias(self) -> bool:
+        """As the option `bias` says."""
+        return self.bias
+
+    def _solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantize one weight [N, K]; see `Solver.solve`."""
-        if statistics is None or statistics.gram is None:
-            raise ValueError("gptq needs Statistics.gram")
-        weight = np.ascontiguousarray(weight, np.float32)
-        if not statistics.gram.diagonal().any():  # nothing reaches this weight: any codes will do
-            return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
         many = statistics.tokens >= MANY_TOKENS
         target_damping = (0.05 if many else 0.1) if self.target_damping is None else self.target_damping
         alpha = (1.0 if many else 0.5) if self.alpha is None else self.alpha
@@ -130,11 +130,6 @@ class Gptq:
         if self.refine:
             draft.scale[:] = round_scale(draft.scale, draft.scale_type)
             each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=False))
-
-
-def _check(field: str, value: float | None, least: float, largest: float, wanted: str) -> None:
-    if value is not None and not (least <= value <= largest and math.isfinite(value)):
-        raise UsageError(f"gptq cannot work with {field}={value} (got {field}={value}). Use {wanted}.")
 
 
 def _whole_blocks(column_batch: int, draft: Draft) -> int:

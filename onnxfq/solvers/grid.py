@@ -12,7 +12,7 @@ from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import squared_errors
-from onnxfq.solvers.rtn import range_grid
+from onnxfq.solvers.range_grid import range_grid
 from onnxfq.system.compiled import compiled
 
 CANDIDATES = 16  # grids tried at once: a multiple of what vector units hold

@@ -7,12 +7,13 @@ import numpy as np
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.base import Solver
 from onnxfq.solvers.blocks import nearest
 from onnxfq.solvers.grid import fitted_grid
-from onnxfq.statistics import Need, Statistics
+from onnxfq.statistics import Statistics
 
 
-class Hqq:
+class Hqq(Solver):
     """Half-quadratic quantization with integer zero points, minimising every block's squared error.
 
     Starting from the min/max grid, narrower and slightly wider grids are tried in stages, each stage finer than the one
@@ -27,20 +28,19 @@ class Hqq:
     """
 
     name = "hqq"
-    needs: frozenset[Need] = frozenset()
+    summary = "fitted grids, the best without data"
+    weights_per_second = 4e7
     weighs_inputs = True
 
-    def solve(
-        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    def _solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """Quantize one weight [N, K]; see `Solver.solve`."""
-        weight = np.ascontiguousarray(weight, np.float32)
         scale, zero_point = fitted_grid(weight, _importance(statistics, weight.shape[1]), scheme, scale_type)
         return nearest(weight, scale, zero_point, scheme, scale_type)
 
 
-def _importance(statistics: Statistics | None, k: int) -> Float32Array:
+def _importance(statistics: Statistics, k: int) -> Float32Array:
     """How much a squared error in each column counts, [K]: as the mean square of the input it meets, if known."""
-    if statistics is None or statistics.mean_square is None:
+    if statistics.mean_square is None:
         return np.ones(k, np.float32)
     return np.ascontiguousarray(statistics.mean_square, np.float32)

@@ -64,12 +64,10 @@ def test_statistics_are_those_of_numpy(dtype: npt.DTypeLike) -> None:
     assert found.tokens == len(x) > CHUNK_TOKENS
     assert found.mean is not None
     assert found.float_mean is not None
-    assert found.absmax is not None
     np.testing.assert_allclose(gram_of(found), y.T @ y / len(x), rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(cross_of(found), x.T @ y / len(x), rtol=1e-5, atol=1e-2)
     np.testing.assert_allclose(found.mean, y.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(found.float_mean, x.mean(axis=0), atol=1e-4)
-    np.testing.assert_array_equal(found.absmax, np.abs(y).max(axis=0))
     assert (found.min, found.max) == (y.min(), y.max())
 
 
@@ -95,7 +93,7 @@ def test_only_the_wanted_tokens_count() -> None:
     alone.add(x.reshape(-1, K)[rows], y.reshape(-1, K)[rows], everything(4))
     found, wanted = sums.statistics(), alone.statistics()
     assert found.tokens == 4
-    for name in ("gram", "cross", "mean", "float_mean", "absmax", "least", "largest"):
+    for name in ("gram", "cross", "mean", "float_mean", "min", "max"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
@@ -138,5 +136,5 @@ def test_the_gpu_adds_up_the_same() -> None:
             sums.add(tokens(i, 900), tokens(50 + i, 900), everything(900))
         found.append(sums.statistics())
     cpu, cuda = found
-    for name in ("gram", "cross", "mean", "absmax"):
+    for name in ("gram", "cross", "mean"):
         np.testing.assert_allclose(getattr(cuda, name), getattr(cpu, name), rtol=1e-3, atol=1e-1)

@@ -61,7 +61,7 @@ def test_what_it_is() -> None:
     solver = make_solver("gptq", calibrated=True)
     assert isinstance(solver, Gptq)
     assert solver.name == "gptq"
-    assert solver.needs == {"gram", "cross"}
+    assert solver.calibrated
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnxfq.scheme import Granularity, Scheme
-from onnxfq.solvers.curvature import curvature, inverse_factor
+from onnxfq.solvers import curvature
+from onnxfq.solvers.curvature import Curvature, inverse_factor
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
@@ -106,17 +107,24 @@ def test_the_factor_is_that_of_the_inverse() -> None:
     np.testing.assert_allclose(factor.T.astype(np.float64) @ factor, expected, atol=1e-5 * expected.max())
 
 
-def test_a_stage_is_factorised_once() -> None:
+def test_a_stage_is_factorised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = np.random.default_rng(0).standard_normal((20, K), np.float32)
     x = inputs(500, K)
     statistics = measured(x, disturbed(x))
-    curvature.cache_clear()
+    made: list[Statistics] = []
+
+    def counted(found: Statistics, *dampings: float) -> Curvature:
+        made.append(found)
+        return factorise(found, *dampings)  # type: ignore[arg-type]
+
+    factorise = curvature._curvature
+    monkeypatch.setattr(curvature, "_curvature", counted)
     for bits in (4, 8, 4):
         Gptq().solve(weight, Scheme(bits), statistics, scale_type="float16")
-    assert curvature.cache_info().misses == 1
-    Gptq().solve(weight, Scheme(), replace(statistics), scale_type="float16")
-    assert curvature.cache_info().misses == 2
-    assert curvature.cache_info().currsize == 1
+    assert made == [statistics]
+    other = replace(statistics)
+    Gptq().solve(weight, Scheme(), other, scale_type="float16")
+    assert made == [statistics, other]
 
 
 def test_cross_that_equals_gram_is_as_none() -> None:

@@ -31,7 +31,7 @@ def test_what_it_is() -> None:
     solver = make_solver("hqq")
     assert isinstance(solver, Hqq)
     assert solver.name == "hqq"
-    assert solver.needs == frozenset()
+    assert not solver.calibrated
     assert isinstance(make_solver("auto"), Hqq)
 
 

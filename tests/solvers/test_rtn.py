@@ -12,7 +12,8 @@ from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers import make_solver, rtn
-from onnxfq.solvers.rtn import Rtn, range_grid
+from onnxfq.solvers.range_grid import range_grid
+from onnxfq.solvers.rtn import Rtn
 from support.weights import SCALE_TYPES, awkward, matrices, schemes, steps
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -23,7 +24,7 @@ def test_what_it_is() -> None:
     solver = make_solver("rtn")
     assert isinstance(solver, Rtn)
     assert solver.name == "rtn"
-    assert solver.needs == frozenset()
+    assert not solver.calibrated
 
 
 @pytest.mark.parametrize(

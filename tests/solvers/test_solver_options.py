@@ -13,13 +13,14 @@ from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers import SOLVERS, describe, make_solver, solver_options
+from onnxfq.solvers.base import Solver
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
-from onnxfq.statistics import Need, Statistics
+from onnxfq.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
-class Dummy:
+class Dummy(Solver):
     """An algorithm with an option of every type."""
 
     strength: float = 0.05
@@ -29,11 +30,12 @@ class Dummy:
     form: str = "plain"
 
     name: ClassVar[str] = "gptq"
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
-    weighs_inputs: ClassVar[bool] = False
+    summary: ClassVar[str] = "a test"
+    calibrated: ClassVar[bool] = True
+    weights_per_second: ClassVar[float] = 1e6
 
-    def solve(
-        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    def _solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
         return Rtn().solve(weight, scheme, statistics, scale_type=scale_type)
 

@@ -11,32 +11,33 @@ from typing import ClassVar
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.base import Solver
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.rtn import Rtn
-from onnxfq.statistics import Need, Statistics
+from onnxfq.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
-class Mortal:
+class Mortal(Solver):
     """Rounds to nearest, or, with data, does what gptq does; where there is no file `grave`, it makes it and dies."""
 
     grave: str = ""
 
     name: ClassVar[str] = "mortal"
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    weighs_inputs: ClassVar[bool] = False
+    summary: ClassVar[str] = "dies once"
+    weights_per_second: ClassVar[float] = 1e6
 
-    def solve(
-        self, weight: Float32Array, scheme: Scheme, statistics: Statistics | None, *, scale_type: ScaleType
+    def _solve(
+        self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
         if not Path(self.grave).exists():
             Path(self.grave).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        solver = Gptq() if self.needs else Rtn()
+        solver = Gptq() if self.calibrated else Rtn()
         return solver.solve(weight, scheme, statistics, scale_type=scale_type)
 
 
 @dataclass(frozen=True, slots=True)
 class MortalGptq(Mortal):
     name: ClassVar[str] = "mortal-gptq"
-    needs: ClassVar[frozenset[Need]] = frozenset({"gram", "cross"})
+    calibrated: ClassVar[bool] = True
