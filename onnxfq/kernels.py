@@ -17,9 +17,10 @@ from itertools import product
 from typing import Literal, get_args
 
 from onnxfq.errors import SchemeError
+from onnxfq.providers import ProviderName
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, ScaleType, Scheme
 
-Provider = Literal["cpu", "cuda"]
+Provider = ProviderName
 Speed = Literal["fast", "slow"]
 ActivationType = ScaleType  # scales have the type of the activations
 

@@ -13,6 +13,7 @@ from onnxfq.arrays import Array
 from onnxfq.errors import UsageError
 from onnxfq.executors.executor import check_executor
 from onnxfq.metrics.limits import Limits
+from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
 
@@ -195,7 +196,7 @@ _SCHEME = tuple(f.name for f in fields(Scheme))
 def choose_options(options: Options | None, changes: Changes) -> Options:
     """Settings given all at once, one by one, or both.
 
-    Where nothing says whether the scheme is symmetric, the provider decides: it is on CUDA.
+    Where nothing says whether the scheme is symmetric, the provider decides: it is where that is fastest.
 
     Raises:
         TypeError: no such setting, or a scheme both as a whole and in pieces.
@@ -212,7 +213,7 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
         given["memory"] = parse_bytes(given["memory"], "--memory")
     chosen = replace(options or Options(), **given)
     if options is None and "scheme" not in given and pieces.get("symmetric") is None:
-        pieces["symmetric"] = resolve_provider(chosen.provider) == "cuda"
+        pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))
 
 

@@ -13,26 +13,26 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError, ProviderError
-from onnxfq.kernels import Provider as Provider
+from onnxfq.providers import FALLBACK, PROVIDERS, ProviderName, facts
 from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime
     from onnxruntime import OrtValue as OrtValue
 
-
 _LOGGER = logging.getLogger(__name__)
+
+Provider = ProviderName  # as rooms call it that import it from here
 
 NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds
 
-_PROVIDER_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NUMPY_NAMES = {
     "float": "float32",
     "double": "float64",
@@ -57,28 +57,27 @@ def runtime_version() -> str:
     return str(_runtime().__version__)
 
 
-def available_providers() -> tuple[Provider, ...]:
-    """The providers that really run here; a CUDA build without its libraries or without a device has only "cpu"."""
-    return ("cpu",) if _why_no_cuda() else ("cpu", "cuda")
+def available_providers() -> tuple[ProviderName, ...]:
+    """The providers that really run here; a build for a device needs its libraries and the device too."""
+    return tuple(provider for provider in PROVIDERS if not _why_unusable(provider))
 
 
-def resolve_provider(provider: str) -> Provider:
+def resolve_provider(provider: str) -> ProviderName:
     """Turn what the user asked for into a provider that runs.
 
     Args:
-        provider: "cpu", "cuda", or "auto": CUDA where it is usable, otherwise the CPU.
+        provider: its name, or "auto": the last of `PROVIDERS` that is usable.
 
     Raises:
-        ProviderError: no such provider, or CUDA was asked for and cannot run.
+        ProviderError: no such provider, or the one asked for cannot run.
     """
     if provider == "auto":
         return available_providers()[-1]
-    if provider == "cuda":
-        _require_cuda()
-        return "cuda"
-    if provider == "cpu":
-        return "cpu"
-    raise ProviderError(f"Unknown provider (got provider={provider!r}). Use auto, {', '.join(get_args(Provider))}.")
+    for name in PROVIDERS:
+        if name == provider:
+            _require(name)
+            return name
+    raise ProviderError(f"Unknown provider (got provider={provider!r}). Use auto, {', '.join(PROVIDERS)}.")
 
 
 class Session:
@@ -86,7 +85,7 @@ class Session:
 
     Args:
         model: a file, or a serialised model.
-        provider: where it runs, "cpu" or "cuda".
+        provider: where it runs.
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
         external_data_folder: for a serialised model, the folder its external initializers lie in.
         config: further ONNX Runtime session config entries.
@@ -95,14 +94,14 @@ class Session:
 
     Raises:
         ModelError: the model cannot be loaded.
-        ProviderError: CUDA was asked for and cannot run.
+        ProviderError: the provider cannot run.
     """
 
     def __init__(
         self,
         model: Path | bytes,
         *,
-        provider: Provider = "cpu",
+        provider: ProviderName = FALLBACK,
         threads: int | None = None,
         external_data_folder: Path | None = None,
         config: Mapping[str, str] | None = None,
@@ -112,8 +111,7 @@ class Session:
         self.provider, self._place = provider, model if isinstance(model, Path) else external_data_folder
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"There is no model file {model}. Give the path of an ONNX file.")
-        if provider == "cuda":
-            _require_cuda()
+        _require(provider)
         options = _options(threads, external_data_folder, config or {})
         if passing:
             options.enable_cpu_mem_arena = False
@@ -172,7 +170,7 @@ class Session:
 
     def _load(self, model: Path | bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         """Build the session, without ONNX Runtime's own way of falling back to other providers."""
-        wanted = list(dict.fromkeys((_PROVIDER_NAMES[self.provider], _PROVIDER_NAMES["cpu"])))
+        wanted = list(dict.fromkeys(facts(provider).ort_name for provider in (self.provider, FALLBACK)))
         source = str(model) if isinstance(model, Path) else model
         try:
             return _runtime().InferenceSession(source, options, providers=wanted, enable_fallback=0)
@@ -186,11 +184,11 @@ class Session:
             ) from error
 
     def _check_provider(self) -> None:
-        got = self._session.get_providers()
-        if _PROVIDER_NAMES[self.provider] not in got:
+        got, wanted = self._session.get_providers(), facts(self.provider)
+        if wanted.ort_name not in got:
             raise ProviderError(
-                f"ONNX Runtime loaded {self.name} without CUDA (got {', '.join(got)}, wanted "
-                f"{_PROVIDER_NAMES[self.provider]}). Use --provider cpu, or repair CUDA."
+                f"ONNX Runtime loaded {self.name} without {wanted.title} (got {', '.join(got)}, wanted "
+                f'{wanted.ort_name}). Use `provider="{FALLBACK}"`, or repair {wanted.title}.'
             )
 
     def _check_outputs(self, names: Sequence[str]) -> None:
@@ -222,7 +220,7 @@ class Session:
             where = f"{self.name} cannot run on {self.provider}"
             if type(error).__name__ == "InvalidArgument":
                 raise DataError(
-                    f"{where} with these data: {_reason(error)}. Give inputs that fit the model (--calib FILE.npz)."
+                    f"{where} with these data: {_reason(error)}. Give inputs that fit the model (`calib=FILE.npz`)."
                 ) from error
             raise ModelError(
                 f"{where}: {_reason(error)}. "
@@ -260,18 +258,20 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 @functools.cache
-def _why_no_cuda() -> str:
-    """Why CUDA cannot be used here; empty when it can. Found out by running a model of one operator."""
-    runtime = _runtime()
-    if _PROVIDER_NAMES["cuda"] not in runtime.get_available_providers():
+def _why_unusable(provider: ProviderName) -> str:
+    """Why a provider cannot be used here; empty when it can. Found out by running a model of one operator."""
+    known = facts(provider)
+    if known.built_in:
+        return ""
+    if known.ort_name not in _runtime().get_available_providers():
         return "this ONNX Runtime was built without it"
-    told = _preload()
+    not_loaded = _preload() if known.preloads else ""
     try:
-        session = runtime.InferenceSession(
-            _PROBE, _options(None, None, {}), providers=[_PROVIDER_NAMES["cuda"]], enable_fallback=0
+        session = _runtime().InferenceSession(
+            _PROBE, _options(None, None, {}), providers=[known.ort_name], enable_fallback=0
         )
-        if _PROVIDER_NAMES["cuda"] not in session.get_providers():
-            return told or "ONNX Runtime could not start it and gave no reason"
+        if known.ort_name not in session.get_providers():
+            return not_loaded or "ONNX Runtime could not start it and gave no reason"
         session.run(None, {"x": np.ones(1, np.float32)})
     except _failures() as error:
         return _reason(error)
@@ -279,7 +279,7 @@ def _why_no_cuda() -> str:
 
 
 def _preload() -> str:
-    """Load CUDA's libraries from the Python packages that hold them; what could not be loaded, as one line."""
+    """Load a provider's libraries from the Python packages that hold them; what could not be loaded, as one line."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -287,12 +287,11 @@ def _preload() -> str:
     return "; ".join(line for line in printed.getvalue().splitlines() if line.startswith("Failed"))
 
 
-def _require_cuda() -> None:
-    reason = _why_no_cuda()
+def _require(provider: ProviderName) -> None:
+    reason, known = _why_unusable(provider), facts(provider)
     if reason:
         raise ProviderError(
-            f"CUDA cannot be used here: {reason}. Install ONNX Runtime's CUDA libraries with "
-            "`pip install onnxfq[cuda]`, check the driver with nvidia-smi, or use --provider cpu."
+            f'{known.title} cannot be used here: {reason}. {known.remedy}, or use `provider="{FALLBACK}"`.'
         )
 
 
@@ -332,7 +331,7 @@ def _reason(error: Exception) -> str:
     return text.rstrip(". ") or type(error).__name__
 
 
-def to_value(array: Array, provider: Provider = "cpu") -> onnxruntime.OrtValue:
+def to_value(array: Array, provider: ProviderName = FALLBACK) -> onnxruntime.OrtValue:
     """An array as ONNX Runtime's own tensor, where a provider runs; on the CPU they share memory."""
     kind = _runtime().OrtValue
     if array.dtype == ml_dtypes.bfloat16:

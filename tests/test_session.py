@@ -84,25 +84,25 @@ def test_unknown_provider_is_refused_with_those_that_exist() -> None:
 
 
 def test_explicit_cuda_without_cuda_is_an_error_that_names_cause_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_why_no_cuda", lambda: "libcublas is missing")
+    monkeypatch.setattr(module, "_why_unusable", {"cpu": "", "cuda": "libcublas is missing"}.get)
     with pytest.raises(
         ProviderError, match=r"CUDA cannot be used here: libcublas is missing\. Install .*onnxfq\[cuda\]"
     ):
         resolve_provider("cuda")
-    with pytest.raises(ProviderError, match="--provider cpu"):
+    with pytest.raises(ProviderError, match='use `provider="cpu"`'):
         Session(module._PROBE, provider="cuda")
     assert available_providers() == ("cpu",)
 
 
 def test_auto_takes_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_why_no_cuda", lambda: "")
+    monkeypatch.setattr(module, "_why_unusable", lambda _: "")
     assert resolve_provider("auto") == "cuda"
     assert resolve_provider("cuda") == "cuda"
 
 
 def test_cuda_that_onnxruntime_silently_replaces_is_noticed(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(FakeSession(["CPUExecutionProvider"]))
-    monkeypatch.setattr(module, "_why_no_cuda", lambda: "")
+    monkeypatch.setattr(module, "_why_unusable", lambda _: "")
     with pytest.raises(ProviderError, match=r"without CUDA \(got CPUExecutionProvider, wanted CUDAExecutionProvider\)"):
         Session(module._PROBE, provider="cuda")
 
@@ -123,11 +123,11 @@ def test_cuda_that_onnxruntime_silently_replaces_is_noticed(pretend: Pretend, mo
 )
 def test_why_cuda_cannot_be_used(session: FakeSession, options: dict[str, Any], reason: str, pretend: Pretend) -> None:
     pretend(session, **options)
-    assert module._why_no_cuda.__wrapped__() == reason
+    assert module._why_unusable.__wrapped__("cuda") == reason
 
 
 def test_looking_for_cuda_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    module._why_no_cuda.__wrapped__()
+    module._why_unusable.__wrapped__("cuda")
     assert capfd.readouterr() == ("", "")
 
 
@@ -196,7 +196,7 @@ def test_a_feed_that_does_not_fit_is_refused_with_all_offenders(doubling: Sessio
 
 
 def test_a_wrong_shape_is_a_data_error(doubling: Session, feed: dict[str, np.ndarray]) -> None:
-    with pytest.raises(DataError, match=r"cannot run on cpu with these data: .*Got: 2 Expected: 3.*--calib FILE\.npz"):
+    with pytest.raises(DataError, match=r"cannot run on cpu with these data: .*Got: 2 Expected: 3.*`calib=FILE\.npz`"):
         doubling.run({**feed, "x": feed["x"][:, :2]})
 
 

@@ -21,6 +21,7 @@ from onnxfq.graph import Graph, single_node
 from onnxfq.metrics.gates import Gate
 from onnxfq.model_files import find_model, is_folder
 from onnxfq.progress import Progress, silent
+from onnxfq.providers import facts
 from onnxfq.session import Provider, Session, resolve_provider
 
 CLOCKS = ("wall", "processor")
@@ -178,13 +179,13 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
 
 
 def _choose_clock(clock: str, provider: Provider) -> Clock:
-    if clock == "processor" and provider == "cuda":
-        raise UsageError("The processor's clock knows nothing of a GPU's time. Use --clock wall.")
+    if clock == "processor" and not facts(provider).host_memory:
+        raise UsageError("The processor's clock knows nothing of a GPU's time. Use `clock=\"wall\"`.")
     return PROCESSOR if clock == "processor" else WALL
 
 
 def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> HostBandwidth | DeviceBandwidth:
-    if provider == "cpu":
+    if facts(provider).host_memory:
         return HostBandwidth(threads or processors(), clock)
     node = single_node("Neg", "", {}, {}, activation=np.float32, columns=4096)
     return DeviceBandwidth(Session(node, provider=provider))

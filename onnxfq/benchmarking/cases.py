@@ -17,6 +17,7 @@ from onnxfq.benchmarking.workloads import SEED, Candidate, Workload, kinds_of, m
 from onnxfq.errors import UsageError
 from onnxfq.graph import Graph, weight_bytes
 from onnxfq.progress import Progress
+from onnxfq.providers import facts
 from onnxfq.session import Provider, Session
 
 
@@ -86,7 +87,7 @@ def measure_costs(asked: BenchmarkConfig) -> tuple[ModelCost, ...]:
             threads=asked.threads,
         )  # fmt: skip
         found[done % len(asked.graphs)].append((one.load_seconds, one.peak_bytes, one.base_bytes))
-    widens = asked.provider == "cpu"
+    widens = facts(asked.provider).widens_half
     return tuple(
         ModelCost(
             model=str(graph.path),

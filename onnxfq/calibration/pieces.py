@@ -15,6 +15,7 @@ from onnxfq.calibration.values import Values
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, always
 from onnxfq.graph import Flow, Graph, Step, ValueInfo, extract_submodel, partition
+from onnxfq.providers import facts
 from onnxfq.session import Provider, Session
 from onnxfq.system.allocator import return_memory
 
@@ -28,7 +29,7 @@ class Runtime:
     """Where and how parts of a model run.
 
     Attributes:
-        provider: "cpu" or "cuda".
+        provider: where they run.
         threads: inside an operator; None leaves the choice to ONNX Runtime.
         memory: bytes.
         folder: takes what does not fit in memory.
@@ -57,7 +58,7 @@ class Pieces:
         self._flow = Flow(graph, lambda name: always(feeds, name))
         self._names = [s.name for s in graph.signature.outputs if outputs is None or s.name in outputs]
         steps = self._flow.ancestors(self._names)
-        limit, widens = runtime.memory // PART_OF_MEMORY, runtime.provider == "cpu"
+        limit, widens = runtime.memory // PART_OF_MEMORY, facts(runtime.provider).widens_half
         parts = partition(graph, self._flow, steps, limit, widens=widens)
         self._segments = cut(self._flow, _passed(parts, self._names))
         self._values = Values(2 * limit, runtime.folder)

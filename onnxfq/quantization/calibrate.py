@@ -13,6 +13,7 @@ from onnxfq.calibration.stages import Stage, find_stages
 from onnxfq.calibration.streams import Streams
 from onnxfq.feeds import Feeds, always
 from onnxfq.graph import Flow
+from onnxfq.providers import facts
 from onnxfq.quantization.find import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.reports.report import TargetReport
@@ -121,4 +122,4 @@ def _folds(job: Job, flow: Flow, stages: Sequence[Stage], outputs: Collection[st
 
 def rounded_in(p: Planned) -> int | None:
     """Columns that share a scale where a kernel rounds its input to int8; None where it does not."""
-    return p.kernel.block_size if p.kernel.provider == "cpu" and p.kernel.accuracy_level == 4 else None
+    return p.kernel.block_size if facts(p.kernel.provider).rounds_activations and p.kernel.accuracy_level == 4 else None

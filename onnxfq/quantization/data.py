@@ -14,6 +14,7 @@ from onnxfq.graph import loaded_bytes
 from onnxfq.metrics.output_error import has_logits
 from onnxfq.metrics.perplexity_text import PerplexityText, given_perplexity_text, read_perplexity_text
 from onnxfq.progress import Progress
+from onnxfq.providers import facts
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
 from onnxfq.session import Session
@@ -119,7 +120,7 @@ def _refuse_large(job: Job) -> None:
     Raises:
         UsageError: it takes more memory than it is given.
     """
-    wanted, given = loaded_bytes(job.graph, widens=job.provider == "cpu"), job.options.memory
+    wanted, given = loaded_bytes(job.graph, widens=facts(job.provider).widens_half), job.options.memory
     if wanted > given:
         raise UsageError(
             f"--calib self runs '{job.graph.path}' as a whole, which takes about {size_text(wanted)} of memory (got "

@@ -20,6 +20,7 @@ from onnxfq.metrics.output_error import OutputAccuracy, compare_outputs, run_bot
 from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, Pair, PerplexityText
 from onnxfq.progress import Progress
+from onnxfq.providers import facts
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 from onnxfq.system.terminal import size_text
@@ -112,7 +113,7 @@ def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress:
         DataError: it does not run on these inputs.
         OutputError: what is kept does not fit on the disk.
     """
-    loaded = loaded_bytes(graph, widens=runtime.provider == "cpu")
+    loaded = loaded_bytes(graph, widens=facts(runtime.provider).widens_half)
     try:
         if loaded > runtime.memory:
             pieces = _in_pieces(graph, inputs.feeds, runtime, "running the original", progress)

@@ -17,6 +17,7 @@ from onnxfq.arrays import Float64Array
 from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstant, TensorFile, make_node, type_name
 from onnxfq.kernels import Kernel
 from onnxfq.packing import Packed
+from onnxfq.providers import facts
 from onnxfq.quantized import STORED_TYPES
 from onnxfq.rules.bias import shifted
 from onnxfq.rules.target import Skip, Target
@@ -138,7 +139,7 @@ def rewrite(
         before = [make_node("Transpose", [source], [inputs[0]], perm=[1, 0])]
     bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
     if bias and node.real("beta", 1.0) != 0.0:
-        joined = kernel.provider == "cpu"  # elsewhere kernels are fast without a bias only
+        joined = facts(kernel.provider).fuses_bias  # elsewhere kernels are fast without a bias only
         row = _row(graph, target, bias, shift, tensor_file) if joined or shift is not None else ""
         if row and joined:
             inputs += ["", row]

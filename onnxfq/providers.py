@@ -1,0 +1,68 @@
+"""Execution providers: what is known of each, as data. Code asks for a fact and never compares a name.
+
+To add a provider: its name, a row here, and its kernels (`onnxfq.kernels`). Nothing else names one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ProviderName = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """Facts about an execution provider.
+
+    Attributes:
+        title: its name in sentences.
+        ort_name: what ONNX Runtime calls it.
+        built_in: every ONNX Runtime has it and it needs no device, so that nobody has to try whether it runs.
+        preloads: its libraries may lie in Python packages, from which ONNX Runtime loads them on request.
+        remedy: what to do where it does not run.
+        host_memory: it computes in host memory: that memory limits its speed, and its time is the processors' time.
+        widens_half: sessions hold weights of half precision as float32 and compute with that.
+        fuses_bias: MatMulNBits is as fast with its `bias` input as without.
+        rounds_activations: MatMulNBits rounds its activations to int8 on the fly where accuracy_level is 4.
+        prefers_symmetric: kernels are fastest without zero points, so that this is the default.
+    """
+
+    title: str
+    ort_name: str
+    built_in: bool = False
+    preloads: bool = False
+    remedy: str = ""
+    host_memory: bool = False
+    widens_half: bool = False
+    fuses_bias: bool = False
+    rounds_activations: bool = False
+    prefers_symmetric: bool = False
+
+
+# In order of preference: of those that run, "auto" takes the last.
+PROVIDERS: dict[ProviderName, Provider] = {
+    "cpu": Provider(
+        title="the CPU",
+        ort_name="CPUExecutionProvider",
+        built_in=True,
+        host_memory=True,
+        widens_half=True,
+        fuses_bias=True,
+        rounds_activations=True,
+    ),
+    "cuda": Provider(
+        title="CUDA",
+        ort_name="CUDAExecutionProvider",
+        preloads=True,
+        remedy="Install ONNX Runtime's CUDA libraries with `pip install onnxfq[cuda]`, check the driver with "
+        "nvidia-smi",
+        prefers_symmetric=True,
+    ),
+}
+FALLBACK: ProviderName = "cpu"  # runs everywhere; ONNX Runtime gives it what another provider has no kernel for
+
+
+def facts(provider: ProviderName) -> Provider:
+    """What is known of a provider."""
+    return PROVIDERS[provider]
