@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
-from onnxfq.solvers import make_solver, rtn
+from onnxfq.solvers import make_solver
+from onnxfq.solvers import range_grid as range_grid_module
 from onnxfq.solvers.range_grid import range_grid
 from onnxfq.solvers.rtn import Rtn
 from support.weights import SCALE_TYPES, awkward, matrices, schemes, steps
@@ -161,7 +162,7 @@ def test_the_usual_grid_is_that_of_the_long_way(monkeypatch: pytest.MonkeyPatch)
         scheme = Scheme(bits=bits, symmetric=False)
         short = range_grid(weight, scheme, "float32")
         with monkeypatch.context() as patch:
-            patch.setattr(rtn, "_grid", long_way)
+            patch.setattr(range_grid_module, "_grid", long_way)
             for got, wanted in zip(short, range_grid(weight, scheme, "float32"), strict=True):
                 np.testing.assert_array_equal(got, wanted)
 
