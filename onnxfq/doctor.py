@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 
-from onnxfq.kernels import COLUMNS, rows
+from onnxfq.rules.matmul_nbits_kernels import COLUMNS, rows
 from onnxfq.scheme import BLOCK_SIZES
 from onnxfq.session import available_providers, runtime_version
 from onnxfq.version import VERSION

@@ -18,6 +18,8 @@ from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
 
 SELF = "self"
+FLOAT = "float"
+EMBEDDINGS = ("4", "8", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 Calibration = str | Path | Iterable[Mapping[str, Array]]
 
@@ -30,6 +32,9 @@ class Options:
 
     Attributes:
         scheme: what to quantize to.
+        schemes: other schemes for nodes whose name a regular expression matches, later ones first: a dict
+            `{"lm_head": {"bits": 8}}`, or texts "lm_head=bits:8,block_size:32".
+        embeddings: what tables of embeddings are quantized to: 4 or 8 bits, or "float", which leaves them alone.
         algorithm: what chooses the codes, with its options: "auto", "hqq", "gptq:damping=0.02", …
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
@@ -67,6 +72,8 @@ class Options:
     """
 
     scheme: Scheme = field(default_factory=Scheme)
+    schemes: Mapping[str, Mapping[str, Any]] | Sequence[str] = field(default_factory=dict)
+    embeddings: int | str = 8
     algorithm: str = "auto"
     provider: str = "auto"
     include: Sequence[str] = ()
@@ -95,6 +102,8 @@ class Options:
         for name in ("include", "exclude"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        object.__setattr__(self, "schemes", parse_schemes(self.schemes))
+        object.__setattr__(self, "embeddings", _parse_embeddings(self.embeddings))
         self._check_numbers()
         self._check_gates()
         self._check_calib()
@@ -104,6 +113,21 @@ class Options:
     def calibrates_itself(self) -> bool:
         """Whether the model makes its own calibration data; `./self` and `Path("self")` name a file."""
         return isinstance(self.calib, str) and self.calib == SELF
+
+    @property
+    def schemes_by_name(self) -> dict[str, dict[str, Any]]:
+        """What is changed of the scheme of nodes whose name a regular expression matches."""
+        return parse_schemes(self.schemes)
+
+    @property
+    def embedding_scheme(self) -> Scheme | None:
+        """What tables of embeddings are quantized to; None leaves them in float."""
+        if self.embeddings == FLOAT:
+            return None
+        if self.embeddings == 8:  # blocks matter little, and zero points less
+            return Scheme(8, 128, symmetric=True, activations="float")
+        block_size = self.scheme.block_size if isinstance(self.scheme.block_size, int) else Scheme().block_size
+        return Scheme(int(self.embeddings), block_size, self.scheme.symmetric, "float")
 
     @property
     def limits(self) -> Limits:
@@ -145,11 +169,12 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
-        names = ("allow_slow", "samples", "seq_len", "seed", "validate", *GATES)
+        names = ("embeddings", "allow_slow", "samples", "seq_len", "seed", "validate", *GATES)
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib = _text(self.calib) if isinstance(self.calib, str | Path | None) else "given: from Python"
         if calib == SELF and not self.calibrates_itself:
             calib = f"./{SELF}"  # a file of that name
+        lists["schemes"] = [f"{name}={_listed(changes)}" for name, changes in self.schemes_by_name.items()]
         paths = {"calib": calib, "tokenizer": _text(self.tokenizer), "eval_text": _text(self.eval_text)}
         return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
 
@@ -166,6 +191,8 @@ class Changes(TypedDict, total=False):
     block_size: int | str
     symmetric: bool | None
     activations: str
+    schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]
+    embeddings: int | str
     algorithm: str
     provider: str
     include: Sequence[str]
@@ -235,6 +262,47 @@ def parse_bytes(size: int | str, what: str) -> int:
     number, unit, binary = match.groups()
     base = 1024 if binary else 1000
     return int(float(number) * base ** (" kmgt".index(unit.lower()) if unit else 0))
+
+
+def parse_schemes(given: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Schemes for some nodes, as a user wrote them: a dict of dicts, or texts "lm_head=bits:8,block_size:32".
+
+    Raises:
+        UsageError: a text is no such thing, or a name no regular expression.
+        SchemeError: a scheme has no such attribute or value.
+    """
+    texts = [given] if isinstance(given, str) else given
+    pairs = texts.items() if isinstance(texts, Mapping) else map(_parse_scheme, texts)
+    found = {name: dict(changes) for name, changes in pairs}
+    for name, changes in found.items():
+        try:
+            re.compile(name)
+        except re.error as error:
+            raise UsageError(f"`schemes` takes regular expressions (got {name!r}: {error}).") from error
+        Scheme().changed(changes)
+    return found
+
+
+def _parse_scheme(text: str) -> tuple[str, dict[str, Any]]:
+    name, _, listed = text.rpartition("=")
+    parts = [part.partition(":") for part in listed.split(",")]
+    if not name or not all(colon and value.strip() for _, colon, value in parts):
+        raise UsageError(
+            f"A scheme for some nodes is a name and what is changed for it (got {text!r}). "
+            "Write 'lm_head=bits:8,block_size:32'."
+        )
+    return name, {attribute.strip().replace("-", "_"): value.strip() for attribute, _, value in parts}
+
+
+def _parse_embeddings(given: int | str) -> int | str:
+    text = str(given).strip()
+    if text not in EMBEDDINGS:
+        raise UsageError(f"`embeddings` must be {', '.join(EMBEDDINGS[:-1])} or {FLOAT} (got {given!r}).")
+    return text if text == FLOAT else int(text)
+
+
+def _listed(changes: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}:{str(value).lower()}" for name, value in changes.items())
 
 
 def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:

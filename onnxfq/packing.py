@@ -1,23 +1,16 @@
-"""Every byte-level fact of MatMulNBits' inputs B, scales and zero_points, and a digest of what they decode to.
-
-B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside a byte. Zero points are packed the same
-way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that
-padded weights are 0.
-"""
+"""Codes of 2, 4 or 8 bits as bytes, blocks as kernels see them, and a digest of what a weight decodes to."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint8Array, Uint64Array
-from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.scheme import ScaleType
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.system.compiled import compiled
 
 _CHUNK_WORDS = 8192  # 64 KiB are hashed as one unit of parallel work
@@ -25,78 +18,33 @@ _LANES = 4
 CHUNK_WEIGHTS = 1 << 21  # 8 MiB of float32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Packed:
-    """A weight as MatMulNBits reads it.
+def pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: int, width: int) -> Uint8Array:
+    """Codes [N, K] as bytes [N, width], low bits first inside a byte.
 
-    Attributes:
-        b: [N, k_blocks, block_size * bits / 8] uint8.
-        scales: [N, k_blocks] float32, float16 or bfloat16.
-        zero_points: [N, ceil(k_blocks * bits / 8)] uint8; None where every one is the default `2**(bits-1)`.
+    Args:
+        codes: each below `2**bits`.
+        padding: [N, blocks], what stands beyond K in each block.
+        block_size: columns of a block of `padding`.
         bits: 2, 4 or 8.
-        block_size: the kernel's.
+        width: bytes of a row.
     """
-
-    b: Uint8Array
-    scales: npt.NDArray[np.generic]
-    zero_points: Uint8Array | None
-    bits: int
-    block_size: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the three tensors together."""
-        return self.b.nbytes + self.scales.nbytes + (0 if self.zero_points is None else self.zero_points.nbytes)
+    packed = np.empty((codes.shape[0], width), np.uint8)
+    _pack_rows(np.ascontiguousarray(codes), padding, block_size, bits, packed)
+    return packed
 
 
-def pack(q: QuantizedWeight, block_size: int) -> Packed:
-    """Lay a quantized weight out for a kernel of the given block size.
-
-    Args:
-        q: the weight, [N, K].
-        block_size: the kernel's; see `at_block_size` for which ones can express `q`.
-
-    Raises:
-        ValueError: the kernel's blocks cannot express the weight's.
-    """
-    n = q.shape[0]
-    q = at_block_size(q, block_size)
-    k_blocks = q.scale.shape[1]
-    b = np.empty((n, k_blocks * block_size * q.bits // 8), np.uint8)
-    _pack_rows(np.ascontiguousarray(q.codes), q.zero_point, block_size, q.bits, b)
-    return Packed(
-        b=b.reshape(n, k_blocks, block_size * q.bits // 8),
-        scales=q.scale.astype(STORED_TYPES[q.scale_type]),
-        zero_points=None if q.symmetric else _pack_zero_points(q.zero_point, q.bits),
-        bits=q.bits,
-        block_size=block_size,
-    )
+def unpack_rows(packed: Uint8Array, bits: int, k: int) -> Uint8Array:
+    """Codes [N, k] from bytes [N, width]: the inverse of `pack_rows`."""
+    codes = np.empty((packed.shape[0], k), np.uint8)
+    _unpack_rows(np.ascontiguousarray(packed), bits, codes)
+    return codes
 
 
-def unpack(packed: Packed, k: int) -> QuantizedWeight:
-    """Exact inverse of `pack`, in the kernel's blocks.
-
-    Args:
-        packed: the three tensors.
-        k: the number of inputs K, which B alone does not tell when the last block is padded.
-    """
-    n, k_blocks = packed.scales.shape
-    codes = np.empty((n, k), np.uint8)
-    _unpack_rows(np.ascontiguousarray(packed.b.reshape(n, -1)), packed.bits, codes)
-    if packed.zero_points is None:
-        zero_point = np.full((n, k_blocks), 1 << (packed.bits - 1), np.uint8)
-    else:
-        zero_point = np.empty((n, k_blocks), np.uint8)
-        _unpack_rows(np.ascontiguousarray(packed.zero_points), packed.bits, zero_point)
-    return QuantizedWeight(
-        codes=codes,
-        scale=packed.scales.astype(np.float32),
-        zero_point=zero_point,
-        bits=packed.bits,
-        block_size=packed.block_size,
-        scale_type=next(name for name, dtype in STORED_TYPES.items() if dtype == packed.scales.dtype),
-        symmetric=packed.zero_points is None,
-    )
+def pack_zero_points(zero_point: Uint8Array, bits: int) -> Uint8Array:
+    """Zero points [N, blocks] as bytes [N, ceil(blocks * bits / 8)]; what is left of the last byte is 0."""
+    n, blocks = zero_point.shape
+    width = -(-blocks * bits // 8)
+    return pack_rows(zero_point, np.zeros((n, 1), np.uint8), 8 * width, bits, width)
 
 
 def at_block_size(q: QuantizedWeight, block_size: int) -> QuantizedWeight:
@@ -131,22 +79,16 @@ def row_chunks(n: int, k: int) -> Iterator[slice]:
     return (slice(start, min(n, start + step)) for start in range(0, n, step))
 
 
-def take_rows(packed: Packed, rows: slice) -> Packed:
-    """Some rows of a packed weight."""
-    zero_points = None if packed.zero_points is None else packed.zero_points[rows]
-    return replace(packed, b=packed.b[rows], scales=packed.scales[rows], zero_points=zero_points)
-
-
 def join_digests(digests: Iterable[str]) -> str:
     """One digest of the fingerprints of a weight's chunks, in order."""
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def stored_bytes(n: int, k: int, bits: int, block_size: int, symmetric: bool, scale_type: ScaleType) -> int:
-    """Bytes that `pack` would need for a weight of `n` outputs and `k` inputs, without packing it."""
-    k_blocks = -(-k // block_size)
-    zero_points = 0 if symmetric else -(-k_blocks * bits // 8)
-    return n * (k_blocks * block_size * bits // 8 + k_blocks * STORED_TYPES[scale_type].itemsize + zero_points)
+def fingerprints_of(q: QuantizedWeight, block_size: int) -> Iterator[str]:
+    """Digests of a weight's row chunks, as a kernel with blocks of `block_size` sees them."""
+    at = at_block_size(q, block_size)
+    for rows in row_chunks(*at.shape):
+        yield fingerprint(at.codes[rows], at.scale[rows], at.zero_point[rows])
 
 
 def fingerprint(codes: Uint8Array, scale: Float32Array, zero_point: Uint8Array) -> str:
@@ -165,14 +107,6 @@ def fingerprint(codes: Uint8Array, scale: Float32Array, zero_point: Uint8Array) 
         digest.update(lanes.tobytes())
         digest.update(raw[whole:].tobytes())
     return digest.hexdigest()
-
-
-def _pack_zero_points(zero_point: Uint8Array, bits: int) -> Uint8Array:
-    n, k_blocks = zero_point.shape
-    packed = np.empty((n, -(-k_blocks * bits // 8)), np.uint8)
-    padding = np.zeros((n, 1), np.uint8)
-    _pack_rows(np.ascontiguousarray(zero_point), padding, 8 * packed.shape[1], bits, packed)
-    return packed
 
 
 @compiled(parallel=True)

@@ -1,4 +1,4 @@
-"""The one way through: load → find → check → solve → rewrite → write → verify → validate → report."""
+"""The one way through: load → find → check → calibrate → solve → rewrite → write → verify → validate → report."""
 
 from __future__ import annotations
 
@@ -12,41 +12,33 @@ from typing import Unpack
 
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.executors.executor import HERE, Workers, opened
-from onnxfq.graph import Graph, TensorFile, save
-from onnxfq.model_files import MODEL_SUFFIX, is_folder, models_of
+from onnxfq.executors.serialization import forget_loaded
+from onnxfq.graph import TensorFile, save
 from onnxfq.options import Changes, Options, choose_options
-from onnxfq.progress import Progress, silent
-from onnxfq.quantization.calibrate import calibrated
+from onnxfq.progress import Progress, Steps, silent
+from onnxfq.quantization.apply import Rewriting
+from onnxfq.quantization.assign import Planned, schemes_text
+from onnxfq.quantization.calibrate import Calibration, calibrate
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
-from onnxfq.quantization.find import find, plan, refuse_nothing, refuse_unmatched
-from onnxfq.quantization.folder import copy_companions, expected_files, merge, refuse_overlap, together
-from onnxfq.quantization.job import Job, kept_bytes
+from onnxfq.quantization.folder import merge
+from onnxfq.quantization.job import Job
+from onnxfq.quantization.plan import announce_cost, plan, refuse_idle
 from onnxfq.quantization.resume import Work, find_work, working
-from onnxfq.quantization.solve import solve
-from onnxfq.quantization.summary import estimate, expected_targets, predicted_bytes, summarize, with_validation
+from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data
+from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
+from onnxfq.quantization.source import Source
+from onnxfq.quantization.summary import expected_targets, summarize, with_validation
 from onnxfq.quantization.validate import validate
-from onnxfq.quantization.verify import verify
-from onnxfq.reports.report import Report
-from onnxfq.session import resolve_provider
+from onnxfq.quantization.verify import Expected, verify
+from onnxfq.reports.report import Report, TargetReport
+from onnxfq.rules import expected_mean_square
 from onnxfq.solvers import describe as describe_solver
-from onnxfq.solvers import make_solver
 from onnxfq.system.allocator import keep_memory
 from onnxfq.system.compiled import limited_threads
-from onnxfq.system.output import (
-    check_place,
-    check_space,
-    commit_files,
-    commit_folder,
-    refuse_losing,
-    refuse_overwriting,
-    staging,
-)
-from onnxfq.system.terminal import size_text
+from onnxfq.system.output import check_place, staging
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
-
-TELL_FROM_SECONDS = 10.0
 
 
 def quantize(
@@ -80,14 +72,12 @@ def quantize(
         True
     """
     start = perf_counter()
-    source, chosen = Path(model), choose_options(options, changes)
-    target = default_output(source, chosen) if output is None else Path(output)
-    folder = is_folder(source)
-    check_place(target, folder=folder)
+    source, chosen = Source.of(Path(model)), choose_options(options, changes)
+    target = source.default_output(chosen) if output is None else Path(output)
+    check_place(target, folder=source.is_folder)
     keep_memory()
     with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
-        work = _quantize_folder if folder else _quantize_file
-        report = work(source, target, chosen, workers, progress or silent)
+        report = _quantize(source, target, chosen, workers, progress or silent)
     return replace(report, seconds=perf_counter() - start)
 
 
@@ -108,133 +98,54 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
         >>> {target.bits for target in report.targets}
         {8}
     """
-    source, chosen = Path(model), choose_options(options, changes)
-    folder = is_folder(source)
+    source, chosen = Source.of(Path(model)), choose_options(options, changes)
     given = chosen.calib is not None or chosen.algorithm != "auto"  # data may still come
-    jobs = _decide_all(source, models_of(source) if folder else [source], chosen, HERE, calibrated=given)
+    jobs = plan(source, chosen, HERE, calibrated=given)
     reports = [summarize(job, None, expected_targets(job)) for job in jobs]
-    return merge(source, None, reports, chosen) if folder else reports[0]
+    return merge(source.path, None, reports, chosen) if source.is_folder else reports[0]
 
 
-def default_output(source: Path, options: Options) -> Path:
-    """`model.int4.onnx` beside `model.onnx`, `FOLDER-int4` beside `FOLDER`."""
-    suffix = f"int{options.scheme.bits}"
-    if is_folder(source):
-        return source.resolve().with_name(f"{source.resolve().name}-{suffix}")
-    return source.with_name(f"{source.stem}.{suffix}{MODEL_SUFFIX}")
-
-
-def _quantize_file(source: Path, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
-    (job,) = _decide_all(source, [source], options, workers, calibrated=options.calib is not None)
-    refuse_overwriting(output, job.graph.files)
-    _refuse_idle([job])
-    refuse_unmeasurable(source, [job])
-    work = find_work(job, output)
-    with staging(output) as folder:
-        _announce_cost([job], folder, progress)
-        data = prepare(job, folder, progress)
-        report = _make(job, folder / output.name, data, work, progress)
-        job.graph.check_unchanged()
-        commit_files(folder / output.name, output)
-        _finish([work])
-    return replace(report, output=str(output))
-
-
-def _quantize_folder(source: Path, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
-    refuse_overlap(source, output)
-    jobs = _decide_all(source, models_of(source), options, workers, calibrated=options.calib is not None)
+def _quantize(source: Source, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
+    """Quantize every model of a source: all is staged, and appears at once."""
+    jobs = plan(source, options, workers, calibrated=options.calib is not None)
     files = [file for job in jobs for file in job.graph.files]
-    refuse_overwriting(output, files)
-    _refuse_idle(jobs)
-    refuse_unmeasurable(source, jobs)
-    works = [find_work(job, output, job.graph.path.stem) for job in jobs]
+    source.refuse_output(output, files)
+    refuse_idle(jobs)
+    refuse_unmeasurable(source.path, jobs)
+    works = [find_work(job, output, job.graph.path.stem if source.is_folder else "") for job in jobs]
     with staging(output) as folder:
-        result = folder / output.name
-        left = copy_companions(source, result, files)
-        ours = expected_files(result, [job.graph.path.name for job in jobs])
-        refuse_losing(output, ours)
-        _announce_cost(jobs, folder, progress)
+        staged = source.stage(folder / output.name, output, files)
+        announce_cost(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
         reports = [
-            _make(job, result / job.graph.path.name, inputs, work, tell)
+            _quantize_model(job, staged.file(job.graph.path), inputs, work, tell)
             for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)
         ]
         for job in jobs:
             job.graph.check_unchanged()
-        commit_folder(result, output, ours)
-        _finish(works)
-    return merge(source, output, reports, options, left)
+        staged.commit()
+        for work in filter(None, works):
+            work.finish()
+    if source.is_folder:
+        return merge(source.path, output, reports, options, staged.left)
+    return replace(reports[0], output=str(output))
 
 
-def _decide_all(
-    source: Path, models: Sequence[Path], options: Options, workers: Workers, *, calibrated: bool
-) -> list[Job]:
-    """The same for every model of a source, which --include and --exclude are about as a whole."""
-    jobs = [_decide(path, options, workers, calibrated=calibrated) for path in models]
-    names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
-    refuse_unmatched(source, [*options.include, *options.exclude], names)
-    return jobs
-
-
-def _decide(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
-    """Load, find, check: everything that can be refused without long work."""
-    graph = Graph.load(path)
-    provider = resolve_provider(options.provider)
-    solver = make_solver(options.algorithm, calibrated=calibrated)
-    targets, skips = find(graph, options.include, options.exclude)
-    planned, slow = plan(targets, options.scheme, provider, allow_slow=options.allow_slow)
-    return Job(graph, options, provider, solver, planned, [*skips, *slow], kept_bytes(graph, planned), workers)
-
-
-def _refuse_idle(jobs: Sequence[Job]) -> None:
-    """Refuse a source in which nothing is to be done; of several models, some may be left as they are."""
-    if any(job.planned or any(skip.quantized for skip in job.skips) for job in jobs):
-        return
-    for job in jobs:
-        refuse_nothing(job.graph, job.skips)
-
-
-def _announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None:
-    """Refuse what cannot fit on the disk, and say what will take long."""
-    check_space(staged, sum(predicted_bytes(job) for job in jobs))
-    expected = together([estimate(job) for job in jobs])
-    if expected.seconds > TELL_FROM_SECONDS:
-        memory = size_text(expected.memory_bytes)
-        progress(f"This will take about {expected.seconds:.0f} s and {memory} of memory.", 0, 0)
-
-
-def _about(job: Job, jobs: Sequence[Job], progress: Progress) -> Progress:
-    """Progress that says which of several models it is about."""
-    if len(jobs) == 1:
-        return progress
-    return lambda what, done, total: progress(f"{job.graph.path.name}: {what}", done, total)
-
-
-def _make(job: Job, staged: Path, data: Data, work: Work | None, progress: Progress) -> Report:
-    """Calibrate, solve, rewrite, write, verify, validate, report: all on staged files."""
+def _quantize_model(job: Job, staged: Path, data: Data, work: Work | None, progress: Progress) -> Report:
+    """One model through all steps, on staged files."""
     source_hash = _in_background(job.graph.source_hash)
-    with working(work, job, data.calibration, source_hash, progress) as finished:
-        return _make_with(finished, job, staged, data, source_hash, progress)
-
-
-def _make_with(
-    finished: Checkpoint | None, job: Job, staged: Path, data: Data, source_hash: Future[str], progress: Progress
-) -> Report:
-    with TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file:
-        notes: list[str] = []
-        if data.calibration is not None and finished is not None:
-            with calibrated(job, data.calibration, finished) as calibration:
-                targets, meant = solve(job, tensor_file, progress, calibration)
-                notes = calibration.notes(targets)
-        else:
-            targets, meant = solve(job, tensor_file, progress)
+    with (
+        working(work, job, data.calibration, source_hash, progress) as checkpoint,
+        TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file,
+    ):
+        targets, expected, notes = _solve_and_rewrite(job, data, checkpoint, tensor_file, progress)
         if targets:
             job.graph.set_metadata(_provenance(job, source_hash))
         progress("writing", 0, 1)
         files = save(job.graph, staged, tensor_file)
     progress("verifying", 0, 1)
-    kernels_run = verify(staged, meant, job.provider)
+    kernels_run = verify(staged, expected, job.provider)
     report = summarize(job, staged, targets, data.origin)
     size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
     report = replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
@@ -244,16 +155,95 @@ def _make_with(
     return with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
 
 
-def _finish(works: Iterable[Work | None]) -> None:
-    for work in works:
-        if work is not None:
-            work.finish()
+def _solve_and_rewrite(
+    job: Job, data: Data, checkpoint: Checkpoint | None, tensor_file: TensorFile, progress: Progress
+) -> tuple[list[TargetReport], list[Expected], list[str]]:
+    """Quantize every planned weight, and put the quantized nodes into the graph.
+
+    Returns:
+        What became of each target, what its node must hold in the written file, and notes for the report.
+    """
+    rewriting = Rewriting(job, tensor_file)
+    if data.calibration is None or checkpoint is None:
+        steps = Steps(progress, "solving", len(job.planned))
+        _without_data(job, rewriting, range(len(job.planned)), steps)
+        reports, expected = rewriting.finish({})
+        _end(job, steps)
+        return reports, expected, []
+    rewriting.refuse_damaged(damaged(job.planned))  # before the long work
+    with calibrate(job, data.calibration, checkpoint, tensor_file) as calibration:
+        steps = Steps(progress, "calibrating and solving", len(job.planned) + calibration.runs)
+        _without_data(job, rewriting, calibration.tables, steps)
+        for position, stage in enumerate(calibration.stages):
+            solved = calibration.resume(position, steps)
+            if solved is None:
+                solved = _calibrate_and_solve(job, calibration, position, rewriting.missing(stage.targets), steps)
+                calibration.save(position, solved)
+            calibration.scale_inputs(stage, solved)
+            for index in stage.targets:
+                rewriting.apply(index, solved.get(index), calibration.biases.get(index))
+                steps()
+        _without_data(job, rewriting, calibration.unreached, steps)
+        reports, expected = rewriting.finish(calibration.finish(steps))
+        _end(job, steps)
+        return reports, expected, calibration.notes(reports)
+
+
+def _calibrate_and_solve(
+    job: Job, calibration: Calibration, position: int, planned: dict[int, Planned], steps: Steps
+) -> dict[int, SolvedWeight]:
+    """Measure a stage's inputs, and solve its weights for them."""
+    statistics, stage = calibration.measure(position, steps), calibration.stages[position]
+    if statistics is None:
+        return _kept(solve(_tasks_without_data(job, planned), job.workers, job.options.memory))
+    biased = calibration.biases if job.solver.moves_bias else {}
+    scale = None
+    if stage.source in calibration.folds:
+        centred = biased.keys() >= set(stage.targets)
+        scale = input_scale([job.planned[i] for i in stage.targets], job.solver, statistics, centred=centred)
+    folder = calibration.folder if job.workers.elsewhere else None
+    with tasks_with_data(planned, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
+        return _kept(solve(tasks, job.workers, job.options.memory))
+
+
+def _kept(solved: Iterable[tuple[int, SolvedWeight | None]]) -> dict[int, SolvedWeight]:
+    """A stage's weights; none is damaged, for that was looked after before."""
+    return {index: weight for index, weight in solved if weight is not None}
+
+
+def _tasks_without_data(job: Job, planned: dict[int, Planned]) -> dict[int, WeightTask]:
+    """What to solve, with what the graph alone tells about the inputs."""
+    known = {index: expected_mean_square(job.graph, p.target) for index, p in planned.items()}
+    return tasks_without_data(planned, job.solver, {i: energy for i, energy in known.items() if energy is not None})
+
+
+def _without_data(job: Job, rewriting: Rewriting, indices: Sequence[int], steps: Steps) -> None:
+    """Solve targets without data, each put into the graph before the next is read."""
+    planned = rewriting.missing(indices)
+    solved = solve(_tasks_without_data(job, planned), job.workers, job.options.memory)
+    for index in indices:
+        rewriting.apply(index, next(solved)[1] if index in planned else None)
+        steps()
+
+
+def _about(job: Job, jobs: Sequence[Job], progress: Progress) -> Progress:
+    """Progress that says which of several models it is about."""
+    if len(jobs) == 1:
+        return progress
+    return lambda what, done, total: progress(f"{job.graph.path.name}: {what}", done, total)
+
+
+def _end(job: Job, steps: Steps) -> None:
+    """All weights are solved: workers need not keep anything of them."""
+    job.workers.everywhere(forget_loaded)
+    if job.planned:
+        steps.finish()
 
 
 def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:
     return {
         "onnxfq.version": VERSION,
-        "onnxfq.scheme": str(job.options.scheme),
+        "onnxfq.scheme": schemes_text(job.planned, job.options.scheme),
         "onnxfq.algorithm": describe_solver(job.solver),
         "onnxfq.source_blake3": source_hash.result(),
     }

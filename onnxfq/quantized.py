@@ -89,14 +89,14 @@ class WeightRange:
     """What some weights take up.
 
     Attributes:
-        energy: Σ w² in float64; not finite exactly when some weight is NaN or infinite.
-        least: smallest weight; means something where the energy is finite.
-        largest: largest weight; likewise.
+        sum_squares: Σ w² in float64; not finite exactly when some weight is NaN or infinite.
+        min: smallest weight; means something where that is finite.
+        max: largest weight; likewise.
     """
 
-    energy: float
-    least: float
-    largest: float
+    sum_squares: float
+    min: float
+    max: float
 
 
 def weight_range(weight: Float32Array) -> WeightRange:

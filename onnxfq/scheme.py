@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 from onnxfq.errors import SchemeError
 
@@ -41,6 +42,8 @@ class Scheme:
 
     def __post_init__(self) -> None:
         """Refuse what does not exist anywhere."""
+        if not isinstance(self.symmetric, bool):
+            raise SchemeError(f"Symmetric is yes or no (got symmetric={self.symmetric!r}). Use true or false.")
         if self.bits not in BITS:
             raise SchemeError(f"{self.bits} bits a weight do not exist (got bits={self.bits}). Use 2, 4 or 8.")
         if self.block_size not in (*BLOCK_SIZES, *get_args(Granularity)):
@@ -62,11 +65,36 @@ class Scheme:
         """How many columns of a row of `k` weights share a scale (all of them for "channel" and "tensor")."""
         return self.block_size if isinstance(self.block_size, int) else k
 
+    def changed(self, changes: Mapping[str, Any]) -> Scheme:
+        """The same with some values replaced, by the names of the attributes; numbers may be given as text.
+
+        Raises:
+            SchemeError: no such attribute, or a value that no kernel has.
+        """
+        unknown = sorted(set(changes) - {f.name for f in fields(self)})
+        if unknown:
+            known = ", ".join(f.name for f in fields(self))
+            raise SchemeError(f"A scheme has no {' or '.join(unknown)} (got {dict(changes)}). It has {known}.")
+        return replace(self, **{name: _value(name, value) for name, value in changes.items()})
+
     def __str__(self) -> str:
         """For people: `int4, block 32, asymmetric, activations int8`."""
         granularity = f"block {self.block_size}" if isinstance(self.block_size, int) else f"per {self.block_size}"
         symmetry = "symmetric" if self.symmetric else "asymmetric"
         return f"int{self.bits}, {granularity}, {symmetry}, activations {self.activations}"
+
+
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def _value(name: str, value: Any) -> Any:  # noqa: ANN401
+    """A value as it was meant, where it was given as text."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if name in ("bits", "block_size") and text.removeprefix("-").isdecimal():
+        return int(text)
+    return _WORDS.get(text.lower(), text) if name == "symmetric" else text
 
 
 def _block_size_message(block_size: object) -> str:

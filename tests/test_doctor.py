@@ -10,7 +10,7 @@ from rich.console import Console
 from onnxfq import cli, doctor
 from onnxfq.commands.tables import show_doctor
 from onnxfq.doctor import COLUMNS, brief
-from onnxfq.kernels import rows
+from onnxfq.rules.matmul_nbits_kernels import rows
 from onnxfq.session import available_providers
 from onnxfq.version import VERSION
 

@@ -17,7 +17,7 @@ from onnxfq.benchmarking.measurements import Benchmark, Case
 from onnxfq.benchmarking.paired import PRECISION
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.feeds import longest, role
-from onnxfq.graph import Graph, single_node
+from onnxfq.graph import Fed, Graph, single_node
 from onnxfq.metrics.gates import Gate
 from onnxfq.model_files import find_model, is_folder
 from onnxfq.progress import Progress, silent
@@ -187,7 +187,7 @@ def _choose_clock(clock: str, provider: Provider) -> Clock:
 def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> HostBandwidth | DeviceBandwidth:
     if facts(provider).host_memory:
         return HostBandwidth(threads or processors(), clock)
-    node = single_node("Neg", "", {}, {}, activation=np.float32, columns=4096)
+    node = single_node("Neg", "", {"A": Fed(np.float32, ("rows", 4096))}, {}, output=np.float32)
     return DeviceBandwidth(Session(node, provider=provider))
 
 

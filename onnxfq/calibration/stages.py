@@ -36,9 +36,9 @@ def find_stages(flow: Flow, targets: Sequence[Target]) -> list[Stage]:
     groups: dict[Hashable, list[int]] = {}
     order = sorted(range(len(targets)), key=lambda i: steps.get(id(targets[i].node.proto), len(steps)))
     for index in order:
-        node = targets[index].node
-        reached = id(node.proto) in steps and node.inputs[0] not in flow.static
-        key = (node.inputs[0], bool(node.integer("transA", 0)), targets[index].k) if reached else index
+        target = targets[index]
+        reached = id(target.node.proto) in steps and target.source and target.source not in flow.static
+        key = (target.source, target.source_transposed, target.k) if reached else index
         groups.setdefault(key, []).append(index)
     return [_stage(key, members) for key, members in groups.items()]
 

@@ -9,7 +9,7 @@ from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.loaded import loaded_bytes, partition
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
-from onnxfq.graph.probe import single_node
+from onnxfq.graph.probe import Fed, single_node
 from onnxfq.graph.save import save
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
@@ -23,6 +23,7 @@ __all__ = [
     "QUANTIZED_SUFFIX",
     "Body",
     "Constant",
+    "Fed",
     "Flow",
     "Graph",
     "Node",

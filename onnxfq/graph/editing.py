@@ -24,6 +24,7 @@ class Edits:
     def __init__(self, bodies: list[Body]) -> None:
         self._bodies = bodies
         self._replaced: dict[int, tuple[Node, list[NodeProto]]] = {}
+        self._abandoned: list[Constant] = []
         self._constants: list[tuple[Body, TensorProto]] = []
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
 
@@ -44,14 +45,24 @@ class Edits:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
 
-    def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
-        """Replace a node; `keeps_name` among the new ones takes over its name and whatever else was said about it."""
+    def replace(
+        self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, abandoned: Iterable[Constant]
+    ) -> None:
+        """Replace a node.
+
+        Args:
+            node: the node.
+            new_nodes: what will stand in its place.
+            keeps_name: the one of them that takes over its name and whatever else was said about it.
+            abandoned: constants that it has read and they do not read.
+        """
         kept = NodeProto()
         kept.CopyFrom(node.proto)
         for field in _OF_THE_OPERATOR:
             kept.ClearField(field)
         keeps_name.MergeFrom(kept)
         self._replaced[id(node.proto)] = (node, new_nodes)
+        self._abandoned += abandoned
 
     def replacement(self, node: Node) -> list[NodeProto] | None:
         """The nodes that will stand in a node's place; None where it stays."""
@@ -63,7 +74,7 @@ class Edits:
         """The new constants by name."""
         return {proto.name: proto for _, proto in self._constants}
 
-    def apply(self, model: ModelProto, abandoned: Iterable[Constant]) -> None:
+    def apply(self, model: ModelProto) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
         for body in self._bodies:
             self._replace_in(body)
@@ -75,7 +86,7 @@ class Edits:
         self._import_domains(model)
         for body in self._bodies:
             body.forget()
-        prune(model, self._bodies, abandoned)
+        prune(model, self._bodies, self._abandoned)
 
     def _replace_in(self, body: Body) -> None:
         for index in range(len(body.proto.node) - 1, -1, -1):

@@ -218,11 +218,13 @@ class Graph:
 
     def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
         """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name and what is said about it."""
-        self.edits.replace(node, new_nodes, keeps_name)
+        kept = {name for new in new_nodes for name in new.input}
+        lost = (self.constant(node, i) for i, name in enumerate(node.inputs) if name and name not in kept)
+        self.edits.replace(node, new_nodes, keeps_name, [value for value in lost if isinstance(value, Constant)])
 
-    def finish(self, abandoned: Iterable[Constant]) -> None:
+    def finish(self) -> None:
         """Apply all replacements and drop constants that nothing reads any more."""
-        self.edits.apply(self.model, list(abandoned))
+        self.edits.apply(self.model)
         self.bodies = bodies(self.model)
         self.edits = Edits(self.bodies)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,31 +13,49 @@ import onnx_graphsurgeon as gs
 _OPSET, _IR_VERSION = 17, 8
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """An input of a node that is an input of the model.
+
+    Attributes:
+        dtype: its element type.
+        shape: numbers, and names for what may differ.
+    """
+
+    dtype: npt.DTypeLike
+    shape: tuple[int | str, ...]
+
+
 def single_node(
     op_type: str,
     domain: str,
-    constants: Mapping[str, npt.NDArray[Any] | None],
+    inputs: Mapping[str, Fed | npt.NDArray[Any] | None],
     attributes: Mapping[str, Any],
-    *,
-    activation: npt.DTypeLike,
-    columns: int,
+    output: npt.DTypeLike,
 ) -> bytes:
-    """Serialise a model `Y = op_type(A, *constants)`.
+    """Serialise a model `Y = op_type(*inputs)`.
 
     Args:
         op_type: the operator.
         domain: its domain.
-        constants: inputs after A in order; None leaves an optional one out.
+        inputs: in order, by name: constants, inputs of the model, and None for what is left out.
         attributes: of the node.
-        activation: element type of A and Y.
-        columns: last dimension of A, which is [rows, columns].
+        output: element type of Y.
     """
-    dtype = np.dtype(activation)
-    a, y = gs.Variable("A", dtype, ["rows", columns]), gs.Variable("Y", dtype, None)
-    inputs = [a, *(gs.Variable.empty() if v is None else gs.Constant(k, v) for k, v in constants.items())]
-    node = gs.Node(op_type, "node", dict(attributes), inputs, [y], domain=domain)
-    model = gs.export_onnx(gs.Graph([node], [a], [y], opset=_OPSET))
+    given = [_input(name, value) for name, value in inputs.items()]
+    y = gs.Variable("Y", np.dtype(output), None)
+    fed = [value for value, held in zip(given, inputs.values(), strict=True) if isinstance(held, Fed)]
+    node = gs.Node(op_type, "node", dict(attributes), given, [y], domain=domain)
+    model = gs.export_onnx(gs.Graph([node], fed, [y], opset=_OPSET))
     if domain not in {known.domain for known in model.opset_import}:
         model.opset_import.add(domain=domain, version=1)
     model.ir_version = _IR_VERSION
     return bytes(model.SerializeToString())
+
+
+def _input(name: str, value: Fed | npt.NDArray[Any] | None) -> gs.Tensor:
+    if value is None:
+        return gs.Variable.empty()
+    if isinstance(value, Fed):
+        return gs.Variable(name, np.dtype(value.dtype), list(value.shape))
+    return gs.Constant(name, value)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from onnxfq.executors.executor import HERE, Workers
 from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
-from onnxfq.quantization.find import Planned
+from onnxfq.quantization.assign import Planned
 from onnxfq.rules import Skip
 from onnxfq.session import Provider
 from onnxfq.solvers import Solver

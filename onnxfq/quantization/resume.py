@@ -17,6 +17,7 @@ from onnxfq.calibration.checkpoint import Checkpoint, checkpoint, count_stages, 
 from onnxfq.errors import ExecutorError, OutputError, UsageError
 from onnxfq.feeds import Feeds
 from onnxfq.progress import Progress
+from onnxfq.quantization.assign import schemes_text
 from onnxfq.quantization.job import Job
 from onnxfq.session import runtime_version
 from onnxfq.solvers import describe
@@ -118,12 +119,12 @@ def working(
 
 def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
     """Whatever the solved weights depend on."""
-    names = [p.target.name for p in job.planned]
+    targets = [[p.target.name, p.rule.operator, str(p.scheme)] for p in job.planned]
     return {
         "model": source_hash,
         "data": _digest(feeds),
-        "targets": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
-        "scheme": str(job.options.scheme),
+        "targets": hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
+        "scheme": schemes_text(job.planned, job.options.scheme),
         "algorithm": describe(job.solver),
         "provider": job.provider,
         "onnxfq": VERSION,

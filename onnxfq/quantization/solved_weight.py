@@ -13,10 +13,9 @@ import numpy.typing as npt
 from onnxfq.arrays import Array, Float32Array
 from onnxfq.executors.serialization import load_once, serializable
 from onnxfq.half import to_float32
-from onnxfq.packing import Packed, join_digests, pack, row_chunks
-from onnxfq.quantization.verify import fingerprints_of
+from onnxfq.packing import fingerprints_of, join_digests, row_chunks
 from onnxfq.quantized import QuantizedWeight, WeightRange, squared_error, weight_range
-from onnxfq.rules import Weight
+from onnxfq.rules import Kernel, Rule, Tensors, Weight, tensor_bytes
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers import Solver
 from onnxfq.solvers.rows import products_alone
@@ -25,13 +24,14 @@ from onnxfq.statistics import Statistics
 serializable(Statistics)
 
 BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
-_FACTS = ("digest", "energy", "error", "least", "largest", "remarks", "algorithm", "weighted", "tokens", "activations")
-_REAL, _INTEGERS = ("energy", "error", "least", "largest"), ("tokens", "bits", "block_size", "parts")
+_FACTS = ("digest", "sum_squares", "error", "min", "max", "remarks", "algorithm", "weighted", "tokens", "activations")
+_REAL, _INTEGERS = ("sum_squares", "error", "min", "max"), ("tokens", "parts")
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(_FACTS, (str,)),
     **dict.fromkeys(_REAL, (int, float)),
     **dict.fromkeys(_INTEGERS, (int,)),
     "remarks": (list, tuple),
+    "tensors": (list, tuple),
     "activations": (list, tuple, type(None)),
 }
 _LARGE_CHUNK = 1 << 24  # weights solved at once where statistics are shared by all rows
@@ -43,12 +43,12 @@ class SolvedWeight:
     """One solved weight.
 
     Attributes:
-        parts: its rows, packed.
+        parts: its rows, packed as its rule says.
         digest: fingerprint of codes, scales and zero points.
-        energy: Σ w².
+        sum_squares: Σ w².
         error: Σ (w − ŵ)².
-        least: smallest weight.
-        largest: largest weight.
+        min: smallest weight.
+        max: largest weight.
         shift: [N], what to add to the bias; None where the target has none that can be changed.
         remarks: what the solver had to do differently.
         algorithm: what chose the codes.
@@ -58,12 +58,12 @@ class SolvedWeight:
         input_scale: [K], what the inputs were divided by and the weight multiplied; None where they were not.
     """
 
-    parts: list[Packed] = field(default_factory=list)
+    parts: list[Tensors] = field(default_factory=list)
     digest: str = ""
-    energy: float = 0.0
+    sum_squares: float = 0.0
     error: float = 0.0
-    least: float = 0.0
-    largest: float = 0.0
+    min: float = 0.0
+    max: float = 0.0
     shift: npt.NDArray[np.float64] | None = None
     remarks: tuple[str, ...] = ()
     algorithm: str = ""
@@ -75,7 +75,7 @@ class SolvedWeight:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed tensors."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(map(tensor_bytes, self.parts))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +85,8 @@ class WeightTask:
     Attributes:
         weight: where it is.
         scale_type: the type scales will be stored in.
-        block_size: the kernel's.
+        rule: lays the codes out.
+        kernel: that they are laid out for.
         solver: what chooses the codes.
         scheme: what to quantize to.
         statistics: of the inputs, or the file that holds them.
@@ -95,7 +96,8 @@ class WeightTask:
 
     weight: Weight
     scale_type: ScaleType
-    block_size: int
+    rule: Rule
+    kernel: Kernel
     solver: Solver
     scheme: Scheme
     statistics: Statistics | Path | None = None
@@ -125,29 +127,29 @@ def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None)
     known = load_once(task.statistics, _as_it_is) if isinstance(task.statistics, Path) else task.statistics
     centred = known.about_means() if known and task.centred else None
     value = task.weight.read() if value is None else value
-    solution = _about(task.solver, known)
+    solved = _about(task.solver, known)
     digests, moved = list[str](), list[npt.NDArray[np.float64]]()
-    alongside = _rounds_columns(task, value)
-    for rows in _chunks(task, _weights_at_once(task, known, alongside=alongside)):
-        part = _round_columns(task, value, rows) if alongside else _solve_rows(task, value, rows, centred or known)
+    by_columns = _rounds_columns(task, value)
+    for rows in _chunks(task, _weights_at_once(task, known, by_columns=by_columns)):
+        part = _round_columns(task, value, rows) if by_columns else _solve_rows(task, value, rows, centred or known)
         if part is None:
             return None
-        solution.energy += part.weight_range.energy
-        solution.least = min(solution.least, part.weight_range.least)
-        solution.largest = max(solution.largest, part.weight_range.largest)
-        solution.error += part.error
-        solution.parts.append(pack(part.q, task.block_size))
-        digests += fingerprints_of(part.q, task.block_size)
-        solution.remarks = tuple(dict.fromkeys((*solution.remarks, *part.q.remarks)))
+        solved.sum_squares += part.weight_range.sum_squares
+        solved.min = min(solved.min, part.weight_range.min)
+        solved.max = max(solved.max, part.weight_range.max)
+        solved.error += part.error
+        solved.parts.append(task.rule.pack(part.q, task.kernel))
+        digests += fingerprints_of(part.q, task.kernel.block_size)
+        solved.remarks = tuple(dict.fromkeys((*solved.remarks, *part.q.remarks)))
         if part.shift is not None:
             moved.append(part.shift)
-    solution.digest, solution.input_scale = join_digests(digests), task.input_scale
-    solution.shift = np.concatenate(moved) if moved else None
-    return solution
+    solved.digest, solved.input_scale = join_digests(digests), task.input_scale
+    solved.shift = np.concatenate(moved) if moved else None
+    return solved
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class _Rows:
     """Some rows of a solved weight: the codes, what the weights take up, Σ (w − ŵ)², and how the bias changes."""
 
     q: QuantizedWeight
@@ -158,17 +160,17 @@ class _Part:
 
 def _solve_rows(
     task: WeightTask, value: npt.NDArray[np.generic], rows: slice, statistics: Statistics | None
-) -> _Part | None:
+) -> _Rows | None:
     """Solve some rows; None where they are not finite."""
     weight = task.weight.rows(value, rows)
     if task.input_scale is not None:
         weight = weight * task.input_scale.astype(np.float32)
     found = weight_range(weight)
-    if not found.energy < float("inf"):
+    if not found.sum_squares < float("inf"):
         return None
     q = task.solver.solve(weight, task.scheme, statistics, scale_type=task.scale_type)
     shift = _shift(weight, q, statistics) if task.centred and statistics else None
-    return _Part(q, found, squared_error(weight, q), shift)
+    return _Rows(q, found, squared_error(weight, q), shift)
 
 
 def _rounds_columns(task: WeightTask, value: npt.NDArray[np.generic]) -> bool:
@@ -183,12 +185,12 @@ def _rounds_columns(task: WeightTask, value: npt.NDArray[np.generic]) -> bool:
     )
 
 
-def _round_columns(task: WeightTask, value: npt.NDArray[np.generic], rows: slice) -> _Part | None:
+def _round_columns(task: WeightTask, value: npt.NDArray[np.generic], rows: slice) -> _Rows | None:
     """The same as `_solve_rows` for such a weight."""
     if value.dtype != np.float32:
         value, rows = to_float32(value, rows), slice(0, rows.stop - rows.start)
     q, error, found = task.solver.solve_columns(np.asarray(value, np.float32), rows, task.scheme)
-    return _Part(q, found, error) if found.energy < float("inf") else None
+    return _Rows(q, found, error) if found.sum_squares < float("inf") else None
 
 
 def _as_it_is(statistics: Statistics) -> Statistics:
@@ -196,18 +198,18 @@ def _as_it_is(statistics: Statistics) -> Statistics:
 
 
 def _about(solver: Solver, statistics: Statistics | None) -> SolvedWeight:
-    solution = SolvedWeight(algorithm=solver.name)
+    solved = SolvedWeight(algorithm=solver.name)
     if statistics is None:
-        return solution
-    solution.weighted = BY_DATA if statistics.gram is not None else BY_NORM
-    solution.tokens = statistics.tokens
+        return solved
+    solved.weighted = BY_DATA if statistics.gram is not None else BY_NORM
+    solved.tokens = statistics.tokens
     if statistics.min is not None and statistics.max is not None:
-        solution.activations = statistics.min, statistics.max
-    return solution
+        solved.activations = statistics.min, statistics.max
+    return solved
 
 
-def _weights_at_once(task: WeightTask, known: Statistics | None, *, alongside: bool) -> int:
-    if alongside:
+def _weights_at_once(task: WeightTask, known: Statistics | None, *, by_columns: bool) -> int:
+    if by_columns:
         return max(_COLUMNS_CHUNK, _COLUMNS * task.weight.k)
     return _LARGE_CHUNK if known is not None and known.gram is not None else 0
 
@@ -230,16 +232,14 @@ def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> 
         return np.asarray(weight @ statistics.float_mean - q.dequantize() @ statistics.mean)
 
 
-def to_arrays(solution: SolvedWeight) -> tuple[dict[str, Array], dict[str, Any]]:
-    """A solution as arrays by name and facts that JSON can hold."""
-    vectors = {"shift": solution.shift, "input_scale": solution.input_scale}
+def to_arrays(solved: SolvedWeight) -> tuple[dict[str, Array], dict[str, Any]]:
+    """A solved as arrays by name and facts that JSON can hold."""
+    vectors = {"shift": solved.shift, "input_scale": solved.input_scale}
     arrays: dict[str, Array] = {name: vector for name, vector in vectors.items() if vector is not None}
-    for number, part in enumerate(solution.parts):
-        arrays |= {f"{number}.b": part.b, f"{number}.scales": part.scales}
-        if part.zero_points is not None:
-            arrays[f"{number}.zero_points"] = part.zero_points
-    kinds = {"bits": solution.parts[0].bits, "block_size": solution.parts[0].block_size, "parts": len(solution.parts)}
-    return arrays, {**{name: getattr(solution, name) for name in _FACTS}, **kinds}
+    for number, part in enumerate(solved.parts):
+        arrays |= {f"{number}.{name}": array for name, array in part.items()}
+    facts = {name: getattr(solved, name) for name in _FACTS}
+    return arrays, {**facts, "parts": len(solved.parts), "tensors": list(solved.parts[0])}
 
 
 def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> SolvedWeight:
@@ -250,15 +250,29 @@ def from_arrays(arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> Solved
     """
     if not all(isinstance(facts[name], kinds) for name, kinds in _KINDS.items()):
         raise ValueError(f"garbled facts: {facts}")
-    parts = [
-        Packed(
-            arrays[f"{number}.b"],
-            arrays[f"{number}.scales"],
-            arrays.get(f"{number}.zero_points"),
-            facts["bits"],
-            facts["block_size"],
-        )
-        for number in range(facts["parts"])
-    ]
+    parts = [{name: arrays[f"{number}.{name}"] for name in facts["tensors"]} for number in range(facts["parts"])]
     known: dict[str, Any] = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in _FACTS}
-    return SolvedWeight(parts=parts, shift=arrays.get("shift"), input_scale=arrays.get("input_scale"), **known)
+    return SolvedWeight(
+        parts=list[Tensors](parts), shift=arrays.get("shift"), input_scale=arrays.get("input_scale"), **known
+    )
+
+
+def joined(solved: Mapping[int, SolvedWeight]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """All weights of a stage as one set of arrays."""
+    arrays: dict[str, Array] = {}
+    facts: dict[str, Any] = {}
+    for index, weight in solved.items():
+        own, facts[str(index)] = to_arrays(weight)
+        arrays |= {f"{index}/{name}": array for name, array in own.items()}
+    return arrays, facts
+
+
+def parted(arrays: dict[str, Array], facts: dict[str, Any]) -> dict[int, SolvedWeight] | None:
+    """The inverse of `joined`; None where a stage's file is whole, but not what was written."""
+    try:
+        return {
+            int(i): from_arrays({n.split("/", 1)[1]: a for n, a in arrays.items() if n.startswith(f"{i}/")}, about)
+            for i, about in facts.items()
+        }
+    except (KeyError, ValueError, AttributeError, TypeError):
+        return None

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency
-from onnxfq.packing import stored_bytes
-from onnxfq.quantization.find import Planned
+from onnxfq.quantization.assign import Planned, schemes_text
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
@@ -36,7 +35,7 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
     return Report(
         source=str(job.graph.path),
         output=str(output) if output else None,
-        scheme=str(job.options.scheme),
+        scheme=schemes_text(job.planned, job.options.scheme),
         algorithm=describe_solver(job.solver),
         calibration=calibration,
         provider=job.provider,
@@ -84,15 +83,15 @@ def expected_targets(job: Job) -> list[TargetReport]:
     first: dict[Hashable, str] = {}
     reports = []
     for p in job.planned:
-        report = describe(p, job)
-        owner = first.setdefault((p.target.key, p.kernel), report.name)
+        report = describe(p, job.solver.name)
+        owner = first.setdefault(p.key, report.name)
         reports.append(report if owner == report.name else replace(report, bytes=0, shares=owner))
     return reports
 
 
-def describe(p: Planned, job: Job) -> TargetReport:
+def describe(p: Planned, algorithm: str) -> TargetReport:
     """A planned node, its error not yet known."""
-    target, kernel, scheme = p.target, p.kernel, job.options.scheme
+    target, kernel, scheme = p.target, p.kernel, p.scheme
     return TargetReport(
         name=target.name,
         op_type=target.node.op_type,
@@ -101,10 +100,10 @@ def describe(p: Planned, job: Job) -> TargetReport:
         bits=kernel.bits,
         block_size=kernel.block_size,
         granularity=scheme.block_size,
-        algorithm=job.solver.name,
+        algorithm=algorithm,
         relative_error=None,
         float_bytes=target.float_bytes,
-        bytes=stored_bytes(target.n, target.k, kernel.bits, kernel.block_size, scheme.symmetric, target.scale_type),
+        bytes=p.rule.nbytes(target.n, target.k, kernel),
         speed=kernel.speed,
     )
 

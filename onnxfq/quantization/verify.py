@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import MICROSOFT, Graph, Node, Scratch, single_node
-from onnxfq.kernels import Kernel
-from onnxfq.packing import Packed, at_block_size, fingerprint, join_digests, row_chunks, take_rows, unpack
-from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.session import Provider, Session
+from onnxfq.graph import Graph, Node, Scratch
+from onnxfq.packing import fingerprint, join_digests, row_chunks
+from onnxfq.providers import ProviderName
+from onnxfq.quantization.assign import Planned
+from onnxfq.rules import RULES, Kernel, Rule, Tensors, take_rows
+from onnxfq.session import Session
 
-# Largest relative MSE of a kernel against `A @ dequantize(q).T`, by what it rounds besides the weights.
-_TOLERANCE_FLOAT, _TOLERANCE_INT8, _TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
-_ROWS = 3
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
-_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one written node must hold.
+    """What one written node must hold of a weight.
 
     Attributes:
         node: the node's name (or first output).
-        codes: the name of its input B.
+        rule: of its operator.
+        slot: which of its weights it is.
+        names: of the weight's tensors, by the names of the operator's inputs.
         n: outputs.
         k: inputs.
         kernel: what must run it.
@@ -38,26 +34,32 @@ class Expected:
     """
 
     node: str
-    codes: str
+    rule: Rule
+    slot: int
+    names: Mapping[str, str]
     n: int
     k: int
     kernel: Kernel
     fingerprint: str
 
+    @classmethod
+    def of(cls, planned: Planned, names: Mapping[str, str], digest: str) -> Expected:
+        """From what was planned, and what was stored."""
+        target = planned.target
+        return cls(target.name, planned.rule, target.slot, names, target.n, target.k, planned.kernel, digest)
 
-def fingerprints_of(q: QuantizedWeight, block_size: int) -> Iterator[str]:
-    """Digests of a weight's row chunks, as a kernel with blocks of `block_size` sees them."""
-    at = at_block_size(q, block_size)
-    for rows in row_chunks(*at.shape):
-        yield fingerprint(at.codes[rows], at.scale[rows], at.zero_point[rows])
+    @property
+    def codes(self) -> str:
+        """The name of the tensor that holds the codes."""
+        return next(iter(self.names.values()))
 
 
-def verify(path: Path, meant: Iterable[Expected], provider: Provider) -> int:
+def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> int:
     """Reopen a written model and hold it against what was meant.
 
     Args:
         path: the file.
-        meant: one entry for each quantized node.
+        expected: one entry for each quantized weight of each node.
         provider: where kernels are run.
 
     Returns:
@@ -67,20 +69,17 @@ def verify(path: Path, meant: Iterable[Expected], provider: Provider) -> int:
         VerificationError: a node is missing, decodes to something else, or computes something else.
     """
     graph = _load(path)
-    written: defaultdict[str, list[Node]] = defaultdict(list)
-    for node in graph.nodes():
-        if node.op_type == "MatMulNBits" and node.domain == MICROSOFT:
-            written[node.inputs[1]].append(node)
-    wanted: defaultdict[str, list[Expected]] = defaultdict(list)
-    for entry in meant:
-        wanted[entry.codes].append(entry)
+    written = _written(graph)
+    wanted: defaultdict[tuple[str, str], list[Expected]] = defaultdict(list)
+    for entry in expected:
+        wanted[entry.rule.operator, entry.codes].append(entry)
     kinds: dict[Hashable, tuple[Expected, Node]] = {}
     scratch = Scratch()
-    for codes, entries in wanted.items():
-        entry, nodes = entries[0], written[codes]
+    for key, entries in wanted.items():
+        entry, nodes = entries[0], written[key]
         _check_nodes(path, nodes, entries)
         _check_decoded(path, graph, nodes[0], entry, scratch)
-        kind = (entry.kernel, entry.k % entry.kernel.block_size == 0)
+        kind = (entry.rule.operator, entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
             kinds[kind] = (entry, nodes[0])
     for entry, node in kinds.values():
@@ -95,17 +94,34 @@ def _load(path: Path) -> Graph:
         raise VerificationError(f"The written file cannot be read back: {error}") from error
 
 
+def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
+    """The nodes that read each tensor, by operator."""
+    operators = {(rule.operator, rule.domain) for rule in RULES}
+    found: defaultdict[tuple[str, str], list[Node]] = defaultdict(list)
+    for node in graph.nodes():
+        if (node.op_type, node.domain) in operators:
+            for name in dict.fromkeys(node.inputs):
+                found[node.op_type, name].append(node)
+    return found
+
+
+def _inputs(node: Node, entry: Expected) -> dict[str, str]:
+    """The names of a weight's tensors in a written node."""
+    positions = entry.rule.positions(entry.slot)
+    names = {name: node.inputs[i] if i < len(node.inputs) else "" for name, i in positions.items()}
+    return {name: value for name, value in names.items() if value}
+
+
 def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
+    entry = entries[0]
     if len(nodes) != len(entries):
-        names = ", ".join(f"'{entry.node}'" for entry in entries)
+        names = ", ".join(f"'{one.node}'" for one in entries)
         raise VerificationError(
-            f"'{path}' has {len(nodes)} nodes that read '{entries[0].codes}', wanted {len(entries)}: {names}. "
+            f"'{path}' has {len(nodes)} nodes that read '{entry.codes}', wanted {len(entries)}: {names}. "
             "Please report this."
         )
-    entry = entries[0]
-    wanted = {"K": entry.k, "N": entry.n, "bits": entry.kernel.bits, "block_size": entry.kernel.block_size}
-    wanted["accuracy_level"] = entry.kernel.accuracy_level
+    wanted = entry.rule.attributes(entry.n, entry.k, entry.kernel)
     for node in nodes:
         got = dict(node.attributes)
         if got != wanted:
@@ -113,35 +129,32 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
                 f"'{node.name}' in '{path}' has other attributes than meant (got {got}, wanted {wanted}). "
                 "Please report this."
             )
-        if node.inputs[1:4] != nodes[0].inputs[1:4]:
+        if _inputs(node, entry) != _inputs(nodes[0], entry):
             raise VerificationError(
                 f"'{node.name}' and '{nodes[0].name}' in '{path}' share codes, but not scales and zero points. "
                 "Please report this."
             )
 
 
-def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Packed:
+def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Tensors:
     """The node's tensors; codes in `scratch` if given."""
-    memory = (scratch, None, None)
+    names = _inputs(node, entry)
+    codes = next(iter(entry.names))
     try:
-        tensors = [
-            graph.read_initializer(node.body, name, place) if name else None
-            for name, place in zip(node.inputs[1:4], memory, strict=False)
-        ]
+        return {
+            name: graph.read_initializer(node.body, value, scratch if name == codes else None)
+            for name, value in names.items()
+        }
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
-    b, scales, zero_points = (*tensors, None, None)[:3]
-    if b is None or scales is None:
-        raise VerificationError(f"'{entry.node}' in '{graph.path}' has no codes or scales. Please report this.")
-    return Packed(b, scales, zero_points, entry.kernel.bits, entry.kernel.block_size)
 
 
 def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:
     """Whether the tensors have the shapes the kernel reads, and decode to what the solver returned."""
-    packed = _read(graph, node, entry, scratch)
-    if not _well_formed(packed, entry):
+    tensors, rule, kernel = _read(graph, node, entry, scratch), entry.rule, entry.kernel
+    if not rule.fits(tensors, entry.n, entry.k, kernel):
         raise VerificationError(f"'{entry.node}' in '{path}' has tensors of other shapes or types than meant.")
-    chunks = (unpack(take_rows(packed, rows), entry.k) for rows in row_chunks(entry.n, entry.k))
+    chunks = (rule.unpack(take_rows(tensors, rows), kernel, entry.k) for rows in row_chunks(entry.n, entry.k))
     if join_digests(fingerprint(q.codes, q.scale, q.zero_point) for q in chunks) != entry.fingerprint:
         raise VerificationError(
             f"'{entry.node}' in '{path}' decodes to other codes, scales or zero points than the solver returned. "
@@ -149,48 +162,20 @@ def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratc
         )
 
 
-def _well_formed(packed: Packed, entry: Expected) -> bool:
-    bits, block_size = entry.kernel.bits, entry.kernel.block_size
-    k_blocks = -(-entry.k // block_size)
-    zero_points = packed.zero_points
-    return (
-        packed.b.shape == (entry.n, k_blocks, block_size * bits // 8)
-        and packed.scales.shape == (entry.n, k_blocks)
-        and packed.scales.dtype == STORED_TYPES[entry.kernel.activation_type]
-        and (zero_points is None) == entry.kernel.symmetric
-        and (zero_points is None or zero_points.shape == (entry.n, -(-k_blocks * bits // 8)))
-        and all(a is None or a.dtype == np.uint8 for a in (packed.b, zero_points))
-    )
-
-
-def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: Provider) -> None:
-    packed, kernel = take_rows(_read(graph, node, entry), slice(0, _probe_rows(entry.n))), entry.kernel
-    dtype = STORED_TYPES[kernel.activation_type]
-    constants = {"B": packed.b, "scales": packed.scales, "zero_points": packed.zero_points}
-    attributes = {**node.attributes, "N": len(packed.b)}
-    model = single_node("MatMulNBits", MICROSOFT, constants, attributes, activation=dtype, columns=entry.k)
-    weight = unpack(packed, entry.k).dequantize().T.astype(np.float64)
-    a = _activations(weight).astype(dtype)
-    got = Session(model, provider=provider).run({"A": a})["Y"].astype(np.float64)
-    expected = a.astype(np.float64) @ weight
-    error = float(((got - expected) ** 2).sum() / max(float((expected**2).sum()), 1e-300))
-    limit = _TOLERANCE_INT8 if kernel.accuracy_level == 4 else _TOLERANCE_FLOAT
-    limit = limit if kernel.activation_type == "float32" else _TOLERANCE_HALF
-    if not error <= limit:
+def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: ProviderName) -> None:
+    rows, kernel = _probe_rows(entry.n), entry.kernel
+    probe = entry.rule.probe(take_rows(_read(graph, node, entry), slice(0, rows)), kernel, rows, entry.k)
+    (found,) = Session(probe.model, provider=provider).run(dict(probe.feed)).values()
+    got = found.astype(probe.expected.dtype)
+    error = float(((got - probe.expected) ** 2).sum() / max(float((probe.expected**2).sum()), 1e-300))
+    if not error <= probe.tolerance:
         raise VerificationError(
             f"The kernel of '{entry.node}' in '{path}' computes something else than its codes say: relative MSE "
-            f"{error:.2g}, at most {limit:g} allowed ({kernel.bits} bits, block {kernel.block_size}, {provider}). "
-            "This ONNX Runtime cannot run this format correctly; choose another block size or --bits."
+            f"{error:.2g}, at most {probe.tolerance:g} allowed ({kernel.bits} bits, block {kernel.block_size}, "
+            f"{provider}). This ONNX Runtime cannot run this format correctly; choose another block size or `bits`."
         )
 
 
 def _probe_rows(n: int) -> int:
     """How many outputs are enough to see whether a kernel computes right: some, with the same remainder as all."""
     return n if n <= _PROBE_ROWS else _PROBE_ROWS + n % _PROBE_ROWS
-
-
-def _activations(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Random activations [3, K] for a weight [K, N], so large that the product is about 1 where that is possible."""
-    a = np.random.default_rng(0).standard_normal((_ROWS, weight.shape[0]))
-    largest = float(np.abs(a @ weight).max(initial=0.0))
-    return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)

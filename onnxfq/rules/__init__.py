@@ -1,24 +1,57 @@
-"""Which nodes are targets and what replaces them: one file for each output format."""
+"""Which nodes are targets and what replaces them: one file for each output operator."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxfq.graph import MICROSOFT, Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.folding import Fold, find_fold, fold
-from onnxfq.rules.matmul_nbits import Stored, match, rewrite, store
+from onnxfq.rules.kernel import Kernel
+from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
+from onnxfq.rules.rule import Kind, Probe, Rule, StoredWeight, Tensors, take_rows, tensor_bytes
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
+    "RULES",
     "Bias",
     "Fold",
+    "Kernel",
+    "Kind",
+    "Probe",
+    "Rule",
     "Skip",
-    "Stored",
+    "StoredWeight",
     "Target",
+    "Tensors",
     "Weight",
     "expected_mean_square",
     "find_bias",
     "find_fold",
     "fold",
     "match",
-    "rewrite",
     "shift_bias",
-    "store",
+    "take_rows",
+    "tensor_bytes",
 ]
+
+RULES: tuple[Rule, ...] = (MatMulNBits(),)
+
+_ALREADY_QUANTIZED = frozenset(
+    {"MatMulNBits", "MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
+    | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "GatherBlockQuantized", "QLinearConv"}
+)
+
+
+def match(graph: Graph, node: Node) -> tuple[Rule, Sequence[Target]] | Skip | None:
+    """Decide about one node: the rule for it and its weights, why it is left alone, or that it is nobody's business."""
+    if node.op_type in _ALREADY_QUANTIZED and node.domain in ("", MICROSOFT):
+        return Skip(node.name, node.op_type, "already quantized", quantized=True)
+    for rule in RULES:
+        found = rule.match(graph, node)
+        if isinstance(found, Skip):
+            return found
+        if found:
+            return rule, found
+    return None

@@ -63,19 +63,14 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
     return None
 
 
-def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, tensor_file: TensorFile) -> list[Constant]:
-    """Add a vector [N] to the bias of an Add.
-
-    Returns:
-        The constants that the node has read and may read no more.
-    """
+def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, tensor_file: TensorFile) -> None:
+    """Add a vector [N] to the bias of an Add."""
     node = bias.node
     index = next(i for i in (0, 1) if isinstance(graph.constant(node, i), Constant))
     name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", tensor_file, shifted(bias.value, shift))
     inputs = [name if i == index else other for i, other in enumerate(node.inputs)]
     add = make_node("Add", inputs, list(node.outputs))
     graph.replace(node, [add], keeps_name=add)
-    return [bias.value]
 
 
 def shifted(value: Constant, shift: Float64Array, factor: float = 1.0) -> npt.NDArray[np.generic]:

@@ -53,14 +53,9 @@ def find_fold(
     return Fold(places) if places and not any(graph.edits.replacement(node) for node, _ in places) else None
 
 
-def fold(graph: Graph, found: Fold, scale: Float64Array, tensor_file: TensorFile) -> list[Constant]:
-    """Divide by a scale [K] what a stage's inputs are made with.
-
-    Returns:
-        The constants that nodes have read and may read no more.
-    """
+def fold(graph: Graph, found: Fold, scale: Float64Array, tensor_file: TensorFile) -> None:
+    """Divide by a scale [K] what a stage's inputs are made with."""
     renamed: dict[int, tuple[Node, dict[int, str]]] = {}
-    abandoned = []
     for node, index in found.places:
         value = graph.constant(node, index)
         if not isinstance(value, Constant):
@@ -69,11 +64,9 @@ def fold(graph: Graph, found: Fold, scale: Float64Array, tensor_file: TensorFile
         scaled = row.astype(np.float64) / scale.reshape((-1,) if row.ndim < 2 else (*(1,) * (row.ndim - 1), -1))
         name = graph.add_tensor(node.body, f"{node.inputs[index]}_folded", tensor_file, scaled.astype(row.dtype))
         renamed.setdefault(id(node.proto), (node, {}))[1][index] = name
-        abandoned.append(value)
     for node, names in renamed.values():
         copy = graph.rewired(node, names)
         graph.replace(node, [copy], keeps_name=copy)
-    return abandoned
 
 
 def _is_read_by(flow: Flow, name: str, own: Collection[int], outputs: Collection[str]) -> bool:

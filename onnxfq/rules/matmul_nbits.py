@@ -3,59 +3,195 @@
     MatMul(A, B)                      → MatMulNBits(A, quantized Bᵀ)
     Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantized alpha·B′ᵀ, bias) [→ Add(C)]
 
+B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside a byte. Zero points are packed the same
+way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that
+padded weights are 0.
+
 Source: com.microsoft.MatMulNBits in ONNX Runtime's ContribOperators.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxfq.arrays import Float64Array
-from onnxfq.graph import MICROSOFT, Constant, Graph, Node, NodeProto, NotConstant, TensorFile, make_node, type_name
-from onnxfq.kernels import Kernel
-from onnxfq.packing import Packed
-from onnxfq.providers import facts
-from onnxfq.quantized import STORED_TYPES
+from onnxfq.arrays import Array, Float64Array
+from onnxfq.graph import (
+    MICROSOFT,
+    Constant,
+    Fed,
+    Graph,
+    Node,
+    NodeProto,
+    NotConstant,
+    TensorFile,
+    make_node,
+    single_node,
+    type_name,
+)
+from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.providers import ProviderName, facts
+from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.bias import shifted
-from onnxfq.rules.target import Skip, Target
-from onnxfq.scheme import ScaleType
+from onnxfq.rules.kernel import Kernel
+from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
+from onnxfq.rules.rule import (
+    TOLERANCE_FLOAT,
+    TOLERANCE_HALF,
+    TOLERANCE_INT8,
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    TensorType,
+)
+from onnxfq.rules.target import SCALE_TYPES, Skip, Target
+from onnxfq.scheme import Scheme
 
 SMALLEST_WEIGHT = 1024
-_SCALE_TYPES: dict[str, ScaleType] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
-_ALREADY = frozenset(
-    {"MatMulNBits", "MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
-    | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "GatherBlockQuantized", "QLinearConv"}
-)
 _FUSED = frozenset({"FusedMatMul", "FusedGemm", "TransposeMatMul", "Attention", "MultiHeadAttention", "GemmFastGelu"})
+_PROBE_ROWS = 3
+_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Names of a quantized weight's tensors in the graph; `zero_points` is "" where all are the default."""
+class MatMulNBits(Rule):
+    """Products with a weight in blocks of 2, 4 or 8 bits."""
 
-    codes: str
-    scales: str
-    zero_points: str
+    operator = "MatMulNBits"
+    kind = "weights"
+    replaces = ("MatMul", "Gemm")
+    inputs = {"B": 1, "scales": 2, "zero_points": 3}  # noqa: RUF012 - a Mapping, which nobody changes
+
+    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
+        """See `Rule.match`."""
+        if node.op_type in _FUSED and node.domain == MICROSOFT:
+            return _fused(graph, node)
+        if node.op_type not in self.replaces or node.domain:
+            return None
+        if node.references:
+            given = ", ".join(node.references)
+            return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
+        weight = graph.constant(node, 1)
+        if isinstance(weight, NotConstant):
+            return _not_constant(graph, node, weight)
+        return _target(graph, node, weight)
+
+    def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
+        """See `Rule.kernel`."""
+        return choose(provider, scheme, target.scale_type, target.n, target.k)
+
+    def nearest_fast(self, provider: ProviderName, scheme: Scheme, target: Target) -> Scheme | None:
+        """See `Rule.nearest_fast`."""
+        found = nearest_fast(provider, scheme, target.scale_type, target.n, target.k)
+        return found[0] if found else None
+
+    def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
+        """See `Rule.layout`."""
+        blocks, bits, byte = -(-k // kernel.block_size), kernel.bits, np.dtype(np.uint8)
+        found: dict[str, TensorType] = {
+            "B": ((n, blocks, kernel.block_size * bits // 8), byte),
+            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
+        }
+        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * bits // 8)), byte)}
+
+    def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
+        """See `Rule.pack` and `pack`."""
+        return pack(q, kernel.block_size)
+
+    def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
+        """See `Rule.unpack` and `unpack`."""
+        return unpack(tensors, kernel.bits, kernel.block_size, k)
+
+    def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
+        """See `Rule.attributes`."""
+        shape = {"K": k, "N": n, "bits": kernel.bits, "block_size": kernel.block_size}
+        return {**shape, "accuracy_level": kernel.accuracy_level}
+
+    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+        """See `Rule.rewrite`; a shift goes into a Gemm's own bias, which must be constant (see `find_bias`)."""
+        (weight,) = weights
+        target, node = weight.target, weight.target.node
+        source, product = node.inputs[0], node.outputs[0]
+        before, after = [], []
+        inputs = [source, *(weight.names.get(name, "") for name in self.inputs)]
+        if target.source_transposed:
+            inputs[0] = graph.edits.fresh_name(f"{source}_transposed")
+            before = [make_node("Transpose", [source], [inputs[0]], perm=[1, 0])]
+        bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
+        if bias and node.real("beta", 1.0) != 0.0:
+            joined = facts(weight.kernel.provider).fuses_bias  # elsewhere kernels are fast without a bias only
+            row = _row(graph, target, bias, weight.shift, tensor_file) if joined or weight.shift is not None else ""
+            if row and joined:
+                inputs += ["", row]
+            else:
+                product = graph.edits.fresh_name(f"{product}_product")
+                after = _add(graph, target, product, row, tensor_file)
+        while not inputs[-1]:
+            inputs = inputs[:-1]
+        attributes = self.attributes(target.n, target.k, weight.kernel)
+        quantized = make_node(self.operator, inputs, [product], domain=self.domain, **attributes)
+        graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
+
+    def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
+        """See `Rule.probe`: activations times the weight."""
+        dtype = STORED_TYPES[kernel.activation_type]
+        inputs = {"A": Fed(dtype, ("rows", k)), **{name: tensors.get(name) for name in self.inputs}}
+        model = single_node(self.operator, self.domain, inputs, self.attributes(n, k, kernel), output=dtype)
+        weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
+        a = _activations(weight).astype(dtype)
+        tolerance = TOLERANCE_INT8 if kernel.accuracy_level == 4 else TOLERANCE_FLOAT
+        tolerance = tolerance if kernel.activation_type == "float32" else TOLERANCE_HALF
+        return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
 
 
-def match(graph: Graph, node: Node) -> Target | Skip | None:
-    """Decide about one node: a target, a node left alone with the reason, or none of this rule's business."""
-    if node.op_type in _ALREADY and node.domain in ("", MICROSOFT):
-        return Skip(node.name, node.op_type, "already quantized", quantized=True)
-    if node.op_type in _FUSED and node.domain == MICROSOFT:
-        return _fused(graph, node)
-    if node.op_type not in ("MatMul", "Gemm") or node.domain:
-        return None
-    if node.references:
-        given = ", ".join(node.references)
-        return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
-    weight = graph.constant(node, 1)
-    if isinstance(weight, NotConstant):
-        return _not_constant(graph, node, weight)
-    return _target(graph, node, weight)
+def pack(q: QuantizedWeight, block_size: int) -> dict[str, Array]:
+    """Lay a quantized weight out for a kernel of the given block size: B, scales and, if asymmetric, zero_points.
+
+    Args:
+        q: the weight, [N, K].
+        block_size: the kernel's; see `at_block_size` for which ones can express `q`.
+
+    Raises:
+        ValueError: the kernel's blocks cannot express the weight's.
+    """
+    q = at_block_size(q, block_size)
+    n, blocks = q.scale.shape
+    width = block_size * q.bits // 8
+    b = pack_rows(q.codes, q.zero_point, block_size, q.bits, blocks * width)
+    tensors: dict[str, Array] = {"B": b.reshape(n, blocks, width), "scales": q.scale.astype(STORED_TYPES[q.scale_type])}
+    return tensors if q.symmetric else {**tensors, "zero_points": pack_zero_points(q.zero_point, q.bits)}
+
+
+def unpack(tensors: Tensors, bits: int, block_size: int, k: int) -> QuantizedWeight:
+    """Exact inverse of `pack`, in the kernel's blocks.
+
+    Args:
+        tensors: those that `pack` gave.
+        bits: 2, 4 or 8.
+        block_size: the kernel's.
+        k: the number of inputs K, which B alone does not tell when the last block is padded.
+    """
+    scales, packed = tensors["scales"], tensors.get("zero_points")
+    n, blocks = scales.shape
+    middle = np.full((n, blocks), 1 << (bits - 1), np.uint8)
+    return QuantizedWeight(
+        codes=unpack_rows(tensors["B"].reshape(n, -1), bits, k),
+        scale=scales.astype(np.float32),
+        zero_point=middle if packed is None else unpack_rows(packed, bits, blocks),
+        bits=bits,
+        block_size=block_size,
+        scale_type=next(name for name, dtype in STORED_TYPES.items() if dtype == scales.dtype),
+        symmetric=packed is None,
+    )
+
+
+def _activations(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Random activations [3, K] for a weight [K, N], so large that the product is about 1 where that is possible."""
+    a = np.random.default_rng(0).standard_normal((_PROBE_ROWS, weight.shape[0]))
+    largest = float(np.abs(a @ weight).max(initial=0.0))
+    return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)
 
 
 def _fused(graph: Graph, node: Node) -> Skip | None:
@@ -72,7 +208,7 @@ def _not_constant(graph: Graph, node: Node, weight: NotConstant) -> Skip:
     return Skip(node.name, node.op_type, weight.reason, quantized=weight.quantized)
 
 
-def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
+def _target(graph: Graph, node: Node, weight: Constant) -> Sequence[Target] | Skip:
     def skip(reason: str) -> Skip:
         return Skip(node.name, node.op_type, reason, nbytes=weight.leaf.nbytes)
 
@@ -80,7 +216,7 @@ def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
         return skip("both inputs are constant: nothing is computed at run time")
     if len(weight.shape) != 2:
         return skip(f"unsupported shape: the weight has {len(weight.shape)} dimensions {list(weight.shape)}, not 2")
-    scale_type = _SCALE_TYPES.get(type_name(weight.type))
+    scale_type = SCALE_TYPES.get(type_name(weight.type))
     if scale_type is None:
         wanted = "MatMulNBits computes in float32, float16 or bfloat16"
         return skip(f"unsupported type: {type_name(weight.type)} weights ({wanted})")
@@ -89,82 +225,19 @@ def _target(graph: Graph, node: Node, weight: Constant) -> Target | Skip:
     k, n = weight.shape if transposed else weight.shape[::-1]
     if n * k < SMALLEST_WEIGHT:
         return skip(f"too small: {n * k} weights (fewer than {SMALLEST_WEIGHT} are not worth it)")
-    return Target(node.name, node, weight, n, k, transposed, node.real("alpha", 1.0) if gemm else 1.0, scale_type)
-
-
-def store(graph: Graph, target: Target, parts: Sequence[Packed], tensor_file: TensorFile) -> Stored:
-    """Add the quantized weight's tensors beside the float one; nodes that share the weight share them.
-
-    Args:
-        graph: the model.
-        target: whose weight it is.
-        parts: the weight, in chunks of its rows.
-        tensor_file: takes the tensors' bytes.
-    """
-    base, home = target.weight.leaf.name, target.weight.home
-    codes = graph.add_tensor(home, f"{base}_Q{parts[0].bits}", tensor_file, *(p.b for p in parts))
-    scales = graph.add_tensor(home, f"{base}_scales", tensor_file, *(p.scales for p in parts))
-    zero_points = [p.zero_points for p in parts if p.zero_points is not None]
-    name = graph.add_tensor(home, f"{base}_zero_points", tensor_file, *zero_points) if zero_points else ""
-    return Stored(codes, scales, name)
-
-
-def rewrite(
-    graph: Graph,
-    target: Target,
-    stored: Stored,
-    kernel: Kernel,
-    tensor_file: TensorFile,
-    shift: Float64Array | None = None,
-) -> list[Constant]:
-    """Replace the target's node; names of the node and of its output stay.
-
-    Args:
-        graph: the model.
-        target: the node.
-        stored: the tensors of its quantized weight.
-        kernel: what will run it.
-        tensor_file: takes the bytes of new tensors.
-        shift: [N], added to a Gemm's own bias, which must be constant (see `find_bias`).
-
-    Returns:
-        The constants that the node has read and may read no more.
-    """
-    node = target.node
-    source, product = node.inputs[0], node.outputs[0]
-    before, after = [], []
-    inputs = [source, stored.codes, stored.scales, stored.zero_points]
-    if node.integer("transA", 0):
-        inputs[0] = graph.edits.fresh_name(f"{source}_transposed")
-        before = [make_node("Transpose", [source], [inputs[0]], perm=[1, 0])]
-    bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
-    if bias and node.real("beta", 1.0) != 0.0:
-        joined = facts(kernel.provider).fuses_bias  # elsewhere kernels are fast without a bias only
-        row = _row(graph, target, bias, shift, tensor_file) if joined or shift is not None else ""
-        if row and joined:
-            inputs += ["", row]
-        else:
-            product = graph.edits.fresh_name(f"{product}_product")
-            after = _add(graph, target, product, row, tensor_file)
-    quantized = _node(target, kernel, inputs, product)
-    graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
-    return [c for c in (target.weight, bias) if isinstance(c, Constant)]
-
-
-def _node(target: Target, kernel: Kernel, inputs: list[str], product: str) -> NodeProto:
-    while not inputs[-1]:
-        inputs = inputs[:-1]
-    return make_node(
-        "MatMulNBits",
-        inputs,
-        [product],
-        domain=MICROSOFT,
-        K=target.k,
-        N=target.n,
-        bits=kernel.bits,
-        block_size=kernel.block_size,
-        accuracy_level=kernel.accuracy_level,
+    target = Target(
+        name=node.name,
+        node=node,
+        weight=weight,
+        n=n,
+        k=k,
+        transposed=transposed,
+        alpha=node.real("alpha", 1.0) if gemm else 1.0,
+        scale_type=scale_type,
+        source=node.inputs[0],
+        source_transposed=gemm and bool(node.integer("transA", 0)),
     )
+    return (target,)
 
 
 def _row(

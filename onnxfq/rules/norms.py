@@ -29,8 +29,8 @@ _LONGEST = 8
 
 def expected_mean_square(graph: Graph, target: Target) -> Float64Array | None:
     """E[x²] of each of a target's K inputs, relative to their mean; None where no normalisation comes before it."""
-    source = _producer(graph, target.node, 0)
-    if source is None or target.node.integer("transA", 0):
+    source = _producer(graph, target.node, 0) if target.source and not target.source_transposed else None
+    if source is None:
         return None
     if source.op_type in OPERATORS:
         gamma, beta = OPERATORS[source.op_type]

@@ -13,6 +13,8 @@ from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.half import transposed
 from onnxfq.scheme import ScaleType
 
+SCALE_TYPES: dict[str, ScaleType] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
@@ -58,6 +60,9 @@ class Target:
         transposed: the constant is [K, N] and must be turned into canonical [N, K].
         alpha: a factor that belongs into the weight (Gemm).
         scale_type: the type of the node's activations, in which scales are stored.
+        source: the activations that the weight is multiplied with; "" where it is not, and no data tell about it.
+        source_transposed: these are [K, tokens].
+        slot: which of the node's weights it is.
     """
 
     name: str
@@ -68,6 +73,9 @@ class Target:
     transposed: bool
     alpha: float
     scale_type: ScaleType
+    source: str = ""
+    source_transposed: bool = False
+    slot: int = 0
 
     @property
     def key(self) -> Hashable:

@@ -18,13 +18,13 @@ from onnxfq.calibration.segments import Segment, cut
 from onnxfq.calibration.stages import Stage, find_stages
 from onnxfq.calibration.streams import Streams
 from onnxfq.graph import Flow, Graph, TensorFile, save
-from onnxfq.packing import pack
-from onnxfq.quantization.find import find, plan
-from onnxfq.rules import Target, rewrite, store
+from onnxfq.quantization.assign import Planned
+from onnxfq.rules import Target
 from onnxfq.scheme import Scheme
 from onnxfq.solvers import make_solver
 from onnxfq.statistics import Statistics
 from support.models import Array, model, write, write_external
+from support.planned import planned, put, targets_of
 
 SCHEME = Scheme(activations="float")
 Feed = Mapping[str, Array]
@@ -57,6 +57,7 @@ class Setting:
     graph: Graph
     flow: Flow
     targets: list[Target]
+    planned: list[Planned]
     stages: list[Stage]
     streams: Streams
     tensor_file: TensorFile
@@ -64,23 +65,21 @@ class Setting:
     def quantize(self, stage: Stage) -> None:
         for index in stage.targets:
             target = self.targets[index]
-            ((planned,), _) = plan([target], SCHEME, "cpu", allow_slow=True)
             q = make_solver("rtn").solve(target.load(), SCHEME, None, scale_type=target.scale_type)
-            stored = store(self.graph, target, [pack(q, planned.kernel.block_size)], self.tensor_file)
-            rewrite(self.graph, target, stored, planned.kernel, self.tensor_file)
+            put(self.graph, self.planned[index], q, self.tensor_file)
 
 
 @contextmanager
 def setting(path: Path, feeds: Sequence[Feed], memory: int = 1 << 30) -> Iterator[Setting]:
     graph = Graph.load(path)
     flow = Flow(graph)
-    targets, _ = find(graph, [], [])
+    targets, (plans, _) = targets_of(graph), planned(graph, SCHEME, allow_slow=True)
     stages = [stage for stage in find_stages(flow, targets) if stage.source]
     points = [[targets[i].node.outputs[0] for i in stage.targets] for stage in stages]
     with tempfile.TemporaryDirectory() as folder, TensorFile(path.with_name("tensor_file")) as tensor_file:
         runtime = Runtime("cpu", None, memory, Path(folder))
         streams = Streams(graph, flow, stages, points, [dict(feed) for feed in feeds], runtime)
-        yield Setting(graph, flow, targets, stages, streams, tensor_file)
+        yield Setting(graph, flow, targets, plans, stages, streams, tensor_file)
         streams.close()
         assert not list(Path(folder).iterdir())
 
@@ -138,7 +137,7 @@ def test_both_streams_are_those_of_whole_models(tmp_path: Path, external: bool, 
     feeds = samples(3, 9, 3)
     with setting(path, feeds, memory) as here:
         found = calibrate(here)
-        here.graph.finish([])
+        here.graph.finish()
         save(here.graph, tmp_path / "out.onnx", here.tensor_file)
         for stage, statistics in zip(here.stages, found, strict=True):
             if stage.source == "e":  # 128 wide
@@ -230,6 +229,6 @@ def test_subgraphs_see_the_quantized_values_they_capture(tmp_path: Path) -> None
     feeds = [{**feed, "c": np.array(flag)} for feed, flag in zip(samples(6, 4), (True, False), strict=True)]
     with setting(path, feeds) as here:
         found = calibrate(here)
-        here.graph.finish([])
+        here.graph.finish()
         save(here.graph, tmp_path / "out.onnx", here.tensor_file)
         np.testing.assert_allclose(gram_of(found[1]), grams(tmp_path / "out.onnx", feeds, "z"), rtol=1e-4, atol=1e-6)

@@ -27,11 +27,11 @@ from onnxfq.executors import cluster, executor
 from onnxfq.executors.cluster import Cluster, address_of, connected
 from onnxfq.executors.executor import Workers, environment, opened
 from onnxfq.graph import Flow, Graph, TensorFile
-from onnxfq.quantization.find import find
 from onnxfq.solvers import SOLVERS
 from support.models import write_external
 from support.mortal import Mortal, MortalGptq
 from support.normed import FEEDS, network
+from support.planned import targets_of
 from support.tiny import contents, entries, pair, quantize, refused, weight
 
 distributed = pytest.importorskip("distributed", reason="pip install 'onnxfq[distributed]'")
@@ -135,7 +135,7 @@ def test_many_tokens_make_the_same_sums_without_a_sample_that_is_not_finite(
 ) -> None:
     monkeypatch.undo()
     graph = Graph.load(source)
-    flow, (targets, _) = Flow(graph), find(graph, [], [])
+    flow, targets = Flow(graph), targets_of(graph)
     stages = [stage for stage in find_stages(flow, targets) if stage.source]
     x = np.random.default_rng(0).standard_normal((7, 1500, 64)).astype(np.float32)
     x[3, 7, 5] = np.nan

@@ -13,10 +13,10 @@ import pytest
 
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph, wire
-from onnxfq.quantization.find import find
 from onnxfq.rules import matmul_nbits
 from support import models
 from support.models import constant, grid, model
+from support.planned import targets_of
 
 TINY = """
     t = Transpose <perm = [1, 0]> (s)
@@ -54,7 +54,7 @@ def examine(path: Path) -> int:
     """Load a file and look at all of it; returns the number of targets."""
     graph = Graph.load(path)
     assert graph.signature.inputs is not None
-    targets, _ = find(graph, (), ())
+    targets = targets_of(graph)
     for target in targets:
         target.load()
     return len(targets)

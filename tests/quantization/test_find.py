@@ -12,11 +12,12 @@ import pytest
 from onnxfq.errors import ModelError, SchemeError, UsageError
 from onnxfq.graph import Graph
 from onnxfq.pipeline import inspect
-from onnxfq.quantization.find import Planned, find, plan, refuse_nothing
-from onnxfq.rules import Skip, Target
+from onnxfq.quantization.find import find, refuse_nothing
+from onnxfq.rules import Rule, Skip, Target
 from onnxfq.scheme import Scheme
 from support import models
 from support.models import grid, model
+from support.planned import planned
 
 BODY = "a = MatMul (x, w0)  b = MatMul (a, w1)  c = MatMul (b, w2)  y = Gemm (c, w3)"
 NAMES = ("layer.0/up", "layer.0/down", "layer.1/up", "head")
@@ -31,14 +32,14 @@ def network(folder: Path) -> Graph:
     return Graph.load(models.write(proto, folder / "in.onnx"))
 
 
-def names(found: list[Target]) -> list[str]:
-    return [target.name for target in found]
+def names(found: list[tuple[Rule, Target]]) -> list[str]:
+    return [target.name for _, target in found]
 
 
 def test_everything_by_default_in_file_order(tmp_path: Path) -> None:
     targets, skips = find(network(tmp_path), (), ())
     assert names(targets) == list(NAMES)
-    assert [(t.n, t.k) for t in targets] == [(32, 64), (64, 32), (32, 64), (96, 32)]
+    assert [(t.n, t.k) for _, t in targets] == [(32, 64), (64, 32), (32, 64), (96, 32)]
     assert not skips
 
 
@@ -46,7 +47,7 @@ def test_include(tmp_path: Path) -> None:
     targets, skips = find(network(tmp_path), ("up$", "^head"), ())
     assert names(targets) == ["layer.0/up", "layer.1/up", "head"]
     assert skips == [
-        Skip("layer.0/down", "MatMul", "excluded by the user (not matched by --include)", nbytes=32 * 64 * 4)
+        Skip("layer.0/down", "MatMul", "excluded by the user (not matched by `include`)", nbytes=32 * 64 * 4)
     ]
 
 
@@ -54,9 +55,9 @@ def test_exclude_wins_over_include(tmp_path: Path) -> None:
     targets, skips = find(network(tmp_path), ("layer",), ("down", r"layer\.1"))
     assert names(targets) == ["layer.0/up"]
     assert [s.reason for s in skips] == [
-        "excluded by the user (--exclude down)",
-        r"excluded by the user (--exclude layer\.1)",
-        "excluded by the user (not matched by --include)",
+        "excluded by the user (`exclude=down`)",
+        r"excluded by the user (`exclude=layer\.1`)",
+        "excluded by the user (not matched by `include`)",
     ]
 
 
@@ -86,10 +87,6 @@ def test_an_expression_may_name_nodes_that_are_left_alone_anyway(tmp_path: Path)
     assert skips[0].reason.startswith("too small")
 
 
-def planned(graph: Graph, scheme: Scheme, *, allow_slow: bool = False) -> tuple[list[Planned], list[Skip]]:
-    return plan(find(graph, (), ())[0], scheme, "cpu", allow_slow=allow_slow)
-
-
 def test_the_default_scheme_is_fast(tmp_path: Path) -> None:
     chosen, skips = planned(network(tmp_path), Scheme())
     assert [p.kernel.speed for p in chosen] == ["fast"] * 4
@@ -98,7 +95,7 @@ def test_the_default_scheme_is_fast(tmp_path: Path) -> None:
 
 
 def test_a_slow_scheme_is_refused_with_the_nearest_that_is_fast(tmp_path: Path) -> None:
-    with pytest.raises(SchemeError, match=r"4 targets, such as 'layer.0/up'.*nearest fast scheme.*--allow-slow"):
+    with pytest.raises(SchemeError, match=r"4 targets, such as 'layer.0/up'.*nearest fast scheme.*`allow_slow=True`"):
         planned(network(tmp_path), Scheme(bits=8, activations="float"))
 
 
@@ -110,14 +107,13 @@ def test_a_slow_scheme_is_taken_where_it_is_asked_for(tmp_path: Path) -> None:
 def test_weights_whose_shape_alone_makes_them_slow_are_left_alone(tmp_path: Path) -> None:
     proto = model("[odd] a = MatMul (x, v)  [even] y = MatMul (x, w)", v=grid(64, 33), w=grid())
     graph = Graph.load(models.write(proto, tmp_path / "in.onnx"))
-    targets, _ = find(graph, (), ())
-    chosen, skips = plan(targets, Scheme(symmetric=True), "cuda", allow_slow=False)
+    chosen, skips = planned(graph, Scheme(symmetric=True), "cuda")
     assert [p.target.name for p in chosen] == ["even"]
     assert skips[0].name == "odd"
     assert "slower than float on cuda" in skips[0].reason
     assert "N=33 and K=64 are not both multiples of 8" in skips[0].reason
-    assert "--allow-slow" in skips[0].reason
-    everything, none = plan(targets, Scheme(symmetric=True), "cuda", allow_slow=True)
+    assert "`allow_slow=True`" in skips[0].reason
+    everything, none = planned(graph, Scheme(symmetric=True), "cuda", allow_slow=True)
     assert len(everything) == 2
     assert not none
 

@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from onnxfq.errors import SchemeError
-from onnxfq.kernels import COLUMNS, Kernel, Provider, choose, nearest_fast, rows, table
+from onnxfq.rules.kernel import Kernel, Provider
+from onnxfq.rules.matmul_nbits_kernels import COLUMNS, choose, nearest_fast, rows, table
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, Granularity, ScaleType, Scheme
 
 

@@ -12,9 +12,10 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxfq.kernels import Kernel, choose, table
-from onnxfq.packing import pack
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.kernel import Kernel
+from onnxfq.rules.matmul_nbits import pack
+from onnxfq.rules.matmul_nbits_kernels import choose, table
 from onnxfq.scheme import BITS, BLOCK_SIZES, Granularity, ScaleType, Scheme
 from onnxfq.solvers.rtn import Rtn
 from support.weights import awkward, random_codes
@@ -32,9 +33,8 @@ def name(kernel: Kernel) -> str:
 
 def run(q: QuantizedWeight, kernel: Kernel, a: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """A times the weight in ONNX Runtime."""
-    packed = pack(q, kernel.block_size)
-    tensors = {"B": packed.b, "scales": packed.scales, "zero_points": packed.zero_points}
-    initializers = [numpy_helper.from_array(array, key) for key, array in tensors.items() if array is not None]
+    tensors = pack(q, kernel.block_size)
+    initializers = [numpy_helper.from_array(array, key) for key, array in tensors.items()]
     n, k = q.shape
     node = helper.make_node(
         "MatMulNBits",

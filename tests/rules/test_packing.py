@@ -9,13 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxfq.packing import Packed, at_block_size, fingerprint, pack, stored_bytes, unpack
+from onnxfq.arrays import Array
+from onnxfq.packing import at_block_size, fingerprint
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules import tensor_bytes
+from onnxfq.rules.kernel import Kernel
+from onnxfq.rules.matmul_nbits import MatMulNBits, pack, unpack
 from onnxfq.scheme import BITS, BLOCK_SIZES, ScaleType
 from support.weights import SCALE_TYPES, random_codes
 
+RULE = MatMulNBits()
 
-def golden(bits: int, codes: list[int], zero_points: list[int]) -> Packed:
+
+def golden(bits: int, codes: list[int], zero_points: list[int]) -> dict[str, Array]:
     """One row of `codes` in blocks of 16, the last of them short."""
     q = QuantizedWeight(
         codes=np.array([codes], np.uint8),
@@ -30,27 +36,24 @@ def golden(bits: int, codes: list[int], zero_points: list[int]) -> Packed:
 
 def test_golden_bytes_4_bits() -> None:
     packed = golden(4, [*range(16), *range(15, -1, -1), 1, 2, 3], [7, 9, 10])
-    assert packed.b.shape == (1, 3, 8)
-    assert packed.b[0, 0].tobytes().hex() == "1032547698badcfe"
-    assert packed.b[0, 1].tobytes().hex() == "efcdab8967452301"
-    assert packed.b[0, 2].tobytes().hex() == "21a3aaaaaaaaaaaa"  # beyond K stands the zero point 10
-    assert packed.scales.tobytes().hex() == "0038003a003c"
-    assert packed.zero_points is not None
-    assert packed.zero_points.tobytes().hex() == "970a"  # three nibbles, padded to whole bytes
+    assert packed["B"].shape == (1, 3, 8)
+    assert packed["B"][0, 0].tobytes().hex() == "1032547698badcfe"
+    assert packed["B"][0, 1].tobytes().hex() == "efcdab8967452301"
+    assert packed["B"][0, 2].tobytes().hex() == "21a3aaaaaaaaaaaa"  # beyond K stands the zero point 10
+    assert packed["scales"].tobytes().hex() == "0038003a003c"
+    assert packed["zero_points"].tobytes().hex() == "970a"  # three nibbles, padded to whole bytes
 
 
 def test_golden_bytes_2_bits() -> None:
     packed = golden(2, [0, 1, 2, 3] * 4 + [3, 2, 1], [1, 2])
-    assert packed.b.tobytes().hex() == "e4e4e4e4" + "9baaaaaa"
-    assert packed.zero_points is not None
-    assert packed.zero_points.tobytes().hex() == "09"
+    assert packed["B"].tobytes().hex() == "e4e4e4e4" + "9baaaaaa"
+    assert packed["zero_points"].tobytes().hex() == "09"
 
 
 def test_golden_bytes_8_bits() -> None:
     packed = golden(8, [*range(200, 216), 5], [128, 77])
-    assert packed.b.tobytes().hex() == "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7" + "05" + "4d" * 15
-    assert packed.zero_points is not None
-    assert packed.zero_points.tobytes().hex() == "804d"
+    assert packed["B"].tobytes().hex() == "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7" + "05" + "4d" * 15
+    assert packed["zero_points"].tobytes().hex() == "804d"
 
 
 @settings(max_examples=200)
@@ -68,14 +71,16 @@ def test_unpack_undoes_pack(
 ) -> None:
     q = random_codes(n, k, bits, block_size, symmetric=symmetric, scale_type=scale_type, seed=seed)
     packed = pack(q, block_size)
-    assert packed.nbytes == stored_bytes(n, k, bits, block_size, symmetric, scale_type)
-    assert packed.scales.dtype == STORED_TYPES[scale_type]
-    back = unpack(packed, k)
+    kernel = Kernel("cpu", bits, block_size, symmetric, 0, scale_type, "fast")
+    assert {name: (a.shape, a.dtype) for name, a in packed.items()} == RULE.layout(n, k, kernel)
+    assert tensor_bytes(packed) == RULE.nbytes(n, k, kernel)
+    assert packed["scales"].dtype == STORED_TYPES[scale_type]
+    back = unpack(packed, bits, block_size, k)
     np.testing.assert_array_equal(back.codes, q.codes)
     np.testing.assert_array_equal(back.scale, q.scale)
     np.testing.assert_array_equal(back.zero_point, q.zero_point)
     assert (back.bits, back.block_size, back.scale_type, back.symmetric) == (bits, block_size, scale_type, symmetric)
-    whole = unpack(packed, packed.scales.shape[1] * block_size).dequantize()
+    whole = unpack(packed, bits, block_size, packed["scales"].shape[1] * block_size).dequantize()
     assert not whole[:, k:].any(), "padded weights are 0"
 
 
@@ -84,7 +89,7 @@ def test_unpack_undoes_pack(
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 def test_one_scale_a_row_in_any_kernel_block(k: int, block_size: int, symmetric: bool) -> None:
     q = random_codes(5, k, 4, k, symmetric=symmetric)
-    back = unpack(pack(q, block_size), k)
+    back = unpack(pack(q, block_size), 4, block_size, k)
     assert back.scale.shape == (5, -(-k // block_size))
     np.testing.assert_array_equal(back.dequantize(), q.dequantize())
 

@@ -11,9 +11,9 @@ import pytest
 
 from onnxfq.calibration.stages import find_stages
 from onnxfq.graph import Flow, Graph, TensorFile, save
-from onnxfq.quantization.find import find
 from onnxfq.rules import Fold, Target, find_fold, fold
 from support.models import Array, compare, model, run, tensor, write
+from support.planned import targets_of
 
 K, N = 64, 32
 RNG = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def located(path: Path, outputs: tuple[str, ...] = ("y",)) -> tuple[Graph, Fold 
     """What is found for the first stage."""
     graph = Graph.load(path)
     flow = Flow(graph, lambda name: True)
-    targets, _ = find(graph, [], [])
+    targets = targets_of(graph)
     stage = next(stage for stage in find_stages(flow, targets) if stage.source)
     own = [targets[i] for i in stage.targets]
     return graph, find_fold(graph, flow, stage.source, own, outputs), own
@@ -102,8 +102,8 @@ def scaled(path: Path, folder: Path, dtype: type[np.generic] = np.float32) -> on
     graph, found, targets = located(path)
     assert found is not None
     with TensorFile(folder / "tensor_file") as tensor_file:
-        abandoned = fold(graph, found, SCALE, tensor_file)
-        graph.finish(abandoned)
+        fold(graph, found, SCALE, tensor_file)
+        graph.finish()
         save(graph, folder / "folded.onnx", tensor_file)
     proto = onnx.load(folder / "folded.onnx")
     for initializer in proto.graph.initializer:

@@ -10,13 +10,11 @@ import onnx
 import pytest
 
 from onnxfq.graph import Graph, TensorFile, save
-from onnxfq.packing import pack
-from onnxfq.quantization.find import find, plan
-from onnxfq.rules import rewrite, store
 from onnxfq.scheme import Activations, Scheme
 from onnxfq.solvers import make_solver
 from support import models
 from support.models import Array, K, M, N, grid, model, proven
+from support.planned import planned, put
 
 W = grid()
 BIASES: dict[str, tuple[int, ...] | None] = {
@@ -148,11 +146,11 @@ def test_cuda_takes_no_bias_input(bias: tuple[int, ...], beta: float, tmp_path: 
     source, output = models.write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx"
     graph = Graph.load(source)
     scheme = Scheme(bits=8, symmetric=True)
-    ((chosen,), _) = plan(find(graph, (), ())[0], scheme, "cuda", allow_slow=False)
+    ((chosen,), _) = planned(graph, scheme, "cuda")
     q = make_solver("rtn").solve(chosen.target.load(), scheme, None, scale_type="float32")
     with TensorFile(tmp_path / "tensor_file") as tensor_file:
-        stored = store(graph, chosen.target, [pack(q, chosen.kernel.block_size)], tensor_file)
-        graph.finish(rewrite(graph, chosen.target, stored, chosen.kernel, tensor_file))
+        put(graph, chosen, q, tensor_file)
+        graph.finish()
         save(graph, output, tensor_file)
     node = models.find(onnx.load(output).graph.node, "MatMulNBits")
     assert len(node.input) == 3

@@ -13,10 +13,11 @@ import pytest
 
 import onnxfq
 from onnxfq.graph import Graph
-from onnxfq.rules import Target, expected_mean_square, match
+from onnxfq.rules import Target, expected_mean_square
 from onnxfq.scheme import Granularity, Scheme
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.statistics import Statistics
+from support.planned import targets_of
 
 K, N = 64, 32
 RNG = np.random.default_rng(0)
@@ -66,8 +67,7 @@ def target(body: str, folder: Path) -> tuple[Graph, Target]:
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
     graph = Graph.load(path)
-    found = next(m for m in (match(graph, node) for node in graph.nodes()) if isinstance(m, Target))
-    return graph, found
+    return graph, targets_of(graph)[0]
 
 
 @pytest.mark.parametrize("body", SPELLINGS.values(), ids=SPELLINGS)

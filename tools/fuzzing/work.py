@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq.calibration.checkpoint import Checkpoint
-from onnxfq.packing import pack
 from onnxfq.quantization.solved_weight import SolvedWeight, to_arrays
+from onnxfq.rules.matmul_nbits import pack
 from onnxfq.scheme import Scheme
 from onnxfq.solvers import make_solver
 from tools.fuzzing.data import STAGE

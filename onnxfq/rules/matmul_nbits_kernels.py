@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import product
-from typing import Literal, get_args
+from typing import get_args
 
 from onnxfq.errors import SchemeError
-from onnxfq.providers import ProviderName
+from onnxfq.rules.kernel import ActivationType, Kernel, Provider, Speed
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, ScaleType, Scheme
-
-Provider = ProviderName
-Speed = Literal["fast", "slow"]
-ActivationType = ScaleType  # scales have the type of the activations
 
 ACCURACY_LEVELS: dict[Activations, int] = {"int8": 4, "float": 0}
 COLUMNS = ("provider", "activations", "bits", "zero points", "accuracy_level", "fast blocks", "slow blocks", "note")
@@ -31,31 +27,6 @@ _FEW_ROWS = "pays for few rows only"
 _FALLBACK = "falls back to a generic kernel that dequantizes on every call"
 _FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise dequantizes and multiplies"
 _OPT_IN = "read in ONNX Runtime's source, not run: ep.cuda.fpa_intb_gemm=1 has a faster kernel where N % 64 = 0"
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One way in which ONNX Runtime multiplies by a quantized weight.
-
-    Attributes:
-        provider: "cpu" or "cuda".
-        bits: 2, 4 or 8.
-        block_size: 16 to 256, what the node's attribute will say.
-        symmetric: there is no `zero_points` input.
-        accuracy_level: 4 rounds the activations to int8 on the fly, 0 does not; CUDA ignores it.
-        activation_type: the type of A, scales and Y.
-        speed: "fast", or "slow" where not quantizing is faster.
-        note: what else there is to know, with its source.
-    """
-
-    provider: Provider
-    bits: int
-    block_size: int
-    symmetric: bool
-    accuracy_level: int
-    activation_type: ActivationType
-    speed: Speed
-    note: str = ""
 
 
 def choose(provider: Provider, scheme: Scheme, activation_type: ActivationType, n: int, k: int) -> Kernel:

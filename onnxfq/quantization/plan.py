@@ -1,0 +1,75 @@
+"""Load, find, check: everything that can be refused without long work, for every model of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxfq.executors.executor import Workers
+from onnxfq.graph import Graph
+from onnxfq.options import Options
+from onnxfq.progress import Progress
+from onnxfq.quantization.assign import assign
+from onnxfq.quantization.find import find, refuse_nothing, refuse_unmatched
+from onnxfq.quantization.folder import together
+from onnxfq.quantization.job import Job, kept_bytes
+from onnxfq.quantization.source import Source
+from onnxfq.quantization.summary import estimate, predicted_bytes
+from onnxfq.session import resolve_provider
+from onnxfq.solvers import make_solver
+from onnxfq.system.output import check_space
+from onnxfq.system.terminal import size_text
+
+TELL_FROM_SECONDS = 10.0
+
+
+def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool) -> list[Job]:
+    """Decide about every model of a source; `include`, `exclude` and `schemes` are about all of them together.
+
+    Args:
+        source: the file or folder.
+        options: what was asked for.
+        workers: who will do the work.
+        calibrated: whether there are calibration data, or may be.
+
+    Raises:
+        OnnxfqError: a model cannot be read, a scheme does not suit it, or a setting matches nothing.
+    """
+    jobs = [_plan(path, options, workers, calibrated=calibrated) for path in source.models]
+    names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
+    refuse_unmatched(source.path, [*options.include, *options.exclude, *options.schemes], names)
+    return jobs
+
+
+def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
+    graph = Graph.load(path)
+    provider = resolve_provider(options.provider)
+    solver = make_solver(options.algorithm, calibrated=calibrated)
+    found, skips = find(graph, options.include, options.exclude)
+    planned, left = assign(found, options, provider)
+    return Job(graph, options, provider, solver, planned, [*skips, *left], kept_bytes(graph, planned), workers)
+
+
+def refuse_idle(jobs: Sequence[Job]) -> None:
+    """Refuse a source in which nothing is to be done; of several models, some may be left as they are.
+
+    Raises:
+        ModelError: nothing to quantize, with the reasons.
+    """
+    if any(job.planned or any(skip.quantized for skip in job.skips) for job in jobs):
+        return
+    for job in jobs:
+        refuse_nothing(job.graph, job.skips)
+
+
+def announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None:
+    """Refuse what cannot fit on the disk, and say what will take long.
+
+    Raises:
+        OutputError: the disk has too little space.
+    """
+    check_space(staged, sum(predicted_bytes(job) for job in jobs))
+    expected = together([estimate(job) for job in jobs])
+    if expected.seconds > TELL_FROM_SECONDS:
+        memory = size_text(expected.memory_bytes)
+        progress(f"This will take about {expected.seconds:.0f} s and {memory} of memory.", 0, 0)

@@ -1,0 +1,137 @@
+"""Gather of rows of a constant table, as embeddings are → com.microsoft.GatherBlockQuantized.
+
+    Gather(table [rows, columns], ids)  → GatherBlockQuantized(quantized table, ids, scales, zero_points)
+
+`data` is [rows, ceil(columns * bits / 8)]: codes along the columns, low bits first inside a byte, without padding to
+whole blocks. Zero points are packed the same way. All it rounds is the table: the output is exactly the dequantized row,
+in the type of the scales.
+
+Source: com.microsoft.GatherBlockQuantized in ONNX Runtime's ContribOperators.md; bits, blocks, types and indices that
+really run were tried with ONNX Runtime 1.31.1 on CPU. CUDA was read in its source and not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxfq.arrays import Array
+from onnxfq.errors import SchemeError
+from onnxfq.graph import Constant, Fed, Graph, Node, TensorFile, make_node, single_node, type_name
+from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.providers import ProviderName
+from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.kernel import Kernel
+from onnxfq.rules.rule import TOLERANCE_FLOAT, TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.target import SCALE_TYPES, Skip, Target
+from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
+
+SMALLEST_TABLE = 1 << 14  # values; smaller tables are not worth a node of their own
+_TYPES: dict[ProviderName, tuple[ScaleType, ...]] = {
+    "cpu": ("float32", "float16"),
+    "cuda": ("float32", "float16", "bfloat16"),
+}
+
+
+class GatherBlockQuantized(Rule):
+    """Rows of a table in blocks of 2, 4 or 8 bits."""
+
+    operator = "GatherBlockQuantized"
+    kind = "embeddings"
+    replaces = ("Gather",)
+    inputs = {"data": 0, "scales": 2, "zero_points": 3}  # noqa: RUF012 - a Mapping, which nobody changes
+
+    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
+        """See `Rule.match`; small tables, and whatever is no table of floats, are no business of this rule."""
+        if node.op_type != "Gather" or node.domain or node.references:
+            return None
+        table = graph.constant(node, 0)
+        if not isinstance(table, Constant) or isinstance(graph.constant(node, 1), Constant):
+            return None
+        if len(table.shape) != 2 or node.integer("axis", 0) not in (0, -2):
+            return None
+        (n, k), scale_type = table.shape, SCALE_TYPES.get(type_name(table.type))
+        if scale_type is None or n * k < SMALLEST_TABLE:
+            return None
+        return (Target(node.name, node, table, n, k, transposed=False, alpha=1.0, scale_type=scale_type),)
+
+    def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
+        """See `Rule.kernel`; blocks beyond a row mean the same as the smallest that holds it."""
+        bits, scale_type = scheme.bits, target.scale_type
+        if scale_type not in _TYPES[provider]:
+            raise SchemeError(
+                f"ONNX Runtime's GatherBlockQuantized gives no {scale_type} on {provider} (got {scheme}). Wanted "
+                f"{' or '.join(_TYPES[provider])}: convert the model, or leave tables alone with "
+                '`embeddings="float"`.'
+            )
+        if target.k * bits % 8:
+            raise SchemeError(
+                f"Rows of {target.k} codes of {bits} bits are no whole bytes, as GatherBlockQuantized wants them "
+                "(got a table of that width). Use `embeddings=8`."
+            )
+        wanted = scheme.columns_per_block(target.k)
+        holding = [size for size in BLOCK_SIZES if size >= min(wanted, target.k)]
+        block_size = min(holding, default=max(BLOCK_SIZES))
+        return Kernel(provider, bits, block_size, scheme.symmetric, 0, scale_type, "fast")
+
+    def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
+        """See `Rule.layout`."""
+        blocks, byte = -(-k // kernel.block_size), np.dtype(np.uint8)
+        found: dict[str, TensorType] = {
+            "data": ((n, k * kernel.bits // 8), byte),
+            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
+        }
+        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * kernel.bits // 8)), byte)}
+
+    def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
+        """See `Rule.pack`."""
+        at = at_block_size(q, kernel.block_size)
+        width = at.shape[1] * at.bits // 8
+        tensors: dict[str, Array] = {
+            "data": pack_rows(at.codes, at.zero_point, kernel.block_size, at.bits, width),
+            "scales": at.scale.astype(STORED_TYPES[at.scale_type]),
+        }
+        return tensors if at.symmetric else {**tensors, "zero_points": pack_zero_points(at.zero_point, at.bits)}
+
+    def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
+        """See `Rule.unpack`."""
+        scales, packed, bits = tensors["scales"], tensors.get("zero_points"), kernel.bits
+        middle = np.full(scales.shape, 1 << (bits - 1), np.uint8)
+        return QuantizedWeight(
+            codes=unpack_rows(tensors["data"], bits, k),
+            scale=scales.astype(np.float32),
+            zero_point=middle if packed is None else unpack_rows(packed, bits, scales.shape[1]),
+            bits=bits,
+            block_size=kernel.block_size,
+            scale_type=kernel.activation_type,
+            symmetric=packed is None,
+        )
+
+    def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
+        """See `Rule.attributes`."""
+        return {"bits": kernel.bits, "block_size": kernel.block_size, "gather_axis": 0, "quantize_axis": 1}
+
+    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+        """See `Rule.rewrite`."""
+        (weight,) = weights
+        target, node, names = weight.target, weight.target.node, weight.names
+        inputs = [names["data"], node.inputs[1], names["scales"], *filter(None, [names.get("zero_points")])]
+        attributes = self.attributes(target.n, target.k, weight.kernel)
+        quantized = make_node(self.operator, inputs, [node.outputs[0]], domain=self.domain, **attributes)
+        graph.replace(node, [quantized], keeps_name=quantized)
+
+    def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
+        """See `Rule.probe`: every row once, the last one first."""
+        dtype, ids = STORED_TYPES[kernel.activation_type], np.arange(n - 1, -1, -1, dtype=np.int64)
+        inputs = {
+            "data": tensors["data"],
+            "indices": Fed(np.int64, ("rows",)),
+            "scales": tensors["scales"],
+            "zero_points": tensors.get("zero_points"),
+        }
+        attributes = self.attributes(n, k, kernel)
+        model = single_node(self.operator, self.domain, inputs, attributes, output=dtype)
+        expected = self.unpack(tensors, kernel, k).dequantize().astype(np.float64)[ids]
+        tolerance = TOLERANCE_FLOAT if kernel.activation_type == "float32" else TOLERANCE_HALF
+        return Probe(model, {"indices": ids}, expected, tolerance)

@@ -1,0 +1,164 @@
+"""What an output operator is: which nodes it replaces, how it stores weights, and how it is tried out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxfq.arrays import Array, Float64Array
+from onnxfq.graph import MICROSOFT, Graph, Node, TensorFile
+from onnxfq.providers import ProviderName
+from onnxfq.quantized import QuantizedWeight
+from onnxfq.rules.kernel import Kernel
+from onnxfq.rules.target import Skip, Target
+from onnxfq.scheme import Scheme
+
+Tensors = Mapping[str, Array]  # of one weight or some of its rows, by the names of the operator's inputs
+TensorType = tuple[tuple[int, ...], np.dtype[np.generic]]  # shape and element type
+Kind = Literal["weights", "embeddings"]
+
+# Largest relative MSE of a kernel against the dequantized weight, by what it rounds besides the weights.
+TOLERANCE_FLOAT, TOLERANCE_INT8, TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredWeight:
+    """A quantized weight whose tensors are in the graph.
+
+    Attributes:
+        target: whose weight.
+        kernel: what will run it.
+        names: of its tensors, by the names of the operator's inputs; those that are left out are missing.
+        shift: [N], to be added to the bias of the target's own node; None where nothing is.
+    """
+
+    target: Target
+    kernel: Kernel
+    names: Mapping[str, str]
+    shift: Float64Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """A model of one node, and what it must compute.
+
+    Attributes:
+        model: serialised.
+        feed: its inputs.
+        expected: its only output, from the dequantized weight in float64.
+        tolerance: the largest relative MSE allowed.
+    """
+
+    model: bytes
+    feed: Mapping[str, Array]
+    expected: npt.NDArray[np.float64]
+    tolerance: float
+
+
+class Rule(ABC):
+    """One output operator, all that is known of it in one place.
+
+    Everything else (finding, solving, checkpoints, writing, verifying, reports) asks the rule. A weight is stored as
+    one tensor or several, whose first axis is that of the weight's rows [N, …]: a weight is solved, packed and checked
+    in chunks of rows.
+
+    Attributes:
+        operator: its name, in the domain `com.microsoft`.
+        kind: which of the user's schemes its weights take.
+        replaces: operators in whose place it stands, for people.
+        inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
+            weights, of the first of them (see `positions`).
+    """
+
+    operator: ClassVar[str]
+    kind: ClassVar[Kind]
+    replaces: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[Mapping[str, int]]
+    domain: ClassVar[str] = MICROSOFT
+
+    @abstractmethod
+    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
+        """Decide about a node: its weights, why it is left alone, or None where it is no business of this rule."""
+
+    @abstractmethod
+    def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
+        """The kernel that will run a target.
+
+        Raises:
+            SchemeError: there is none; the message names the nearest scheme that has one.
+        """
+
+    def nearest_fast(self, provider: ProviderName, scheme: Scheme, target: Target) -> Scheme | None:
+        """The scheme nearest to one whose kernel is slow that has a fast one; None where there is none."""
+        return None
+
+    @abstractmethod
+    def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
+        """Shape and type of each tensor of a weight [n, k], in the order in which they are stored, codes first."""
+
+    @abstractmethod
+    def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
+        """Lay a quantized weight out for a kernel, as `layout` says."""
+
+    @abstractmethod
+    def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
+        """Exact inverse of `pack`, in the kernel's blocks.
+
+        Args:
+            tensors: of the weight, or of some of its rows.
+            kernel: that runs it.
+            k: inputs, which codes alone do not tell where the last block is padded.
+        """
+
+    @abstractmethod
+    def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
+        """The attributes of the written node."""
+
+    @abstractmethod
+    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+        """Replace a node all of whose weights are stored; its name and that of its output stay.
+
+        Args:
+            graph: the model; this is the only place where it gets the operator.
+            weights: of one node, in the order in which `match` gave them.
+            tensor_file: takes the bytes of new tensors.
+        """
+
+    @abstractmethod
+    def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
+        """A model of one node that shows whether the kernel computes with these codes.
+
+        Args:
+            tensors: some rows of a written weight.
+            kernel: that runs it.
+            n: rows of the tensors.
+            k: inputs.
+        """
+
+    def positions(self, slot: int) -> Mapping[str, int]:
+        """Where the tensors of the node's weight number `slot` stand among its inputs."""
+        return self.inputs
+
+    def nbytes(self, n: int, k: int, kernel: Kernel) -> int:
+        """Bytes of a packed weight, without packing it."""
+        return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.layout(n, k, kernel).values())
+
+    def fits(self, tensors: Tensors, n: int, k: int, kernel: Kernel) -> bool:
+        """Whether tensors have the shapes and types of a weight [n, k]."""
+        found = {name: (array.shape, array.dtype) for name, array in tensors.items()}
+        return found == self.layout(n, k, kernel)
+
+
+def tensor_bytes(tensors: Tensors) -> int:
+    """Bytes of a weight's tensors."""
+    return sum(array.nbytes for array in tensors.values())
+
+
+def take_rows(tensors: Tensors, rows: slice) -> dict[str, Array]:
+    """Some rows of a packed weight."""
+    return {name: array[rows] for name, array in tensors.items()}
