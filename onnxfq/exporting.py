@@ -71,7 +71,7 @@ def export(
             raise _translated(source, error) from error
         models = sorted(path.name for path in staged.glob(f"*{MODEL_SUFFIX}"))
         if not models:
-            raise ModelError(f"optimum wrote no ONNX file for '{source}'. Name another --task.")
+            raise ModelError(f"optimum wrote no ONNX file for '{source}'. Name another `task`.")
         commit_folder(staged, target, [path.relative_to(staged) for path in staged.rglob("*")])
     for message in dict.fromkeys(said):
         tell(message, 0, 0)

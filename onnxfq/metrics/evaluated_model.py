@@ -69,7 +69,7 @@ class EvaluatedModel:
         if max(ids) >= rows.shape[1]:
             raise DataError(
                 f"The tokenizer knows tokens that the model does not score (in {where}; got id {max(ids)} and "
-                f"{rows.shape[1]} scores). Give the model's own tokenizer with --tokenizer DIR."
+                f"{rows.shape[1]} scores). Give the model's own tokenizer with `tokenizer=DIR`."
             )
         return rows
 
@@ -83,7 +83,7 @@ def refuse_different_vocabularies(model: Array, baseline: Array) -> None:
     if model.shape[-1] != baseline.shape[-1]:
         raise ModelError(
             f"The model scores {model.shape[-1]} tokens or classes, the baseline {baseline.shape[-1]}: they cannot be "
-            "compared. Name the model that this one was made from with --baseline."
+            "compared. Name the model that this one was made from with `baseline`."
         )
 
 

@@ -65,6 +65,14 @@ def test_json_is_one_object_on_stdout(folder: Path, capsys: Output) -> None:
     }  # fmt: skip
 
 
+def test_warnings_name_options_for_people_and_settings_in_json(folder: Path, capsys: Output) -> None:
+    alone = ("new.onnx", "--text", "text.txt", "--seq-len", "8")
+    assert evaluate(*alone) == 0
+    assert "Note: Compared with nothing: name the model before quantization with --baseline." in capsys.readouterr().err
+    assert evaluate(*alone, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"][0].endswith("with `baseline`.")
+
+
 def test_json_holds_no_nan(folder: Path, capsys: Output) -> None:
     bigram(folder / "new.onnx", np.full((SIZE, SIZE), np.nan, np.float32))
     assert evaluate(*ALL, "--json") == 0
@@ -142,7 +150,7 @@ def test_a_baseline_folder_lends_its_tokenizer(folder: Path, tmp_path: Path) -> 
     (folder / "new.onnx").unlink()
     found = onnxfq.evaluate(alone, folder, text="text.txt", seq_len=8)
     assert found.settings["tokenizer"] == str(folder)
-    with pytest.raises(DataError, match="--tokenizer"):
+    with pytest.raises(DataError, match="`tokenizer=DIR`"):
         onnxfq.evaluate(alone, text="text.txt", seq_len=8)
 
 

@@ -105,7 +105,7 @@ def test_garbled_descriptions_are_told(told: str, tmp_path: Path) -> None:
     about = np.frombuffer(f'{{"types": {{}}, "facts": {told}}}'.encode(), np.uint8)
     with file.open("wb") as stream:
         np.savez(stream, about=about)
-    with pytest.raises(OutputError, match=r"Cannot read .*--work-dir"):
+    with pytest.raises(OutputError, match=r"Cannot read .*`work_dir`"):
         load(file)
 
 
@@ -122,5 +122,5 @@ def test_files_go_with_their_answers(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"Cannot write to .*--work-dir"):
+    with pytest.raises(OutputError, match=r"Cannot write to .*`work_dir`"):
         dump(tmp_path / "nowhere", 1)

@@ -166,7 +166,7 @@ def test_calibration_data_that_are_no_samples_are_refused(calib: Any) -> None:  
 )  # fmt: skip
 def test_sizes_of_memory(text: int | str, size: int | None) -> None:
     if size is None:
-        with pytest.raises(UsageError, match=rf"--memory must be a size \(got '{text}'\)\. Write 2GB"):
+        with pytest.raises(UsageError, match=rf"`memory` must be a size \(got '{text}'\)\. Write 2GB"):
             choose_options(None, {"memory": text})
     else:
         assert choose_options(None, {"memory": text}).memory == size
