@@ -225,7 +225,7 @@ def parse_bytes(size: int | str, what: str) -> int:
         what: names the setting, for messages.
 
     Raises:
-        UsageError: the text is no size.
+        UsageError: the text is not a size.
     """
     if not isinstance(size, str):
         return size

@@ -120,7 +120,7 @@ def _numbers(text: str, what: str) -> tuple[int, ...]:
         what: names the setting, for messages.
 
     Raises:
-        UsageError: the text is no such list.
+        UsageError: the text is not such a list.
     """
     found: list[int] = []
     for part in text.split(","):

@@ -1,7 +1,7 @@
 """Settings in messages as people type them: the library writes them as Python spells them, between backticks.
 
-`` `samples` `` becomes --samples, `` `calib=FILE` `` --calib FILE, and `` `validate=False` `` --no-validate. The rest of
-a message stays as it is, and so does what is not an option of any command.
+`` `samples` `` becomes --samples, `` `calib=FILE` `` --calib FILE, `` `validate=False` `` --no-validate. The rest of a
+message stays as it is, and so does what is not an option of any command.
 """
 
 from __future__ import annotations

@@ -107,7 +107,9 @@ def connected(address: str) -> Iterator[Cluster]:
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"'{address}' is no address of a scheduler ({error}). Write dask:tcp://HOST:8786.") from error
+        raise UsageError(
+            f"'{address}' is not the address of a scheduler ({error}). Write dask:tcp://HOST:8786."
+        ) from error
     except OSError as error:
         raise ExecutorError(
             f"No dask scheduler answers at '{address}' ({' '.join(str(error).split())}). Start one with "

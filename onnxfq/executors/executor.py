@@ -160,7 +160,7 @@ def opened(executor: str | Executor | None, *, threads: int | None = None) -> It
 
 
 def check_executor(executor: object) -> None:
-    """Refuse what is no executor, or one whose processes cannot work.
+    """Refuse what is not an executor, or one whose processes cannot work.
 
     Raises:
         UsageError: it is not.

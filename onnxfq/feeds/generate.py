@@ -91,7 +91,7 @@ def element_type(spec: TensorSpec) -> np.dtype[np.generic]:
     """Numpy's type for an input's elements.
 
     Raises:
-        DataError: the input is no array of numbers.
+        DataError: the input is not an array of numbers.
     """
     try:
         return np.dtype(getattr(ml_dtypes, spec.dtype, None) or spec.dtype)

@@ -35,7 +35,7 @@ def read_jsonl(lines: Iterable[str], name: str, signature: Signature, text: Text
         text: encodes `text` and cuts `input_ids` that stand alone; beside other inputs they stay whole.
 
     Raises:
-        DataError: a line is no JSON object, or what it holds does not become the model's inputs.
+        DataError: a line is not a JSON object, or what it holds does not become the model's inputs.
     """
     for sample, where in parse_lines(lines, name):
         feed = _parse_sample(sample, signature, text, where)
@@ -90,9 +90,7 @@ def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     plain = {type(item) for item in items} in _PLAIN and longest * len(items) <= _MOST_TEXT
     array = np.asarray(value) if plain else objects
     if array.dtype == object:  # lists of different lengths, objects, numbers and text, numbers beyond 64 bits
-        raise DataError(
-            f"{spec.name} does not make an array (in {where}). Give numbers or text, in lists of equal lengths."
-        )
+        raise DataError(f"{spec.name} is not an array (in {where}). Give numbers or text, in lists of equal lengths.")
     array = _cast(array, spec)
     missing_batch = spec.shape is not None and array.ndim == len(spec.shape) - 1
     return array[np.newaxis] if missing_batch else array

@@ -90,7 +90,7 @@ class Text:
         """One sample from ids that are given, cut to the longest length.
 
         Raises:
-            DataError: these are no ids.
+            DataError: these are not ids.
         """
         flat = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
         if not isinstance(flat, list) or not all(type(number) is int and 0 <= number < 2**31 for number in flat):

@@ -156,7 +156,7 @@ def refuse_losing(output: Path, ours: Iterable[Path]) -> None:
         ours: what an earlier result may have left there, relative to it.
 
     Raises:
-        OutputError: it holds something else, or is no folder.
+        OutputError: it holds something else, or is not a folder.
     """
     if not os.path.lexists(output):
         return

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import onnxfq.cli
 from onnxfq import pipeline
+from onnxfq.commands import quantize as verbs
 from onnxfq.commands.option_names import with_option_names
 from onnxfq.errors import UsageError
 from onnxfq.options import Changes
@@ -67,5 +67,5 @@ def test_the_library_names_settings_and_the_command_line_options(
 
 
 def test_parameters_are_the_settings() -> None:
-    parameters = set(inspect.signature(onnxfq.cli.quantize).parameters)
+    parameters = set(inspect.signature(verbs.quantize).parameters)
     assert parameters >= set(Changes.__annotations__) - {"scheme", "validate"}

@@ -223,10 +223,13 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
         ({"input_ids": []}, "input_ids is empty"),
         ({"input_ids": [[[1]]], "attention_mask": [1]}, r"input_ids has shape \[1, 1, 1\], wanted \[batch, sequence\]"),
         ({"input_ids": [1.5], "attention_mask": [1]}, "input_ids is float64, wanted int64"),
-        ({"input_ids": [[1], [2, 3]], "attention_mask": [1]}, r"input_ids is no array \(in line 2 .*lists of equal"),
+        (
+            {"input_ids": [[1], [2, 3]], "attention_mask": [1]},
+            r"input_ids is not an array \(in line 2 .*lists of equal",
+        ),
         ({"input_ids": [], "attention_mask": [1]}, "input_ids is empty"),
-        ({"input_ids": {"a": 1}, "attention_mask": [1]}, r"input_ids is no array \(in line 2"),
-        ({"input_ids": [2**70], "attention_mask": [1]}, "input_ids is no array"),
+        ({"input_ids": {"a": 1}, "attention_mask": [1]}, r"input_ids is not an array \(in line 2"),
+        ({"input_ids": [2**70], "attention_mask": [1]}, "input_ids is not an array"),
     ],
 )
 def test_lines_that_do_not_fit_are_refused(line: object, message: str, tmp_path: Path) -> None:
@@ -278,9 +281,9 @@ def test_an_empty_jsonl_has_no_samples(tmp_path: Path) -> None:
         load(write_lines(tmp_path, "", " "), ENCODER)
 
 
-@pytest.mark.parametrize(("samples", "seq_len", "option"), [(0, 8, "--samples 0"), (1, -1, "--seq-len -1")])
-def test_numbers_below_one_are_refused(samples: int, seq_len: int, option: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"at least one \(got {option}\)\. Use 1 or more\."):
+@pytest.mark.parametrize(("samples", "seq_len", "setting"), [(0, 8, "samples"), (1, -1, "seq_len")])
+def test_numbers_below_one_are_refused(samples: int, seq_len: int, setting: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^`{setting}` must be 1 or more \(got {min(samples, seq_len)}\)\."):
         load(tmp_path, ENCODER, samples=samples, seq_len=seq_len)
 
 

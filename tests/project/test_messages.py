@@ -23,7 +23,7 @@ def options_named(path: Path) -> Iterator[str]:
 
 
 def test_no_room_but_the_command_line_names_options() -> None:
-    found = []
+    found: list[str] = []
     for path in PACKAGE.rglob("*.py"):
         inside = path.relative_to(PACKAGE)
         if inside.parts[0] not in {"commands", *NOT_YET} and inside.as_posix() not in COMMAND_LINE:
