@@ -38,7 +38,7 @@ def language_output(signature: Signature) -> str:
     name = find_language_output(signature)
     if name is None:
         raise ModelError(
-            "The model is none for this task: perplexity needs scores of tokens: an output `logits` [batch, tokens, "
+            "The model does not suit this task: perplexity needs an output `logits` [batch, tokens, "
             f'vocabulary] (got {_listed(signature)}). Evaluate it with `task="outputs"`.'
         )
     return name

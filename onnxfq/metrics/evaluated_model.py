@@ -47,13 +47,13 @@ class EvaluatedModel:
 
         Raises:
             DataError: the ids do not fit the model.
-            ModelError: the model does not run, or answers not every token.
+            ModelError: the model does not run, or does not score every token.
         """
         found = self.run(self.text.feed(ids), where)
         rows = found[0] if found.ndim == 3 else found
         if rows.ndim != 2 or len(rows) < len(ids):
             raise ModelError(
-                f"{self.session.name} answers not every token (got {self.output} {list(found.shape)} for {len(ids)} "
+                f"{self.session.name} does not score every token (got {self.output} {list(found.shape)} for {len(ids)} "
                 "tokens). Export it with scores for all tokens."
             )
         return rows[: len(ids)]
@@ -63,7 +63,7 @@ class EvaluatedModel:
 
         Raises:
             DataError: the ids do not fit the model, or its scores do not cover them.
-            ModelError: the model does not run, or answers not every token.
+            ModelError: the model does not run, or does not score every token.
         """
         rows = self.tokens(ids, where)
         if max(ids) >= rows.shape[1]:

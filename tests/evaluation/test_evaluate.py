@@ -122,7 +122,7 @@ WRONG = {
     "--text text.txt --threads 0": (2, "--threads must be 1 or more (got 0)"),
     "--text text.txt --data last.jsonl --task outputs": (2, "takes either --text or --data (got both)"),
     "--text text.txt --task outputs": (2, "Name it with --baseline"),
-    "--text last.jsonl": (3, "is no running text (got .jsonl)"),
+    "--text last.jsonl": (3, "is not running text (got .jsonl)"),
     "--text none.txt": (3, "none.txt"),
     "--data none.jsonl": (3, "none.jsonl"),
     "--text text.txt": (3, "too short for one window (got 101 tokens, wanted 512)"),

@@ -75,7 +75,7 @@ def test_what_is_exchanged_comes_back(tmp_path: Path) -> None:
     chunk = Chunk(4, None, rng.random((2, 2)), {"sum": rng.random(2)})
     outcome = Outcome("", {"y": rng.random((1, 2))}, {"y": [(0.1, 1.5)]})
     found = load(dump(tmp_path, (statistics, [outcome], [chunk])))
-    assert (found[0].tokens, found[0].cross, found[0].least) == (5, None, -1.5)
+    assert (found[0].tokens, found[0].cross, found[0].min) == (5, None, -1.5)
     assert np.array_equal(found[0].gram, statistics.gram)  # type: ignore[arg-type]
     assert found[1][0].errors == outcome.errors
     assert np.array_equal(found[2][0].vectors["sum"], chunk.vectors["sum"])

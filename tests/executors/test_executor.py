@@ -406,7 +406,7 @@ def test_the_command_line_says_what_is_wrong(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     model = pair(tmp_path / "m.onnx")
-    refused(tmp_path, capsys, model, "--executor", "here", code=2, says="`executor` must be dask:ADDRESS (got 'here')")
+    refused(tmp_path, capsys, model, "--executor", "here", code=2, says="--executor must be dask:ADDRESS (got 'here')")
     refused(tmp_path, capsys, model, "--executor", "dask:bad://h:1", code=2, says="not the address of a scheduler")
     refused(
         tmp_path, capsys, model, "--executor", "dask:tcp://127.0.0.1:1", says=("No dask scheduler", "dask scheduler")

@@ -153,7 +153,7 @@ def test_samples_may_come_from_python() -> None:
 
 @pytest.mark.parametrize("calib", [{"x": np.zeros(1)}, 3])
 def test_calibration_data_that_are_no_samples_are_refused(calib: Any) -> None:  # noqa: ANN401
-    with pytest.raises(UsageError, match=rf"got {type(calib).__name__}\)\. Give a list with a dict a sample"):
+    with pytest.raises(UsageError, match=rf"got {type(calib).__name__}\)\. Give a list with a dict for each sample"):
         Options(calib=calib)
 
 
