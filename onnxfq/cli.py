@@ -9,16 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from onnxfq.commands.arguments import (
-    CheckpointArgument,
-    DtypeChoice,
-    DtypeOption,
-    ExportFolder,
-    ExportTask,
-    JsonFlag,
-    Quiet,
-    Verbose,
-)
+from onnxfq.commands import arguments as arg
 from onnxfq.commands.console import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -49,25 +40,25 @@ app.command("report")(show_reports)
 @app.command()
 @reported
 def export(
-    model: CheckpointArgument,
-    output: ExportFolder,
-    task: ExportTask = "auto",
-    dtype: DtypeOption = DtypeChoice.fp32,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    model: arg.CheckpointArgument,
+    output: arg.ExportFolder,
+    task: arg.ExportTask = "auto",
+    dtype: arg.DtypeOption = arg.DtypeChoice.fp32,
+    quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
 ) -> None:
     """Export a transformers model to a folder with ONNX files, through optimum."""
     from onnxfq import exporting
 
-    with report_progress(quiet=quiet, verbose=verbose) as told:
-        files = exporting.export(model, output, task=task, dtype=dtype.value, progress=told)
+    with report_progress(quiet=quiet, verbose=verbose) as progress:
+        files = exporting.export(model, output, task=task, dtype=dtype.value, progress=progress)
     for file in files:
         messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 @app.command()
 @reported
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(as_json: arg.JsonFlag = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
     from onnxfq.commands.tables import show_doctor

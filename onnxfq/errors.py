@@ -37,7 +37,7 @@ class UsageError(OnnxfqError):
     Example:
         >>> onnxfq.quantize("model.onnx", samples=0)
         Traceback (most recent call last):
-        onnxfq.errors.UsageError: --samples must be 1 or more (got 0).
+        onnxfq.errors.UsageError: `samples` must be 1 or more (got 0).
     """
 
     exit_code = 2

@@ -71,7 +71,7 @@ def export(
             raise _translated(source, error) from error
         models = sorted(path.name for path in staged.glob(f"*{MODEL_SUFFIX}"))
         if not models:
-            raise ModelError(f"optimum wrote no ONNX file for '{source}'. Name another --task.")
+            raise ModelError(f"optimum wrote no ONNX file for '{source}'. Name another `task`.")
         commit_folder(staged, target, [path.relative_to(staged) for path in staged.rglob("*")])
     for message in dict.fromkeys(said):
         tell(message, 0, 0)
@@ -138,7 +138,7 @@ def _translated(source: str, error: BaseException) -> ModelError:
         return ModelError(f"There is no model '{source}' on the Hugging Face hub, or not for you: {said} {remedy}")
     if kinds & _UNREACHED:
         return ModelError(
-            f"'{source}' is no folder here, and the Hugging Face hub cannot be reached to fetch it: {said} "
+            f"'{source}' is not a folder here, and the Hugging Face hub cannot be reached to fetch it: {said} "
             "Give a folder with the checkpoint, or go online (HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset)."
         )
     return ModelError(f"optimum cannot export '{source}': {type(error).__name__}: {said}")

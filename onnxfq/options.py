@@ -143,7 +143,7 @@ class Options:
         for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise UsageError(f"--{_dashed(name)} must be {least} or more (got {value}).")
+                raise UsageError(f"`{name}` must be {least} or more (got {value}).")
 
     def _check_gates(self) -> None:
         """Bring limits into one form, numbers but for percentages; refuse those that nothing can be held against."""
@@ -151,19 +151,19 @@ class Options:
             field_name = name.replace("-", "_")
             given = getattr(self, field_name)
             object.__setattr__(self, field_name, str(given).strip() if limit.relative else limit.value)
-        needed = [f"--{name}" for name in self.limits.chosen] + ["--eval-text"] * (self.eval_text is not None)
+        needed = [f"`{name}`" for name in (*GATES, "eval_text") if getattr(self, name) is not None]
         if needed and not self.validate:
             raise UsageError(
-                f"{' and '.join(needed)} needs the comparison that --no-validate leaves out. Drop one of them."
+                f"{' and '.join(needed)} needs the comparison that `validate=False` leaves out. Drop one of them."
             )
         if self.max_ppl_increase is not None and self.eval_text is None and self.calib is None:
-            raise UsageError("--max-ppl-increase needs text. Give it with --eval-text FILE, or with --calib FILE.")
+            raise UsageError("`max_ppl_increase` needs text. Give it with `eval_text=FILE`, or with `calib=FILE`.")
 
     def _check_calib(self) -> None:
         if isinstance(self.calib, Mapping) or not isinstance(self.calib, str | Path | Iterable | None):
             raise UsageError(
-                f'calib must be a path, "self", or samples (got {type(self.calib).__name__}). '
-                "Give a list with a dict a sample, each of arrays by input name."
+                f'`calib` must be a path, "self", or samples (got {type(self.calib).__name__}). '
+                "Give a list with a dict for each sample, of arrays by input name."
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
     if pieces and "scheme" in given:
         raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
     if "memory" in given:
-        given["memory"] = parse_bytes(given["memory"], "--memory")
+        given["memory"] = parse_bytes(given["memory"], "`memory`")
     chosen = replace(options or Options(), **given)
     if options is None and "scheme" not in given and pieces.get("symmetric") is None:
         pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
@@ -252,7 +252,7 @@ def parse_bytes(size: int | str, what: str) -> int:
         what: names the setting, for messages.
 
     Raises:
-        UsageError: the text is no size.
+        UsageError: the text is not a size.
     """
     if not isinstance(size, str):
         return size
@@ -314,7 +314,3 @@ def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:
 
 def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")

@@ -133,23 +133,23 @@ def _check(
 ) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
-            raise UsageError(f"--{name} must be 1 or more (got {value}).")
+            raise UsageError(f"`{name}` must be 1 or more (got {value}).")
     for name, values in lists.items():
         if values is not None and (not values or min(values) < 1):
-            raise UsageError(f"--{name} must be numbers of 1 or more (got {', '.join(map(str, values)) or 'none'}).")
+            raise UsageError(f"`{name}` must be numbers of 1 or more (got {', '.join(map(str, values)) or 'none'}).")
     for name, word, words in (("clock", clock, CLOCKS), ("only", only, KINDS)):
         if word not in words:
-            raise UsageError(f"Unknown --{name} (got {word!r}). Use {', '.join(words)}.")
+            raise UsageError(f"Unknown `{name}` (got {word!r}). Use {', '.join(words)}.")
     if clock == "processor" and (counts["threads"] or 1) > 1:
         raise UsageError(
-            f"The processor's clock is that of one thread (got --threads {counts['threads']}). Use --threads 1, or "
-            "--clock wall."
+            f"The processor's clock is that of one thread (got `threads={counts['threads']}`). Use `threads=1`, or "
+            '`clock="wall"`.'
         )
-    for name, number in (("seconds", seconds), ("min-speedup", min_speedup)):
+    for name, number in (("seconds", seconds), ("min_speedup", min_speedup)):
         if number is not None and not 0 <= number < float("inf"):
-            raise UsageError(f"--{name} must be a number of 0 or more (got {number}).")
+            raise UsageError(f"`{name}` must be a number of 0 or more (got {number}).")
     if min_speedup is not None and not compared:
-        raise UsageError("--min-speedup compares the model with another one. Name that with --baseline.")
+        raise UsageError("`min_speedup` compares the model with another one. Name that with `baseline`.")
 
 
 def _file(path: Path) -> Path:
@@ -166,11 +166,11 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
         yield
         return
     if not hasattr(os, "sched_setaffinity"):
-        raise UsageError("--cpus needs Linux. Leave it out, or choose the processors with the system's own tools.")
+        raise UsageError("`cpus` needs Linux. Leave it out, or choose the processors with the system's own tools.")
     before = os.sched_getaffinity(0)
     if not cpus or not before.issuperset(cpus):
         wanted = ", ".join(map(str, cpus)) or "none"
-        raise UsageError(f"--cpus must name processors of this process (got {wanted}; it has {sorted(before)}).")
+        raise UsageError(f"`cpus` must name processors of this process (got {wanted}; it has {sorted(before)}).")
     os.sched_setaffinity(0, cpus)
     try:
         yield
@@ -199,12 +199,12 @@ def _lengths(given: Sequence[int] | None, graphs: Sequence[Graph], tokens: int) 
     caches = any(role(spec) == "cache" for spec in inputs)
     most = min(known) - (tokens if caches else 0) if known else None
     if most is not None and most < 1:
-        raise UsageError(f"The model takes {min(known)} tokens, and none is left for a prompt (got --tokens {tokens}).")
+        raise UsageError(f"The model takes {min(known)} tokens, and none is left for a prompt (got `tokens={tokens}`).")
     if given is None:
         return tuple(dict.fromkeys(min(length, most or length) for length in LENGTHS))
     if most is not None and max(given) > most:
         raise UsageError(
-            f"The model takes {min(known)} tokens (got --lengths {max(given)}{f' and --tokens {tokens}' * caches}). "
+            f"The model takes {min(known)} tokens (got `lengths={max(given)}`{f' and `tokens={tokens}`' * caches}). "
             "Use fewer."
         )
     return tuple(dict.fromkeys(given))
@@ -220,19 +220,17 @@ def _gates(min_speedup: float | None, cases: Sequence[Case]) -> tuple[Gate, ...]
 def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterator[str]:
     if clock is PROCESSOR:
         yield (
-            "Times are those that one thread was on a processor (--clock processor), not what a user waits: with "
-            "several threads, and on a machine of its own, a model takes less, and speed-ups differ (--clock wall)."
+            'Times are those that one thread was on a processor (`clock="processor"`), not what a user waits: with '
+            'several threads, and on a machine of its own, a model takes less, and speed-ups differ (`clock="wall"`).'
         )
     loose = sum(not speedup.precise for case in cases for speedup in case.speedups)
     if loose:
-        yield (
-            f"{loose} speed-ups are not known within {PRECISION:.1%}: see their intervals. More --seconds narrow them."
-        )
+        yield f"{loose} speed-ups are not known within {PRECISION:.1%}: see their intervals. Raise `seconds`."
     busiest = max((case.waiting or 0 for case in cases), default=0)
     if clock is WALL and busiest > QUIET:
         yield (
             f"Other programs kept the processors busy: up to {busiest:.0%} of the time was spent waiting for one. Such "
-            "times tell about the machine's load too; --clock processor leaves it out."
+            'times tell about the machine\'s load too; `clock="processor"` leaves it out.'
         )
     if steadiness < STEADY:
         yield (

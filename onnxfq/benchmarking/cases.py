@@ -66,7 +66,7 @@ def plan(asked: BenchmarkConfig) -> list[Workload]:
     chosen = kinds if asked.only == "all" else tuple(kind for kind in kinds if kind == asked.only)
     if not chosen:
         raise UsageError(
-            f"The model keeps no keys and values: it has no {asked.only} (got --only {asked.only}). Use --only all."
+            f'The model keeps no keys and values: it has no {asked.only} (got `only="{asked.only}"`). Use `only="all"`.'
         )
     return [w for kind in chosen for w in workloads(asked.graphs[0].signature, kind, asked.batches, asked.lengths)]
 

@@ -68,7 +68,7 @@ class Checkpoint:
                 part.unlink(missing_ok=True)
             raise OutputError(
                 f"Cannot write '{file}' ({error.strerror or error}). Free some disk space, or choose another place "
-                "with --work-dir."
+                "with `work_dir`."
             ) from error
 
     def load(self, stage: int) -> tuple[dict[str, Array], dict[str, Any]] | None:
@@ -98,7 +98,7 @@ def checkpoint(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> It
         UsageError: the folder holds the work of another run, or something else.
         OutputError: it cannot be written, or another run is using it.
     """
-    busy = f"Another run is using the work directory '{folder}' just now. Wait for it, or give another --work-dir."
+    busy = f"Another run is using the work directory '{folder}' just now. Wait for it, or give another `work_dir`."
     with _no_empty_folders(folder), ExitStack() as stack:
         with _told(folder):
             refuse_foreign(folder)
@@ -127,7 +127,7 @@ def _told(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"Cannot write the work directory '{folder}' ({error.strerror or error}). Choose another with --work-dir."
+            f"Cannot write the work directory '{folder}' ({error.strerror or error}). Choose another with `work_dir`."
         ) from error
 
 
@@ -140,7 +140,7 @@ def refuse_foreign(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        raise UsageError(f"The work directory '{folder}' is a file. Give a folder with --work-dir.")
+        raise UsageError(f"The work directory '{folder}' is a file. Give a folder with `work_dir`.")
     names = sorted(path.name for path in folder.iterdir())
     foreign = [name for name in names if not _is_ours(name)]
     if _MANIFEST not in names:
@@ -148,7 +148,7 @@ def refuse_foreign(folder: Path) -> None:
     if foreign:
         raise UsageError(
             f"The work directory '{folder}' holds other files (such as '{foreign[0]}'). Give an empty one with "
-            "--work-dir, or one that does not exist."
+            "`work_dir`, or one that does not exist."
         )
 
 
@@ -183,15 +183,15 @@ def _versioned(identity: Mapping[str, Any]) -> dict[str, Any]:
 def _compare(folder: Path, ours: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
     if found is None:
         raise UsageError(
-            f"The work directory '{folder}' is damaged: '{_MANIFEST}' is not what was written. Leave --resume out to "
-            "start afresh, or give another --work-dir."
+            f"The work directory '{folder}' is damaged: '{_MANIFEST}' is not what was written. Leave `resume` out to "
+            "start afresh, or give another `work_dir`."
         )
     other = sorted(key for key in {*ours, *found} if ours.get(key) != found.get(key))
     if other:
         told = "; ".join(f"{key}: got {_short(ours.get(key))}, wanted {_short(found.get(key))}" for key in other)
         raise UsageError(
             f"The work directory '{folder}' belongs to another run ({told}). "
-            "Give the same model, data and options again, another --work-dir, or leave --resume out."
+            "Give the same model, data and options again, another `work_dir`, or leave `resume` out."
         )
 
 

@@ -144,7 +144,7 @@ class Running:
         if original.ndim == 0 or original.shape[0 if measured.transposed else -1] != k:
             raise DataError(
                 f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a "
-                f"weight of {k} rows. Give data that fit the model (--calib), or export it again."
+                f"weight of {k} rows. Give data that fit the model (`calib`), or export it again."
             )
         if self.gram is None:
             self.gram = Gram(

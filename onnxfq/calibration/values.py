@@ -84,7 +84,7 @@ class Values:
         with _told(kept.file or self._folder) as path, path.open("rb") as file:
             file.seek(value.offset)
             if file.readinto(_bytes(array)) != array.nbytes:
-                raise OutputError(f"'{path}' was cut short while it was in use. Give a --work-dir of its own.")
+                raise OutputError(f"'{path}' was cut short while it was in use. Give a `work_dir` of its own.")
         return array
 
     def shape(self, name: str, sample: int) -> tuple[int, ...]:
@@ -135,5 +135,5 @@ def _told(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(
             f"Cannot keep intermediate values in '{path}' ({error.strerror or error}). Free some disk space, choose "
-            "another place with --work-dir, or allow more --memory."
+            "another place with `work_dir`, or allow more `memory`."
         ) from error

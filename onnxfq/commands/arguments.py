@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
-from onnxfq.commands.settings import read_settings
+from onnxfq.commands.config import read_settings
+from onnxfq.input_files import FEED_FILES, RECORD_FILES, RUNNING_TEXT, listed
+from onnxfq.providers import PROVIDERS
 
 
 class ProviderChoice(StrEnum):
     """Values of --provider."""
 
     auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+    vars().update({name: name for name in PROVIDERS})
 
 
 class ActivationChoice(StrEnum):
@@ -62,6 +60,9 @@ class OnlyChoice(StrEnum):
     decode = "decode"
 
 
+_SYMMETRIC = [name for name, provider in PROVIDERS.items() if provider.prefers_symmetric]
+_ARRAYS = [suffix for suffix in FEED_FILES if suffix != RUNNING_TEXT]
+
 # `readable=False`: a file that cannot be read is no wrong usage; what reads it says so.
 ModelArgument = Annotated[
     Path,
@@ -84,7 +85,9 @@ BlockSize = Annotated[
 Symmetric = Annotated[
     bool | None,
     typer.Option(
-        "--symmetric/--asymmetric", help="Without or with zero points.", show_default="symmetric on cuda only"
+        "--symmetric/--asymmetric",
+        help="Without or with zero points.",
+        show_default=f"symmetric on {listed(_SYMMETRIC)} only",
     ),
 ]
 Activations = Annotated[
@@ -111,7 +114,7 @@ Calib = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|DIR|self",
-        help="Inputs to calibrate with and to compare on: .npz, a folder of them, .jsonl, .txt, or self.",
+        help=f"Inputs to calibrate with and to compare on: {listed(FEED_FILES)}, a folder of .npz, or self.",
         show_default="no calibration; made up for the comparison",
     ),
 ]
@@ -130,7 +133,7 @@ MaxError = Annotated[
 EvalText = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.txt",
+        metavar=f"FILE{RUNNING_TEXT}",
         readable=False,
         help="Running text to measure the perplexity of a language model and of its original on.",
         show_default="none, or with --max-ppl-increase the texts of --calib",
@@ -172,7 +175,11 @@ TaskOption = Annotated[TaskChoice, typer.Option(help="What to measure. auto tell
 TextFile = Annotated[
     Path | None,
     typer.Option(
-        "--text", metavar="FILE.txt", readable=False, help="Running text, for the perplexity.", show_default=False
+        "--text",
+        metavar=f"FILE{RUNNING_TEXT}",
+        readable=False,
+        help="Running text, for the perplexity.",
+        show_default=False,
     ),
 ]
 DataFile = Annotated[
@@ -182,7 +189,7 @@ DataFile = Annotated[
         metavar="FILE",
         readable=False,
         help="Passages (LAMBADA), pairs of sentences with scores, samples with labels, or texts with translations: "
-        ".csv, .tsv, .jsonl; inputs of any model: .npz, .jsonl.",
+        f"{listed(RECORD_FILES)}; inputs of any model: {listed(_ARRAYS)}.",
         show_default=False,
     ),
 ]

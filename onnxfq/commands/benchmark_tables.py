@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxfq.benchmarking.measurements import Benchmark, Case, Timing
-from onnxfq.commands.printing import add, say, table
-from onnxfq.system.terminal import one_line, printable, size_text
+from onnxfq.commands.printing import add, note, say, table
+from onnxfq.system.terminal import printable, size_text
 
 
 def show_benchmark(found: Benchmark, console: Console) -> None:
@@ -28,7 +28,7 @@ def show_benchmark(found: Benchmark, console: Console) -> None:
         _show_case(case, labels, console)
     say(console, f"Memory is read at {size_text(found.bandwidth)}/s, measured in this run: the limit of decoding.")
     for warning in found.warnings:
-        say(console, Text("Note: ", style="yellow").append(one_line(warning), style="default"))
+        note(console, warning)
     for gate in found.gates:
         say(console, f"Gate {gate}", style="green" if gate.passed else "bold red")
 

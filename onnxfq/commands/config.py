@@ -10,13 +10,57 @@ import os
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import typer
+from typer.core import TyperOption
+
+from onnxfq.commands.option_names import with_option_names
 from onnxfq.errors import OutputError, UsageError
 from onnxfq.system.durable import write_durably
+from onnxfq.system.terminal import one_line
+
+if TYPE_CHECKING:
+    from onnxfq.reports.report import Report
 
 KINDS = (".toml", ".json")
 Value = bool | int | float | str | list[str]
+
+
+def read_settings(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a file stand in for options that are not on the command line; what it holds is checked as if it were."""
+    if path is None:
+        return None
+    options = _options(context)
+    names = {name: str(option.name) for name, option in options.items()}
+    try:
+        found = read_config(path, names, [name for name, option in options.items() if option.multiple])
+    except UsageError as error:
+        raise typer.BadParameter(one_line(with_option_names(str(error)))) from error
+    context.default_map = {names[name]: value for name, value in found.items()}
+    return path
+
+
+def save_settings(context: typer.Context, path: Path, result: Report) -> None:
+    """Write the options of a run to a file; what was left to this machine is written as it was decided."""
+    decided = {"provider": result.provider, "symmetric": result.settings["symmetric"]}
+    given = {name: context.params[str(option.name)] for name, option in _options(context).items()}
+    settings = {name: _plain(value) for name, value in {**given, **decided}.items() if value not in (None, (), [])}
+    write_config(path, settings, f"The model is complete: '{result.output}'. ")
+
+
+def _options(context: typer.Context) -> dict[str, TyperOption]:
+    """A command's options by their long names, but for those about such files."""
+    found = {
+        max(option.opts, key=len).lstrip("-"): option
+        for option in context.command.params
+        if isinstance(option, TyperOption)
+    }
+    return {name: option for name, option in found.items() if name not in ("help", "config", "save-config")}
+
+
+def _plain(value: object) -> Value:
+    return value if isinstance(value, bool | int | float | list) else str(value)
 
 
 def read_config(path: Path, names: Collection[str], lists: Collection[str] = ()) -> dict[str, str | list[str]]:
@@ -28,7 +72,7 @@ def read_config(path: Path, names: Collection[str], lists: Collection[str] = ())
         lists: of those that may be given several times.
 
     Raises:
-        UsageError: the file cannot be read, or holds what is no option; all offenders are named.
+        UsageError: the file cannot be read, or holds what is not an option; all offenders are named.
     """
     found = _read(path)
     unknown = [name for name in found if name not in names]
@@ -39,7 +83,7 @@ def read_config(path: Path, names: Collection[str], lists: Collection[str] = ())
     wrong = [name for name, value in found.items() if not _fits(value, several=name in lists)]
     if wrong:
         raise UsageError(
-            f"'{path}' holds settings that are no text, number or truth value: {', '.join(wrong)}. "
+            f"'{path}' holds settings that are neither text, number nor truth value: {', '.join(wrong)}. "
             f"Lists are for {', '.join(sorted(lists)) or 'no setting'} only."
         )
     return {name: _typed(value, several=name in lists) for name, value in found.items()}
@@ -53,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"Cannot read the settings '{path}' ({error.strerror or error}). Name a file.") from error
     except ValueError as error:
-        raise UsageError(f"'{path}' is no {path.suffix[1:].upper()}: {error}. Repair it.") from error
+        raise UsageError(f"'{path}' is not valid {path.suffix[1:].upper()}: {error}. Repair it.") from error
     if not isinstance(found, dict):
         raise UsageError(f"'{path}' holds no settings by name (got a JSON {type(found).__name__}).")
     return found
@@ -105,7 +149,9 @@ def check_config_path(path: Path, *taken: Path | None) -> None:
     """
     _check_kind(path)
     if not path.parent.is_dir() or path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"Cannot write the settings '{path}': it is no file in a writable folder. Choose another.")
+        raise UsageError(
+            f"Cannot write the settings '{path}': it must be a file in a folder that can be written. Choose another."
+        )
     inside = [folder for folder in taken if folder is not None and path.resolve().is_relative_to(folder.resolve())]
     if inside:
         raise UsageError(f"The settings '{path}' would change '{inside[0]}'. Choose another place for them.")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 import typer
 from rich.console import Console
 
+from onnxfq.commands.option_names import declare_options, with_option_names
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
 from onnxfq.system.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
-    from onnxfq.commands.progress_bar import Told
     from onnxfq.metrics.gates import Gate
+    from onnxfq.progress import Progress
     from onnxfq.reports.report import Report
 
 GATE_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -38,7 +39,8 @@ AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 def reported(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn deliberate errors and interruptions into a message and an exit code."""
+    """Turn deliberate errors and interruptions into a message and an exit code, in the words of the command line."""
+    declare_options(command)
 
     @functools.wraps(command)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
@@ -69,15 +71,15 @@ def _notes(error: BaseException) -> str:
 
 
 def print_error(message: str) -> None:
-    """Print one line on stderr, its first word in red."""
+    """Print one line on stderr, its first word in red, settings by the names of their options."""
     console = messages()
     kind, _, rest = message.partition(" ")
     console.print(kind, style="bold red", end=" ")
-    console.print(one_line(rest), markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console.print(one_line(with_option_names(rest)), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
-def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[Told]:
+def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[Progress]:
     """Progress while inside; verbose: every line of the log too.
 
     Raises:
@@ -88,16 +90,16 @@ def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[T
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")
     console = messages(quiet=quiet)
-    with progress(console) as told:
+    with progress(console) as report:
         if not verbose:
-            yield told
+            yield report
             return
-        handler, log = _Lines(told), logging.getLogger("onnxfq")
+        handler, log = _Lines(report), logging.getLogger("onnxfq")
         level = log.level
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)
         try:
-            yield told
+            yield report
         finally:
             log.removeHandler(handler)
             log.setLevel(level)
@@ -106,13 +108,13 @@ def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[T
 class _Lines(logging.Handler):
     """Log records as remarks between the lines of progress."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, report: Progress) -> None:
         super().__init__()
-        self._told = told
+        self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
-        self._told(record.getMessage(), 0, 0)
+        self._report(record.getMessage(), 0, 0)
 
 
 def show(result: Report, *, as_json: bool, quiet: bool = False) -> None:

@@ -4,42 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxfq.commands.arguments import (
-    Appended,
-    AtMost,
-    Baseline,
-    Baselines,
-    Batches,
-    ClockChoice,
-    ClockOption,
-    Cpus,
-    DataFile,
-    JsonFlag,
-    Lengths,
-    Loads,
-    MaxDrop,
-    MaxError,
-    MaxKl,
-    MaxPplIncrease,
-    MinCosine,
-    MinSpeedup,
-    ModelArgument,
-    Only,
-    OnlyChoice,
-    ProviderChoice,
-    ProviderOption,
-    Quiet,
-    ReportOutput,
-    ReportsArgument,
-    Seconds,
-    TaskChoice,
-    TaskOption,
-    TextFile,
-    Threads,
-    Tokenizer,
-    Verbose,
-    Window,
-)
+from onnxfq.commands import arguments as arg
 from onnxfq.commands.console import (
     end_by_gates,
     report_progress,
@@ -47,6 +12,7 @@ from onnxfq.commands.console import (
     show,
     show_as,
 )
+from onnxfq.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxfq.reports.compare import ReportComparison
@@ -55,34 +21,34 @@ if TYPE_CHECKING:
 
 @reported
 def evaluate(
-    model: ModelArgument,
-    baseline: Baseline = None,
-    task: TaskOption = TaskChoice.auto,
-    text: TextFile = None,
-    data: DataFile = None,
-    tokenizer: Tokenizer = None,
-    seq_len: Window = 512,
-    samples: AtMost = None,
-    provider: ProviderOption = ProviderChoice.auto,
-    max_ppl_increase: MaxPplIncrease = None,
-    max_kl: MaxKl = None,
-    min_cosine: MinCosine = None,
-    max_error: MaxError = None,
-    max_drop: MaxDrop = None,
-    as_json: JsonFlag = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    threads: Threads = None,
+    model: arg.ModelArgument,
+    baseline: arg.Baseline = None,
+    task: arg.TaskOption = arg.TaskChoice.auto,
+    text: arg.TextFile = None,
+    data: arg.DataFile = None,
+    tokenizer: arg.Tokenizer = None,
+    seq_len: arg.Window = 512,
+    samples: arg.AtMost = None,
+    provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    max_ppl_increase: arg.MaxPplIncrease = None,
+    max_kl: arg.MaxKl = None,
+    min_cosine: arg.MinCosine = None,
+    max_error: arg.MaxError = None,
+    max_drop: arg.MaxDrop = None,
+    as_json: arg.JsonFlag = False,
+    quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
+    threads: arg.Threads = None,
 ) -> None:
     """Measure how good a model is, and how far it is from the one it was made from. Changes nothing."""
     from onnxfq.commands.tables import show_evaluation
     from onnxfq.evaluation import evaluate as evaluating
 
-    with report_progress(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as progress:
         result = evaluating.evaluate(
             model, baseline, text=text, data=data, task=task.value, tokenizer=tokenizer, seq_len=seq_len,
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
-            max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=told,
+            max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=progress,
         )  # fmt: skip
     show_as(result, show_evaluation, as_json=as_json, quiet=quiet)
     end_by_gates(result.gates)
@@ -90,42 +56,41 @@ def evaluate(
 
 @reported
 def benchmark(
-    model: ModelArgument,
-    baseline: Baselines = None,
-    only: Only = OnlyChoice.all,
-    lengths: Lengths = None,
-    batches: Batches = "1",
-    tokens: Appended = 32,
-    seconds: Seconds = 20.0,
-    loads: Loads = 3,
-    provider: ProviderOption = ProviderChoice.auto,
-    clock: ClockOption = ClockChoice.wall,
-    cpus: Cpus = None,
-    threads: Threads = None,
-    min_speedup: MinSpeedup = None,
-    as_json: JsonFlag = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    model: arg.ModelArgument,
+    baseline: arg.Baselines = None,
+    only: arg.Only = arg.OnlyChoice.all,
+    lengths: arg.Lengths = None,
+    batches: arg.Batches = "1",
+    tokens: arg.Appended = 32,
+    seconds: arg.Seconds = 20.0,
+    loads: arg.Loads = 3,
+    provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    clock: arg.ClockOption = arg.ClockChoice.wall,
+    cpus: arg.Cpus = None,
+    threads: arg.Threads = None,
+    min_speedup: arg.MinSpeedup = None,
+    as_json: arg.JsonFlag = False,
+    quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
 ) -> None:
     """Measure how fast a model is, beside what it was made from: decoding, prefill, load time, memory, size."""
     from onnxfq.benchmarking import benchmark as benchmarking
     from onnxfq.commands.benchmark_tables import show_benchmark
-    from onnxfq.commands.numbers import parse_numbers
 
-    with report_progress(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as progress:
         result = benchmarking.benchmark(
             model, baseline or (), provider=provider.value, threads=threads, clock=clock.value, only=only.value,
-            cpus=None if cpus is None else parse_numbers(cpus, "--cpus"),
-            lengths=None if lengths is None else parse_numbers(lengths, "--lengths"),
-            batches=parse_numbers(batches, "--batches"), tokens=tokens, seconds=seconds, loads=loads,
-            min_speedup=min_speedup, progress=told,
+            cpus=None if cpus is None else _numbers(cpus, "--cpus"),
+            lengths=None if lengths is None else _numbers(lengths, "--lengths"),
+            batches=_numbers(batches, "--batches"), tokens=tokens, seconds=seconds, loads=loads,
+            min_speedup=min_speedup, progress=progress,
         )  # fmt: skip
     show_as(result, show_benchmark, as_json=as_json, quiet=quiet)
     end_by_gates(result.gates)
 
 
 @reported
-def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json: JsonFlag = False) -> None:
+def show_reports(reports: arg.ReportsArgument, output: arg.ReportOutput = None, as_json: arg.JsonFlag = False) -> None:
     """Show a report again or turn it into a page; several: compare the runs."""
     from onnxfq.commands.tables import show_comparison
     from onnxfq.reports.compare import compare_reports
@@ -145,3 +110,22 @@ def show_reports(reports: ReportsArgument, output: ReportOutput = None, as_json:
         show_as(result, show_comparison, as_json=as_json)
     if output:
         result.save(output)
+
+
+def _numbers(text: str, what: str) -> tuple[int, ...]:
+    """Numbers from "1,4" or "0-3,8", as people write lists of them.
+
+    Args:
+        text: numbers and ranges, both ends included, with commas between them.
+        what: names the setting, for messages.
+
+    Raises:
+        UsageError: the text is not such a list.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (first.isdecimal() and (last.isdecimal() if dash else not last)):
+            raise UsageError(f"{what} must be numbers with commas between them (got {text!r}). Write 1,4 or 0-3,8.")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)

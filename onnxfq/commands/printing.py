@@ -7,14 +7,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxfq.commands.option_names import with_option_names
 from onnxfq.system.terminal import one_line, printable, shortened
 
 _LONGEST_CELL = 500  # characters; --json has all of them
 
 
 def say(console: Console, text: str | Text, style: str = "") -> None:
-    """Print a line as it is: nothing in it is markup."""
-    console.print(text if isinstance(text, Text) else Text(one_line(text), style=style))
+    """Print a line as it is: nothing in it is markup. In plain text, settings get the names of their options."""
+    console.print(text if isinstance(text, Text) else Text(one_line(with_option_names(text)), style=style))
+
+
+def note(console: Console, text: str) -> None:
+    """Print a remark or a warning."""
+    say(console, Text("Note: ", style="yellow").append(one_line(with_option_names(text)), style="default"))
 
 
 def table(*columns: str) -> Table:

@@ -4,104 +4,66 @@ from __future__ import annotations
 
 import typer
 
-from onnxfq.commands.arguments import (
-    ActivationChoice,
-    Activations,
-    Algorithm,
-    AllowSlow,
-    Bits,
-    BlockSize,
-    Calib,
-    ConfigFile,
-    EvalText,
-    Exclude,
-    ExecutorOption,
-    Include,
-    JsonFlag,
-    MaxError,
-    MaxKl,
-    MaxPplIncrease,
-    Memory,
-    MinCosine,
-    MinSpeedup,
-    ModelArgument,
-    NoValidate,
-    Output,
-    ProviderChoice,
-    ProviderOption,
-    Quiet,
-    ReportFile,
-    Resume,
-    Samples,
-    SaveConfig,
-    Seed,
-    SeqLen,
-    Symmetric,
-    Threads,
-    Tokenizer,
-    Verbose,
-    WorkDir,
-)
+from onnxfq.commands import arguments as arg
+from onnxfq.commands.config import check_config_path, save_settings
 from onnxfq.commands.console import (
     end_by_gates,
     report_progress,
     reported,
     show,
 )
-from onnxfq.commands.settings import save_settings
 from onnxfq.errors import OutputError
 
 
 @reported
 def quantize(
     context: typer.Context,
-    model: ModelArgument,
-    output: Output = None,
-    bits: Bits = 4,
-    block_size: BlockSize = "32",
-    symmetric: Symmetric = None,
-    activations: Activations = ActivationChoice.int8,
-    algorithm: Algorithm = "auto",
-    calib: Calib = None,
-    tokenizer: Tokenizer = None,
-    samples: Samples = 128,
-    seq_len: SeqLen = 512,
-    seed: Seed = 0,
-    provider: ProviderOption = ProviderChoice.auto,
-    include: Include = None,
-    exclude: Exclude = None,
-    allow_slow: AllowSlow = False,
-    max_error: MaxError = None,
-    max_kl: MaxKl = None,
-    min_cosine: MinCosine = None,
-    max_ppl_increase: MaxPplIncrease = None,
-    eval_text: EvalText = None,
-    min_speedup: MinSpeedup = None,
-    no_validate: NoValidate = False,
-    report: ReportFile = None,
-    as_json: JsonFlag = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    config: ConfigFile = None,
-    save_config: SaveConfig = None,
-    work_dir: WorkDir = None,
-    resume: Resume = False,
-    memory: Memory = "2GB",
-    threads: Threads = None,
-    executor: ExecutorOption = None,
+    model: arg.ModelArgument,
+    output: arg.Output = None,
+    bits: arg.Bits = 4,
+    block_size: arg.BlockSize = "32",
+    symmetric: arg.Symmetric = None,
+    activations: arg.Activations = arg.ActivationChoice.int8,
+    algorithm: arg.Algorithm = "auto",
+    calib: arg.Calib = None,
+    tokenizer: arg.Tokenizer = None,
+    samples: arg.Samples = 128,
+    seq_len: arg.SeqLen = 512,
+    seed: arg.Seed = 0,
+    provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    include: arg.Include = None,
+    exclude: arg.Exclude = None,
+    allow_slow: arg.AllowSlow = False,
+    max_error: arg.MaxError = None,
+    max_kl: arg.MaxKl = None,
+    min_cosine: arg.MinCosine = None,
+    max_ppl_increase: arg.MaxPplIncrease = None,
+    eval_text: arg.EvalText = None,
+    min_speedup: arg.MinSpeedup = None,
+    no_validate: arg.NoValidate = False,
+    report: arg.ReportFile = None,
+    as_json: arg.JsonFlag = False,
+    quiet: arg.Quiet = False,
+    verbose: arg.Verbose = False,
+    config: arg.ConfigFile = None,
+    save_config: arg.SaveConfig = None,
+    work_dir: arg.WorkDir = None,
+    resume: arg.Resume = False,
+    memory: arg.Memory = "2GB",
+    threads: arg.Threads = None,
+    executor: arg.ExecutorOption = None,
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
     from onnxfq import pipeline
-    from onnxfq.commands.config import check_config_path
     from onnxfq.reports.files import check_report_path
 
     if report:
         check_report_path(report, model, output)
     if save_config:
         check_config_path(save_config, model, output)
-    with report_progress(quiet=quiet, verbose=verbose) as told:
+    with report_progress(quiet=quiet, verbose=verbose) as progress:
         result = pipeline.quantize(
-            model, output, progress=told, bits=bits, block_size=block_size, symmetric=symmetric,
+            model, output, progress=progress, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
             exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
@@ -123,17 +85,17 @@ def quantize(
 
 @reported
 def inspect(
-    model: ModelArgument,
-    bits: Bits = 4,
-    block_size: BlockSize = "32",
-    symmetric: Symmetric = None,
-    activations: Activations = ActivationChoice.int8,
-    algorithm: Algorithm = "auto",
-    provider: ProviderOption = ProviderChoice.auto,
-    include: Include = None,
-    exclude: Exclude = None,
-    allow_slow: AllowSlow = False,
-    as_json: JsonFlag = False,
+    model: arg.ModelArgument,
+    bits: arg.Bits = 4,
+    block_size: arg.BlockSize = "32",
+    symmetric: arg.Symmetric = None,
+    activations: arg.Activations = arg.ActivationChoice.int8,
+    algorithm: arg.Algorithm = "auto",
+    provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    include: arg.Include = None,
+    exclude: arg.Exclude = None,
+    allow_slow: arg.AllowSlow = False,
+    as_json: arg.JsonFlag = False,
 ) -> None:
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
     from onnxfq import pipeline

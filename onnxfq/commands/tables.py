@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxfq.commands.option_names import with_option_names
 from onnxfq.commands.printing import add as _add
+from onnxfq.commands.printing import note as _note
 from onnxfq.commands.printing import say as _say
 from onnxfq.commands.printing import table as _table
 from onnxfq.evaluation.result import Evaluation
@@ -47,7 +49,7 @@ def show_inspection(report: Report, console: Console) -> None:
         skipped = _table("node", "")
         skipped.add_column("reason", ratio=1)
         for skip in report.skipped:
-            _add(skipped, _name(skip), skip.op_type, skip.reason)
+            _add(skipped, _name(skip), skip.op_type, with_option_names(skip.reason))
         console.print(skipped)
     console.print(_summary(report))
     seconds, memory = report.estimate.seconds, size_text(report.estimate.memory_bytes)
@@ -75,7 +77,7 @@ def show_comparison(comparison: ReportComparison, console: Console) -> None:
         console.print(settings)
     _show_changes(comparison, labels, console)
     for remark in comparison.remarks:
-        _say(console, Text("Note: ", style="yellow").append(one_line(remark), style="default"))
+        _note(console, remark)
 
 
 def _show_changes(comparison: ReportComparison, labels: Sequence[str], console: Console) -> None:
@@ -235,4 +237,4 @@ def _show_gates(report: Report | Evaluation, console: Console) -> None:
 
 def _show_warnings(report: Report | Evaluation, console: Console) -> None:
     for warning in report.warnings:
-        _say(console, Text("Note: ", style="yellow").append(one_line(warning), style="default"))
+        _note(console, warning)

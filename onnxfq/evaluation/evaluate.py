@@ -105,12 +105,12 @@ def _check(
 ) -> None:
     if task not in TASKS:
         raise UsageError(f"Unknown task (got task={task!r}). Use {', '.join(TASKS)}.")
-    for name, value in (("samples", samples), ("seq-len", seq_len), ("threads", threads)):
+    for name, value in (("samples", samples), ("seq_len", seq_len), ("threads", threads)):
         if value is not None and value < 1:
-            raise UsageError(f"--{name} must be 1 or more (got {value}).")
+            raise UsageError(f"`{name}` must be 1 or more (got {value}).")
     if limits.chosen and baseline is None:
-        named = " and ".join(f"--{option}" for option in limits.chosen)
-        raise UsageError(f"{named} compares the model with another one. Name that with --baseline.")
+        named = " and ".join(f"`{option.replace('-', '_')}`" for option in limits.chosen)
+        raise UsageError(f"{named} compares the model with another one. Name that with `baseline`.")
 
 
 def _path(path: str | Path | None) -> Path | None:

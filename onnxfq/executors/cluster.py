@@ -86,7 +86,7 @@ def address_of(executor: str) -> str:
     """
     address = executor.removeprefix(PREFIX).strip()
     if not executor.startswith(PREFIX) or not address:
-        raise UsageError(f"--executor must be dask:ADDRESS (got {executor!r}). Write dask:tcp://HOST:8786.")
+        raise UsageError(f"`executor` must be dask:ADDRESS (got {executor!r}). Write dask:tcp://HOST:8786.")
     return address
 
 
@@ -102,12 +102,14 @@ def connected(address: str) -> Iterator[Cluster]:
         import distributed
     except ImportError as error:
         raise UsageError(
-            "--executor dask:… needs the package distributed. Install it with `pip install 'onnxfq[distributed]'`."
+            "`executor=\"dask:…\"` needs the package distributed. Install it with `pip install 'onnxfq[distributed]'`."
         ) from error
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"'{address}' is no address of a scheduler ({error}). Write dask:tcp://HOST:8786.") from error
+        raise UsageError(
+            f"'{address}' is not the address of a scheduler ({error}). Write dask:tcp://HOST:8786."
+        ) from error
     except OSError as error:
         raise ExecutorError(
             f"No dask scheduler answers at '{address}' ({' '.join(str(error).split())}). Start one with "

@@ -160,7 +160,7 @@ def opened(executor: str | Executor | None, *, threads: int | None = None) -> It
 
 
 def check_executor(executor: object) -> None:
-    """Refuse what is no executor, or one whose processes cannot work.
+    """Refuse what is not an executor, or one whose processes cannot work.
 
     Raises:
         UsageError: it is not.
@@ -169,7 +169,7 @@ def check_executor(executor: object) -> None:
         address_of(executor)
     elif executor is not None and not isinstance(executor, Executor):
         raise UsageError(
-            f"executor must be dask:ADDRESS or an executor of concurrent.futures (got {type(executor).__name__}). "
+            f"`executor` must be dask:ADDRESS or an executor of concurrent.futures (got {type(executor).__name__}). "
             "Give one, or leave it out to do everything in this process."
         )
     context = getattr(executor, "_mp_context", None)  # of ProcessPoolExecutor, which tells it in no other way
@@ -219,7 +219,7 @@ class _Stamp:
     def _refuse(self, why: str) -> None:
         raise ExecutorError(
             f"{_worker()} does not see '{self.path}' as it is here ({why}). "
-            "Work that is sent elsewhere reads the model, and what --work-dir holds, under the same paths: "
+            "Work that is sent elsewhere reads the model, and what `work_dir` holds, under the same paths: "
             "put both on a file system that all workers share."
         )
 

@@ -61,7 +61,7 @@ def dump(folder: Path, value: object, answers: Path | None = None) -> Path:
             file.unlink(missing_ok=True)
         raise OutputError(
             f"Cannot write to '{folder}' ({error.strerror or error}). Free some disk space, or choose another place "
-            "with --work-dir."
+            "with `work_dir`."
         ) from error
     return file
 
@@ -76,7 +76,7 @@ def load(file: Path) -> Any:  # noqa: ANN401
         arrays, described = read_archive(file)
         return _build(described, arrays)
     except (DataError, KeyError, TypeError, ValueError) as error:
-        raise OutputError(f"Cannot read '{file}' ({error}). Give a --work-dir of its own.") from error
+        raise OutputError(f"Cannot read '{file}' ({error}). Give a `work_dir` of its own.") from error
 
 
 def load_once(file: Path, make: Callable[[Any], Made]) -> Made:

@@ -17,7 +17,7 @@ from onnxfq.signature import Signature, TensorSpec
 UNKNOWN_VOCABULARY = 100  # ids that nearly every embedding has
 UNKNOWN_RANGE = 2  # integers of which nothing is known
 CACHE_SCALE = 0.1  # standard deviation of made-up keys and values
-_REMEDY = "Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
+_REMEDY = "Give inputs with `calib=FILE.npz`, or skip the comparison with `validate=False`."
 
 
 def generate(
@@ -91,7 +91,7 @@ def element_type(spec: TensorSpec) -> np.dtype[np.generic]:
     """Numpy's type for an input's elements.
 
     Raises:
-        DataError: the input is no array of numbers.
+        DataError: the input is not an array of numbers.
     """
     try:
         return np.dtype(getattr(ml_dtypes, spec.dtype, None) or spec.dtype)
@@ -148,7 +148,7 @@ def _refuse_missing(feed: Mapping[str, Array], signature: Signature) -> None:
     if missing:
         raise DataError(
             f"Inputs are missing that do not follow from the others: {', '.join(missing)} "
-            f"(got {', '.join(feed) or 'none'}). Give all of them with --calib FILE.npz."
+            f"(got {', '.join(feed) or 'none'}). Give all of them with `calib=FILE.npz`."
         )
 
 

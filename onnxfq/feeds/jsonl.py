@@ -35,36 +35,45 @@ def read_jsonl(lines: Iterable[str], name: str, signature: Signature, text: Text
         text: encodes `text` and cuts `input_ids` that stand alone; beside other inputs they stay whole.
 
     Raises:
-        DataError: a line is no JSON object, or what it holds does not become the model's inputs.
+        DataError: a line is not a JSON object, or what it holds does not become the model's inputs.
     """
-    for number, line in enumerate(lines, start=1):
-        where = f"line {number} of {name}"
-        feed = _parse_line(line, signature, text, where) if line.strip() else None
+    for sample, where in parse_lines(lines, name):
+        feed = _parse_sample(sample, signature, text, where)
         if feed is not None:
             yield feed, where
 
 
-def parse_object(line: str, where: str) -> dict[str, Any]:
-    """The JSON object that a line holds.
+def parse_lines(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The JSON object of each line that is not blank, with the words that say where it stands.
+
+    Args:
+        lines: of the file.
+        name: of the file.
 
     Raises:
-        DataError: it holds none.
+        DataError: a line holds no object.
     """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"line {number} of {name}"
+            yield _parse_object(line, where), where
+
+
+def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
         sample = json.loads(line)
     except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, lists in lists in lists
-        raise DataError(f"This is no JSON (in {where}): {error}. Write one JSON object a line.") from error
+        raise DataError(f"Expected JSON (in {where}): {error}. Write one JSON object a line.") from error
     if not isinstance(sample, dict):
-        raise DataError(f"This is no JSON object (in {where}; got {type(sample).__name__}). Write one object a line.")
+        raise DataError(f"Expected a JSON object (in {where}; got {type(sample).__name__}). Write one object a line.")
     return sample
 
 
-def _parse_line(line: str, signature: Signature, text: Text, where: str) -> Feed | None:
-    """One sample; None for blank text."""
-    sample = parse_object(line, where)
+def _parse_sample(sample: dict[str, Any], signature: Signature, text: Text, where: str) -> Feed | None:
+    """A model's inputs; None for blank text."""
     if "text" in sample:
         if not isinstance(sample["text"], str):
-            raise DataError(f"`text` is no string (in {where}; got {type(sample['text']).__name__}). Give a string.")
+            raise DataError(f'"text" must be a string (in {where}; got {type(sample["text"]).__name__}).')
         return text.encode(sample["text"])
     if list(sample) == ["input_ids"]:
         return text.from_ids(sample["input_ids"], where)
@@ -81,7 +90,7 @@ def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     plain = {type(item) for item in items} in _PLAIN and longest * len(items) <= _MOST_TEXT
     array = np.asarray(value) if plain else objects
     if array.dtype == object:  # lists of different lengths, objects, numbers and text, numbers beyond 64 bits
-        raise DataError(f"{spec.name} is no array (in {where}). Give numbers or text, in lists of equal lengths.")
+        raise DataError(f"{spec.name} is not an array (in {where}). Give numbers or text, in lists of equal lengths.")
     array = _cast(array, spec)
     missing_batch = spec.shape is not None and array.ndim == len(spec.shape) - 1
     return array[np.newaxis] if missing_batch else array

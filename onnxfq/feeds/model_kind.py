@@ -38,8 +38,8 @@ def language_output(signature: Signature) -> str:
     name = find_language_output(signature)
     if name is None:
         raise ModelError(
-            "The model is none for this task: perplexity needs scores of tokens: an output `logits` [batch, tokens, "
-            f"vocabulary] (got {_listed(signature)}). Evaluate it with --task outputs."
+            "The model does not suit this task: perplexity needs an output `logits` [batch, tokens, "
+            f'vocabulary] (got {_listed(signature)}). Evaluate it with `task="outputs"`.'
         )
     return name
 
@@ -60,7 +60,7 @@ def embedding_output(signature: Signature) -> str:
     if name is None:
         raise ModelError(
             "The model embeds no sentences: sts needs an output `last_hidden_state` [batch, tokens, features] or "
-            f"`sentence_embedding` [batch, features] (got {_listed(signature)}). Evaluate it with --task outputs."
+            f'`sentence_embedding` [batch, features] (got {_listed(signature)}). Evaluate it with `task="outputs"`.'
         )
     return name
 
@@ -77,7 +77,7 @@ def class_output(signature: Signature) -> str:
         return (named or matrices)[0].name
     raise ModelError(
         f"The model scores no classes: classification needs one output `logits` [batch, classes] (got "
-        f"{_listed(signature)}). Evaluate it with --task outputs."
+        f'{_listed(signature)}). Evaluate it with `task="outputs"`.'
     )
 
 

@@ -1,9 +1,9 @@
-"""Inputs from files: arrays in .npz, samples in .jsonl, running text in .txt."""
+"""Inputs from files, each kind by its own reader, and from Python."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,18 @@ from onnxfq.feeds.generate import fill
 from onnxfq.feeds.jsonl import read_jsonl
 from onnxfq.feeds.npz import read_npz
 from onnxfq.feeds.text import Text
+from onnxfq.input_files import listed
 from onnxfq.signature import Signature
+
+Sample = tuple[Feed, str]  # with the words that say where it stands
 
 
 def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samples: int, seq_len: int) -> Feeds:
     """Read inputs for a model; what follows from them (masks, positions, an empty cache) is filled in.
 
     Args:
-        path: `.npz`: an array an input, the first axis counting samples; a folder of such files; `.jsonl`: a sample a
-            line, an object with `text`, or `input_ids`, or the model's inputs by name (lines of blank text are passed
-            over); `.txt`: encoded as a whole and cut into consecutive windows of `seq_len` tokens.
+        path: one of `input_files.FEED_FILES`, or a folder of .npz files. Lines of blank text are passed over; running
+            text is encoded as a whole and cut into consecutive windows of `seq_len` tokens.
         signature: the model's inputs.
         tokenizer: the folder with tokenizer.json, or that file; only text needs it.
         samples: how many to read at most, the first ones.
@@ -35,9 +37,9 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
         DataError: the file cannot be read, or does not fit the model.
         UsageError: text without a tokenizer, or a number below 1.
     """
-    for option, number in (("samples", samples), ("seq-len", seq_len)):
+    for name, number in (("samples", samples), ("seq_len", seq_len)):
         if number < 1:
-            raise UsageError(f"There must be at least one (got --{option} {number}). Use 1 or more.")
+            raise UsageError(f"`{name}` must be 1 or more (got {number}).")
     text = Text(tokenizer, signature, seq_len)
     found = itertools.islice(_read(path, signature, text, samples), samples)
     feeds = tuple(complete(feed, signature, where) for feed, where in found)
@@ -62,12 +64,12 @@ def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, s
         where = f"sample {number} of those given"
         if not isinstance(sample, Mapping):
             raise DataError(
-                f"This is no dict of arrays (in {where}; got {type(sample).__name__}). Give a dict a sample."
+                f"Expected a dict of arrays (in {where}; got {type(sample).__name__}). Give one dict for each sample."
             )
         feeds.append(complete({name: np.asarray(array) for name, array in sample.items()}, signature, where))
     if not feeds:
         raise DataError(
-            "There are no samples in calib. Give at least one, and a list where they are read more than once."
+            "There are no samples in `calib`. Give at least one, and a list where they are read more than once."
         )
     return Feeds(tuple(feeds), "given: from Python")
 
@@ -82,24 +84,32 @@ def complete(feed: Feed, signature: Signature, where: str) -> Feed:
     return fill(feed, signature)
 
 
-def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[tuple[Feed, str]]:
+def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
     """Samples, each with the words that say where it stands."""
     if path.is_dir():
         return _read_folder(path, signature)
     if not path.exists():
-        raise DataError(f"There is no file {path}. Give a .npz, .jsonl or .txt file, or a folder of .npz files.")
-    match path.suffix.lower():
-        case ".npz":
-            return read_npz(path, signature)
-        case ".jsonl":
-            return read_jsonl(read_lines(path), path.name, signature, text)
-        case ".txt":
-            windows = text.windows("".join(read_lines(path)), samples)
-            return ((feed, f"window {index} of {path.name}") for index, feed in enumerate(windows, start=1))
-    raise DataError(f"{path} is of no known kind (got {path.suffix or 'no suffix'!r}). Use .npz, .jsonl or .txt.")
+        raise DataError(f"There is no file {path}. Give a {listed(READERS)} file, or a folder of .npz files.")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is of no known kind (got {path.suffix or 'no suffix'!r}). Use {listed(READERS)}.")
+    return reader(path, signature, text, samples)
 
 
-def _read_folder(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
+def _read_arrays(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
+    return read_npz(path, signature)
+
+
+def _read_json_lines(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
+    return read_jsonl(read_lines(path), path.name, signature, text)
+
+
+def _read_windows(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
+    windows = text.windows("".join(read_lines(path)), samples)
+    return ((feed, f"window {index} of {path.name}") for index, feed in enumerate(windows, start=1))
+
+
+def _read_folder(path: Path, signature: Signature) -> Iterator[Sample]:
     files = sorted(path.glob("*.npz"))
     if not files:
         raise DataError(f"There are no .npz files in the folder {path}. Give a folder that holds some.")
@@ -113,3 +123,11 @@ def read_lines(path: Path) -> Iterator[str]:
             yield from file
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}. Give a readable text file.") from error
+
+
+# A reader for each of `FEED_FILES`; of text, it is told how many samples are wanted at most.
+READERS: dict[str, Callable[[Path, Signature, Text, int], Iterator[Sample]]] = {
+    ".npz": _read_arrays,
+    ".jsonl": _read_json_lines,
+    ".txt": _read_windows,
+}

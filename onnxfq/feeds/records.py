@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from onnxfq.errors import DataError
-from onnxfq.feeds.jsonl import parse_object
+from onnxfq.feeds.jsonl import parse_lines
 from onnxfq.feeds.readers import read_lines
+from onnxfq.input_files import RECORD_FILES, listed
 
 Record = dict[str, object]
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+SUFFIXES = tuple(RECORD_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +42,21 @@ def read_records(path: Path, columns: Sequence[Column], *, samples: int | None =
     """Read records one by one, each with the words that say where it stands.
 
     Args:
-        path: `.csv` (commas, quotes) or `.tsv` (tabs, no quotes), with a first line of names or without: then the
-            columns come in the order given, the optional ones only where a row has room for all; or `.jsonl`, an
-            object a line.
+        path: one of `input_files.RECORD_FILES`. Tables have a first line of names or none: then the columns come in
+            the order given, the optional ones only where a row has room for all.
         columns: what to read; a record holds an optional one only where the file has it.
         samples: how many at most, the first ones; None for all.
 
     Raises:
         DataError: the file cannot be read, or lacks a column.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        got = path.suffix or "no suffix"
-        raise DataError(f"{path} is no table (got {got!r}). Give a file with {_listed(columns)} as .csv, .tsv, .jsonl.")
-    found = _read_jsonl(path, columns) if suffix == ".jsonl" else _read_table(path, columns, tabs=suffix == ".tsv")
-    return itertools.islice(found, samples)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path} is not a table (got {path.suffix or 'no suffix'!r}). "
+            f"Give a file with {_listed(columns)} as {listed(_READERS)}."
+        )
+    return itertools.islice(reader(path, columns), samples)
 
 
 def number(record: Record, name: str, where: str) -> float:
@@ -67,7 +69,7 @@ def number(record: Record, name: str, where: str) -> float:
     try:
         return float(str(value))
     except ValueError as error:
-        raise DataError(f"`{name}` is no number (in {where}; got {value!r}). Give a number.") from error
+        raise DataError(f'"{name}" must be a number (in {where}; got {value!r}).') from error
 
 
 def text(record: Record, name: str, where: str) -> str:
@@ -78,15 +80,13 @@ def text(record: Record, name: str, where: str) -> str:
     """
     value = record[name]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"`{name}` is no text (in {where}; got {value!r}). Give a string that is not blank.")
+        raise DataError(f'"{name}" must be text that is not blank (in {where}; got {value!r}).')
     return value
 
 
 def _read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[tuple[Record, str]]:
-    for line_number, line in enumerate(read_lines(path), start=1):
-        if line.strip():
-            where = f"line {line_number} of {path.name}"
-            yield _named(parse_object(line, where), columns, where), where
+    for values, where in parse_lines(read_lines(path), path.name):
+        yield _named(values, columns, where), where
 
 
 def _read_table(path: Path, columns: Sequence[Column], *, tabs: bool) -> Iterator[tuple[Record, str]]:
@@ -121,7 +121,7 @@ def _rows(path: Path, *, tabs: bool) -> Iterator[tuple[list[str], str]]:
                 yield row, f"line {reader.line_num} of {path.name}"
     except csv.Error as error:
         raise DataError(
-            f"This is no row of a table (in line {reader.line_num} of {path.name}): {error}. Repair it."
+            f"Cannot read a row of the table (in line {reader.line_num} of {path.name}): {error}. Repair it."
         ) from error
 
 
@@ -152,4 +152,11 @@ def _by_place(row: Sequence[str], columns: Sequence[Column], where: str) -> Reco
 
 
 def _listed(columns: Sequence[Column]) -> str:
-    return ", ".join(f"`{column.name}`" for column in columns)
+    return ", ".join(f'"{column.name}"' for column in columns)
+
+
+_READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[tuple[Record, str]]]] = {
+    ".csv": partial(_read_table, tabs=False),
+    ".tsv": partial(_read_table, tabs=True),
+    ".jsonl": _read_jsonl,
+}

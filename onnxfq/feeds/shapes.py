@@ -64,14 +64,14 @@ class Sizes:
         if spec.shape is None:
             raise DataError(
                 f"Nothing is known about the shape of input {spec.name} (got no rank), so that no data can be made up "
-                "for it. Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
+                "for it. Give inputs with `calib=FILE.npz`, or skip the comparison with `validate=False`."
             )
         size = self._cache_size if role(spec) == "cache" else self._size
         shape = tuple(size(spec, spec.shape, axis) for axis in range(len(spec.shape)))
         if len(shape) > _MOST_DIMENSIONS or any(d < 0 for d in shape) or math.prod(shape) > MOST_ELEMENTS:
             raise DataError(
                 f"Input {spec.name} would have an impossible shape (got {_few(shape)}; at most {MOST_ELEMENTS} values "
-                "are made up). Give inputs with --calib FILE.npz, or skip the comparison with --no-validate."
+                "are made up). Give inputs with `calib=FILE.npz`, or skip the comparison with `validate=False`."
             )
         return shape
 

@@ -90,11 +90,11 @@ class Text:
         """One sample from ids that are given, cut to the longest length.
 
         Raises:
-            DataError: these are no ids.
+            DataError: these are not ids.
         """
         flat = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
         if not isinstance(flat, list) or not all(type(number) is int and 0 <= number < 2**31 for number in flat):
-            raise DataError(f"`input_ids` is no list of token ids (in {where}). Give the ids of one sample.")
+            raise DataError(f'"input_ids" must be a list of token ids (in {where}), those of one sample.')
         return self.feed(flat)
 
     def _ids(self, text: str) -> list[int]:
@@ -174,14 +174,14 @@ def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:
         DataError: the file cannot be read as one.
     """
     if path is None:
-        raise UsageError("Text needs the model's tokenizer. Name its folder with --tokenizer DIR.")
+        raise UsageError("Text needs the model's tokenizer. Name its folder with `tokenizer=DIR`.")
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise UsageError("Text needs the package tokenizers. Install it with `pip install onnxfq[text]`.") from error
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
-        raise DataError(f"There is no {file}. Name the folder of the model's tokenizer.json with --tokenizer DIR.")
+        raise DataError(f"There is no {file}. Name the folder of the model's tokenizer.json with `tokenizer=DIR`.")
     with _tokenizing(f"{file} cannot be read as a tokenizer"):
         tokenizer = Tokenizer.from_file(str(file))
         tokenizer.no_padding()

@@ -47,13 +47,13 @@ class EvaluatedModel:
 
         Raises:
             DataError: the ids do not fit the model.
-            ModelError: the model does not run, or answers not every token.
+            ModelError: the model does not run, or does not score every token.
         """
         found = self.run(self.text.feed(ids), where)
         rows = found[0] if found.ndim == 3 else found
         if rows.ndim != 2 or len(rows) < len(ids):
             raise ModelError(
-                f"{self.session.name} answers not every token (got {self.output} {list(found.shape)} for {len(ids)} "
+                f"{self.session.name} does not score every token (got {self.output} {list(found.shape)} for {len(ids)} "
                 "tokens). Export it with scores for all tokens."
             )
         return rows[: len(ids)]
@@ -63,13 +63,13 @@ class EvaluatedModel:
 
         Raises:
             DataError: the ids do not fit the model, or its scores do not cover them.
-            ModelError: the model does not run, or answers not every token.
+            ModelError: the model does not run, or does not score every token.
         """
         rows = self.tokens(ids, where)
         if max(ids) >= rows.shape[1]:
             raise DataError(
                 f"The tokenizer knows tokens that the model does not score (in {where}; got id {max(ids)} and "
-                f"{rows.shape[1]} scores). Give the model's own tokenizer with --tokenizer DIR."
+                f"{rows.shape[1]} scores). Give the model's own tokenizer with `tokenizer=DIR`."
             )
         return rows
 
@@ -83,7 +83,7 @@ def refuse_different_vocabularies(model: Array, baseline: Array) -> None:
     if model.shape[-1] != baseline.shape[-1]:
         raise ModelError(
             f"The model scores {model.shape[-1]} tokens or classes, the baseline {baseline.shape[-1]}: they cannot be "
-            "compared. Name the model that this one was made from with --baseline."
+            "compared. Name the model that this one was made from with `baseline`."
         )
 
 

@@ -50,7 +50,7 @@ class Limits:
         Raises:
             UsageError: one is no number of 0 or more, or a percentage where there can be none.
         """
-        return cls(**{n: parse_limit(v, n.replace("_", "-"), percent=n in IN_PERCENT) for n, v in given.items()})
+        return cls(**{n: parse_limit(v, n, percent=n in IN_PERCENT) for n, v in given.items()})
 
     @property
     def chosen(self) -> dict[str, Limit]:
@@ -70,7 +70,7 @@ class Limits:
         """
         idle = [option for option in self.chosen if not set(_READS[option]).intersection(names)]
         if idle:
-            options = " and ".join(f"--{option}" for option in idle)
+            options = " and ".join(f"`{option.replace('-', '_')}`" for option in idle)
             raise UsageError(
                 f"There is nothing to limit for {options}: the task {task} measures {', '.join(names) or 'nothing'}. "
                 "Drop the limit, or give the data that it needs."
@@ -120,7 +120,7 @@ def parse_limit(given: str | float | None, option: str, *, percent: bool) -> Lim
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
         wanted = "a number of 0 or more, or a percentage such as 1%" if percent else "a number of 0 or more"
-        raise UsageError(f"--{option} must be {wanted} (got {given}).")
+        raise UsageError(f"`{option}` must be {wanted} (got {given}).")
     return Limit(value, relative)
 
 

@@ -147,7 +147,7 @@ def run_reference(reference: Session, feed: Feed, *, generated: bool) -> dict[st
             raise
         raise DataError(
             f"The original model does not run on made-up inputs, so that nothing can be compared: {error} "
-            "Give inputs that suit it with --calib FILE, or skip the comparison with --no-validate."
+            "Give inputs that suit it with `calib=FILE`, or skip the comparison with `validate=False`."
         ) from error
 
 

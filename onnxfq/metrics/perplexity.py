@@ -115,12 +115,12 @@ def full_windows(ids: list[int], length: int) -> list[list[int]]:
         DataError: there is none, or windows are too short to predict anything in.
     """
     if length < 2:
-        raise DataError(f"Perplexity needs windows of 2 tokens or more (got {length}). Raise --seq-len.")
+        raise DataError(f"Perplexity needs windows of 2 tokens or more (got {length}). Raise `seq_len`.")
     full = len(ids) // length
     if not full:
         raise DataError(
             f"The text is too short for one window (got {len(ids)} tokens, wanted {length}). "
-            f"Give a longer text{f', or --seq-len {len(ids)}' if len(ids) > 1 else ''}."
+            f"Give a longer text{f', or `seq_len={len(ids)}`' if len(ids) > 1 else ''}."
         )
     return [ids[start : start + length] for start in range(0, full * length, length)]
 
@@ -128,7 +128,7 @@ def full_windows(ids: list[int], length: int) -> list[list[int]]:
 def _refuse_looking_ahead(subject: EvaluatedModel, ids: Sequence[int]) -> None:
     """A model with a cache of earlier tokens cannot see later ones; others are tried out."""
     if not has_cache(subject.signature) and looks_ahead(lambda tokens: subject.scores(tokens, "the text"), ids):
-        raise ModelError(f"{sees_later_tokens(subject.session.name)} Evaluate it with --task outputs.")
+        raise ModelError(f'{sees_later_tokens(subject.session.name)} Evaluate it with `task="outputs"`.')
 
 
 def sees_later_tokens(name: str) -> str:

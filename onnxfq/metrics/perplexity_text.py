@@ -12,7 +12,7 @@ from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds, Text, complete, read_lines, role, stem, takes_token_ids, token_masks
 from onnxfq.feeds.model_kind import find_language_output
-from onnxfq.feeds.records import SUFFIXES
+from onnxfq.input_files import FEED_FILES, RECORD_FILES, RUNNING_TEXT
 from onnxfq.metrics.evaluated_model import refuse_different_vocabularies, sees_change
 from onnxfq.metrics.perplexity import TokenLosses, full_windows
 from onnxfq.signature import Signature
@@ -76,7 +76,7 @@ class PerplexityText:
         if ids.max() >= old.shape[-1]:
             raise DataError(
                 f"The text has tokens that the model does not score (got id {ids.max()} and {old.shape[-1]} scores). "
-                "Give the model's own tokenizer with --tokenizer DIR."
+                "Give the model's own tokenizer with `tokenizer=DIR`."
             )
         for row, mask in enumerate(kept):
             if mask.sum() > 1:
@@ -140,6 +140,6 @@ def read_running_text(path: Path) -> str:
     Raises:
         DataError: it cannot be read, or is a table.
     """
-    if path.suffix.lower() in (*SUFFIXES, ".npz"):
-        raise DataError(f"{path} is no running text (got {path.suffix}). Give plain text, such as a .txt file.")
+    if path.suffix.lower() in {*FEED_FILES, *RECORD_FILES} - {RUNNING_TEXT}:
+        raise DataError(f"{path} is not running text (got {path.suffix}). Give plain text, a {RUNNING_TEXT} file.")
     return "".join(read_lines(path))

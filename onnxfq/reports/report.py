@@ -273,7 +273,7 @@ class Report:
         """
         version = value.get("version")
         if type(version) is not int or version < 1:
-            raise DataError("Not a report of onnxfq: it has no version. Give a file that --report wrote.")
+            raise DataError("Not a report of onnxfq: it has no version. Give a JSON file that onnxfq wrote.")
         if version > JSON_VERSION:
             raise DataError(
                 f"The report is of a newer onnxfq (got version {version}, wanted 1 to {JSON_VERSION}). Update it."

@@ -125,7 +125,7 @@ def open_archive(path: Path) -> Iterator[dict[str, StoredArray]]:
             for info in file.infolist():
                 name = info.filename.removesuffix(_SUFFIX)
                 if name in arrays or name == info.filename:
-                    raise _DamagedError(f"{info.filename!r} is no array, or there twice")
+                    raise _DamagedError(f"{info.filename!r} is not an array, or is there twice")
                 _check_sizes(info, size)
                 arrays[name] = _open(stack.enter_context(file.open(info)), info, path, name)
         yield arrays
@@ -177,7 +177,7 @@ def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> St
     start = stream.read(len(_MAGIC) + 2)
     count = _LENGTH_BYTES.get((start[-2], start[-1])) if start.startswith(_MAGIC) and len(start) == 8 else None
     if count is None:
-        raise _DamagedError(f"'{name}' is no array of numbers or text")
+        raise _DamagedError(f"'{name}' is not an array of numbers or text")
     length = int.from_bytes(stream.read(count), "little")
     if length > _LONGEST_HEADER:
         raise _DamagedError(f"'{name}' has a header of {length} bytes")
@@ -198,7 +198,7 @@ def _described(header: str, name: str) -> tuple[tuple[int, ...], np.dtype[Any], 
     if dtype.hasobject:
         raise _DamagedError(f"'{name}' holds Python objects, which are never read (allow_pickle=False)")
     if dtype.names or dtype.subdtype or not dtype.itemsize:
-        raise _DamagedError(f"'{name}' is no array of numbers or text (got {dtype})")
+        raise _DamagedError(f"'{name}' is not an array of numbers or text (got {dtype})")
     if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS or not isinstance(turned, bool):
         raise _DamagedError(f"'{name}' has a garbled header")
     if not all(type(size) is int and 0 <= size < 1 << 62 for size in shape):

@@ -19,8 +19,8 @@ from onnxfq.system.durable import cleaning, locked, sync
 from onnxfq.system.terminal import size_text
 
 _REMEDIES = {
-    errno.ENOSPC: "Free some disk space or choose another place with -o.",
-    errno.EDQUOT: "Your disk quota is used up; choose another place with -o.",
+    errno.ENOSPC: "Free some disk space or choose another place with `output`.",
+    errno.EDQUOT: "Your disk quota is used up; choose another place with `output`.",
 }
 
 
@@ -37,7 +37,7 @@ def staging(output: Path) -> Iterator[Path]:
     try:
         if not output.parent.is_dir():
             raise OutputError(f"Cannot write '{output}': the folder '{output.parent}' does not exist. Create it first.")
-        busy = f"Another run is writing '{output}' just now. Wait for it, or choose another output with -o."
+        busy = f"Another run is writing '{output}' just now. Wait for it, or choose another place with `output`."
         with locked(_lock_file(output), busy):
             _recover(folder, output)
             folder.mkdir()
@@ -89,7 +89,7 @@ def _message(error: OSError, output: Path, *, made: bool) -> str:
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else output
     own = named in (output, _data_file(output), _lock_file(output)) or named.is_relative_to(folder)
     about = "" if own else f"'{named}': "
-    remedy = _REMEDIES.get(error.errno or 0, "Check permissions, or choose another place with -o.")
+    remedy = _REMEDIES.get(error.errno or 0, "Check permissions, or choose another place with `output`.")
     return f"Cannot write '{output}' ({about}{reason}). {left} {remedy}"
 
 
@@ -156,18 +156,18 @@ def refuse_losing(output: Path, ours: Iterable[Path]) -> None:
         ours: what an earlier result may have left there, relative to it.
 
     Raises:
-        OutputError: it holds something else, or is no folder.
+        OutputError: it holds something else, or is not a folder.
     """
     if not os.path.lexists(output):
         return
     if not output.is_dir():
-        raise OutputError(f"Will not replace '{output}' by a folder: it is none. Choose another folder with -o.")
+        raise OutputError(f"Will not replace '{output}' by a folder: it is a file. Name another `output`.")
     old = {path.relative_to(output) for path in output.rglob("*")}
     lost = sorted(str(path) for path in old.difference(ours))
     if lost:
         raise OutputError(
             f"Will not replace '{output}': it holds {len(lost)} entries that the result does not have "
-            f"(such as '{lost[0]}'). Choose another folder with -o or remove it first."
+            f"(such as '{lost[0]}'). Choose another folder with `output` or remove it first."
         )
 
 
@@ -221,23 +221,24 @@ def check_place(output: Path, *, folder: bool) -> None:
         _check_folder(output) if folder else _check_file(output)
     except OSError as error:
         raise UsageError(
-            f"The output '{output}' is no usable name ({error.strerror}). Choose another with -o."
+            f"The output '{output}' is not a usable name ({error.strerror}). Choose another with `output`."
         ) from error
 
 
 def _check_folder(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise UsageError(f"The source is a folder, but the output '{output}' is a file. Name a folder with -o.")
+        raise UsageError(f"The source is a folder, but the output '{output}' is a file. Name a folder with `output`.")
 
 
 def _check_file(output: Path) -> None:
     if output.is_dir():
         raise UsageError(
-            f"The output '{output}' is a folder. Name a file in it with -o, such as '{output / 'model.int4.onnx'}'."
+            f"The output '{output}' is a folder. Name a file in it with `output`, such as "
+            f"'{output / 'model.int4.onnx'}'."
         )
     for path in (output, _data_file(output)):
         if path.exists() and not path.is_file():
-            raise UsageError(f"The output '{path}' exists and is no regular file. Choose another name with -o.")
+            raise UsageError(f"The output '{path}' exists and is not a regular file. Name another `output`.")
 
 
 def check_space(staged: Path, wanted: int) -> None:
@@ -254,7 +255,7 @@ def check_space(staged: Path, wanted: int) -> None:
     if wanted > free:
         raise OutputError(
             f"The output needs about {size_text(wanted)}, but only {size_text(free)} are free in '{staged.parent}'. "
-            "Free some space or choose another place with -o."
+            "Free some space or choose another place with `output`."
         )
 
 
@@ -270,7 +271,7 @@ def refuse_overwriting(output: Path, sources: Iterable[Path]) -> None:
         if clash or source.resolve().is_relative_to(_staging_folder(output).resolve()):
             raise UsageError(
                 f"The output '{clash[0] if clash else output}' would overwrite the source '{source}', which is never "
-                "touched. Choose another name with -o."
+                "touched. Choose another name with `output`."
             )
 
 

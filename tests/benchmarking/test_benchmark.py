@@ -206,7 +206,7 @@ def test_the_clock_is_the_one_asked_for(asked: str, clock: object) -> None:
 def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None:
     found = onnxfq.benchmark("new.onnx", "old", provider="cpu", lengths=[4], seconds=0, tokens=2, clock="processor")
     assert (found.clock, found.threads) == ("processor", 1)
-    assert any("--clock processor" in warning for warning in found.warnings)
+    assert any('`clock="processor"`' in warning for warning in found.warnings)
     with pytest.raises(UsageError, match="nothing of a GPU"):
         benchmarking._choose_clock("processor", "cuda")
 

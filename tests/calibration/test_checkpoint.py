@@ -149,7 +149,7 @@ def test_a_stage_that_is_a_folder_counts_as_unfinished(tmp_path: Path) -> None:
     with checkpoint(tmp_path / "w", IDENTITY, resume=True) as work:
         (tmp_path / "w" / "stage-00000.npz").mkdir()
         assert work.load(0) is None
-        with pytest.raises(OutputError, match=r"stage-00000.npz.*--work-dir"):
+        with pytest.raises(OutputError, match=r"stage-00000.npz.*`work_dir`"):
             work.save(0, ARRAYS, FACTS)
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_manifest_is_told_as_such(tmp_path: Path, damage: bytes) -> No
     (folder / MANIFEST).write_bytes(damage)
     before = contents(folder)
     with (
-        pytest.raises(UsageError, match=r"is damaged: 'onnxfq-work.json'.*Leave --resume out"),
+        pytest.raises(UsageError, match=r"is damaged: 'onnxfq-work.json'.*Leave `resume` out"),
         checkpoint(folder, IDENTITY, resume=True),
     ):
         pass
@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_leaves_the_stage_unfinished(
         work.save(0, ARRAYS, FACTS)
         with monkeypatch.context() as patch:
             patch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
-            with pytest.raises(OutputError, match=r"stage-00001.npz.*No space left.*--work-dir"):
+            with pytest.raises(OutputError, match=r"stage-00001.npz.*No space left.*`work_dir`"):
                 work.save(1, ARRAYS, FACTS)
         assert work.load(1) is None
         assert work.load(0) is not None
@@ -209,7 +209,7 @@ def test_a_disk_that_is_full_leaves_the_stage_unfinished(
 def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str, resume: bool) -> None:
     (tmp_path / name).write_text("mine")
     with (
-        pytest.raises(UsageError, match=rf"holds other files \(such as '{name}'\).*--work-dir"),
+        pytest.raises(UsageError, match=rf"holds other files \(such as '{name}'\).*`work_dir`"),
         checkpoint(tmp_path, IDENTITY, resume=resume),
     ):
         pass
@@ -268,7 +268,7 @@ def test_one_work_directory_serves_one_run_at_a_time(tmp_path: Path) -> None:
         before = contents(tmp_path)
         for resume in (False, True):
             with (
-                pytest.raises(OutputError, match=r"Another run is using the work directory .*--work-dir"),
+                pytest.raises(OutputError, match=r"Another run is using the work directory .*`work_dir`"),
                 checkpoint(tmp_path / "w", IDENTITY, resume=resume),
             ):
                 pass

@@ -140,7 +140,7 @@ def test_what_is_not_kept_is_an_error(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses(tmp_path: Path) -> None:
     kept = Values(0, tmp_path / "gone")
-    with pytest.raises(OutputError, match=r"Cannot keep intermediate values .*No such file.*--work-dir.*--memory"):
+    with pytest.raises(OutputError, match=r"Cannot keep intermediate values .*No such file.*`work_dir`.*`memory`"):
         kept.put("v", 0, array(np.float32))
 
 

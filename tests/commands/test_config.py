@@ -70,10 +70,10 @@ WRONG = {
     "allow-slow = 3": "Invalid value for '--allow-slow'",
     'block_size = 32\ncolour = "red"': "unknown settings: block_size, colour. There are: activations, algorithm",
     "config = 'x.toml'": "unknown settings: config",
-    "[bits]\na = 1\n[samples]": "no text, number or truth value: bits, samples",
-    "bits = [4, 8]": "no text, number or truth value: bits. Lists are for exclude, include only.",
-    "include = [3]": "no text, number or truth value: include",
-    "bits = ": "'c.toml' is no TOML",
+    "[bits]\na = 1\n[samples]": "neither text, number nor truth value: bits, samples",
+    "bits = [4, 8]": "neither text, number nor truth value: bits. Lists are for exclude, include only.",
+    "include = [3]": "neither text, number nor truth value: include",
+    "bits = ": "'c.toml' is not valid TOML",
 }
 
 
@@ -92,8 +92,8 @@ def test_a_wrong_file_is_wrong_usage(model: Path, tmp_path: Path, capsys: Output
         ("nowhere.toml", None, "No such file"),
         ("c.yaml", "bits: 4", r"ends in \.toml or \.json"),
         ("c.json", "[1]", "no settings by name"),
-        ("c.json", "{", "is no JSON"),
-        ("c.toml", b"\xff", "is no TOML"),
+        ("c.json", "{", "is not valid JSON"),
+        ("c.toml", b"\xff", "is not valid TOML"),
     ],
 )
 def test_what_is_no_file_of_settings_is_refused(tmp_path: Path, name: str, text: str | bytes | None, why: str) -> None:

@@ -65,6 +65,14 @@ def test_json_is_one_object_on_stdout(folder: Path, capsys: Output) -> None:
     }  # fmt: skip
 
 
+def test_warnings_name_options_for_people_and_settings_in_json(folder: Path, capsys: Output) -> None:
+    alone = ("new.onnx", "--text", "text.txt", "--seq-len", "8")
+    assert evaluate(*alone) == 0
+    assert "Note: Compared with nothing: name the model before quantization with --baseline." in capsys.readouterr().err
+    assert evaluate(*alone, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"][0].endswith("with `baseline`.")
+
+
 def test_json_holds_no_nan(folder: Path, capsys: Output) -> None:
     bigram(folder / "new.onnx", np.full((SIZE, SIZE), np.nan, np.float32))
     assert evaluate(*ALL, "--json") == 0
@@ -114,7 +122,7 @@ WRONG = {
     "--text text.txt --threads 0": (2, "--threads must be 1 or more (got 0)"),
     "--text text.txt --data last.jsonl --task outputs": (2, "takes either --text or --data (got both)"),
     "--text text.txt --task outputs": (2, "Name it with --baseline"),
-    "--text last.jsonl": (3, "is no running text (got .jsonl)"),
+    "--text last.jsonl": (3, "is not running text (got .jsonl)"),
     "--text none.txt": (3, "none.txt"),
     "--data none.jsonl": (3, "none.jsonl"),
     "--text text.txt": (3, "too short for one window (got 101 tokens, wanted 512)"),
@@ -142,7 +150,7 @@ def test_a_baseline_folder_lends_its_tokenizer(folder: Path, tmp_path: Path) -> 
     (folder / "new.onnx").unlink()
     found = onnxfq.evaluate(alone, folder, text="text.txt", seq_len=8)
     assert found.settings["tokenizer"] == str(folder)
-    with pytest.raises(DataError, match="--tokenizer"):
+    with pytest.raises(DataError, match="`tokenizer=DIR`"):
         onnxfq.evaluate(alone, text="text.txt", seq_len=8)
 
 

@@ -118,5 +118,5 @@ def test_other_data_and_layouts_are_refused(tmp_path: Path) -> None:
         onnxfq.evaluate(folder, folder / "decoder_model.onnx", data=data)
     with pytest.raises(ModelError, match="holds an encoder and a decoder"):
         onnxfq.evaluate(folder, data=data, task="language")
-    with pytest.raises(DataError, match=r"`target` is no text \(in line 1 of d.jsonl"):
+    with pytest.raises(DataError, match=r'"target" must be text that is not blank \(in line 1 of d.jsonl'):
         onnxfq.evaluate(folder, data=write_lines(data, {"source": "w1", "target": []}))

@@ -103,7 +103,7 @@ def test_without_a_baseline_there_is_only_the_perplexity(folder: Path, text: Pat
     found = judge(folder, text, table())
     assert [figure.name for figure in found.figures] == ["perplexity"]
     assert found["perplexity"].baseline is None
-    assert "--baseline" in found.warnings[0]
+    assert "`baseline`" in found.warnings[0]
 
 
 @pytest.mark.parametrize(("samples", "seq_len", "count"), [(3, 8, 3), (None, 13, 7), (None, 91, 1), (99, 30, 3)])
@@ -219,7 +219,7 @@ def test_a_perplexity_beyond_all_numbers_is_told() -> None:
 def test_a_text_without_a_full_window_is_refused(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text(words(5))
-    with pytest.raises(DataError, match=r"too short for one window \(got 6 tokens, wanted 8\).*--seq-len 6"):
+    with pytest.raises(DataError, match=r"too short for one window \(got 6 tokens, wanted 8\).*`seq_len=6`"):
         judge(folder, path, table())
     path.write_text("")
     with pytest.raises(DataError, match=r"too short for one window \(got 1 tokens, wanted 8\)\. Give a longer text\.$"):
@@ -232,7 +232,7 @@ def test_a_window_of_one_token_is_refused(folder: Path, text: Path) -> None:
 
 
 def test_ids_beyond_the_scores_are_refused(folder: Path, text: Path) -> None:
-    with pytest.raises(DataError, match=r"does not score .*--tokenizer"):
+    with pytest.raises(DataError, match=r"does not score .*`tokenizer=DIR`"):
         judge(folder, text, table(columns=SIZE - 5))
 
 
@@ -249,7 +249,7 @@ def test_models_of_different_vocabularies_are_not_compared(folder: Path, text: P
 @pytest.mark.parametrize("as_baseline", [False, True])
 def test_a_masked_language_model_has_no_perplexity(folder: Path, text: Path, as_baseline: bool) -> None:
     model = peeking(folder / "m.onnx", table())
-    with pytest.raises(ModelError, match=r"sees the tokens after the one it scores.*--task outputs"):
+    with pytest.raises(ModelError, match=r'sees the tokens after the one it scores.*`task="outputs"`'):
         onnxfq.evaluate(model, model if as_baseline else None, text=text, seq_len=8)
 
 

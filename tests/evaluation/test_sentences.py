@@ -128,11 +128,16 @@ def test_vectors_that_are_all_the_same_have_no_ranks(folder: Path, pairs: Path) 
 def test_other_models_and_data_are_refused(folder: Path, pairs: Path, tmp_path: Path) -> None:
     model = encoder(folder / "m.onnx", table(columns=6))
     other = write_graph("m (float[1, n] x) => (float[1, n] y) { y = Relu(x) }", folder / "other.onnx", {})
-    with pytest.raises(ModelError, match=r"embeds no sentences.*got outputs y.*--task outputs"):
+    with pytest.raises(ModelError, match=r'embeds no sentences.*got outputs y.*`task="outputs"`'):
         onnxfq.evaluate(other, data=pairs, task="sts")
-    with pytest.raises(UsageError, match=r"task sts needs pairs of sentences with their scores, with --data"):
+    with pytest.raises(UsageError, match=r"task sts needs pairs of sentences with their scores, with `data=FILE"):
         onnxfq.evaluate(model)
-    for line, message in (("a,b", "wanted 3"), ("a,b,c", "no number"), (",b,1", "no text"), ("a,b,nan", "")):
+    for line, message in (
+        ("a,b", "wanted 3"),
+        ("a,b,c", "must be a number"),
+        (",b,1", "must be text"),
+        ("a,b,nan", ""),
+    ):
         path = tmp_path / "bad.csv"
         path.write_text(f"w1,w2,1\nw1,w3,2\n{line}\n")
         if message:

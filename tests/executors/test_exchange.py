@@ -75,7 +75,7 @@ def test_what_is_exchanged_comes_back(tmp_path: Path) -> None:
     chunk = Chunk(4, None, rng.random((2, 2)), {"sum": rng.random(2)})
     outcome = Outcome("", {"y": rng.random((1, 2))}, {"y": [(0.1, 1.5)]})
     found = load(dump(tmp_path, (statistics, [outcome], [chunk])))
-    assert (found[0].tokens, found[0].cross, found[0].least) == (5, None, -1.5)
+    assert (found[0].tokens, found[0].cross, found[0].min) == (5, None, -1.5)
     assert np.array_equal(found[0].gram, statistics.gram)  # type: ignore[arg-type]
     assert found[1][0].errors == outcome.errors
     assert np.array_equal(found[2][0].vectors["sum"], chunk.vectors["sum"])
@@ -105,7 +105,7 @@ def test_garbled_descriptions_are_told(told: str, tmp_path: Path) -> None:
     about = np.frombuffer(f'{{"types": {{}}, "facts": {told}}}'.encode(), np.uint8)
     with file.open("wb") as stream:
         np.savez(stream, about=about)
-    with pytest.raises(OutputError, match=r"Cannot read .*--work-dir"):
+    with pytest.raises(OutputError, match=r"Cannot read .*`work_dir`"):
         load(file)
 
 
@@ -122,5 +122,5 @@ def test_files_go_with_their_answers(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"Cannot write to .*--work-dir"):
+    with pytest.raises(OutputError, match=r"Cannot write to .*`work_dir`"):
         dump(tmp_path / "nowhere", 1)

@@ -383,7 +383,7 @@ def test_a_worker_that_sees_other_files_refuses(source: Path) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://host:1", "dask:", "dask", "", "processes:4"])
 def test_a_text_that_names_no_scheduler_is_wrong_usage(address: str) -> None:
-    with pytest.raises(UsageError, match=r"--executor must be dask:ADDRESS"):
+    with pytest.raises(UsageError, match=r"`executor` must be dask:ADDRESS"):
         Options(executor=address)
 
 
@@ -407,7 +407,7 @@ def test_the_command_line_says_what_is_wrong(
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     model = pair(tmp_path / "m.onnx")
     refused(tmp_path, capsys, model, "--executor", "here", code=2, says="--executor must be dask:ADDRESS (got 'here')")
-    refused(tmp_path, capsys, model, "--executor", "dask:bad://h:1", code=2, says="no address of a scheduler")
+    refused(tmp_path, capsys, model, "--executor", "dask:bad://h:1", code=2, says="not the address of a scheduler")
     refused(
         tmp_path, capsys, model, "--executor", "dask:tcp://127.0.0.1:1", says=("No dask scheduler", "dask scheduler")
     )

@@ -213,20 +213,23 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"This is no JSON \(in line 2 of data\.jsonl\): .*Write one JSON object a line\."),
-        ("[1, 2]", r"This is no JSON object \(in line 2 of data\.jsonl; got list\)"),
-        ({"text": 5}, r"`text` is no string \(in line 2 of data\.jsonl; got int\)\. Give a string\."),
-        ({"input_ids": "1 2"}, r"`input_ids` is no list of token ids \(in line 2 of data\.jsonl\)"),
-        ({"input_ids": [1, True]}, "`input_ids` is no list of token ids"),
-        ({"input_ids": [[1], [2]]}, "`input_ids` is no list of token ids"),
-        ({"input_ids": [2**31]}, "`input_ids` is no list of token ids"),
+        ("{", r"Expected JSON \(in line 2 of data\.jsonl\): .*Write one JSON object a line\."),
+        ("[1, 2]", r"Expected a JSON object \(in line 2 of data\.jsonl; got list\)"),
+        ({"text": 5}, r'"text" must be a string \(in line 2 of data\.jsonl; got int\)\.'),
+        ({"input_ids": "1 2"}, r'"input_ids" must be a list of token ids \(in line 2 of data\.jsonl\)'),
+        ({"input_ids": [1, True]}, '"input_ids" must be a list of token ids'),
+        ({"input_ids": [[1], [2]]}, '"input_ids" must be a list of token ids'),
+        ({"input_ids": [2**31]}, '"input_ids" must be a list of token ids'),
         ({"input_ids": []}, "input_ids is empty"),
         ({"input_ids": [[[1]]], "attention_mask": [1]}, r"input_ids has shape \[1, 1, 1\], wanted \[batch, sequence\]"),
         ({"input_ids": [1.5], "attention_mask": [1]}, "input_ids is float64, wanted int64"),
-        ({"input_ids": [[1], [2, 3]], "attention_mask": [1]}, r"input_ids is no array \(in line 2 .*lists of equal"),
+        (
+            {"input_ids": [[1], [2, 3]], "attention_mask": [1]},
+            r"input_ids is not an array \(in line 2 .*lists of equal",
+        ),
         ({"input_ids": [], "attention_mask": [1]}, "input_ids is empty"),
-        ({"input_ids": {"a": 1}, "attention_mask": [1]}, r"input_ids is no array \(in line 2"),
-        ({"input_ids": [2**70], "attention_mask": [1]}, "input_ids is no array"),
+        ({"input_ids": {"a": 1}, "attention_mask": [1]}, r"input_ids is not an array \(in line 2"),
+        ({"input_ids": [2**70], "attention_mask": [1]}, "input_ids is not an array"),
     ],
 )
 def test_lines_that_do_not_fit_are_refused(line: object, message: str, tmp_path: Path) -> None:
@@ -278,9 +281,9 @@ def test_an_empty_jsonl_has_no_samples(tmp_path: Path) -> None:
         load(write_lines(tmp_path, "", " "), ENCODER)
 
 
-@pytest.mark.parametrize(("samples", "seq_len", "option"), [(0, 8, "--samples 0"), (1, -1, "--seq-len -1")])
-def test_numbers_below_one_are_refused(samples: int, seq_len: int, option: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"at least one \(got {option}\)\. Use 1 or more\."):
+@pytest.mark.parametrize(("samples", "seq_len", "setting"), [(0, 8, "samples"), (1, -1, "seq_len")])
+def test_numbers_below_one_are_refused(samples: int, seq_len: int, setting: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^`{setting}` must be 1 or more \(got {min(samples, seq_len)}\)\."):
         load(tmp_path, ENCODER, samples=samples, seq_len=seq_len)
 
 
@@ -298,13 +301,16 @@ def test_samples_from_python_are_completed() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], r"There are no samples in calib\. Give at least one, and a list"),
+        ([], r"There are no samples in `calib`\. Give at least one, and a list"),
         (
             [{"input_ids": np.array([[1]])}, {"ids": np.array([[1]])}],
             r"no such inputs \(in sample 2 of those given; got",
         ),
         ([{"input_ids": np.array([[16]])}], r"in sample 1 of those given\): input_ids holds ids from 16"),
-        ([np.array([[1]])], r"no dict of arrays \(in sample 1 of those given; got ndarray\)\. Give a dict a sample"),
+        (
+            [np.array([[1]])],
+            r"Expected a dict of arrays \(in sample 1 of those given; got ndarray\)\. Give one dict",
+        ),
     ],
 )
 def test_samples_from_python_that_do_not_fit_are_refused(given: list[Any], message: str) -> None:

@@ -262,7 +262,9 @@ def test_inputs_that_follow_from_nothing_are_not_made_up_beside_given_ones() -> 
 
 @pytest.mark.parametrize("dtype", ["string", "sequence", "optional", "complex64"])
 def test_what_is_no_array_of_numbers_cannot_be_made_up(dtype: str) -> None:
-    message = rf"No data can be made up .*: words \({dtype}\)\. Give inputs with --calib FILE\.npz, or .*--no-validate"
+    message = (
+        rf"No data can be made up .*: words \({dtype}\)\. Give inputs with `calib=FILE\.npz`, or .*`validate=False`"
+    )
     with pytest.raises(DataError, match=message):
         one(TensorSpec("words", dtype, ("batch",)))
 
@@ -273,7 +275,9 @@ def test_what_follows_must_be_numbers_too() -> None:
 
 
 def test_an_unknown_rank_cannot_be_made_up() -> None:
-    with pytest.raises(DataError, match=r"Nothing is known about the shape of input x \(got no rank\).*--no-validate"):
+    with pytest.raises(
+        DataError, match=r"Nothing is known about the shape of input x \(got no rank\).*`validate=False`"
+    ):
         one(TensorSpec("x", "float32", None))
 
 

@@ -44,7 +44,7 @@ def test_json_that_is_too_much(line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [[1, "a"], ["a", None], [2**70], [[1], [1, 2]], [{}], None, [1.5, [2]]])
 def test_values_that_are_no_array(value: object, tmp_path: Path) -> None:
     signature = Signature((TensorSpec("x", "float32", ("n",)),), ())
-    with pytest.raises(DataError, match=r"x is no array \(in line 1"):
+    with pytest.raises(DataError, match=r"x is not an array \(in line 1"):
         load(lines(tmp_path, json.dumps({"x": value})), signature)
 
 
@@ -53,7 +53,7 @@ def test_one_long_text_among_many(tmp_path: Path) -> None:
     signature = Signature((TensorSpec("x", "string", ("n",)),), ())
     path = lines(tmp_path, json.dumps({"x": ["a" * 10_000, *["b"] * 10_000]}))
     tracemalloc.start()
-    with pytest.raises(DataError, match="x is no array"):
+    with pytest.raises(DataError, match="x is not an array"):
         load(path, signature)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

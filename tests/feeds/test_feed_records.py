@@ -54,13 +54,17 @@ def test_the_first_ones_are_read_and_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "suffix", "message"),
     [
-        ("a,b\nc\n", "csv", r"A row has 1 cells \(in line 2 of data\.csv; wanted 2: `first`, `last`\)"),
+        ("a,b\nc\n", "csv", r'A row has 1 cells \(in line 2 of data\.csv; wanted 2: "first", "last"\)'),
         ("first,last\nc\n", "csv", r"A row has 1 cells \(in line 2 of data\.csv; wanted 2, as many"),
-        ('a,"b\n', "csv", r"This is no row of a table \(in line \d of data\.csv\)"),
-        ('{"first": 1}', "jsonl", r"There is no `last` \(in line 1 of data\.jsonl; got first\)"),
-        ("[1]", "jsonl", r"This is no JSON object \(in line 1 of data\.jsonl"),
-        ("{", "jsonl", r"This is no JSON \(in line 1"),
-        ("a", "txt", r"is no table \(got '\.txt'\)\. Give a file with `first`, `extra`, `last` as \.csv"),
+        ('a,"b\n', "csv", r"Cannot read a row of the table \(in line \d of data\.csv\)"),
+        ('{"first": 1}', "jsonl", r'There is no "last" \(in line 1 of data\.jsonl; got first\)'),
+        ("[1]", "jsonl", r"Expected a JSON object \(in line 1 of data\.jsonl"),
+        ("{", "jsonl", r"Expected JSON \(in line 1"),
+        (
+            "a",
+            "txt",
+            r'is not a table \(got .\.txt.\)\. Give a file with "first", "extra", "last" as \.csv',
+        ),
     ],
 )
 def test_what_cannot_be_read_says_where(tmp_path: Path, content: str, suffix: str, message: str) -> None:
@@ -78,8 +82,8 @@ def test_values_have_types() -> None:
     assert number({"x": 2}, "x", "there") == 2.0
     assert text({"x": "a"}, "x", "there") == "a"
     for value in ("", None, [1]):
-        with pytest.raises(DataError, match=r"`x` is no number \(in there; got"):
+        with pytest.raises(DataError, match=r'"x" must be a number \(in there; got'):
             number({"x": value}, "x", "there")
     for value in (" ", None, [1]):
-        with pytest.raises(DataError, match=r"`x` is no text \(in there; got"):
+        with pytest.raises(DataError, match=r'"x" must be text that is not blank \(in there; got'):
             text({"x": value}, "x", "there")

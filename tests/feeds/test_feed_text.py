@@ -166,7 +166,7 @@ def test_ids_beyond_the_vocabulary_blame_the_tokenizer(folder: Path) -> None:
 
 def test_text_without_a_tokenizer_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("a")
-    with pytest.raises(UsageError, match=r"Text needs the model's tokenizer\. Name its folder with --tokenizer DIR\."):
+    with pytest.raises(UsageError, match=r"Text needs the model's tokenizer\. Name its folder with `tokenizer=DIR`\."):
         load_feeds(tmp_path / "data.txt", ENCODER, tokenizer=None, samples=1, seq_len=8)
 
 

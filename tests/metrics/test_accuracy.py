@@ -291,7 +291,9 @@ def test_a_reference_that_fails_on_made_up_inputs_asks_for_real_ones(build_model
     session = Session(build_model(RESHAPE))
     feeds = generate(session.signature(), samples=1, seq_len=4, seed=0)
     feeds = Feeds(({**feeds[0], "s": np.array([5, 7])},), feeds.origin, is_generated=True)
-    with pytest.raises(DataError, match=r"does not run on made-up inputs, .*Reshape.*--calib FILE, or .*--no-validate"):
+    with pytest.raises(
+        DataError, match=r"does not run on made-up inputs, .*Reshape.*`calib=FILE`, or .*`validate=False`"
+    ):
         compare(session, session, feeds)
 
 

@@ -18,19 +18,19 @@ PERPLEXITY = Metric("perplexity", 51.0, baseline=50.0, difference=1.0)
     [("1%", Limit(0.01, True)), ("1.5 %", Limit(0.015, True)), ("0.5", Limit(0.5)), (2, Limit(2.0)), (None, None)],
 )
 def test_limits_are_numbers_or_percentages(given: str | float | None, limit: Limit | None) -> None:
-    found = parse_limit(given, "max-drop", percent=True)
+    found = parse_limit(given, "max_drop", percent=True)
     assert found == limit or (found is not None and limit is not None and found.value == pytest.approx(limit.value))
 
 
 @pytest.mark.parametrize("given", ["-1", "nan", "inf", "much", "", "%", "-1%", "1%%", float("nan")])
 def test_other_limits_are_refused(given: str | float) -> None:
-    with pytest.raises(UsageError, match=r"--max-drop must be a number of 0 or more, or a percentage such as 1%"):
-        parse_limit(given, "max-drop", percent=True)
+    with pytest.raises(UsageError, match=r"`max_drop` must be a number of 0 or more, or a percentage such as 1%"):
+        parse_limit(given, "max_drop", percent=True)
 
 
 def test_a_percentage_of_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--max-kl must be a number of 0 or more \(got 1%\)"):
-        parse_limit("1%", "max-kl", percent=False)
+    with pytest.raises(UsageError, match=r"`max_kl` must be a number of 0 or more \(got 1%\)"):
+        parse_limit("1%", "max_kl", percent=False)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_one_score_without_a_value_fails_all() -> None:
 def test_limits_on_what_is_not_measured_are_refused() -> None:
     limits = Limits(max_kl=Limit(0.1), max_drop=Limit(0.1), min_cosine=Limit(0.1))
     limits.refuse_unmeasured(["kl", "accuracy", "cosine"], "x")
-    with pytest.raises(UsageError, match=r"nothing to limit for --max-kl and --min-cosine: the task x measures bleu"):
+    with pytest.raises(UsageError, match=r"nothing to limit for `max_kl` and `min_cosine`: the task x measures bleu"):
         limits.refuse_unmeasured(["bleu"], "x")
 
 

@@ -153,7 +153,7 @@ def test_samples_may_come_from_python() -> None:
 
 @pytest.mark.parametrize("calib", [{"x": np.zeros(1)}, 3])
 def test_calibration_data_that_are_no_samples_are_refused(calib: Any) -> None:  # noqa: ANN401
-    with pytest.raises(UsageError, match=rf"got {type(calib).__name__}\)\. Give a list with a dict a sample"):
+    with pytest.raises(UsageError, match=rf"got {type(calib).__name__}\)\. Give a list with a dict for each sample"):
         Options(calib=calib)
 
 
@@ -166,7 +166,7 @@ def test_calibration_data_that_are_no_samples_are_refused(calib: Any) -> None:  
 )  # fmt: skip
 def test_sizes_of_memory(text: int | str, size: int | None) -> None:
     if size is None:
-        with pytest.raises(UsageError, match=rf"--memory must be a size \(got '{text}'\)\. Write 2GB"):
+        with pytest.raises(UsageError, match=rf"`memory` must be a size \(got '{text}'\)\. Write 2GB"):
             choose_options(None, {"memory": text})
     else:
         assert choose_options(None, {"memory": text}).memory == size

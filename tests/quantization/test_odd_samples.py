@@ -131,7 +131,7 @@ def test_inputs_that_are_too_narrow_for_the_first_weight(rank: str, shape: tuple
 def test_no_samples_at_all(tmp_path: Path) -> None:
     empty: list[Any] = [[], iter([]), (sample for sample in tokens())]
     for calib in empty:
-        with pytest.raises(DataError, match="There are no samples in calib"):
+        with pytest.raises(DataError, match="There are no samples in `calib`"):
             pipeline.quantize(two(tmp_path), calib=calib)
     assert entries(tmp_path) == ["in.onnx"]
 

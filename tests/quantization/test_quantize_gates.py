@@ -135,7 +135,7 @@ def test_require_holds_limits_against_what_was_measured(model: Path) -> None:
         report.require(max_kl=0.9 * output.kl, max_error=output.relative_mse)
     with pytest.raises(GateError, match=r"fails 2 gates: max-ppl-increase: .* %, limit .* %: failed; min-speedup"):
         report.require(max_ppl_increase="0%", min_speedup=1e9)
-    with pytest.raises(UsageError, match="--max-kl must be a number"):
+    with pytest.raises(UsageError, match="`max_kl` must be a number"):
         report.require(max_kl="1%")
 
 

@@ -90,9 +90,9 @@ def test_rows_are_read_one_after_another(turned: bool, tmp_path: Path) -> None:
         (npy(HEADER.replace("(4, 3)", "[4, 3]")), "garbled header"),
         (npy(HEADER.replace("False", "0")), "garbled header"),
         (npy(HEADER.replace("<f4", "|O")), r"Python objects, .*allow_pickle=False"),
-        (npy(HEADER.replace("<f4", "f4,f4")), "no array of numbers or text"),
-        (npy(HEADER.replace("<f4", "<U0")), "no array of numbers or text"),
-        (npy(HEADER.replace("'<f4'", "('<f4', (1000, 1000))")), "no array of numbers or text"),
+        (npy(HEADER.replace("<f4", "f4,f4")), "not an array of numbers or text"),
+        (npy(HEADER.replace("<f4", "<U0")), "not an array of numbers or text"),
+        (npy(HEADER.replace("'<f4'", "('<f4', (1000, 1000))")), "not an array of numbers or text"),
         (npy(HEADER.replace("'<f4'", "5")), "cannot be read"),
         (npy("[" * 3000), "cannot be read"),
         (npy("-" * 9000 + "1"), "cannot be read"),
@@ -101,10 +101,10 @@ def test_rows_are_read_one_after_another(turned: bool, tmp_path: Path) -> None:
         (npy("{}"), "'descr'"),
         (npy("__import__('os').getcwd()"), "cannot be read"),
         (npy(HEADER, version=(2, 0), length=(1 << 32) - 1), "a header of 4294967295 bytes"),
-        (npy(HEADER, version=(3, 0)), "no array of numbers or text"),
-        (b"\x93NUMPY\x01", "no array of numbers or text"),
-        (b"\x80\x04N.", "no array of numbers or text"),
-        (b"", "no array of numbers or text"),
+        (npy(HEADER, version=(3, 0)), "not an array of numbers or text"),
+        (b"\x93NUMPY\x01", "not an array of numbers or text"),
+        (b"\x80\x04N.", "not an array of numbers or text"),
+        (b"", "not an array of numbers or text"),
     ],
 )
 def test_headers_that_lie(data: bytes, match: str, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_headers_that_lie(data: bytes, match: str, tmp_path: Path) -> None:
 
 
 def test_entries_that_are_no_arrays_or_there_twice(tmp_path: Path) -> None:
-    refused(zipped(tmp_path / "x.npz", ("x.txt", npy(HEADER))), "'x.txt' is no array")
+    refused(zipped(tmp_path / "x.npz", ("x.txt", npy(HEADER))), "'x.txt' is not an array")
     with pytest.warns(UserWarning, match="Duplicate name"):
         path = zipped(tmp_path / "y.npz", ("x.npy", npy(HEADER)), ("x.npy", npy(HEADER)))
     refused(path, "there twice")

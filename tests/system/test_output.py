@@ -165,7 +165,7 @@ def test_a_device_or_the_like_is_not_replaced(model: Path, capsys: Output, name:
     os.mkfifo(model.parent / "pipe")
     os.mkfifo(model.parent / "out.onnx.data")
     assert quantize(model, "-o", model.parent / name, *QUICK) == 2
-    assert "no regular file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
     assert entries(model.parent) == ["m.onnx", "out.onnx.data", "pipe"]
 
 

@@ -61,12 +61,12 @@ def _judge_translations(asked: EvaluationConfig) -> Found:
 def _judge_outputs(asked: EvaluationConfig) -> Found:
     if asked.baseline is None:
         raise UsageError(
-            "The error of a model's outputs is that against another model. Name it with --baseline, or choose a --task "
+            "The error of a model's outputs is that against another model. Name it with `baseline`, or choose a `task` "
             "that suits the model."
         )
     path = asked.data or asked.text
     if path is None:
-        raise UsageError("There is nothing to run the models on. Give inputs with --data or text with --text.")
+        raise UsageError("There is nothing to run the models on. Give inputs with `data` or text with `text`.")
     asked.progress("loading", 0, 1)
     baseline, model = asked.session(asked.baseline), asked.session(asked.model)
     samples = asked.samples or sys.maxsize
@@ -131,11 +131,11 @@ def _recognised(asked: EvaluationConfig) -> Task:
 
 
 _NEEDS: dict[Task, str] = {
-    "language": "running text with --text FILE.txt for its perplexity, passages with --data FILE.jsonl for LAMBADA",
-    "sts": "pairs of sentences with their scores, with --data FILE.csv",
-    "classification": "samples with labels, with --data FILE.csv or FILE.npz",
-    "generation": "texts with what is to become of them, with --data FILE.jsonl",
-    "outputs": "inputs with --data FILE.npz or FILE.jsonl, or text with --text FILE.txt",
+    "language": "running text with `text=FILE.txt` for its perplexity, passages with `data=FILE.jsonl` for LAMBADA",
+    "sts": "pairs of sentences with their scores, with `data=FILE.csv`",
+    "classification": "samples with labels, with `data=FILE.csv` or `data=FILE.npz`",
+    "generation": "texts with what is to become of them, with `data=FILE.jsonl`",
+    "outputs": "inputs with `data=FILE.npz` or `data=FILE.jsonl`, or text with `text=FILE.txt`",
 }
 
 
@@ -144,7 +144,7 @@ def _refuse_unsuitable(task: Task, asked: EvaluationConfig) -> None:
     if asked.data is None and (asked.text is None or task not in ("language", "outputs")):
         raise UsageError(f"There is nothing to evaluate the model on. The task {task} needs {_NEEDS[task]}.")
     if asked.text is not None and asked.data is not None and not both:
-        raise UsageError(f"The task {task} takes either --text or --data (got both). It needs {_NEEDS[task]}.")
+        raise UsageError(f"The task {task} takes either `text` or `data` (got both). It needs {_NEEDS[task]}.")
     for path in (asked.model, asked.baseline):
         if path is not None:
             _refuse_other_layout(task, path)
@@ -158,13 +158,14 @@ def _refuse_other_layout(task: Task, path: Path) -> None:
         )
     if task != "generation" and is_folder(path):
         raise ModelError(
-            f"'{path}' holds an encoder and a decoder. Evaluate it with --task generation, or name one of its files."
+            f"'{path}' holds an encoder and a decoder. "
+            'Evaluate it with `task="generation"`, or name one of its files.'
         )
 
 
 def _data(asked: EvaluationConfig) -> Path:
     if asked.data is None:
-        raise UsageError("There is nothing to evaluate the model on. Give it with --data FILE.")
+        raise UsageError("There is nothing to evaluate the model on. Give it with `data=FILE`.")
     return asked.data
 
 
@@ -179,7 +180,7 @@ def _label_names(asked: EvaluationConfig) -> dict[str, int]:
 def warnings_of(task: Task, asked: EvaluationConfig) -> Iterator[str]:
     """What to know about the figures of a task."""
     if asked.baseline is None:
-        yield "Compared with nothing: name the model before quantization with --baseline."
+        yield "Compared with nothing: name the model before quantization with `baseline`."
     if task == "sts":
         yield "A sentence is the mean of its tokens, unless the model itself gives a vector for it."
     if task == "generation":

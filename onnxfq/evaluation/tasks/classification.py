@@ -133,7 +133,7 @@ def _scores(subject: EvaluatedModel, sample: _Sample) -> Array:
     if rows.ndim != 2 or len(rows) != 1 or rows.shape[1] < 2:
         raise ModelError(
             f"{subject.session.name} scores no classes (got {subject.output} {list(found.shape)} for one sample; "
-            "wanted [1, classes], two classes or more). Evaluate it with --task outputs."
+            'wanted [1, classes], two classes or more). Evaluate it with `task="outputs"`.'
         )
     return rows
 

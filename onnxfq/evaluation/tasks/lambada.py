@@ -68,6 +68,6 @@ def _cut(ids: Sequence[int], word: int, length: int, where: str) -> tuple[Sequen
     if not 0 < word < len(ids):
         raise DataError(
             f"There is no last word with a context before it (in {where}; got {len(ids)} tokens, {word} of them the "
-            "word). Give a passage of several words, or raise --seq-len."
+            "word). Give a passage of several words, or raise `seq_len`."
         )
     return ids, word

@@ -91,7 +91,7 @@ def embed(subject: EvaluatedModel, sentence: str, where: str) -> Float64Array:
     if found.ndim != 3 or len(found) != 1:
         raise ModelError(
             f"{subject.session.name} gives no vector for a sentence (got {subject.output} {list(found.shape)}; wanted "
-            "[1, tokens, features] or [1, features]). Evaluate it with --task outputs."
+            '[1, tokens, features] or [1, features]). Evaluate it with `task="outputs"`.'
         )
     masks = [array[0] for name, array in feed.items() if stem(name) == "attention_mask"]
     mask = masks[0].astype(np.float64) if masks and masks[0].shape == found.shape[1:2] else np.ones(found.shape[1])

@@ -1,0 +1,25 @@
+"""Files that inputs come from, by suffix: the one list that help, messages and readers share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# What becomes inputs of a model, and what each holds; `feeds.readers` has a reader for each.
+FEED_FILES = {
+    ".npz": "an array for each input, the first axis counting samples",
+    ".jsonl": "a sample a line, an object with `text`, or `input_ids`, or the model's inputs by name",
+    ".txt": "running text, cut into windows of consecutive tokens",
+}
+RUNNING_TEXT = ".txt"  # whole texts, and the only one that is no list of samples
+# What becomes records, by the names of columns; `feeds.records` reads them.
+RECORD_FILES = {
+    ".csv": "columns with commas between them, quoted where needed",
+    ".tsv": "columns with tabs between them, no quotes",
+    ".jsonl": "an object a line",
+}
+
+
+def listed(suffixes: Iterable[str], last: str = "or") -> str:
+    """`.npz, .jsonl or .txt`."""
+    *first, end = suffixes
+    return f"{', '.join(first)} {last} {end}" if first else end
