@@ -93,6 +93,17 @@ Symmetric = Annotated[
 Activations = Annotated[
     ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly (faster). float: it does not.")
 ]
+Schemes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scheme",
+        metavar="RE=NAME:VALUE,…",
+        help="Another scheme for nodes whose name matches: lm_head=bits:8,block_size:32. Repeatable, later ones first.",
+    ),
+]
+Embeddings = Annotated[
+    str, typer.Option(metavar="4|8|float", help="Bits of embedding tables; float leaves them as they are.")
+]
 Algorithm = Annotated[
     str,
     typer.Option(

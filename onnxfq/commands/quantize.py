@@ -24,6 +24,8 @@ def quantize(
     block_size: arg.BlockSize = "32",
     symmetric: arg.Symmetric = None,
     activations: arg.Activations = arg.ActivationChoice.int8,
+    schemes: arg.Schemes = None,
+    embeddings: arg.Embeddings = "8",
     algorithm: arg.Algorithm = "auto",
     calib: arg.Calib = None,
     tokenizer: arg.Tokenizer = None,
@@ -64,8 +66,8 @@ def quantize(
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         result = pipeline.quantize(
             model, output, progress=progress, bits=bits, block_size=block_size, symmetric=symmetric,
-            activations=activations.value, algorithm=algorithm, provider=provider.value, include=include or (),
-            exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
+            activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
+            provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_text=eval_text, min_speedup=min_speedup, validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
@@ -90,6 +92,8 @@ def inspect(
     block_size: arg.BlockSize = "32",
     symmetric: arg.Symmetric = None,
     activations: arg.Activations = arg.ActivationChoice.int8,
+    schemes: arg.Schemes = None,
+    embeddings: arg.Embeddings = "8",
     algorithm: arg.Algorithm = "auto",
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
     include: arg.Include = None,
@@ -102,7 +106,7 @@ def inspect(
 
     result = pipeline.inspect(
         model, bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
-        algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
+        schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
         allow_slow=allow_slow,
     )  # fmt: skip
     show(result, as_json=as_json)

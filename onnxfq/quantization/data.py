@@ -79,7 +79,7 @@ def refuse_unmeasurable(source: Path, jobs: Sequence[Job]) -> None:
     options, signatures = jobs[0].options, [job.graph.signature for job in jobs]
     idle = []
     if options.max_kl is not None and not any(has_logits(signature) for signature in signatures):
-        idle.append("--max-kl needs a floating-point output named logits or scores")
+        idle.append("`max_kl` needs a floating-point output named logits or scores")
     if options.wants_perplexity and not any(find_language_output(signature) for signature in signatures):
         idle.append("the perplexity needs a language model, with an output logits [batch, tokens, vocabulary]")
     if idle:
@@ -104,8 +104,8 @@ def _passages(job: Job, feeds: Feeds | None) -> PerplexityText | None:
         )
     if feeds is None:
         raise UsageError(
-            "--max-ppl-increase needs text, and this algorithm takes no calibration data. "
-            "Give it with --eval-text FILE."
+            "`max_ppl_increase` needs text, and this algorithm takes no calibration data. "
+            "Give it with `eval_text=FILE`."
         )
     return given_perplexity_text(feeds, signature)
 
@@ -123,9 +123,9 @@ def _refuse_large(job: Job) -> None:
     wanted, given = loaded_bytes(job.graph, widens=facts(job.provider).widens_half), job.options.memory
     if wanted > given:
         raise UsageError(
-            f"--calib self runs '{job.graph.path}' as a whole, which takes about {size_text(wanted)} of memory (got "
-            f"--memory {size_text(given)}). Give data with --calib FILE, which needs no more than that, or a larger "
-            "--memory."
+            f"`calib=\"self\"` runs '{job.graph.path}' as a whole, which takes about {size_text(wanted)} of memory "
+            f"(got `memory={size_text(given)}`). Give data with `calib=FILE`, which needs no more than that, or a "
+            "larger `memory`."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a calibrated run keeps what it has finished, so that `--resume` can go on with it."""
+"""Where a calibrated run keeps what it has finished, so that a resumed run can go on with it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def find_work(job: Job, output: Path, name: str = "") -> Work | None:
         refuse_foreign(folder)
     except OSError as error:
         raise OutputError(
-            f"Cannot read the work directory '{folder}' ({error.strerror or error}). Give another with --work-dir."
+            f"Cannot read the work directory '{folder}' ({error.strerror or error}). Give another with `work_dir`."
         ) from error
     return Work(root, folder, chosen)
 
@@ -80,7 +80,7 @@ def _refuse_inside(root: Path, places: list[Path]) -> None:
         if root.resolve().is_relative_to(place.resolve()):
             raise UsageError(
                 f"The work directory '{root}' is or lies in '{place}', which it would change. "
-                "Give another with --work-dir."
+                "Give another with `work_dir`."
             )
 
 
@@ -106,14 +106,14 @@ def working(
         return
     with checkpoint(work.folder, _identity(job, feeds, source_hash.result()), resume=job.options.resume) as opened:
         if opened.thrown_away:
-            progress(f"An unfinished run in '{work.folder}' was thrown away; --resume goes on with one.", 0, 0)
+            progress(f"An unfinished run in '{work.folder}' was thrown away; `resume=True` goes on with one.", 0, 0)
         if opened.finished:
             progress(f"Resuming: {opened.finished} finished stages were found in '{work.folder}'.", 0, 0)
         try:
             yield opened
         except (KeyboardInterrupt, MemoryError, ExecutorError, OutputError, OSError) as error:
             if count_stages(work.root):
-                error.add_note(f"--resume goes on from '{work.root}'.")
+                error.add_note(f"`resume=True` goes on from '{work.root}'.")
             raise
 
 

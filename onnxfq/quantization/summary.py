@@ -18,7 +18,7 @@ from onnxfq.version import VERSION
 
 CALIBRATION_TEXTS = (
     "The perplexity is that of the calibration texts, on which a calibrated model does better than on others. "
-    "Give text held back for it with --eval-text FILE."
+    "Give text held back for it with `eval_text=FILE`."
 )
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
@@ -74,7 +74,7 @@ def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:
     if slower:
         yield (
             f"Slower than the original in some cases ({'; '.join(slower)}). For many rows at once larger blocks "
-            "(--block-size 128) or --bits 8 are faster; --min-speedup makes speed a gate."
+            "(`block_size=128`) or `bits=8` are faster; `min_speedup` makes speed a gate."
         )
 
 
@@ -140,14 +140,14 @@ def _plan_warnings(job: Job) -> Iterator[str]:
         kept = size_text(job.kept_bytes)
         yield f"{kept} of the quantized weights stay in floating point too: nodes of other kinds read them."
     if any(p.kernel.speed == "slow" for p in job.planned):
-        yield "Some targets run slower than in floating point (--allow-slow)."
+        yield "Some targets run slower than in floating point (`allow_slow=True`)."
 
 
 def _comparison_warnings(job: Job) -> Iterator[str]:
     if not job.options.validate:
-        yield "NOT VALIDATED: the output was verified, but not compared with the original (--no-validate)."
+        yield "NOT VALIDATED: the output was verified, but not compared with the original (`validate=False`)."
     elif job.options.calib is None:
         yield (
-            "No data were given: the comparison's inputs were made up. With --calib FILE of your own texts or arrays "
-            "(or --calib self) the model is calibrated, which makes the error several times smaller."
+            "No data were given: the comparison's inputs were made up. With `calib=FILE` of your own texts or arrays "
+            '(or `calib="self"`) the model is calibrated, which makes the error several times smaller.'
         )

@@ -123,7 +123,7 @@ def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress:
         run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
         _check_passages(graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     except ModelError as error:
-        raise ModelError(f"{error} To quantize it without comparing it with the original: --no-validate.") from error
+        raise ModelError(f"{error} To quantize it without comparing it with the original: `validate=False`.") from error
     return Comparison(inputs, runtime, loaded)
 
 
@@ -135,7 +135,7 @@ def _check_passages(graph: Graph, passages: PerplexityText | None, run: Callable
         (found,) = run(passages.feeds[:1])
         passages.add(TokenLosses(), 0, found, found)
     elif passages.sees_later_tokens(run):
-        raise ModelError(f"{sees_later_tokens(str(graph.path))} Leave out --max-ppl-increase and --eval-text.")
+        raise ModelError(f"{sees_later_tokens(str(graph.path))} Leave out `max_ppl_increase` and `eval_text`.")
 
 
 def _run_in_pieces(graph: Graph, feeds: Feeds, inputs: Inputs, runtime: Runtime) -> Sequence[Outputs]:
@@ -231,7 +231,7 @@ def _validate_pieces(
         new.close()
     untimed = (
         f"Speed was not measured: the original takes about {size_text(comparison.loaded)} of memory, more than "
-        f"--memory {size_text(runtime.memory)}. Both models were run piece by piece; a larger --memory times them."
+        f"`memory={size_text(runtime.memory)}`. Both models were run piece by piece; a larger `memory` times them."
     )
     return Validation(tuple(outputs), (), inputs.feeds.origin, untimed, _language(passages, losses))
 

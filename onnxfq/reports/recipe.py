@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 FROM_PYTHON = "given: from Python"
 SAMPLES = "SAMPLES"
 
-_SCHEME = ("bits", "block_size", "symmetric", "activations", "algorithm")
+_SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm")
 _NODES = ("include", "exclude", "allow_slow")
 _DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_text")
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
+_SPELLED = {"schemes": "--scheme"}
 _FLAGS = {
     "symmetric": {True: "--symmetric", False: "--asymmetric"},
     "allow_slow": {True: "--allow-slow"},
@@ -55,7 +56,7 @@ def _option(name: str, value: object) -> Iterator[str]:
         if isinstance(value, bool) and value in _FLAGS[name]:
             yield _FLAGS[name][value]
         return
-    option = f"--{name.replace('_', '-')}"
+    option = _SPELLED.get(name, f"--{name.replace('_', '-')}")
     for one in value if isinstance(value, list) else [value]:
         yield from [f"{option}={one}"] if str(one).startswith("-") else [option, str(one)]
 

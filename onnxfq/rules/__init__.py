@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from onnxfq.graph import MICROSOFT, Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.folding import Fold, find_fold, fold
+from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
@@ -36,7 +37,7 @@ __all__ = [
     "tensor_bytes",
 ]
 
-RULES: tuple[Rule, ...] = (MatMulNBits(),)
+RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
 
 _ALREADY_QUANTIZED = frozenset(
     {"MatMulNBits", "MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}

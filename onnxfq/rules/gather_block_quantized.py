@@ -3,8 +3,7 @@
     Gather(table [rows, columns], ids)  → GatherBlockQuantized(quantized table, ids, scales, zero_points)
 
 `data` is [rows, ceil(columns * bits / 8)]: codes along the columns, low bits first inside a byte, without padding to
-whole blocks. Zero points are packed the same way. All it rounds is the table: the output is exactly the dequantized row,
-in the type of the scales.
+whole blocks. Zero points are packed the same way. The output is the dequantized row, in the type of the scales.
 
 Source: com.microsoft.GatherBlockQuantized in ONNX Runtime's ContribOperators.md; bits, blocks, types and indices that
 really run were tried with ONNX Runtime 1.31.1 on CPU. CUDA was read in its source and not run.
@@ -124,7 +123,7 @@ class GatherBlockQuantized(Rule):
     def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
         """See `Rule.probe`: every row once, the last one first."""
         dtype, ids = STORED_TYPES[kernel.activation_type], np.arange(n - 1, -1, -1, dtype=np.int64)
-        inputs = {
+        inputs: dict[str, Fed | Array | None] = {
             "data": tensors["data"],
             "indices": Fed(np.int64, ("rows",)),
             "scales": tensors["scales"],

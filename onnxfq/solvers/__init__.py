@@ -37,13 +37,13 @@ def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
     solver = SOLVERS[name](**parse_options(name, SOLVERS[name], options) if colon else {})
     if solver.calibrated and not calibrated:
         raise UsageError(
-            f"The algorithm {name} needs calibration data (got none). Give some with --calib FILE, let the model make "
-            f"its own with --calib self, or use --algorithm {AUTO}, the best without data."
+            f"The algorithm {name} needs calibration data (got none). Give some with `calib=FILE`, let the model make "
+            f'its own with `calib="self"`, or use `algorithm={AUTO}`, the best without data.'
         )
     return solver
 
 
 def describe(solver: Solver) -> str:
-    """What to type after `--algorithm` for a solver, defaults left out: "gptq" or "gptq:damping=0.02"."""
+    """The setting `algorithm` for a solver, defaults left out: "gptq" or "gptq:damping=0.02"."""
     options = options_text(solver)
     return f"{solver.name}:{options}" if options else solver.name

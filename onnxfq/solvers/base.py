@@ -21,7 +21,7 @@ class Solver(ABC):
     """An algorithm: a subclass says what it is by class attributes and fills in `_solve`; its fields are its options.
 
     Attributes:
-        name: what the user types after `--algorithm`.
+        name: what the user names it by.
         summary: one line for the help.
         weights_per_second: on two cores of a 2023 server, for estimates.
         calibrated: whether it minimises `E‖W x − Ŵ x̃‖²` over calibration data, and so needs `Statistics.gram`.

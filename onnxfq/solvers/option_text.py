@@ -27,7 +27,7 @@ def parse_options(name: str, kind: type, text: str) -> dict[str, Any]:
     """
     known = _fields(kind)
     if not known:
-        raise UsageError(f"The algorithm {name} has no options (got {text!r}). Use --algorithm {name}.")
+        raise UsageError(f"The algorithm {name} has no options (got {text!r}). Use `algorithm={name}`.")
     found: dict[str, Any] = {}
     problems: list[str] = []
     for item in text.split(","):
