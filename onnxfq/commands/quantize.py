@@ -67,7 +67,8 @@ def quantize(
         result = pipeline.quantize(
             model, output, progress=progress, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
-            provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow, calib=calib, tokenizer=tokenizer, samples=samples,
+            provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
+            calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_text=eval_text, min_speedup=min_speedup, validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
@@ -106,7 +107,8 @@ def inspect(
 
     result = pipeline.inspect(
         model, bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
-        schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
+        schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
+        include=include or (), exclude=exclude or (),
         allow_slow=allow_slow,
     )  # fmt: skip
     show(result, as_json=as_json)
