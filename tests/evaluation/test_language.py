@@ -101,7 +101,7 @@ def test_pairing_makes_the_standard_error_small(folder: Path, text: Path) -> Non
 
 def test_without_a_baseline_there_is_only_the_perplexity(folder: Path, text: Path) -> None:
     found = judge(folder, text, table())
-    assert [figure.name for figure in found.figures] == ["perplexity"]
+    assert [metric.name for metric in found.metrics] == ["perplexity"]
     assert found["perplexity"].baseline is None
     assert "`baseline`" in found.warnings[0]
 
@@ -144,7 +144,7 @@ def test_logits_beyond_the_tokenizer_count(folder: Path, text: Path) -> None:
 def test_blocks_of_rows_do_not_show(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judge(folder, text, table(noise=0.4), table())
     monkeypatch.setattr(rooms, "BLOCK", 3 * SIZE)
-    assert judge(folder, text, table(noise=0.4), table()).figures == whole.figures
+    assert judge(folder, text, table(noise=0.4), table()).metrics == whole.metrics
 
 
 def test_no_more_than_one_window_of_logits_is_held_and_none_is_copied(
@@ -315,7 +315,7 @@ def test_long_passages_lose_their_beginning(folder: Path, tmp_path: Path) -> Non
     passage = words(60)
     data = write_lines(tmp_path / "l.jsonl", {"text": passage})
     whole = last_words(folder, data, table())
-    assert last_words(folder, data, table(), seq_len=4).figures == whole.figures
+    assert last_words(folder, data, table(), seq_len=4).metrics == whole.metrics
 
 
 @pytest.mark.parametrize("passage", ["w3", "  w3 \n"])
@@ -330,7 +330,7 @@ def test_text_and_passages_together_give_all_figures(folder: Path, text: Path, t
     data = write_lines(tmp_path / "l.jsonl", {"text": "w1 w2"})
     found = judge(folder, text, table(noise=0.1), table(), data=data)
     names = ["perplexity", "kl", "kl_p999", "top1", "lambada_accuracy", "lambada_loss"]
-    assert [figure.name for figure in found.figures] == names
+    assert [metric.name for metric in found.metrics] == names
 
 
 def test_nan_in_last_words_is_told(folder: Path, tmp_path: Path) -> None:
@@ -338,6 +338,6 @@ def test_nan_in_last_words_is_told(folder: Path, tmp_path: Path) -> None:
     broken[VOCABULARY["w1"]] = np.nan
     data = write_lines(tmp_path / "l.jsonl", {"text": "w1 w2"}, {"text": "w2 w2"})
     found = last_words(folder, data, broken)
-    for figure in found.figures:
-        assert figure.value is None
-        assert figure.note == "1 of 2 samples gave NaN or infinity"
+    for metric in found.metrics:
+        assert metric.value is None
+        assert metric.note == "1 of 2 samples gave NaN or infinity"
