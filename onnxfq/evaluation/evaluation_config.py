@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: the models, the data, and how they are loaded."""
+"""The configuration of an evaluation: the models, the data, and how they are loaded."""
 
 from __future__ import annotations
 

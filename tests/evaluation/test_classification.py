@@ -10,7 +10,7 @@ import pytest
 import onnxfq
 from onnxfq import DataError, ModelError, UsageError
 from onnxfq.arrays import Array
-from support.judged import (
+from support.evaluated import (
     VOCABULARY,
     classifier,
     encode,

@@ -13,7 +13,7 @@ from onnxfq import DataError, Evaluation, GateError, ModelError, UsageError
 from onnxfq.cli import run
 from onnxfq.feeds.model_kind import recognise
 from onnxfq.signature import Signature, TensorSpec
-from support.judged import SIZE, bigram, encoder, table, words, write_graph, write_lines, write_tokenizer
+from support.evaluated import SIZE, bigram, encoder, table, words, write_graph, write_lines, write_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 OPT = ROOT / "models" / "opt-4m"

@@ -17,7 +17,7 @@ from onnxfq.evaluation.task_choice import TaskChoice
 from onnxfq.evaluation.tasks import TASKS, check_task_name, choose_task
 from onnxfq.evaluation.tasks.task import Task
 from onnxfq.progress import silent
-from support.judged import Seq2Seq, bigram, classifier, encoder, table, words, write_lines, write_tokenizer
+from support.evaluated import Seq2Seq, bigram, classifier, encoder, table, words, write_lines, write_tokenizer
 
 Maker = Callable[[Path, float], Path]
 Records = list[dict[str, object]]

@@ -14,8 +14,8 @@ from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.measured import measured
 
 
-def output(error: float | None, *, dtype: str = "float32", elements: int = 4, **figures: Any) -> OutputAccuracy:
-    return OutputAccuracy("y", dtype, elements=elements, relative_mse=error, **figures)
+def output(error: float | None, *, dtype: str = "float32", elements: int = 4, **errors: Any) -> OutputAccuracy:
+    return OutputAccuracy("y", dtype, elements=elements, relative_mse=error, **errors)
 
 
 PERPLEXITY = Metric("perplexity", 51.0, baseline=50.0, difference=1.0)

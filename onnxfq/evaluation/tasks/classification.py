@@ -12,7 +12,7 @@ from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
-from onnxfq.evaluation.tasks.task import Measured, Task
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, Feed, read_records, read_setting
 from onnxfq.feeds.model_kind import class_output, recognise
 from onnxfq.feeds.npz import read_arrays
@@ -52,7 +52,7 @@ class _ClassSums:
         self.hits.append(float(guessed.hit[0]) if not np.isnan(guessed.loss[0]) else np.nan)
 
 
-def evaluate_classification(config: EvaluationConfig) -> Measured:
+def evaluate_classification(config: EvaluationConfig) -> TaskResult:
     """Accuracy and loss on labelled samples, and KL and top-1 agreement with the baseline.
 
     Args:

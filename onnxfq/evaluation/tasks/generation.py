@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxfq.errors import DataError, UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
-from onnxfq.evaluation.tasks.task import Measured, Task
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, read_records
 from onnxfq.feeds.records import Record
 from onnxfq.feeds.records import text as text_of
@@ -21,7 +21,7 @@ BLEU, CHRF = (Metric(name, None, higher_is_better=True) for name in ("bleu", "ch
 SAME_TEXT = Metric("same_text", None)
 
 
-def evaluate_generation(config: EvaluationConfig) -> Measured:
+def evaluate_generation(config: EvaluationConfig) -> TaskResult:
     """BLEU and chrF of greedily written texts, and how many are the baseline's word for word.
 
     Args:

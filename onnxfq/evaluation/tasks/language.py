@@ -13,7 +13,7 @@ from onnxfq.errors import ModelError
 from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.evaluation.tasks.lambada import LAST_WORDS, evaluate_lambada
-from onnxfq.evaluation.tasks.task import Measured, Task
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import has_cache
 from onnxfq.feeds.model_kind import language_output, recognise
 from onnxfq.metrics.distributions import agreement, refuse_different_vocabularies
@@ -59,7 +59,7 @@ class _LanguageSums:
             yield mean_metric(TOP1, [float(same.mean()) for same in self.same])
 
 
-def evaluate_language(config: EvaluationConfig) -> Measured:
+def evaluate_language(config: EvaluationConfig) -> TaskResult:
     """Perplexity and agreement with the baseline on running text, last words of passages, or both.
 
     Args:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
-from onnxfq.evaluation.tasks.task import Measured, Task
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Feed, load_feeds
 from onnxfq.graph import Graph
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import WORST, compare, worst_metrics
 
 
-def evaluate_outputs(config: EvaluationConfig) -> Measured:
+def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
     """The error of every output against the baseline's, and each metric of the output in which it is worst.
 
     Args:

@@ -11,7 +11,7 @@ from onnxfq.arrays import Float64Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
-from onnxfq.evaluation.tasks.task import Measured, Task
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, complete, read_records, stem
 from onnxfq.feeds.model_kind import embedding_output, recognise
 from onnxfq.feeds.records import number
@@ -27,7 +27,7 @@ COLUMNS = (
 SPEARMAN, COSINE = Metric("spearman", None, higher_is_better=True), Metric("cosine", None)
 
 
-def evaluate_sts(config: EvaluationConfig) -> Measured:
+def evaluate_sts(config: EvaluationConfig) -> TaskResult:
     """Rank correlation of the cosines of pairs of sentences with their scores.
 
     Every sentence is encoded alone. A sentence is the mean of its tokens' vectors, special tokens included, or what

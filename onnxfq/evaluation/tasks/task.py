@@ -13,7 +13,7 @@ from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.signature import Signature
 
 Takes = Literal["data", "data or text", "data and text"]
-Measured = tuple[Sequence[Metric], Sequence[OutputAccuracy]]
+TaskResult = tuple[Sequence[Metric], Sequence[OutputAccuracy]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Task:
     takes: Takes
     fits: Callable[[EvaluationConfig, Signature | None], bool]
     metrics: Callable[[EvaluationConfig], Sequence[Metric]]
-    run: Callable[[EvaluationConfig], Measured]
+    run: Callable[[EvaluationConfig], TaskResult]
     folder: bool = False
     notes: tuple[str, ...] = ()
 

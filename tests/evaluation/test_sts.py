@@ -12,7 +12,7 @@ import onnxfq
 from onnxfq import DataError, ModelError, UsageError
 from onnxfq.arrays import Array
 from onnxfq.evaluation.tasks.sts import cosine, spearman
-from support.judged import SIZE, VOCABULARY, encode, encoder, table, words, write_graph, write_lines, write_tokenizer
+from support.evaluated import SIZE, VOCABULARY, encode, encoder, table, words, write_graph, write_lines, write_tokenizer
 
 SENTENCES = [(words(3 + i % 4, i), words(2 + i % 5, 50 + i)) for i in range(11)]
 SCORES = [round(5 * ((i * 7) % 11) / 10, 1) for i in range(11)]
