@@ -18,11 +18,11 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError, UsageError
+from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.evaluation.evaluation_config import EvaluationConfig, find_tokenizer
 from onnxfq.feeds import CausalLM, find_causal_lm, read_setting
 from onnxfq.feeds.model_kind import language_output
 from onnxfq.metrics.distributions import guesses
-from onnxfq.metrics.evaluated_model import EvaluatedModel
 from onnxfq.model_files import find_model
 from onnxfq.session import resolve_provider
 
@@ -74,10 +74,10 @@ class OnnxModel(TemplateLM):  # type: ignore[misc, unused-ignore]
         super().__init__()
         model = find_model(Path(pretrained))
         folder = find_tokenizer(None if tokenizer is None else Path(tokenizer), model, None)
-        asked = EvaluationConfig(
+        config = EvaluationConfig(
             model, None, None, None, folder, max_length, None, resolve_provider(provider), threads, _nothing
         )
-        self.subject: EvaluatedModel = asked.subjects(language_output)[0]
+        self.subject: EvaluatedModel = config.subjects(language_output)[0]
         self.max_length = self.subject.text.length
         self.max_gen_toks = max_gen_toks
         self.tokenizer = self.subject.text.tokenizer

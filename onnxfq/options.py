@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from onnxfq.arrays import Array
 from onnxfq.errors import UsageError
 from onnxfq.executors.executor import check_executor
-from onnxfq.metrics.limits import Limits
+from onnxfq.metrics.gates import Gates
 from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
@@ -130,9 +130,9 @@ class Options:
         return Scheme(int(self.embeddings), block_size, self.scheme.symmetric, "float")
 
     @property
-    def limits(self) -> Limits:
-        """The gates."""
-        return Limits.parse({name: getattr(self, name) for name in GATES})
+    def gates(self) -> Gates:
+        """The limits that are set."""
+        return Gates.parse({name: getattr(self, name) for name in GATES})
 
     @property
     def wants_perplexity(self) -> bool:
@@ -147,10 +147,9 @@ class Options:
 
     def _check_gates(self) -> None:
         """Bring limits into one form, numbers but for percentages; refuse those that nothing can be held against."""
-        for name, limit in self.limits.chosen.items():
-            field_name = name.replace("-", "_")
-            given = getattr(self, field_name)
-            object.__setattr__(self, field_name, str(given).strip() if limit.relative else limit.value)
+        for name, limit in self.gates.chosen.items():
+            given = getattr(self, name)
+            object.__setattr__(self, name, str(given).strip() if limit.relative else limit.value)
         needed = [f"`{name}`" for name in (*GATES, "eval_text") if getattr(self, name) is not None]
         if needed and not self.validate:
             raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxfq.metrics.gates import Gate, require_all
+from onnxfq.metrics.gates import Gate, Gated
 
 JSON_VERSION = 1
 
@@ -104,7 +104,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Benchmark:
+class Benchmark(Gated):
     """How fast a model is, beside its baselines.
 
     Attributes:
@@ -140,19 +140,8 @@ class Benchmark:
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def passed(self) -> bool:
-        """Whether every gate holds."""
-        return all(gate.passed for gate in self.gates)
-
-    def require(self) -> Benchmark:
-        """Return itself if every gate holds.
-
-        Raises:
-            GateError: one does not.
-        """
-        require_all(self.model, self.gates)
-        return self
+    def _gated(self) -> str:
+        return self.model
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `version` is the layout's, and changes when a key is renamed, removed, or means another thing.

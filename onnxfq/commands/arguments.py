@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from onnxfq.commands.config import read_settings
+from onnxfq.evaluation.task_choice import TaskChoice
 from onnxfq.input_files import FEED_FILES, RECORD_FILES, RUNNING_TEXT, listed
 from onnxfq.providers import PROVIDERS
 
@@ -32,17 +33,6 @@ class DtypeChoice(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
-
-
-class TaskChoice(StrEnum):
-    """Values of --task."""
-
-    auto = "auto"
-    language = "language"
-    sts = "sts"
-    classification = "classification"
-    generation = "generation"
-    outputs = "outputs"
 
 
 class ClockChoice(StrEnum):

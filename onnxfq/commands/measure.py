@@ -13,6 +13,7 @@ from onnxfq.commands.console import (
     show_as,
 )
 from onnxfq.errors import UsageError
+from onnxfq.evaluation.task_choice import TaskChoice
 
 if TYPE_CHECKING:
     from onnxfq.reports.compare import ReportComparison
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: arg.ModelArgument,
     baseline: arg.Baseline = None,
-    task: arg.TaskOption = arg.TaskChoice.auto,
+    task: arg.TaskOption = TaskChoice.auto,
     text: arg.TextFile = None,
     data: arg.DataFile = None,
     tokenizer: arg.Tokenizer = None,

@@ -99,19 +99,19 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     heading = Text(printable(evaluation.model), style="bold")
     against = f" against {printable(evaluation.baseline)}" if evaluation.baseline else ""
     _say(console, heading.append(f"  {evaluation.task}{against}", style="not bold"))
-    compared = any(figure.baseline is not None for figure in evaluation.figures)
+    compared = any(metric.baseline is not None for metric in evaluation.metrics)
     table = _table("", "model", "baseline", "difference", "samples") if compared else _table("", "model", "samples")
-    for figure in evaluation.figures:
-        value, samples = _with_error(figure.value, figure.standard_error), f"{figure.samples or ''}"
-        before, difference = _with_error(figure.baseline), _with_error(figure.difference, figure.difference_error, "+")
+    for metric in evaluation.metrics:
+        value, samples = _with_error(metric.value, metric.standard_error), f"{metric.samples or ''}"
+        before, difference = _with_error(metric.baseline), _with_error(metric.difference, metric.difference_error, "+")
         cells = (value, before, difference, samples) if compared else (value, samples)
-        _add(table, figure.name.replace("_", " "), *cells)
+        _add(table, metric.name.replace("_", " "), *cells)
     console.print(table)
-    if len(evaluation.outputs) > 1 or not evaluation.figures:
+    if len(evaluation.outputs) > 1 or not evaluation.metrics:
         console.print(_output_table(evaluation.outputs))
-    for figure in evaluation.figures:
-        if figure.note:
-            _say(console, f"{figure.name.replace('_', ' ')}: {figure.note}", style="dim")
+    for metric in evaluation.metrics:
+        if metric.note:
+            _say(console, f"{metric.name.replace('_', ' ')}: {metric.note}", style="dim")
     _show_warnings(evaluation, console)
     _show_gates(evaluation, console)
 

@@ -1,1 +1,1 @@
-"""The public `evaluate`: what is asked, the tasks, and what was found."""
+"""The public `evaluate`: its configuration, its tasks, and its result."""

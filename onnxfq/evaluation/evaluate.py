@@ -1,14 +1,16 @@
-"""The public `evaluate`: load → recognise the task → judge both models on the same data → gates."""
+"""The public `evaluate`: load → recognise the task → run both models on the same data → gates."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig, find_tokenizer
 from onnxfq.evaluation.result import Evaluation
-from onnxfq.evaluation.tasks import JUDGES, MEASURED, TASKS, choose_task, warnings_of
-from onnxfq.metrics.limits import Limits
+from onnxfq.evaluation.tasks import check_task_name, choose_task
+from onnxfq.evaluation.tasks.task import Task
+from onnxfq.metrics.gates import Gates
 from onnxfq.model_files import find_model
 from onnxfq.progress import Progress, silent
 from onnxfq.session import resolve_provider, runtime_version
@@ -44,7 +46,7 @@ def evaluate(
         text: running text (.txt) for the perplexity of a language model, or for the error of a model's outputs.
         data: passages whose last word is to be found, pairs of sentences with scores, samples with labels, texts with
             translations (.csv, .tsv, .jsonl; .npz with labels), or inputs for the error of a model's outputs.
-        task: "language", "sts", "classification", "generation" or "outputs"; "auto" tells it from the model.
+        task: the name of one of `onnxfq.evaluation.tasks.TASKS`; "auto" tells it from the model and the data.
         tokenizer: the folder of tokenizer.json; None looks beside the model, then beside the baseline.
         seq_len: longest sample, and the length of a window of text, in tokens; the model's own limit holds besides.
         samples: how many windows, passages, pairs or texts to use at most; None for all.
@@ -71,46 +73,51 @@ def evaluate(
         >>> found.require()["perplexity"].samples
         4
     """
-    limits = Limits.parse(
+    gates = Gates.parse(
         {"max_ppl_increase": max_ppl_increase, "max_kl": max_kl, "min_cosine": min_cosine, "max_error": max_error,
          "max_drop": max_drop}
     )  # fmt: skip
-    _check(task, limits, baseline, samples=samples, seq_len=seq_len, threads=threads)
+    _check(task, gates, baseline, samples=samples, seq_len=seq_len, threads=threads)
     source = find_model(Path(model))
     original = None if baseline is None else find_model(Path(baseline))
-    asked = EvaluationConfig(
+    config = EvaluationConfig(
         source, original, _path(text), _path(data), find_tokenizer(_path(tokenizer), source, original), seq_len,
         samples, resolve_provider(provider), threads, progress or silent,
     )  # fmt: skip
-    chosen = choose_task(task, asked)
-    limits.refuse_unmeasured(MEASURED[chosen](asked), chosen)
-    figures, outputs = JUDGES[chosen](asked)
+    chosen = choose_task(task, config)
+    gates.refuse_unmeasured(chosen.metrics(config), chosen.name)
+    metrics, outputs = chosen.run(config)
     return Evaluation(
         model=str(model),
         baseline=None if baseline is None else str(baseline),
-        task=chosen,
-        provider=asked.provider,
-        figures=tuple(figures),
+        task=chosen.name,
+        provider=config.provider,
+        metrics=tuple(metrics),
         outputs=tuple(outputs),
-        gates=tuple(limits.gates(figures)),
-        warnings=tuple(warnings_of(chosen, asked)),
+        gates=tuple(gates.check(metrics)),
+        warnings=tuple(_warnings(chosen, config)),
         onnxfq_version=VERSION,
         runtime_version=runtime_version(),
-        settings=asked.as_json(),
+        settings=config.as_json(),
     )
 
 
 def _check(
-    task: str, limits: Limits, baseline: str | Path | None, *, samples: int | None, seq_len: int, threads: int | None
+    task: str, gates: Gates, baseline: str | Path | None, *, samples: int | None, seq_len: int, threads: int | None
 ) -> None:
-    if task not in TASKS:
-        raise UsageError(f"Unknown task (got task={task!r}). Use {', '.join(TASKS)}.")
+    check_task_name(task)
     for name, value in (("samples", samples), ("seq_len", seq_len), ("threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"`{name}` must be 1 or more (got {value}).")
-    if limits.chosen and baseline is None:
-        named = " and ".join(f"`{option.replace('-', '_')}`" for option in limits.chosen)
+    if gates.chosen and baseline is None:
+        named = " and ".join(f"`{name}`" for name in gates.chosen)
         raise UsageError(f"{named} compares the model with another one. Name that with `baseline`.")
+
+
+def _warnings(task: Task, config: EvaluationConfig) -> Iterator[str]:
+    if config.baseline is None:
+        yield "Compared with nothing: name the model before quantization with `baseline`."
+    yield from task.notes
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: the models, the data, and how they are loaded."""
+"""The configuration of an evaluation: the models, the data, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxfq.errors import UsageError
 from onnxfq.evaluation.encoder_decoder import EncoderDecoder
+from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.feeds import Text
+from onnxfq.input_files import RECORD_FILES
 from onnxfq.graph import Graph
-from onnxfq.metrics.evaluated_model import EvaluatedModel
 from onnxfq.model_files import is_folder
 from onnxfq.progress import Progress
 from onnxfq.session import Provider, Session
@@ -43,6 +45,22 @@ class EvaluationConfig:
     provider: Provider
     threads: int | None
     progress: Progress
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the data are a table: named columns, row by row."""
+        return self.data is not None and self.data.suffix.lower() in RECORD_FILES
+
+    @property
+    def data_file(self) -> Path:
+        """The data, for tasks that cannot do without.
+
+        Raises:
+            UsageError: there are none.
+        """
+        if self.data is None:
+            raise UsageError("There is nothing to evaluate the model on. Give it with `data=FILE`.")
+        return self.data
 
     def tell(self, what: str) -> Callable[[int, int], None]:
         """Progress of one stage."""

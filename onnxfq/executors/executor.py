@@ -33,7 +33,7 @@ _LOOK_EVERY = 5.0  # seconds, at whether those that are waited for are still the
 _ALONE = threading.Lock()  # compiled loops and limits on threads are a process's, not a thread's
 
 
-class Task(Protocol):
+class RemoteTask(Protocol):
     """Something to do that can be pickled."""
 
     @property
@@ -47,7 +47,7 @@ class Task(Protocol):
         ...
 
 
-AnyTask = TypeVar("AnyTask", bound=Task)
+AnyTask = TypeVar("AnyTask", bound=RemoteTask)
 Result = TypeVar("Result")
 
 

@@ -8,7 +8,6 @@ from onnxfq.errors import ModelError
 from onnxfq.feeds import is_float, role, stem, takes_token_ids
 from onnxfq.signature import Signature, TensorSpec
 
-Task = Literal["language", "sts", "classification", "generation", "outputs"]
 Kind = Literal["language", "sentences", "classifier", "other"]
 
 _LOGITS = frozenset({"logits", "scores", "score", "lm_logits"})

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float64Array
+from onnxfq.errors import ModelError
 
 BLOCK = 1 << 20  # elements worked on at once: logits of a long text would not fit in float64
 
@@ -75,6 +76,19 @@ def agreement(baseline: Array, model: Array) -> Agreement:
         valid = ~np.isnan(log_p[:, 0] + log_q[:, 0])
         same[rows] = np.where(valid, log_p.argmax(axis=1) == log_q.argmax(axis=1), np.nan)
     return Agreement(kl, same)
+
+
+def refuse_different_vocabularies(model: Array, baseline: Array) -> None:
+    """Refuse to compare distributions over different numbers of tokens or classes.
+
+    Raises:
+        ModelError: the last axes differ.
+    """
+    if model.shape[-1] != baseline.shape[-1]:
+        raise ModelError(
+            f"The model scores {model.shape[-1]} tokens or classes, the baseline {baseline.shape[-1]}: they cannot be "
+            "compared. Name the model that this one was made from with `baseline`."
+        )
 
 
 def _blocks(logits: Array) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""One figure of a model, beside the same of another model where there is one."""
+"""One metric of a model, beside the same of another model where there is one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from onnxfq.arrays import Float64Array
 class Metric:
     """What was measured of a model. All values are safe to write as JSON.
 
-    None stands for a figure that does not apply, or that is not finite; `note` then says why.
+    None stands for a value that does not apply, that is not finite (`note` then says why), or that is not measured yet.
 
     Attributes:
         name: such as "perplexity" or "kl".
         value: the model's.
         standard_error: of the value, from its spread over the samples.
-        baseline: the same figure of the baseline; None for figures that compare the two models, such as KL.
+        baseline: the baseline's value; None for metrics that compare the two models, such as KL.
         difference: value − baseline.
         difference_error: standard error of the difference, from the samples' own differences: what makes a sample hard
             for both models does not count.
-        samples: how many the figure is a mean of, or comes from in another way; None where that says nothing.
-        note: what to know about this figure; None where there is nothing.
+        samples: how many the value is a mean of, or comes from in another way; None where that says nothing.
+        note: what to know about this metric; None where there is nothing.
+        higher_is_better: whether a model with a higher value is the better one; None for metrics that compare the two
+            models: those say how near they are.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Metric:
     difference_error: float | None = None
     samples: int | None = None
     note: str | None = None
+    higher_is_better: bool | None = None
 
     @property
     def relative_difference(self) -> float | None:
@@ -46,27 +49,27 @@ class Metric:
         return self.difference / abs(self.baseline)
 
 
-def mean_metric(name: str, values: Sequence[float], baseline: Sequence[float] | None = None) -> Metric:
-    """The mean over samples, and the mean of their differences from the baseline's.
+def mean_metric(metric: Metric, values: Sequence[float], baseline: Sequence[float] | None = None) -> Metric:
+    """A metric that is a mean over samples, and the mean of their differences from the baseline's.
 
     Args:
-        name: of the figure.
+        metric: its name, and which values are better.
         values: one a sample.
         baseline: the baseline's, sample by sample; None where there is no baseline, or nothing to compare.
     """
     own = np.asarray(values, np.float64)
-    figure = Metric(name, mean(own), standard_error(own), samples=len(own), note=trouble(own))
+    measured = replace(metric, value=mean(own), standard_error=standard_error(own), samples=len(own), note=trouble(own))
     if baseline is None:
-        return figure
+        return measured
     other = np.asarray(baseline, np.float64)
     with np.errstate(invalid="ignore"):
         differences = own - other
     return replace(
-        figure,
+        measured,
         baseline=mean(other),
         difference=mean(differences),
         difference_error=standard_error(differences),
-        note=figure.note or trouble(other, "the baseline's "),
+        note=measured.note or trouble(other, "the baseline's "),
     )
 
 

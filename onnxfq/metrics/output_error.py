@@ -21,7 +21,7 @@ LOGITS_WORDS = ("logits", "scores")
 class OutputAccuracy:
     """One output of the candidate against the reference's, over all feeds. All values are safe to write as JSON.
 
-    None stands for a figure that does not apply, or that is not finite; `note` then says why.
+    None stands for a value that does not apply, or that is not finite; `note` then says why.
 
     Attributes:
         name: of the output.
@@ -36,8 +36,8 @@ class OutputAccuracy:
         top1: of outputs that are logits, the fraction of rows with the same largest element.
         equal: of outputs that are not floating-point, the fraction of equal elements.
         nonfinite: elements that are NaN or infinite in one model and different in the other.
-        shared_nonfinite: elements that are NaN in both, or the same infinity; left out of all other figures.
-        note: what to know about these figures; None where there is nothing.
+        shared_nonfinite: elements that are NaN in both, or the same infinity; left out of all other values.
+        note: what to know about these values; None where there is nothing.
     """
 
     name: str
@@ -174,7 +174,7 @@ class _Output:
             self.sums.add(expected, got)
 
     def result(self) -> OutputAccuracy:
-        """The figures; none but counts where outputs could not be compared."""
+        """The errors; none but counts where outputs could not be compared."""
         result = replace(self.blank, elements=self.seen)
         if result.dtype in NOT_ARRAYS:
             return replace(result, note="not compared: it is no array")
@@ -233,9 +233,9 @@ def _finite(value: float) -> float | None:
 
 
 def worst_metrics(outputs: Iterable[OutputAccuracy], samples: int | None = None) -> list[Metric]:
-    """Each figure of the floating outputs where it is worst, with the output's name as its note.
+    """Each metric of the floating outputs where it is worst, with the output's name as its note.
 
-    A figure that one output should have and has not, because something in it is not finite, is worse than any number.
+    A value that one output should have and has not, because something in it is not finite, is worse than any number.
 
     Args:
         outputs: what `compare` found.
@@ -244,17 +244,17 @@ def worst_metrics(outputs: Iterable[OutputAccuracy], samples: int | None = None)
     floats = [output for output in outputs if output.is_float and not output.is_empty]
     broken = next((output for output in floats if output.relative_mse is None), None)
     if broken is not None:
-        return [Metric(name, None, samples=samples, note=f"{broken.name}: {broken.note}") for name in _WORST]
-    figures = []
-    for name, worst in _WORST.items():
+        return [Metric(name, None, samples=samples, note=f"{broken.name}: {broken.note}") for name in WORST]
+    metrics = []
+    for name, worst in WORST.items():
         known = [(value, output.name) for output in floats if (value := getattr(output, name)) is not None]
         if known:
             value, output_name = worst(known)
-            figures.append(Metric(name, value, samples=samples, note=f"of {output_name}"))
-    return figures
+            metrics.append(Metric(name, value, samples=samples, note=f"of {output_name}"))
+    return metrics
 
 
-_WORST: dict[str, Callable[[list[tuple[float, str]]], tuple[float, str]]] = {
+WORST: dict[str, Callable[[list[tuple[float, str]]], tuple[float, str]]] = {
     "relative_mse": max,
     "cosine": min,
     "kl": max,

@@ -13,8 +13,8 @@ from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds, Text, complete, read_lines, role, stem, takes_token_ids, token_masks
 from onnxfq.feeds.model_kind import find_language_output
 from onnxfq.input_files import FEED_FILES, RECORD_FILES, RUNNING_TEXT
-from onnxfq.metrics.evaluated_model import refuse_different_vocabularies, sees_change
-from onnxfq.metrics.perplexity import TokenLosses, full_windows
+from onnxfq.metrics.distributions import refuse_different_vocabularies
+from onnxfq.metrics.perplexity import TokenLosses, full_windows, sees_change
 from onnxfq.signature import Signature
 
 Outputs = Mapping[str, Array]

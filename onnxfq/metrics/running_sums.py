@@ -1,4 +1,4 @@
-"""Running sums from which the error figures follow, in float64 and safe against cancellation."""
+"""Running sums from which the errors of outputs follow, in float64 and safe against cancellation."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def merge(
         warnings=tuple(_warnings(reports, left)),
         kernels_run=sum(r.kernels_run for r in marked),
     )
-    return whole.judged(options.limits) if outputs else whole
+    return whole.with_gates(options.gates) if outputs else whole
 
 
 def together(estimates: Sequence[Estimate]) -> Estimate:

@@ -65,7 +65,7 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
             *([CALIBRATION_TEXTS] if validation.language and job.options.eval_text is None else []),
         ),
     )
-    return found.judged(job.options.limits)
+    return found.with_gates(job.options.gates)
 
 
 def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from onnxfq.feeds import Feed, Feeds, generate, has_cache
 from onnxfq.graph import Graph, loaded_bytes
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy, compare_outputs, run_both, run_reference
-from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
+from onnxfq.metrics.perplexity import PERPLEXITY, TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, Pair, PerplexityText
 from onnxfq.progress import Progress
 from onnxfq.providers import facts
@@ -201,9 +201,9 @@ def _language(passages: PerplexityText | None, losses: TokenLosses) -> tuple[Met
     if passages is None:
         return ()
     if not losses.tokens:
-        return (Metric("perplexity", None, note="no text has two tokens"),)
-    figure = losses.perplexity()
-    return (replace(figure, note=figure.note or f"texts {passages.feeds.origin}"),)
+        return (replace(PERPLEXITY, note="no text has two tokens"),)
+    metric = losses.perplexity()
+    return (replace(metric, note=metric.note or f"texts {passages.feeds.origin}"),)
 
 
 def _validate_pieces(

@@ -1,4 +1,4 @@
-"""What the comparison of two models found, as figures that limits can be held against."""
+"""What the comparison of two models found, as metrics that gates can be held against."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MISSING = {
 def measured(
     outputs: Sequence[OutputAccuracy], latencies: Sequence[Latency], language: Sequence[Metric]
 ) -> list[Metric]:
-    """One figure for each that a limit can be about; where there is none, its note says why.
+    """One metric for each that a gate can be about; where there is no value, its note says why.
 
     Args:
         outputs: accuracy of each output; none where nothing was compared.
         latencies: each case timed.
-        language: figures on running text.
+        language: metrics on running text.
     """
     if not outputs and not latencies:
         return [Metric(name, None, note="the models were not compared") for name in (*_MISSING, *_OTHERS)]
@@ -34,7 +34,7 @@ _OTHERS = ("speedup", "perplexity")
 
 
 def _accuracy(outputs: Sequence[OutputAccuracy]) -> Iterator[Metric]:
-    found = {figure.name: figure for figure in worst_metrics(outputs)}
+    found = {metric.name: metric for metric in worst_metrics(outputs)}
     for name, note in _MISSING.items():
         yield found.get(name) or Metric(name, None, note=note)
 

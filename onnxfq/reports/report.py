@@ -9,8 +9,7 @@ from typing import Any
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError
-from onnxfq.metrics.gates import Gate, require_all
-from onnxfq.metrics.limits import Limits
+from onnxfq.metrics.gates import Gate, Gated, Gates
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.files import check_kind, write_report
@@ -137,7 +136,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Gated):
     """Everything a run of `quantize` or `inspect` found, did and measured.
 
     Attributes:
@@ -192,14 +191,9 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
 
-    @property
-    def passed(self) -> bool:
-        """Whether every gate holds."""
-        return all(gate.passed for gate in self.gates)
-
-    def judged(self, limits: Limits) -> Report:
-        """The report with its figures held against limits, which become its gates."""
-        return replace(self, gates=tuple(limits.gates(measured(self.outputs, self.latency, self.language))))
+    def with_gates(self, gates: Gates) -> Report:
+        """The report with its metrics held against limits, which become its gates."""
+        return replace(self, gates=tuple(gates.check(measured(self.outputs, self.latency, self.language))))
 
     def require(
         self,
@@ -230,12 +224,15 @@ class Report:
             >>> report.require(max_error=0.9, max_kl="0.5") is report
             True
         """
-        limits = Limits.parse(
+        gates = Gates.parse(
             {"max_error": max_error, "max_kl": max_kl, "min_cosine": min_cosine, "max_ppl_increase": max_ppl_increase,
              "min_speedup": min_speedup}
         )  # fmt: skip
-        require_all(self.output or self.source, dict.fromkeys((*self.gates, *self.judged(limits).gates)))
+        self._require(dict.fromkeys((*self.gates, *self.with_gates(gates).gates)))
         return self
+
+    def _gated(self) -> str:
+        return self.output or self.source
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, as `onnxfq/reports/report.schema.json` describes it; `version` is the layout's."""

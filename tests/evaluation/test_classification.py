@@ -10,7 +10,7 @@ import pytest
 import onnxfq
 from onnxfq import DataError, ModelError, UsageError
 from onnxfq.arrays import Array
-from support.judged import (
+from support.evaluated import (
     VOCABULARY,
     classifier,
     encode,
@@ -89,9 +89,9 @@ def test_what_is_no_number_is_told(folder: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "d.jsonl", {"text": "w1", "label": 0}, {"text": "w2", "label": 0})
     model = classifier(folder / "m.onnx", weight)
     found = onnxfq.evaluate(model, model, data=data)
-    for figure in found.figures:
-        assert figure.value is None
-        assert "1 of 2 samples" in (figure.note or "")
+    for metric in found.metrics:
+        assert metric.value is None
+        assert "1 of 2 samples" in (metric.note or "")
 
 
 @pytest.mark.parametrize("label", ["3", "-1", "maybe", "1.5"])

@@ -13,7 +13,7 @@ from onnxfq import DataError, Evaluation, GateError, ModelError, UsageError
 from onnxfq.cli import run
 from onnxfq.feeds.model_kind import recognise
 from onnxfq.signature import Signature, TensorSpec
-from support.judged import SIZE, bigram, encoder, table, words, write_graph, write_lines, write_tokenizer
+from support.evaluated import SIZE, bigram, encoder, table, words, write_graph, write_lines, write_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 OPT = ROOT / "models" / "opt-4m"
@@ -53,12 +53,12 @@ def test_figures_are_printed_on_stderr_only(folder: Path, capsys: Output) -> Non
 def test_json_is_one_object_on_stdout(folder: Path, capsys: Output) -> None:
     assert evaluate(*ALL, "--json", "--max-kl", "9", "--samples", "1") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["version"] == 1
-    keys = "version onnxfq onnxruntime model baseline task provider settings figures outputs gates warnings"
+    assert told["version"] == 2
+    keys = "version onnxfq onnxruntime model baseline task provider settings metrics outputs gates warnings"
     assert list(told) == keys.split()
     found = onnxfq.evaluate("new.onnx", "old.onnx", text="text.txt", data="last.jsonl", seq_len=8, samples=1, max_kl=9)
     assert told == json.loads(json.dumps(found.to_json()))
-    assert told["figures"][0]["samples"] == 1
+    assert told["metrics"][0]["samples"] == 1
     assert (told["gates"][0]["name"], told["gates"][0]["passed"]) == ("max-kl", True)
     assert told["settings"] == {
         "text": "text.txt", "data": "last.jsonl", "tokenizer": ".", "seq_len": 8, "samples": 1
@@ -77,9 +77,9 @@ def test_json_holds_no_nan(folder: Path, capsys: Output) -> None:
     bigram(folder / "new.onnx", np.full((SIZE, SIZE), np.nan, np.float32))
     assert evaluate(*ALL, "--json") == 0
     out = capsys.readouterr().out
-    figures = json.loads(out, parse_constant=lambda name: pytest.fail(name))["figures"]
-    assert {figure["value"] for figure in figures} == {None}
-    assert all("NaN" in figure["note"] for figure in figures)
+    metrics = json.loads(out, parse_constant=lambda name: pytest.fail(name))["metrics"]
+    assert {metric["value"] for metric in metrics} == {None}
+    assert all("NaN" in metric["note"] for metric in metrics)
     assert evaluate(*ALL) == 0
     assert "samples gave NaN or infinity" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ import onnxfq
 from onnxfq import DataError, ModelError, UsageError
 from onnxfq.evaluation.encoder_decoder import EncoderDecoder, GenerationConfig
 from onnxfq.evaluation.tasks.generation import score
-from support.judged import VOCABULARY, Seq2Seq, encode, words, write_lines, write_tokenizer
+from support.evaluated import VOCABULARY, Seq2Seq, encode, words, write_lines, write_tokenizer
 
 LAYOUTS = ["whole", "two", "merged"]
 SOURCES = [words(3 + i % 5, i) for i in range(8)]

@@ -13,7 +13,7 @@ import pytest
 
 from onnxfq import DataError, ModelError, UsageError
 from onnxfq.arrays import Array
-from support.judged import VOCABULARY, bigram, encode, softmax, table, words, write_lines, write_tokenizer
+from support.evaluated import VOCABULARY, bigram, encode, softmax, table, words, write_lines, write_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -92,10 +92,10 @@ def test_scores_that_are_no_numbers_are_told(tmp_path: Path) -> None:
 def test_a_cache_writes_what_the_whole_text_says() -> None:
     model = OnnxModel(OPT, provider="cpu")
     assert model._writer is not None
-    asked = requests(("The old man looked at", {"max_gen_toks": 12, "until": []}))
-    cached = model.generate_until(asked)
+    prompt = requests(("The old man looked at", {"max_gen_toks": 12, "until": []}))
+    cached = model.generate_until(prompt)
     model._writer = None
-    assert model.generate_until(asked) == cached
+    assert model.generate_until(prompt) == cached
     assert len(cached[0].split()) > 4
 
 

@@ -17,7 +17,7 @@ from onnxfq.arrays import Array
 from onnxfq.metrics import distributions as rooms
 from onnxfq.metrics.perplexity import perplexity
 from onnxfq.session import Session
-from support.judged import (
+from support.evaluated import (
     SIZE,
     VOCABULARY,
     bigram,
@@ -45,7 +45,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def judge(folder: Path, text: Path, new: Array, old: Array | None = None, **changes: object) -> Evaluation:
+def evaluate(folder: Path, text: Path, new: Array, old: Array | None = None, **changes: object) -> Evaluation:
     """Evaluate a bigram model on running text."""
     model = bigram(folder / "new.onnx", new)
     baseline = None if old is None else bigram(folder / "old.onnx", old)
@@ -67,15 +67,15 @@ def losses(weight: Array, ids: Array) -> Array:
 
 def test_figures_equal_the_formulas(folder: Path, text: Path) -> None:
     new, old = table(noise=0.4), table()
-    found = judge(folder, text, new, old)
+    found = evaluate(folder, text, new, old)
     ids = windows(text)
     a, b = losses(new, ids), losses(old, ids)
-    figure = found["perplexity"]
-    assert figure.value == pytest.approx(np.exp(a.mean()))
-    assert figure.baseline == pytest.approx(np.exp(b.mean()))
-    assert figure.difference == pytest.approx(np.exp(a.mean()) - np.exp(b.mean()))
+    metric = found["perplexity"]
+    assert metric.value == pytest.approx(np.exp(a.mean()))
+    assert metric.baseline == pytest.approx(np.exp(b.mean()))
+    assert metric.difference == pytest.approx(np.exp(a.mean()) - np.exp(b.mean()))
     parts = np.exp(a.mean()) * a - np.exp(b.mean()) * b
-    assert figure.difference_error == pytest.approx(parts.std(ddof=1) / np.sqrt(len(ids)))
+    assert metric.difference_error == pytest.approx(parts.std(ddof=1) / np.sqrt(len(ids)))
     p, q = softmax(old[ids]), softmax(new[ids])
     kl = (p * np.log(p / q)).sum(axis=2)
     assert found["kl"].value == pytest.approx(kl.mean())
@@ -87,21 +87,21 @@ def test_figures_equal_the_formulas(folder: Path, text: Path) -> None:
 
 
 def test_a_model_against_itself_differs_in_nothing(folder: Path, text: Path) -> None:
-    found = judge(folder, text, table(), table())
+    found = evaluate(folder, text, table(), table())
     assert (found["perplexity"].difference, found["perplexity"].difference_error) == (0.0, 0.0)
     assert (found["kl"].value, found["kl_p999"].value, found["top1"].value) == (0.0, 0.0, 1.0)
 
 
 def test_pairing_makes_the_standard_error_small(folder: Path, text: Path) -> None:
-    figure = judge(folder, text, table(noise=0.02), table())["perplexity"]
-    assert figure.difference_error is not None
-    assert figure.standard_error is not None
-    assert figure.difference_error < figure.standard_error / 10
+    metric = evaluate(folder, text, table(noise=0.02), table())["perplexity"]
+    assert metric.difference_error is not None
+    assert metric.standard_error is not None
+    assert metric.difference_error < metric.standard_error / 10
 
 
 def test_without_a_baseline_there_is_only_the_perplexity(folder: Path, text: Path) -> None:
-    found = judge(folder, text, table())
-    assert [figure.name for figure in found.figures] == ["perplexity"]
+    found = evaluate(folder, text, table())
+    assert [metric.name for metric in found.metrics] == ["perplexity"]
     assert found["perplexity"].baseline is None
     assert "`baseline`" in found.warnings[0]
 
@@ -109,7 +109,7 @@ def test_without_a_baseline_there_is_only_the_perplexity(folder: Path, text: Pat
 @pytest.mark.parametrize(("samples", "seq_len", "count"), [(3, 8, 3), (None, 13, 7), (None, 91, 1), (99, 30, 3)])
 def test_only_full_windows_count(folder: Path, text: Path, samples: int | None, seq_len: int, count: int) -> None:
     write_tokenizer(folder)
-    found = judge(folder, text, table(), samples=samples, seq_len=seq_len)["perplexity"]
+    found = evaluate(folder, text, table(), samples=samples, seq_len=seq_len)["perplexity"]
     assert found.samples == count
     assert found.value == pytest.approx(np.exp(losses(table(), windows(text, seq_len)[:count]).mean()))
     assert (found.standard_error is None) is (count == 1)
@@ -117,7 +117,7 @@ def test_only_full_windows_count(folder: Path, text: Path, samples: int | None, 
 
 def test_windows_are_no_longer_than_the_model_takes(folder: Path, text: Path) -> None:
     write_tokenizer(folder, max_position_embeddings=10)
-    assert judge(folder, text, table(), seq_len=512)["perplexity"].samples == 9
+    assert evaluate(folder, text, table(), seq_len=512)["perplexity"].samples == 9
 
 
 def test_a_fixed_length_is_the_window(folder: Path, text: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_fixed_length_is_the_window(folder: Path, text: Path) -> None:
 
 def test_half_precision_is_summed_in_double(folder: Path, text: Path) -> None:
     half = table().astype(np.float16)
-    found = judge(folder, text, half, table())
+    found = evaluate(folder, text, half, table())
     ids = windows(text)
     assert found["perplexity"].value == pytest.approx(np.exp(losses(half, ids).mean()), rel=1e-12)
     p, q = softmax(table()[ids]), softmax(half[ids])
@@ -137,14 +137,14 @@ def test_half_precision_is_summed_in_double(folder: Path, text: Path) -> None:
 
 def test_logits_beyond_the_tokenizer_count(folder: Path, text: Path) -> None:
     wide = table(columns=SIZE + 10)
-    found = judge(folder, text, wide)["perplexity"]
+    found = evaluate(folder, text, wide)["perplexity"]
     assert found.value == pytest.approx(np.exp(losses(wide, windows(text)).mean()))
 
 
 def test_blocks_of_rows_do_not_show(folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = judge(folder, text, table(noise=0.4), table())
+    whole = evaluate(folder, text, table(noise=0.4), table())
     monkeypatch.setattr(rooms, "BLOCK", 3 * SIZE)
-    assert judge(folder, text, table(noise=0.4), table()).figures == whole.figures
+    assert evaluate(folder, text, table(noise=0.4), table()).metrics == whole.metrics
 
 
 def test_no_more_than_one_window_of_logits_is_held_and_none_is_copied(
@@ -183,21 +183,21 @@ def test_no_more_than_one_window_of_logits_is_held_and_none_is_copied(
 def test_logits_that_are_no_numbers_are_told(folder: Path, text: Path, value: float, whose: str) -> None:
     tables = {"new": table(noise=0.1), "old": table()}
     tables[whose][VOCABULARY["w3"], 5] = value
-    found = judge(folder, text, tables["new"], tables["old"])
+    found = evaluate(folder, text, tables["new"], tables["old"])
     for name in ("kl", "kl_p999", "top1"):
         assert found[name].value is None
         assert "NaN or infinity" in (found[name].note or "")
-    figure = found["perplexity"]
-    assert (figure.value if whose == "new" else figure.baseline) is None
-    assert (figure.baseline if whose == "new" else figure.value) is not None
-    assert figure.difference is None
-    assert "NaN or infinity" in (figure.note or "")
+    metric = found["perplexity"]
+    assert (metric.value if whose == "new" else metric.baseline) is None
+    assert (metric.baseline if whose == "new" else metric.value) is not None
+    assert metric.difference is None
+    assert "NaN or infinity" in (metric.note or "")
 
 
 def test_a_token_that_is_ruled_out_is_no_fault(folder: Path, text: Path) -> None:
     old = table()
     old[:, 1] = -np.inf
-    found = judge(folder, text, old, old)
+    found = evaluate(folder, text, old, old)
     assert found["kl"].value == 0.0
     assert found["perplexity"].value == pytest.approx(np.exp(losses(old, windows(text)).mean()))
 
@@ -205,14 +205,14 @@ def test_a_token_that_is_ruled_out_is_no_fault(folder: Path, text: Path) -> None
 def test_an_infinite_loss_is_told(folder: Path, text: Path) -> None:
     new = table()
     new[:, VOCABULARY["w3"]] = -np.inf
-    found = judge(folder, text, new, table())
+    found = evaluate(folder, text, new, table())
     assert found["perplexity"].value is None
     assert found["kl"].value is None
 
 
 def test_a_perplexity_beyond_all_numbers_is_told() -> None:
-    figure = perplexity([1e4, 1e4])
-    assert (figure.value, figure.note) == (None, "too large for a number")
+    metric = perplexity([1e4, 1e4])
+    assert (metric.value, metric.note) == (None, "too large for a number")
     assert perplexity([1e4], [1.0]).note == "too large for a number"
 
 
@@ -220,30 +220,30 @@ def test_a_text_without_a_full_window_is_refused(folder: Path, tmp_path: Path) -
     path = tmp_path / "short.txt"
     path.write_text(words(5))
     with pytest.raises(DataError, match=r"too short for one window \(got 6 tokens, wanted 8\).*`seq_len=6`"):
-        judge(folder, path, table())
+        evaluate(folder, path, table())
     path.write_text("")
     with pytest.raises(DataError, match=r"too short for one window \(got 1 tokens, wanted 8\)\. Give a longer text\.$"):
-        judge(folder, path, table())
+        evaluate(folder, path, table())
 
 
 def test_a_window_of_one_token_is_refused(folder: Path, text: Path) -> None:
     with pytest.raises(DataError, match="2 tokens or more"):
-        judge(folder, text, table(), seq_len=1)
+        evaluate(folder, text, table(), seq_len=1)
 
 
 def test_ids_beyond_the_scores_are_refused(folder: Path, text: Path) -> None:
     with pytest.raises(DataError, match=r"does not score .*`tokenizer=DIR`"):
-        judge(folder, text, table(columns=SIZE - 5))
+        evaluate(folder, text, table(columns=SIZE - 5))
 
 
 def test_ids_beyond_the_embedding_are_refused(folder: Path, text: Path) -> None:
     with pytest.raises(DataError, match="is the tokenizer that of this model"):
-        judge(folder, text, table(rows=SIZE - 5))
+        evaluate(folder, text, table(rows=SIZE - 5))
 
 
 def test_models_of_different_vocabularies_are_not_compared(folder: Path, text: Path) -> None:
     with pytest.raises(ModelError, match=r"scores 25 tokens or classes, the baseline 22"):
-        judge(folder, text, table(columns=25), table())
+        evaluate(folder, text, table(columns=25), table())
 
 
 @pytest.mark.parametrize("as_baseline", [False, True])
@@ -315,7 +315,7 @@ def test_long_passages_lose_their_beginning(folder: Path, tmp_path: Path) -> Non
     passage = words(60)
     data = write_lines(tmp_path / "l.jsonl", {"text": passage})
     whole = last_words(folder, data, table())
-    assert last_words(folder, data, table(), seq_len=4).figures == whole.figures
+    assert last_words(folder, data, table(), seq_len=4).metrics == whole.metrics
 
 
 @pytest.mark.parametrize("passage", ["w3", "  w3 \n"])
@@ -328,9 +328,9 @@ def test_a_word_needs_a_context(folder: Path, tmp_path: Path, passage: str) -> N
 
 def test_text_and_passages_together_give_all_figures(folder: Path, text: Path, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "l.jsonl", {"text": "w1 w2"})
-    found = judge(folder, text, table(noise=0.1), table(), data=data)
+    found = evaluate(folder, text, table(noise=0.1), table(), data=data)
     names = ["perplexity", "kl", "kl_p999", "top1", "lambada_accuracy", "lambada_loss"]
-    assert [figure.name for figure in found.figures] == names
+    assert [metric.name for metric in found.metrics] == names
 
 
 def test_nan_in_last_words_is_told(folder: Path, tmp_path: Path) -> None:
@@ -338,6 +338,6 @@ def test_nan_in_last_words_is_told(folder: Path, tmp_path: Path) -> None:
     broken[VOCABULARY["w1"]] = np.nan
     data = write_lines(tmp_path / "l.jsonl", {"text": "w1 w2"}, {"text": "w2 w2"})
     found = last_words(folder, data, broken)
-    for figure in found.figures:
-        assert figure.value is None
-        assert figure.note == "1 of 2 samples gave NaN or infinity"
+    for metric in found.metrics:
+        assert metric.value is None
+        assert metric.note == "1 of 2 samples gave NaN or infinity"

@@ -13,7 +13,7 @@ import onnxfq
 from onnxfq import GateError, ModelError, Report, UsageError
 from onnxfq.arrays import Array
 from onnxfq.session import Session
-from support.judged import WORDS, encode, softmax, table, write_graph, write_tokenizer
+from support.evaluated import WORDS, encode, softmax, table, write_graph, write_tokenizer
 from support.tiny import entries, pair
 from support.tiny import quantize as command
 

@@ -10,13 +10,16 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
-from onnxfq.feeds import Column, Feed, read_records
+from onnxfq.evaluation.evaluated_model import EvaluatedModel
+from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.tasks.task import Task, TaskResult
+from onnxfq.feeds import Column, Feed, read_records, read_setting
+from onnxfq.feeds.model_kind import class_output, recognise
 from onnxfq.feeds.npz import read_arrays
 from onnxfq.feeds.records import text as text_of
-from onnxfq.metrics.distributions import agreement, guesses
-from onnxfq.metrics.evaluated_model import EvaluatedModel, refuse_different_vocabularies
+from onnxfq.metrics.distributions import agreement, guesses, refuse_different_vocabularies
 from onnxfq.metrics.metric import Metric, mean_metric
-from onnxfq.metrics.perplexity import Told
+from onnxfq.signature import Signature
 
 COLUMNS = (
     Column("text", ("sentence", "sentence1", "text1", "premise", "question1", "question")),
@@ -24,6 +27,8 @@ COLUMNS = (
     Column("label", ("labels", "class")),
 )
 LABELS = "labels"
+ACCURACY, LOSS = Metric("accuracy", None, higher_is_better=True), Metric("loss", None, higher_is_better=False)
+KL, TOP1 = Metric("kl", None), Metric("top1", None)
 
 Feeder = Callable[[EvaluatedModel], Feed]
 
@@ -40,35 +45,31 @@ class _ClassSums:
     hits: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
 
+    def add(self, logits: Array, label: int) -> None:
+        """Add a sample, of logits [1, classes]."""
+        guessed = guesses(logits, [label])
+        self.loss.append(float(guessed.loss[0]))
+        self.hits.append(float(guessed.hit[0]) if not np.isnan(guessed.loss[0]) else np.nan)
 
-def evaluate_classification(
-    model: EvaluatedModel,
-    baseline: EvaluatedModel | None,
-    path: Path,
-    names: Mapping[str, int],
-    *,
-    samples: int | None,
-    tell: Told,
-) -> list[Metric]:
+
+def evaluate_classification(config: EvaluationConfig) -> TaskResult:
     """Accuracy and loss on labelled samples, and KL and top-1 agreement with the baseline.
 
     Args:
-        model: the classifier.
-        baseline: what it is compared with, sample by sample.
-        path: texts (or pairs of texts) with labels, in a .csv, .tsv or .jsonl file; or a .npz file of the model's
-            inputs with `labels` beside them, the first axis counting samples.
-        names: numbers of the classes by their names; labels that are numbers need none.
-        samples: how many at most, the first ones; None for all.
-        tell: called with how many are done, and how many there are.
+        config: with texts (or pairs of texts) and their labels, in a .csv, .tsv or .jsonl file; or with a .npz file of
+            the model's inputs and `labels` beside them, the first axis counting samples.
 
     Returns:
-        Figures "accuracy", "loss" (nats) and, with a baseline, "kl" and "top1".
+        "accuracy", "loss" (nats) and, with a baseline, "kl" and "top1".
 
     Raises:
         DataError: the samples cannot be read, or do not fit the model.
         ModelError: a model does not run, or scores no classes.
     """
-    given = list(_from_arrays(path, samples) if path.suffix.lower() == ".npz" else _from_texts(path, samples))
+    model, baseline = config.subjects(class_output)
+    names, tell, path = _label_names(config.tokenizer), config.tell("classification"), config.data_file
+    read = _from_arrays if path.suffix.lower() == ".npz" else _from_texts
+    given = list(read(path, config.samples))
     if not given:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
     seen, before = _ClassSums(), _ClassSums()
@@ -77,20 +78,20 @@ def evaluate_classification(
     for number, sample in enumerate(given, start=1):
         logits = _scores(model, sample)
         label = _number(sample, names, logits.shape[1])
-        _add(seen, logits, label)
+        seen.add(logits, label)
         if baseline is not None:
             expected = _scores(baseline, sample)
             refuse_different_vocabularies(logits, expected)
-            _add(before, expected, label)
+            before.add(expected, label)
             agreed = agreement(expected, logits)
             kl.append(float(agreed.kl[0]))
             same.append(float(agreed.same[0]))
         tell(number, len(given))
-    figures = [
-        mean_metric("accuracy", seen.hits, before.hits if baseline else None),
-        mean_metric("loss", seen.loss, before.loss if baseline else None),
+    metrics = [
+        mean_metric(ACCURACY, seen.hits, before.hits if baseline else None),
+        mean_metric(LOSS, seen.loss, before.loss if baseline else None),
     ]
-    return [*figures, mean_metric("kl", kl), mean_metric("top1", same)] if baseline else figures
+    return [*metrics, mean_metric(KL, kl), mean_metric(TOP1, same)] if baseline else metrics, []
 
 
 def _from_texts(path: Path, samples: int | None) -> Iterator[_Sample]:
@@ -153,7 +154,25 @@ def _number(sample: _Sample, names: Mapping[str, int], classes: int) -> int:
     return number
 
 
-def _add(seen: _ClassSums, logits: Array, label: int) -> None:
-    guessed = guesses(logits, [label])
-    seen.loss.append(float(guessed.loss[0]))
-    seen.hits.append(float(guessed.hit[0]) if not np.isnan(guessed.loss[0]) else np.nan)
+def _label_names(folder: Path) -> dict[str, int]:
+    """Numbers of classes by their names, as the model's configuration knows them; labels that are numbers need none."""
+    names = read_setting(folder, "config.json", "id2label")
+    if not isinstance(names, dict):
+        return {}
+    return {str(name): int(number) for number, name in names.items() if str(number).isdecimal()}
+
+
+def _fits(config: EvaluationConfig, signature: Signature | None) -> bool:
+    labelled = config.has_table or (config.data is not None and config.data.suffix.lower() == ".npz")
+    suited = labelled or (config.data is None and config.text is None)
+    return suited and signature is not None and recognise(signature) == "classifier"
+
+
+CLASSIFICATION = Task(
+    name="classification",
+    needs="samples with labels, with `data=FILE.csv` or `data=FILE.npz`",
+    takes="data",
+    fits=_fits,
+    metrics=lambda config: (ACCURACY, LOSS, KL, TOP1),
+    run=evaluate_classification,
+)

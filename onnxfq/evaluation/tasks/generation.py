@@ -4,44 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from onnxfq.errors import DataError, UsageError
-from onnxfq.evaluation.encoder_decoder import EncoderDecoder
+from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, read_records
 from onnxfq.feeds.records import Record
 from onnxfq.feeds.records import text as text_of
 from onnxfq.metrics.metric import Metric, mean_metric
-from onnxfq.metrics.perplexity import Told
 
 COLUMNS = (
     Column("source", ("src", "input", "text", "document", "article")),
     Column("target", ("tgt", "reference", "references", "translation", "summary", "highlights")),
 )
+BLEU, CHRF = (Metric(name, None, higher_is_better=True) for name in ("bleu", "chrf"))
+SAME_TEXT = Metric("same_text", None)
 
 
-def evaluate_generation(
-    model: EncoderDecoder, baseline: EncoderDecoder | None, path: Path, *, samples: int | None, tell: Told
-) -> list[Metric]:
+def evaluate_generation(config: EvaluationConfig) -> TaskResult:
     """BLEU and chrF of greedily written texts, and how many are the baseline's word for word.
 
     Args:
-        model: the encoder–decoder.
-        baseline: what it is compared with, text by text.
-        path: `source` and `target` (a text, or a list of them) in a .jsonl, .csv or .tsv file.
-        samples: how many at most, the first ones; None for all.
-        tell: called with how many are done, and how many there are.
+        config: with `source` and `target` (a text, or a list of them) in a .jsonl, .csv or .tsv file.
 
     Returns:
-        Figures "bleu", "chrf" and, with a baseline, "same_text".
+        "bleu", "chrf" and, with a baseline, "same_text".
 
     Raises:
         DataError: the texts cannot be read, or do not fit the model.
         ModelError: a model does not run.
         UsageError: sacrebleu is not installed.
     """
+    model, baseline = config.translators()
     _refuse_missing_sacrebleu()
-    records = list(read_records(path, COLUMNS, samples=samples))
+    path, tell = config.data_file, config.tell("generation")
+    records = list(read_records(path, COLUMNS, samples=config.samples))
     if not records:
         raise DataError(f"There are no texts in {path}. Give a file that holds at least one.")
     translators = [translator for translator in (model, baseline) if translator is not None]
@@ -52,12 +49,12 @@ def evaluate_generation(
         for texts, translator in zip(written, translators, strict=True):
             texts.append(translator.write(source, where))
         tell(number, len(records))
-    figures = score(written[0], references)
+    metrics = score(written[0], references)
     if baseline is None:
-        return figures
+        return metrics, []
     before = score(written[1], references)
     same = [float(one == other) for one, other in zip(*written, strict=True)]
-    return [*(_beside(f, b) for f, b in zip(figures, before, strict=True)), mean_metric("same_text", same)]
+    return [*(_beside(m, b) for m, b in zip(metrics, before, strict=True)), mean_metric(SAME_TEXT, same)], []
 
 
 def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[Metric]:
@@ -67,21 +64,22 @@ def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[Met
         texts: what was written.
         references: for each text what it should have been, one or several.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    import sacrebleu.metrics
 
     longest = max(len(several) for several in references)
     streams = [[several[i] if i < len(several) else None for several in references] for i in range(longest)]
-    figures = []
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        value = float(metric.corpus_score(list(texts), streams).score)
-        figures.append(Metric(name, value, samples=len(texts), note=f"sacrebleu {metric.get_signature()}"))
-    return figures
+    metrics = []
+    for metric, scorer in ((BLEU, sacrebleu.metrics.BLEU()), (CHRF, sacrebleu.metrics.CHRF())):
+        value = float(scorer.corpus_score(list(texts), streams).score)
+        note = f"sacrebleu {scorer.get_signature()}"
+        metrics.append(replace(metric, value=value, samples=len(texts), note=note))
+    return metrics
 
 
-def _beside(figure: Metric, baseline: Metric) -> Metric:
-    if figure.value is None or baseline.value is None:
-        return figure
-    return replace(figure, baseline=baseline.value, difference=figure.value - baseline.value)
+def _beside(metric: Metric, baseline: Metric) -> Metric:
+    if metric.value is None or baseline.value is None:
+        return metric
+    return replace(metric, baseline=baseline.value, difference=metric.value - baseline.value)
 
 
 def _references(record: Record, where: str) -> list[str]:
@@ -97,3 +95,15 @@ def _refuse_missing_sacrebleu() -> None:
         raise UsageError(
             "BLEU and chrF need the package sacrebleu. Install it with `pip install onnxfq[evaluate]`."
         ) from error
+
+
+GENERATION = Task(
+    name="generation",
+    needs="texts with what is to become of them, with `data=FILE.jsonl`",
+    takes="data",
+    fits=lambda config, signature: signature is None,
+    metrics=lambda config: (BLEU, CHRF, SAME_TEXT),
+    run=evaluate_generation,
+    folder=True,
+    notes=("Texts were written greedily, without the beams that the model's configuration may ask for.",),
+)

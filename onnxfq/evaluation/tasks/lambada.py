@@ -8,43 +8,45 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq.errors import DataError
+from onnxfq.evaluation.evaluated_model import EvaluatedModel
+from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.feeds import Column, read_records
 from onnxfq.feeds.records import text as text_of
 from onnxfq.metrics.distributions import guesses
-from onnxfq.metrics.evaluated_model import EvaluatedModel
 from onnxfq.metrics.metric import Metric, mean_metric
-from onnxfq.metrics.perplexity import Told
 
 COLUMNS = (Column("text", ("passage",)),)
+ACCURACY = Metric("lambada_accuracy", None, higher_is_better=True)
+LOSS = Metric("lambada_loss", None, higher_is_better=False)
+LAST_WORDS = (ACCURACY, LOSS)
 
 
 def evaluate_lambada(
-    model: EvaluatedModel, baseline: EvaluatedModel | None, path: Path, *, samples: int | None, tell: Told
+    config: EvaluationConfig, path: Path, model: EvaluatedModel, baseline: EvaluatedModel | None
 ) -> list[Metric]:
     """Accuracy and loss on the last word of each passage.
 
     A word counts as found if all its tokens are the likeliest ones, each after the true tokens before it, which is
-    when greedy decoding writes it. Its loss is the sum over its tokens. PerplexityText longer than the model takes lose
+    when greedy decoding writes it. Its loss is the sum over its tokens. Passages longer than the model takes lose
     their beginning.
 
     Source: D. Paperno et al., "The LAMBADA dataset: Word prediction requiring a broad discourse context", 2016.
 
     Args:
+        config: says how many passages to use.
+        path: passages, `text`, in a .jsonl, .csv or .tsv file.
         model: the language model.
         baseline: what it is compared with, passage by passage.
-        path: passages, `text`, in a .jsonl, .csv or .tsv file.
-        samples: how many at most, the first ones; None for all.
-        tell: called with how many are done, and how many there are.
 
     Returns:
-        Figures "lambada_accuracy" and "lambada_loss" (nats a word).
+        "lambada_accuracy" and "lambada_loss" (nats a word).
 
     Raises:
         DataError: the passages cannot be read, or do not fit the model.
         ModelError: a model does not run.
     """
     subjects = [subject for subject in (model, baseline) if subject is not None]
-    passages = list(read_records(path, COLUMNS, samples=samples))
+    passages, tell = list(read_records(path, COLUMNS, samples=config.samples)), config.tell("last words")
     if not passages:
         raise DataError(f"There are no passages in {path}. Give a file that holds at least one.")
     hits: list[list[float]] = [[] for _ in subjects]
@@ -58,8 +60,7 @@ def evaluate_lambada(
             losses[index].append(loss)
             hits[index].append(float(guessed.hit.all()) if not np.isnan(loss) else np.nan)
         tell(number, len(passages))
-    figures = (("lambada_accuracy", hits), ("lambada_loss", losses))
-    return [mean_metric(name, *values) for name, values in figures]
+    return [mean_metric(ACCURACY, *hits), mean_metric(LOSS, *losses)]
 
 
 def _cut(ids: Sequence[int], word: int, length: int, where: str) -> tuple[Sequence[int], int]:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from onnxfq.arrays import Float64Array
 from onnxfq.errors import DataError, ModelError
+from onnxfq.evaluation.evaluated_model import EvaluatedModel
+from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, complete, read_records, stem
+from onnxfq.feeds.model_kind import embedding_output, recognise
 from onnxfq.feeds.records import number
 from onnxfq.feeds.records import text as text_of
-from onnxfq.metrics.evaluated_model import EvaluatedModel
 from onnxfq.metrics.metric import Metric, finite, mean_metric
-from onnxfq.metrics.perplexity import Told
+from onnxfq.signature import Signature
 
 COLUMNS = (
     Column("sentence1", ("text1", "sentence_1", "sent1")),
     Column("sentence2", ("text2", "sentence_2", "sent2")),
     Column("score", ("similarity_score", "similarity", "label")),
 )
+SPEARMAN, COSINE = Metric("spearman", None, higher_is_better=True), Metric("cosine", None)
 
 
-def evaluate_sts(
-    model: EvaluatedModel, baseline: EvaluatedModel | None, path: Path, *, samples: int | None, tell: Told
-) -> list[Metric]:
+def evaluate_sts(config: EvaluationConfig) -> TaskResult:
     """Rank correlation of the cosines of pairs of sentences with their scores.
 
     Every sentence is encoded alone. A sentence is the mean of its tokens' vectors, special tokens included, or what
@@ -34,21 +36,19 @@ def evaluate_sts(
     Source: N. Reimers, I. Gurevych, "Sentence-BERT", 2019, section 4.1 (Spearman's correlation on STS-B).
 
     Args:
-        model: the encoder.
-        baseline: what it is compared with, sentence by sentence.
-        path: pairs with scores, in a .csv, .tsv or .jsonl file.
-        samples: how many pairs at most, the first ones; None for all.
-        tell: called with how many pairs are done, and how many there are.
+        config: with pairs and their scores, in a .csv, .tsv or .jsonl file.
 
     Returns:
-        Figures "spearman" and, with a baseline, "cosine": the mean over sentences of the cosine between both models'
+        "spearman" and, with a baseline, "cosine": the mean over sentences of the cosine between both models'
         vectors.
 
     Raises:
         DataError: the pairs cannot be read, or do not fit the model.
         ModelError: a model does not run.
     """
-    pairs = list(read_records(path, COLUMNS, samples=samples))
+    model, baseline = config.subjects(embedding_output)
+    tell, path = config.tell("pairs of sentences"), config.data_file
+    pairs = list(read_records(path, COLUMNS, samples=config.samples))
     if len(pairs) < 2:
         raise DataError(f"A rank correlation needs two pairs of sentences or more (in {path}; got {len(pairs)}).")
     subjects = [subject for subject in (model, baseline) if subject is not None]
@@ -62,8 +62,8 @@ def evaluate_sts(
         if baseline is not None:
             agreement += [cosine(one, other) for one, other in zip(*vectors, strict=True)]
         tell(index + 1, len(pairs))
-    figures = [_correlation(scores, *similarities)]
-    return [*figures, mean_metric("cosine", agreement)] if baseline is not None else figures
+    metrics = [_correlation(scores, *similarities)]
+    return [*metrics, mean_metric(COSINE, agreement)] if baseline is not None else metrics, []
 
 
 def _correlation(scores: Float64Array, own: Float64Array, other: Float64Array | None = None) -> Metric:
@@ -74,7 +74,7 @@ def _correlation(scores: Float64Array, own: Float64Array, other: Float64Array | 
     elif value is None:
         note = "all similarities, or all scores, are the same"
     difference = None if value is None or before is None else value - before
-    return Metric("spearman", value, baseline=before, difference=difference, samples=len(scores), note=note)
+    return replace(SPEARMAN, value=value, baseline=before, difference=difference, samples=len(scores), note=note)
 
 
 def embed(subject: EvaluatedModel, sentence: str, where: str) -> Float64Array:
@@ -117,3 +117,19 @@ def _ranks(values: Float64Array | Sequence[float]) -> Float64Array:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[inverse], np.float64)
+
+
+def _fits(config: EvaluationConfig, signature: Signature | None) -> bool:
+    suited = config.has_table or (config.data is None and config.text is None)
+    return suited and signature is not None and recognise(signature) == "sentences"
+
+
+STS = Task(
+    name="sts",
+    needs="pairs of sentences with their scores, with `data=FILE.csv`",
+    takes="data",
+    fits=_fits,
+    metrics=lambda config: (SPEARMAN, COSINE),
+    run=evaluate_sts,
+    notes=("A sentence is the mean of its tokens, unless the model itself gives a vector for it.",),
+)

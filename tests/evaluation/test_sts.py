@@ -12,7 +12,7 @@ import onnxfq
 from onnxfq import DataError, ModelError, UsageError
 from onnxfq.arrays import Array
 from onnxfq.evaluation.tasks.sts import cosine, spearman
-from support.judged import SIZE, VOCABULARY, encode, encoder, table, words, write_graph, write_lines, write_tokenizer
+from support.evaluated import SIZE, VOCABULARY, encode, encoder, table, words, write_graph, write_lines, write_tokenizer
 
 SENTENCES = [(words(3 + i % 4, i), words(2 + i % 5, 50 + i)) for i in range(11)]
 SCORES = [round(5 * ((i * 7) % 11) / 10, 1) for i in range(11)]
@@ -70,7 +70,7 @@ def test_figures_equal_the_formulas_with_and_without_padding(folder: Path, pairs
 def test_a_table_of_pairs_is_enough_to_recognise_the_task(folder: Path, pairs: Path) -> None:
     found = onnxfq.evaluate(encoder(folder / "m.onnx", table(columns=6)), data=pairs)
     assert found.task == "sts"
-    assert [figure.name for figure in found.figures] == ["spearman"]
+    assert [metric.name for metric in found.metrics] == ["spearman"]
 
 
 @pytest.mark.parametrize("suffix", ["tsv", "jsonl", "csv"])
@@ -86,7 +86,7 @@ def test_files_of_all_kinds_say_the_same(folder: Path, pairs: Path, tmp_path: Pa
             *((str(i), str(s), b, a) for i, (a, b, s) in enumerate(PAIRS)),
         ]
         path.write_text("\n".join(delimiter.join(row) for row in rows))
-    assert onnxfq.evaluate(model, data=path, task="sts").figures == onnxfq.evaluate(model, data=pairs).figures
+    assert onnxfq.evaluate(model, data=path, task="sts").metrics == onnxfq.evaluate(model, data=pairs).metrics
 
 
 def test_a_vector_that_the_model_gives_itself_is_taken(folder: Path, pairs: Path) -> None:

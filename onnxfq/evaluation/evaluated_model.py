@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from onnxfq.arrays import Array, Float64Array
+from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Text, complete
 from onnxfq.session import Session
 from onnxfq.signature import Signature
-
-TRIED_TOKENS = 16
-AHEAD = 0.05  # the change of the token before, relative to that of the token itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,39 +67,3 @@ class EvaluatedModel:
                 f"{rows.shape[1]} scores). Give the model's own tokenizer with `tokenizer=DIR`."
             )
         return rows
-
-
-def refuse_different_vocabularies(model: Array, baseline: Array) -> None:
-    """Refuse to compare distributions over different numbers of tokens or classes.
-
-    Raises:
-        ModelError: the last axes differ.
-    """
-    if model.shape[-1] != baseline.shape[-1]:
-        raise ModelError(
-            f"The model scores {model.shape[-1]} tokens or classes, the baseline {baseline.shape[-1]}: they cannot be "
-            "compared. Name the model that this one was made from with `baseline`."
-        )
-
-
-def looks_ahead(scores: Callable[[Sequence[int]], Array], ids: Sequence[int]) -> bool:
-    """Whether the scores of a token depend on the token after it, as those of a masked language model do.
-
-    Tried out by changing the last of some tokens. What dynamic quantization does to the token before is far smaller
-    than what the change does to the token itself.
-
-    Args:
-        scores: the model: logits [tokens, vocabulary] of the tokens of a text.
-        ids: of some text.
-    """
-    shown = list(ids[:TRIED_TOKENS])
-    changed = [*shown[:-1], shown[0] if shown[0] != shown[-1] else (shown[-1] + 1) % (max(shown) + 1)]
-    before, after = (scores(tokens).astype(np.float64)[-2:] for tokens in (shown, changed))
-    return sees_change(before, after)
-
-
-def sees_change(before: Float64Array, after: Float64Array) -> bool:
-    """Whether the scores of a token [2, vocabulary] change with the token after it, which is another one."""
-    with np.errstate(invalid="ignore"):
-        earlier, last = np.abs(after - before).mean(axis=1)
-    return bool(earlier > AHEAD * last)

@@ -1,0 +1,59 @@
+"""Any model: how far its outputs are from those of the model it was made from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from onnxfq.errors import UsageError
+from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.tasks.task import Task, TaskResult
+from onnxfq.feeds import Feed, load_feeds
+from onnxfq.graph import Graph
+from onnxfq.metrics.metric import Metric
+from onnxfq.metrics.output_error import WORST, compare, worst_metrics
+
+
+def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
+    """The error of every output against the baseline's, and each metric of the output in which it is worst.
+
+    Args:
+        config: with inputs of the models, or text.
+
+    Returns:
+        "relative_mse", "cosine", "kl" and "top1", the last two of outputs that are logits; and every output's error.
+
+    Raises:
+        UsageError: there is no baseline.
+        DataError: the inputs cannot be read, or do not fit the models.
+        ModelError: a model does not run.
+    """
+    if config.baseline is None:
+        raise UsageError(
+            "The error of a model's outputs is that against another model. Name it with `baseline`, or choose a `task` "
+            "that suits the model."
+        )
+    config.progress("loading", 0, 1)
+    baseline, model = config.session(config.baseline), config.session(config.model)
+    samples = config.samples or sys.maxsize
+    signature = Graph.load(config.baseline).signature
+    path = config.text or config.data_file
+    feeds = load_feeds(path, signature, tokenizer=config.tokenizer, samples=samples, seq_len=config.seq_len)
+    outputs = compare(baseline, model, _counted(list(feeds), config.tell("outputs")))
+    return worst_metrics(outputs, len(feeds)), outputs
+
+
+def _counted(feeds: Sequence[Feed], tell: Callable[[int, int], None]) -> Iterator[Feed]:
+    for number, feed in enumerate(feeds):
+        tell(number, len(feeds))
+        yield feed
+
+
+OUTPUTS = Task(
+    name="outputs",
+    needs="inputs with `data=FILE.npz` or `data=FILE.jsonl`, or text with `text=FILE.txt`",
+    takes="data or text",
+    fits=lambda config, signature: signature is not None,
+    metrics=lambda config: [Metric(name, None) for name in WORST],
+    run=evaluate_outputs,
+)
