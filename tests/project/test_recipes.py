@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from onnxfq.cli import run
+from tools.generate_decoder import Decoder, write_decoder
 
 Output = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,8 @@ def test_the_workflow_installs_what_there_is() -> None:
 
 
 def test_the_workflow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Output) -> None:
-    shutil.copytree(ROOT / "models" / "opt-4m", tmp_path / "model", ignore=shutil.ignore_patterns("*.int*.onnx*"))
+    write_decoder(tmp_path / "model", Decoder("opt", kv_heads=4, vocab=4096, dtype="float32"))  # solved in no time
+    shutil.copyfile(ROOT / "models" / "opt-4m" / "tokenizer.json", tmp_path / "model" / "tokenizer.json")
     (tmp_path / "quantize.toml").write_text(SETTINGS, encoding="utf-8")
     texts(tmp_path)
     monkeypatch.chdir(tmp_path)
