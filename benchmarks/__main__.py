@@ -4,7 +4,7 @@
     python -m benchmarks --data DATA --encoder ENCODER_DIR
     python -m benchmarks --data DATA --only decoder granularity
     python -m benchmarks --also kernels speed large throughput-1b streaming --work BIG
-    python -m benchmarks --page               makes benchmarks/RESULTS.md from benchmarks/results/, measures nothing
+    python -m benchmarks --page               makes benchmarks/README.md from benchmarks/results/, measures nothing
     python -m benchmarks --plan ...           shows the commands, runs nothing
 
 DATA holds stsb-train.csv, stsb-test.csv (sentence, sentence, score), wikitext2-valid.txt, wikitext2-test.txt and
@@ -85,7 +85,7 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan, run, make the page."""
     asked = parse(arguments)
-    target = RESULTS.parent / "RESULTS.md"
+    target = RESULTS.parent / "README.md"
     if asked.page:
         target.write_text(page(), encoding="utf-8")
         return 0

@@ -1,4 +1,4 @@
-"""The page of all results, `benchmarks/RESULTS.md`, made from the JSON in `benchmarks/results/`."""
+"""The page of all results, `benchmarks/README.md`, made from the JSON in `benchmarks/results/`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,28 @@ TABLES: dict[str, Callable[[], str]] = {
     "streaming-7b": lambda: tables.streaming(["7b"]),
     "streaming-13b": lambda: tables.streaming(["13b"]),
 }
-HEAD = """# Results
+HEAD = """# Benchmarks
 
-Made from the files in `results/` by `python -m benchmarks --page`: change those, not this page. `python -m benchmarks`
-measures everything again for which it is given models and texts. Inputs are in capitals; `--out` is left out.
+All measurements, made from the files in `results/` by `python -m benchmarks --page`: change those, not this page. Below
+every table stand the day, the machine, the versions, and the command that measured it. `python -m benchmarks` measures
+everything again for which it is given models and texts; what takes long, or much disk, only where it is asked for with
+`--also`. To see the commands without running them, and to make this page:
+
+<!-- quick -->
+```bash
+python -m benchmarks --plan --data DATA --encoder ENCODER --also kernels speed large throughput-1b streaming --work BIG
+python -m benchmarks --page
+```
+
+`DATA` is a folder with `stsb-train.csv`, `stsb-test.csv` (sentence, sentence, score), `wikitext2-valid.txt`,
+`wikitext2-test.txt` and `lambada-test.jsonl`; `ENCODER` an export of all-MiniLM-L6-v2. In the commands below inputs
+are in capitals, and `--out` is left out.
+
+Every tool runs in a process, and where it must in an environment, of its own (`rivals.py` says how to make these); one
+script judges the written files. All files of a table have the same bits and block size, and tools that calibrate get
+the same samples. "One token" and "speed" are relative to the original, which runs in turns with the quantized files.
+Files of the same format differ in speed by noise only. To add a measurement: a line in `PARTS` (`parts.py`: title,
+command) and one in `TABLES` (`page.py`: its table).
 """
 
 

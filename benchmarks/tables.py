@@ -1,4 +1,4 @@
-"""The README's tables of measurements, made from the results: `python -m benchmarks.tables` prints them."""
+"""Tables of measurements, made from the results, for `benchmarks/README.md` and the README's summary."""
 
 from __future__ import annotations
 
@@ -26,25 +26,36 @@ def markdown(rows: Iterable[Iterable[object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * columns, *lines[1:]])
 
 
-def summary() -> str:
-    """Before and after with the default settings, for the top of the README."""
+def summary(size: str) -> str:
+    """Before and after with the default settings, for the top of the README.
+
+    Args:
+        size: of opt-4m's files, as they are in the repository and as the README's first command writes them.
+    """
     rows: list[list[object]] = [["model", "size", "original", "quantized", "with `--calib`", "speed, one token"]]
-    for name, title, key, label in (
-        ("minilm", "all-MiniLM-L6-v2", "spearman", "STS-B Spearman"),
-        ("opt-4m", "opt-4m (in `models/`), as float32", "perplexity", "WikiText-2 perplexity"),
-    ):
-        result = read(name)
-        plain, calibrated = (
-            next(r for r in result["rows"] if r["tool"] == f"onnxfq {algorithm}" and r["block_size"] == 32)
-            for algorithm in ("hqq", "gptq")
-        )
-        size = f"{result['original_bytes'] / 1e6:.1f} → {plain['file_bytes'] / 1e6:.1f} MB"
-        figures = [f"{label} {result['original'][key]:.4g}", f"{plain[key]:.4g}", f"{calibrated[key]:.4g}"]
-        rows.append([title, size, *figures, f"{plain['one_token_speedup']:.1f}x"])
-    result, speeds = read("large"), read("decode_4096")["speedup_over_float32"]
-    size = f"{result['source_bytes'] / 1e9:.2f} → {result['output_bytes'] / 1e9:.2f} GB"
-    rows.append(["4096-wide MatMuls, generated", size, "", "", "", f"{speeds['onnxfq hqq']:.1f}x"])
+    rows.append(["opt-4m, in `models/`", size, *_figures("opt-4m", "perplexity", "WikiText-2 perplexity")])
+    minilm = read("minilm")
+    shrunk = f"{_size(minilm['original_bytes'])} → {_size(_row(minilm, 'hqq')['file_bytes'])}"
+    rows.append(["all-MiniLM-L6-v2", shrunk, *_figures("minilm", "spearman", "STS-B Spearman")])
+    decoder = {(row["file"], row.get("from"), row.get("block_size")): row for row in read("throughput-1b")["rows"]}
+    before, after = decoder["float32", None, None], decoder["4 bits", "float32", 32]
+    shrunk = f"{_size(before['file_bytes'])} → {_size(after['file_bytes'])}"
+    rows.append(["generated decoder, 1.1 billion weights", shrunk, *[""] * 3, _ratio(after["decode"], "float32")])
     return markdown(rows)
+
+
+def _row(result: dict[str, Any], algorithm: str) -> dict[str, Any]:
+    """Ours, at block 32."""
+    rows: list[dict[str, Any]] = result["rows"]
+    return next(r for r in rows if r["tool"] == f"onnxfq {algorithm}" and r["block_size"] == 32)
+
+
+def _figures(name: str, key: str, label: str) -> list[str]:
+    """A model's quality, original, quantized without and with data, and how much faster one token is."""
+    result = read(name)
+    plain, calibrated = _row(result, "hqq"), _row(result, "gptq")
+    quality = [f"{label} {result['original'][key]:.4g}", f"{plain[key]:.4g}", f"{calibrated[key]:.4g}"]
+    return [*quality, f"{plain['one_token_speedup']:.2f}x"]
 
 
 def quality(name: str, figures: dict[str, str]) -> str:
@@ -179,7 +190,8 @@ def calibrated() -> str:
     result = read("calibrated")
     rows: list[list[object]] = [["part", "seconds"], *([part, f"{s:.1f}"] for part, s in result["seconds"].items())]
     rows += [["all", f"{result['wall_s']:.1f}"], ["peak memory", _size(result["peak_bytes"])]]
-    return markdown(rows)
+    times = f"{result['solving_times_bare_products']:.0f} times as long"
+    return f"{markdown(rows)}\n\nSolving takes {times} as bare products of the same weights with their second moments."
 
 
 def kernels() -> str:
@@ -212,27 +224,3 @@ def fuzz() -> str:
         f"{result['inputs']} inputs in {result['seconds'] / 60:.0f} minutes, {result['lines_reached']} lines reached"
     )
     return f"{tried}: {len(result['findings'])} kinds of findings.\n\n{markdown(rows)}"
-
-
-def tables() -> list[str]:
-    """All tables of the README, in order."""
-    measured = [name for name in ("throughput", "throughput-1b") if (RESULTS / f"{name}.json").exists()]
-    return [
-        summary(),
-        quality("minilm", {"relative_mse": "relative MSE", "spearman": "Spearman"}),
-        beyond(),
-        quality("opt-4m", {"mean_kl": "mean KL", "perplexity": "perplexity", "lambada_loss": "LAMBADA loss"}),
-        steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
-        granularity(),
-        *map(throughput, measured),
-        depth(),
-        calibrated(),
-        large(),
-        large("large-hqq"),
-        streaming(),
-        decode(),
-    ]
-
-
-if __name__ == "__main__":
-    print("\n\n".join(tables()))

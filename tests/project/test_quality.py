@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.checks import CHECKS
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-CHECKS = {
-    "ruff": [sys.executable, "-m", "ruff", "check", "."],
-    "format": [sys.executable, "-m", "ruff", "format", "--check", "."],
-    "mypy": [sys.executable, "-m", "mypy"],
-    "imports": [str(BIN / "lint-imports")],
-}
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_passes(check: str) -> None:
-    done = subprocess.run(CHECKS[check], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    program, *arguments = shlex.split(CHECKS[check])
+    command = [str(BIN / program), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -39,7 +39,7 @@ def run(*arguments: str | Path) -> int:
 
 
 def test_the_page_is_what_the_results_say() -> None:
-    assert (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8") == page()
+    assert (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8") == page()
 
 
 def test_every_result_has_a_table_and_every_file_is_a_result() -> None:
@@ -66,7 +66,7 @@ def test_page_measures_nothing_and_writes_the_page(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(suite, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something ran"))
     assert run("--page") == 0
-    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == page()
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == page()
 
 
 # The plan

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models import Array
+from support.models import Array
 from tools.fuzzing.case import Case
 from tools.fuzzing.wire import STRINGS
 

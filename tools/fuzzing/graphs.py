@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 import models
-from models import Array, tensor
+from support.models import Array, tensor
 from tools.fuzzing.case import MODEL, Case
 from tools.fuzzing.structure import NAMES
 

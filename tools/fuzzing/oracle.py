@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from models import Array
+from support.models import Array
 
 _MOST = 1 << 22  # elements of an input
 _TYPES: dict[str, Any] = {

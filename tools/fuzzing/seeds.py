@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 import models
-from models import BFLOAT16, constant, grid, model, tensor
+from support.models import BFLOAT16, constant, grid, model, tensor
 from tools.fuzzing.case import MODEL, Case
 from tools.generate_decoder import Decoder, write_decoder
 

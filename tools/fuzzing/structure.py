@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from models import refer, tensor
+from support.models import refer, tensor
 from tools.fuzzing.case import SECRET, SECRET_NAME, Case
 from tools.fuzzing.seeds import sparse
 
