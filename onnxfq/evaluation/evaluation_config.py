@@ -10,8 +10,8 @@ from onnxfq.errors import UsageError
 from onnxfq.evaluation.encoder_decoder import EncoderDecoder
 from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.feeds import Text
-from onnxfq.input_files import RECORD_FILES
 from onnxfq.graph import Graph
+from onnxfq.input_files import RECORD_FILES
 from onnxfq.model_files import is_folder
 from onnxfq.progress import Progress
 from onnxfq.session import Provider, Session

@@ -208,4 +208,3 @@ def _limited(name: str, metric: Metric, limit: Limit) -> float | None:
 def _why(metrics: Sequence[Metric]) -> str:
     """Why there is nothing to hold against a limit."""
     return "; ".join(dict.fromkeys(metric.note for metric in metrics if metric.note)) or NOTHING_MEASURED
-
