@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from onnxfq.errors import SchemeError
 from onnxfq.options import Options
 from onnxfq.providers import ProviderName
 from onnxfq.rules import Kernel, Rule, Skip, Target
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import BLOCK_SIZES, Scheme
+
+SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +26,31 @@ class Planned:
         rule: of the operator that will take the node's place.
         scheme: what it is quantized to.
         kernel: what will run it.
+        storage: the rule that the weight is stored by; another one where one copy serves nodes of several rules.
     """
 
     target: Target
     rule: Rule
     scheme: Scheme
     kernel: Kernel
+    storage: Rule
 
     @property
-    def key(self) -> object:
+    def key(self) -> Hashable:
         """Equal for targets that share one stored weight."""
-        return self.target.key, self.rule.operator, self.scheme, self.kernel
+        return self.target.key, self.storage.operator, self.scheme, self.kernel
 
 
 def assign(
-    found: Iterable[tuple[Rule, Target]], options: Options, provider: ProviderName
+    found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName, *, calibrated: bool = False
 ) -> tuple[list[Planned], list[Skip]]:
     """Choose a scheme and a kernel for every target, before any long work.
+
+    Args:
+        found: the targets.
+        options: what was asked for.
+        provider: where they will run.
+        calibrated: whether codes are chosen by data.
 
     Returns:
         The planned targets, and those left alone: for their kind no quantizing was asked for, or their shape alone
@@ -51,13 +62,17 @@ def assign(
     planned: list[Planned] = []
     skips: list[Skip] = []
     problems: Counter[str] = Counter()
+    shared = _shared(found, options, provider, calibrated=calibrated)
     for rule, target in found:
+        if target.key in shared:
+            planned.append(replace(shared[target.key], target=target, rule=rule))
+            continue
         scheme = _scheme_of(rule, target, options)
         if scheme is None:
             skips.append(_skip(target, "embeddings are left in float, as asked for"))
             continue
         try:
-            planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target)))
+            planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
             problems[str(error)] += 1
     if problems:
@@ -72,6 +87,57 @@ def assign(
     return [p for p in planned if p.kernel.speed == "fast"], [*skips, *slow]
 
 
+def _shared(
+    found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName, *, calibrated: bool
+) -> dict[Hashable, Planned]:
+    """Embeddings that are weights of products too, and how one copy of them is stored, by `Target.key`.
+
+    They take the embeddings' bits, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller
+    than two copies, and closer. Not where a name has a scheme of its own; nor with few bits where data would choose the
+    product's codes better than the table's.
+    """
+    groups: defaultdict[Hashable, list[tuple[Rule, Target]]] = defaultdict(list)
+    for rule, target in found:
+        groups[target.key].append((rule, target))
+    shared = {}
+    table_scheme = options.embedding_scheme
+    for key, members in groups.items():
+        weights = [(rule, target) for rule, target in members if rule.kind == "weights"]
+        if table_scheme is None or not weights or len(weights) == len(members):
+            continue
+        if any(_changes(target, options) for _, target in members):
+            continue
+        if calibrated and table_scheme.bits < SHARED_BITS:
+            continue
+        planned = _one_copy(members, weights[0], table_scheme, options, provider)
+        if planned is not None:
+            shared[key] = planned
+    return shared
+
+
+def _one_copy(
+    members: Sequence[tuple[Rule, Target]],
+    product: tuple[Rule, Target],
+    table_scheme: Scheme,
+    options: Options,
+    provider: ProviderName,
+) -> Planned | None:
+    """How a weight is stored for a product so that all can read it; None where that cannot be, or is slow."""
+    rule, target = product
+    sizes = [size for size in BLOCK_SIZES if target.k % size == 0 and size <= table_scheme.columns_per_block(target.k)]
+    if not sizes:
+        return None
+    scheme = replace(table_scheme, block_size=max(sizes), activations=options.scheme.activations)
+    try:
+        kernel = rule.kernel(provider, scheme, target)
+    except SchemeError:
+        return None
+    readable = all(other.reads(rule, kernel, target.k) for other, _ in members)
+    fast = kernel.speed == "fast" or options.allow_slow
+    alike = all(other.scale_type == target.scale_type for _, other in members)
+    return Planned(target, rule, scheme, kernel, rule) if readable and fast and alike else None
+
+
 def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
     """The schemes of a run in words: the usual one, and how many targets have which other."""
     others = Counter(str(p.scheme) for p in planned if p.scheme != usual)
@@ -82,10 +148,14 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
     scheme = options.scheme if rule.kind == "weights" else options.embedding_scheme
-    for pattern, changes in options.schemes_by_name.items():
-        if re.search(pattern, target.name):
-            scheme = (scheme or options.scheme).changed(changes)
+    for changes in _changes(target, options):
+        scheme = (scheme or options.scheme).changed(changes)
     return scheme
+
+
+def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
+    """What the user wants otherwise for a target, the strongest last."""
+    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.name)]
 
 
 def _skip(target: Target, reason: str) -> Skip:

@@ -117,7 +117,9 @@ class Calibration:
                 f"{_nodes(len(self.unreached))} quantized without data: out of calibration's reach inside loops, local "
                 "functions or undecided branches, or with an input that no sample changes."
             )
-        missed = sum(not reports[index].tokens for stage in self.stages for index in stage.targets)
+        missed = sum(
+            not reports[index].tokens and not reports[index].shares for stage in self.stages for index in stage.targets
+        )
         if missed:
             notes.append(f"{_nodes(missed)} quantized without data: no sample got that far.")
         return notes
@@ -165,7 +167,7 @@ def _folds(job: Job, flow: Flow, stages: Sequence[Stage], outputs: Collection[st
 
 def _fits(planned: Planned, weight: SolvedWeight) -> bool:
     """Whether a solved weight is one of this target."""
-    rule, kernel, k = planned.rule, planned.kernel, planned.target.k
+    rule, kernel, k = planned.storage, planned.kernel, planned.target.k
     rows = [len(next(iter(part.values()), ())) for part in weight.parts]
     return sum(rows) == planned.target.n and all(
         rule.fits(part, n, k, kernel) for part, n in zip(weight.parts, rows, strict=True)

@@ -46,7 +46,7 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
     found, skips = find(graph, options.include, options.exclude)
-    planned, left = assign(found, options, provider)
+    planned, left = assign(found, options, provider, calibrated=solver.calibrated)
     return Job(graph, options, provider, solver, planned, [*skips, *left], kept_bytes(graph, planned), workers)
 
 

@@ -119,7 +119,7 @@ def working(
 
 def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
     """Whatever the solved weights depend on."""
-    targets = [[p.target.name, p.rule.operator, str(p.scheme)] for p in job.planned]
+    targets = [[p.target.name, p.storage.operator, str(p.scheme)] for p in job.planned]
     return {
         "model": source_hash,
         "data": _digest(feeds),

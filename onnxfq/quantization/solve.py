@@ -124,5 +124,5 @@ def _task(
 ) -> WeightTask:
     target = p.target
     return WeightTask(
-        target.matrix, target.scale_type, p.rule, p.kernel, solver, p.scheme, statistics, centred, input_scale
+        target.matrix, target.scale_type, p.storage, p.kernel, solver, p.scheme, statistics, centred, input_scale
     )

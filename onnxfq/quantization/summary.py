@@ -103,7 +103,7 @@ def describe(p: Planned, algorithm: str) -> TargetReport:
         algorithm=algorithm,
         relative_error=None,
         float_bytes=target.float_bytes,
-        bytes=p.rule.nbytes(target.n, target.k, kernel),
+        bytes=p.storage.nbytes(target.n, target.k, kernel),
         speed=kernel.speed,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import Graph, Node, Scratch
+from onnxfq.graph import Constant, Graph, Node, Scratch
 from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
@@ -26,7 +26,7 @@ class Expected:
         node: the node's name (or first output).
         rule: of its operator.
         slot: which of its weights it is.
-        names: of the weight's tensors, by the names of the operator's inputs.
+        names: of the weight's tensors, codes first.
         n: outputs.
         k: inputs.
         kernel: what must run it.
@@ -95,14 +95,21 @@ def _load(path: Path) -> Graph:
 
 
 def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
-    """The nodes that read each tensor, by operator."""
+    """The nodes that read each tensor, some after a Reshape, by operator."""
     operators = {(rule.operator, rule.domain) for rule in RULES}
     found: defaultdict[tuple[str, str], list[Node]] = defaultdict(list)
     for node in graph.nodes():
         if (node.op_type, node.domain) in operators:
-            for name in dict.fromkeys(node.inputs):
+            for name in dict.fromkeys(_leaf(graph, node, index) for index in range(len(node.inputs))):
                 found[node.op_type, name].append(node)
     return found
+
+
+def _leaf(graph: Graph, node: Node, index: int) -> str:
+    """The tensor that an input is, or is made of."""
+    name = node.inputs[index]
+    value = graph.constant(node, index) if name else None
+    return value.leaf.name if isinstance(value, Constant) else name
 
 
 def _inputs(node: Node, entry: Expected) -> dict[str, str]:
@@ -139,7 +146,7 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
 def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Tensors:
     """The node's tensors; codes in `scratch` if given."""
     names = _inputs(node, entry)
-    codes = next(iter(entry.names))
+    codes = next(iter(names), "")
     try:
         return {
             name: graph.read_initializer(node.body, value, scratch if name == codes else None)

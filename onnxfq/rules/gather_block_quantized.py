@@ -2,6 +2,11 @@
 
     Gather(table [rows, columns], ids)  → GatherBlockQuantized(quantized table, ids, scales, zero_points)
 
+A table that is the weight of a product too, as tied embeddings are, is stored once, as MatMulNBits wants it:
+
+    B [rows, blocks, bytes] → Reshape → GatherBlockQuantized
+                            → MatMulNBits
+
 `data` is [rows, ceil(columns * bits / 8)]: codes along the columns, low bits first inside a byte, without padding to
 whole blocks. Zero points are packed the same way. The output is the dequantized row, in the type of the scales.
 
@@ -115,10 +120,20 @@ class GatherBlockQuantized(Rule):
         """See `Rule.rewrite`."""
         (weight,) = weights
         target, node, names = weight.target, weight.target.node, weight.names
-        inputs = [names["data"], node.inputs[1], names["scales"], *filter(None, [names.get("zero_points")])]
+        data, before = names.get("data", ""), []
+        if not data:  # it is the weight of a product too, and stored for that: the same bytes, in blocks
+            data = graph.edits.fresh_name(f"{names['B']}_rows")
+            shape = target.n, target.k * weight.kernel.bits // 8
+            rows = graph.add_tensor(node.body, f"{names['B']}_shape", tensor_file, np.array(shape, np.int64))
+            before = [make_node("Reshape", [names["B"], rows], [data])]
+        inputs = [data, node.inputs[1], names["scales"], *filter(None, [names.get("zero_points")])]
         attributes = self.attributes(target.n, target.k, weight.kernel)
         quantized = make_node(self.operator, inputs, [node.outputs[0]], domain=self.domain, **attributes)
-        graph.replace(node, [quantized], keeps_name=quantized)
+        graph.replace(node, [*before, quantized], keeps_name=quantized)
+
+    def reads(self, storage: Rule, kernel: Kernel, k: int) -> bool:
+        """See `Rule.reads`: MatMulNBits stores the same bytes where rows are whole blocks."""
+        return storage is self or ("B" in storage.inputs and k % kernel.block_size == 0)
 
     def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
         """See `Rule.probe`: every row once, the last one first."""

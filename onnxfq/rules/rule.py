@@ -33,7 +33,7 @@ class StoredWeight:
     Attributes:
         target: whose weight.
         kernel: what will run it.
-        names: of its tensors, by the names of the operator's inputs; those that are left out are missing.
+        names: of its tensors, as the rule that stored it calls them; those that are left out are missing.
         shift: [N], to be added to the bias of the target's own node; None where nothing is.
     """
 
@@ -139,6 +139,13 @@ class Rule(ABC):
             n: rows of the tensors.
             k: inputs.
         """
+
+    def reads(self, storage: Rule, kernel: Kernel, k: int) -> bool:
+        """Whether nodes of this rule can read rows [k] as another rule stores them for a kernel: one copy then serves.
+
+        `rewrite` is then given that rule's names.
+        """
+        return storage is self
 
     def positions(self, slot: int) -> Mapping[str, int]:
         """Where the tensors of the node's weight number `slot` stand among its inputs."""
