@@ -132,13 +132,13 @@ def test_only_a_task_that_takes_both_is_given_both(task: Task, config: Evaluatio
     if task.takes == "data and text":
         task.check_data(both)
     else:
-        with pytest.raises(UsageError, match=rf"The task {task.name} takes either --text or --data \(got both\)"):
+        with pytest.raises(UsageError, match=rf"The task {task.name} takes either `text` or `data` \(got both\)"):
             task.check_data(both)
 
 
 def test_files_and_folders_are_told_apart(task: Task, config: EvaluationConfig, tmp_path: Path) -> None:
     other = language(tmp_path, 0.5) if task.folder else translator(tmp_path, 0.5)
-    message = "is one file. The task generation" if task.folder else "Evaluate it with --task generation, or name one"
+    message = "is one file. The task generation" if task.folder else 'Evaluate it with `task="generation"`, or name one'
     for changed in (replace(config, model=other), replace(config, baseline=other)):
         with pytest.raises(ModelError, match=message):
             choose_task(task.name, changed)
