@@ -261,8 +261,8 @@ def _lost(error: BaseException) -> ExecutorError:
         return ExecutorError(
             "The executor gave the work up: it was shut down, or its scheduler is lost. Start it again."
         )
-    told = " ".join(str(error).split()).rstrip(".")
+    reason = " ".join(str(error).split()).rstrip(".")
     remedy = "If they were killed for want of memory, have fewer on a machine"
     if isinstance(error, BrokenExecutor):
         remedy += "; a pool of processes must be made under `if __name__ == '__main__':`"
-    return ExecutorError(f"The workers are lost ({type(error).__name__}: {told}). {remedy}.")
+    return ExecutorError(f"The workers are lost ({type(error).__name__}: {reason}). {remedy}.")

@@ -88,8 +88,8 @@ def _write(writer: CausalLM, samples: int, seq_len: int, seed: int, tell: Progre
     groups = [range(start, min(start + at_once, samples)) for start in range(0, samples, at_once)]
     texts: list[Ids] = []
     for number, group in enumerate(groups):
-        told = _counted(tell, number * seq_len, len(groups) * seq_len)
-        texts += _write_group(writer, group, seq_len, seed, told)
+        counted = _counted(tell, number * seq_len, len(groups) * seq_len)
+        texts += _write_group(writer, group, seq_len, seed, counted)
     return Feeds(tuple(writer.prompt(text[np.newaxis]) for text in texts), ORIGIN, is_generated=True)
 
 

@@ -98,7 +98,7 @@ class StoredArray:
                 f"'{self.name}' in {self.path} takes {nbytes} bytes a sample when unpacked (at most {MOST_BYTES} are "
                 "read at once). Write shorter samples, or uncompressed with numpy.savez."
             )
-        with _told(self.path):
+        with _naming_file(self.path):
             array = np.empty(shape, self.dtype)
             left = array.reshape(-1).view(np.uint8).data if nbytes else memoryview(b"")
             while left:
@@ -118,7 +118,7 @@ def open_archive(path: Path) -> Iterator[dict[str, StoredArray]]:
         DataError: it is none, is damaged, or holds objects.
     """
     with ExitStack() as stack:
-        with _told(path):
+        with _naming_file(path):
             file = stack.enter_context(zipfile.ZipFile(path))
             size = path.stat().st_size
             arrays = {}
@@ -151,7 +151,7 @@ def read_archive(path: Path) -> tuple[dict[str, npt.NDArray[Any]], Any]:
     """
     with open_archive(path) as stored:
         arrays = {name: array.all() for name, array in stored.items()}
-    with _told(path):
+    with _naming_file(path):
         about = json.loads(arrays.pop(_ABOUT).tobytes())
         for name, kind in about["types"].items():
             arrays[name] = arrays[name].view(np.dtype(getattr(ml_dtypes, kind)))
@@ -191,10 +191,10 @@ def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> St
 
 def _described(header: str, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """Shape, type, and whether the first index varies fastest."""
-    told = ast.literal_eval(header.strip())
+    fields = ast.literal_eval(header.strip())
     with warnings.catch_warnings(action="ignore"):  # about types that are refused here anyway
-        dtype = np.dtype(told["descr"])
-    shape, turned = told["shape"], told["fortran_order"]
+        dtype = np.dtype(fields["descr"])
+    shape, turned = fields["shape"], fields["fortran_order"]
     if dtype.hasobject:
         raise _DamagedError(f"'{name}' holds Python objects, which are never read (allow_pickle=False)")
     if dtype.names or dtype.subdtype or not dtype.itemsize:
@@ -207,7 +207,7 @@ def _described(header: str, name: str) -> tuple[tuple[int, ...], np.dtype[Any], 
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _naming_file(path: Path) -> Iterator[None]:
     """Say of damage which file it is in."""
     try:
         yield

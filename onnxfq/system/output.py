@@ -45,10 +45,10 @@ def staging(output: Path) -> Iterator[Path]:
                 yield folder
                 made = True
     except OSError as error:
-        told = OutputError(_message(error, output, made=made))
+        refused = OutputError(_message(error, output, made=made))
         for note in getattr(error, "__notes__", ()):
-            told.add_note(note)
-        raise told from error
+            refused.add_note(note)
+        raise refused from error
     except OnnxfqError as error:  # what is wrong with a staged file is told under its final name
         error.args = (str(error).replace(f"{folder}{os.sep}", f"{output.parent}{os.sep}"),)
         raise

@@ -12,6 +12,8 @@ import pytest
 
 from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds import Feeds, given_feeds, load_feeds
+from onnxfq.feeds.readers import READERS
+from onnxfq.input_files import FEED_FILES, RUNNING_TEXT, listed
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
 
@@ -285,6 +287,12 @@ def test_an_empty_jsonl_has_no_samples(tmp_path: Path) -> None:
 def test_numbers_below_one_are_refused(samples: int, seq_len: int, setting: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"^`{setting}` must be 1 or more \(got {min(samples, seq_len)}\)\."):
         load(tmp_path, ENCODER, samples=samples, seq_len=seq_len)
+
+
+def test_there_is_a_reader_for_every_kind_of_file_that_help_and_messages_name() -> None:
+    assert list(READERS) == list(FEED_FILES)
+    assert RUNNING_TEXT in READERS
+    assert listed(FEED_FILES) == ".npz, .jsonl or .txt"
 
 
 # From Python
