@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq import doctor
-from onnxfq.benchmarking.bandwidth import DeviceBandwidth, HostBandwidth, processors
-from onnxfq.benchmarking.cases import BenchmarkConfig, measure_costs, plan, time_cases
+from onnxfq.benchmarking.bandwidth import Bandwidth, DeviceBandwidth, HostBandwidth, processors
+from onnxfq.benchmarking.cases import BenchmarkConfig, measure_costs, plan_workloads, time_cases
 from onnxfq.benchmarking.clocks import PROCESSOR, QUIET, WALL, Clock
-from onnxfq.benchmarking.measurements import Benchmark, Case
+from onnxfq.benchmarking.measurements import Benchmark, Case, ModelCost
 from onnxfq.benchmarking.paired import PRECISION
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.feeds import longest, role
@@ -87,35 +87,70 @@ def benchmark(
         {"threads": threads, "tokens": tokens, "loads": loads}, {"lengths": lengths, "batches": batches},
         clock=clock, only=only, seconds=seconds, min_speedup=min_speedup, compared=bool(baselines),
     )  # fmt: skip
-    chosen = resolve_provider(provider)
     with _confined(cpus):
-        graphs = [Graph.load(_file(Path(path))) for path in (model, *baselines)]
-        count = len(cpus) if cpus and threads is None else threads
-        timer = _choose_clock(clock, chosen)
-        count = 1 if timer is PROCESSOR else count
-        asked = BenchmarkConfig(
-            graphs=graphs, provider=chosen, threads=count, clock=timer, bandwidth=_bandwidth(chosen, count, timer),
-            batches=batches, lengths=_lengths(lengths, graphs, tokens), tokens=tokens, seconds=seconds, loads=loads,
-            only=only, progress=progress or silent,
+        config = _configure(
+            [model, *baselines], provider=provider, threads=len(cpus) if cpus and threads is None else threads,
+            clock=clock, batches=batches, lengths=lengths, tokens=tokens, seconds=seconds, loads=loads, only=only,
+            progress=progress or silent,
         )  # fmt: skip
-        planned = plan(asked)
-        costs = measure_costs(asked)
-        cases = time_cases(asked, planned, costs)
+        planned = plan_workloads(config)
+        costs = measure_costs(config)
+        cases = time_cases(config, planned, costs)
+    return _result(config, costs, cases, names=[str(model), *map(str, baselines)], cpus=cpus, min_speedup=min_speedup)
+
+
+def _configure(
+    models: Sequence[str | Path],
+    *,
+    provider: str,
+    threads: int | None,
+    clock: str,
+    lengths: Sequence[int] | None,
+    tokens: int,
+    batches: Sequence[int],
+    seconds: float,
+    loads: int,
+    only: str,
+    progress: Progress,
+) -> BenchmarkConfig:
+    """Find the models, and decide what was left open."""
+    chosen = resolve_provider(provider)
+    graphs = [Graph.load(_file(Path(path))) for path in models]
+    timer = _choose_clock(clock, chosen)
+    count = 1 if timer is PROCESSOR else threads
+    return BenchmarkConfig(
+        graphs=graphs, provider=chosen, threads=count, clock=timer, bandwidth=_bandwidth(chosen, count, timer),
+        batches=batches, lengths=_lengths(lengths, graphs, tokens), tokens=tokens, seconds=seconds, loads=loads,
+        only=only, progress=progress,
+    )  # fmt: skip
+
+
+def _result(
+    config: BenchmarkConfig,
+    costs: tuple[ModelCost, ...],
+    cases: tuple[Case, ...],
+    *,
+    names: Sequence[str],
+    cpus: Sequence[int] | None,
+    min_speedup: float | None,
+) -> Benchmark:
+    """What was measured, with gates, warnings, and what it takes to measure it again; names as the user gave them."""
     settings = {
-        "cpus": None if cpus is None else list(cpus), "clock": clock, "only": only, "lengths": list(asked.lengths),
-        "batches": list(batches), "tokens": tokens, "seconds": seconds, "loads": loads, "min_speedup": min_speedup,
+        "cpus": None if cpus is None else list(cpus), "clock": config.clock.name, "only": config.only,
+        "lengths": list(config.lengths), "batches": list(config.batches), "tokens": config.tokens,
+        "seconds": config.seconds, "loads": config.loads, "min_speedup": min_speedup,
     }  # fmt: skip
     return Benchmark(
-        model=str(model),
-        baselines=tuple(map(str, baselines)),
-        provider=chosen,
-        clock=timer.name,
-        threads=count,
-        bandwidth=asked.bandwidth.best,
+        model=names[0],
+        baselines=tuple(names[1:]),
+        provider=config.provider,
+        clock=config.clock.name,
+        threads=config.threads,
+        bandwidth=config.bandwidth.best,
         costs=costs,
         cases=cases,
         gates=_gates(min_speedup, cases),
-        warnings=tuple(_warnings(cases, timer, asked.bandwidth.least / asked.bandwidth.best)),
+        warnings=tuple(_warnings(cases, config.clock, config.bandwidth.worst / config.bandwidth.best)),
         settings=settings,
         environment=dict(doctor.environment()),
     )
@@ -184,7 +219,7 @@ def _choose_clock(clock: str, provider: Provider) -> Clock:
     return PROCESSOR if clock == "processor" else WALL
 
 
-def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> HostBandwidth | DeviceBandwidth:
+def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> Bandwidth:
     if facts(provider).host_memory:
         return HostBandwidth(threads or processors(), clock)
     node = single_node("Neg", "", {"A": Fed(np.float32, ("rows", 4096))}, {}, output=np.float32)
