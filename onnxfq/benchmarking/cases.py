@@ -136,8 +136,7 @@ def _case(
     workload: Workload, rounds: Rounds, waiting: float | None, costs: Sequence[ModelCost], bandwidth: float
 ) -> Case:
     timings = []
-    for index, cost in enumerate(costs):
-        middle = rounds.median(index)
+    for index, (cost, middle) in enumerate(zip(costs, rounds.times(), strict=True)):
         tokens = None if workload.tokens is None else workload.tokens / middle
         reads = workload.kind == "decode" and cost.weight_bytes
         limit = workload.batch * bandwidth / cost.weight_bytes if reads else None

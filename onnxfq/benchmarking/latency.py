@@ -22,13 +22,14 @@ class Latency:
 
     Attributes:
         case: what was run, such as "prefill, 128 tokens".
-        reference_ms: median over the rounds that agree with the speed-up, that is, lie in its interval.
+        reference_ms: median over the rounds, or what the candidate's is by the speed-up, if that is less.
         reference_p95_ms: 95th percentile of all runs.
-        candidate_ms: median over the same rounds; so reference_ms / candidate_ms lies in the interval too.
+        candidate_ms: the same; so reference_ms / candidate_ms is the speed-up.
         candidate_p95_ms: 95th percentile of all runs.
         speedup: median over the rounds of reference / candidate; above 1 the candidate is faster.
         rounds: in each of which both models ran, one after the other and back again.
-        low: lower end of the speed-up's 95 % interval; None in reports that were made without one.
+        low: lower end of the speed-up's 95 % interval, or of all rounds where they are fewer than 6; None in reports
+            that were made without one.
         high: upper end.
     """
 
@@ -45,7 +46,7 @@ class Latency:
     @classmethod
     def of(cls, case: str, rounds: Rounds) -> Latency:
         """From rounds of the candidate and the reference, in this order."""
-        speedup, (candidate, reference) = rounds.ratio(1), rounds.typical(1)
+        speedup, (candidate, reference) = rounds.ratio(1), rounds.times()
         return cls(
             case=case,
             reference_ms=1e3 * reference,

@@ -72,10 +72,6 @@ class Rounds:
         """How many rounds."""
         return len(self.medians[0])
 
-    def median(self, candidate: int) -> float:
-        """Seconds a run takes: the median over the rounds."""
-        return statistics.median(self.medians[candidate])
-
     def p95(self, candidate: int) -> float:
         """Seconds that 95 of 100 runs take at most."""
         return float(np.percentile(self.runs[candidate], 95))
@@ -84,16 +80,16 @@ class Rounds:
         """How many times as long as the first one another candidate takes."""
         return median_interval(self._ratios(candidate))
 
-    def typical(self, candidate: int) -> tuple[float, float]:
-        """Seconds a run of the first one and of another, which fit the interval of their ratio.
+    def times(self) -> list[float]:
+        """Seconds a run takes, by candidate, in exactly the ratios that were found.
 
-        Medians over the rounds whose own ratio lies in that interval; so the ratio of these medians does too, while
-        that of the medians over all rounds need not, where the machine is now fast and now slow.
+        Medians over the rounds, or less: on a busy machine those of some candidates grow beyond the ratios, which
+        compare runs of the same moment. What disturbs a run only lengthens it, so the least disturbed median counts.
         """
-        ratio = self.ratio(candidate)
-        fitting = [i for i, own in enumerate(self._ratios(candidate)) if ratio.low <= own <= ratio.high]
-        first, other = ([self.medians[who][i] for i in fitting] for who in (0, candidate))
-        return statistics.median(first), statistics.median(other)
+        ratios = [1.0, *(self.ratio(i).middle for i in range(1, len(self.medians)))]
+        pairs = zip(self.medians, ratios, strict=True)
+        unit = min(statistics.median(medians) / ratio for medians, ratio in pairs)
+        return [unit * ratio for ratio in ratios]
 
     def is_precise(self) -> bool:
         """Whether all ratios are known well enough to stop; without another candidate, the time itself."""

@@ -199,7 +199,8 @@ def _group_rows(report: Report) -> Iterator[tuple[str, ...]]:
     for group in groups if len(groups) > 1 else ():
         before, after = group.float_bytes, group.bytes
         ratio = f"{after / before:.1%}" if before else ""
-        name = f"{len(group.layers)} nodes, {group if several else group.format}"
+        count = f"{len(group.layers)} node{'s' if len(group.layers) > 1 else ''}"
+        name = f"{count}, {group if several else group.format}"
         yield (name, size_text(before), size_text(after), ratio)
 
 
