@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
-from onnxfq.benchmarking.bandwidth import Bandwidth, processors
-from onnxfq.benchmarking.clocks import Clock, Disturbance, spin_idle_cpus
+from onnxfq.benchmarking.bandwidth import processors
+from onnxfq.benchmarking.benchmark_config import BenchmarkConfig
+from onnxfq.benchmarking.clocks import Disturbance, spin_idle_cpus
 from onnxfq.benchmarking.footprint import measure_footprint
 from onnxfq.benchmarking.measurements import Case, ModelCost, Speedup, Timing
 from onnxfq.benchmarking.paired import Rounds, make_samplers, time_side_by_side
 from onnxfq.benchmarking.workloads import SEED, Candidate, Workload, kinds_of, make_runs, workloads
 from onnxfq.errors import UsageError
-from onnxfq.graph import Graph, weight_bytes
-from onnxfq.progress import Progress
+from onnxfq.graph import weight_bytes
 from onnxfq.providers import facts
-from onnxfq.session import Provider, Session
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkConfig:
-    """One benchmark, its models found.
-
-    Attributes:
-        graphs: the model, then the baselines.
-        provider: where they run.
-        threads: inside an operator; None leaves the choice to ONNX Runtime.
-        clock: what times are measured with.
-        bandwidth: measures how fast memory is read.
-        batches: rows at once.
-        lengths: tokens of prompts and inputs.
-        tokens: appended in decoding.
-        seconds: at most for a case.
-        loads: processes in which each model is loaded.
-        only: the kind of runs, or "all".
-        progress: called with (what, done, total).
-    """
-
-    graphs: list[Graph]
-    provider: Provider
-    threads: int | None
-    clock: Clock
-    bandwidth: Bandwidth
-    batches: Sequence[int]
-    lengths: Sequence[int]
-    tokens: int
-    seconds: float
-    loads: int
-    only: str
-    progress: Progress
+from onnxfq.session import Session
 
 
 def plan_workloads(config: BenchmarkConfig) -> list[Workload]:

@@ -18,6 +18,7 @@ from onnxfq import GateError, ModelError, UsageError
 from onnxfq.benchmarking import bandwidth, clocks
 from onnxfq.benchmarking import benchmark as benchmarking
 from onnxfq.benchmarking import cases as timed_cases
+from onnxfq.benchmarking.benchmark_config import BenchmarkConfig, bandwidth_of, choose_clock, choose_lengths
 from onnxfq.benchmarking.clocks import PROCESSOR, WALL, Disturbance
 from onnxfq.benchmarking.footprint import Footprint, measure_footprint, peak_memory
 from onnxfq.cli import run
@@ -188,11 +189,11 @@ def test_what_makes_no_sense_is_refused_before_any_work(folder: Path, monkeypatc
 
 def test_lengths_follow_from_what_the_model_takes(folder: Path, tmp_path: Path) -> None:
     graph = Graph.load(Path("old/model.onnx"))
-    assert benchmarking._lengths(None, [graph], 32) == (128, 512)
+    assert choose_lengths(None, [graph], 32) == (128, 512)
     with pytest.raises(UsageError, match="none is left for a prompt"):
-        benchmarking._lengths(None, [graph], 4096)
+        choose_lengths(None, [graph], 4096)
     short = write_decoder(tmp_path / "short", Decoder("opt", kv_heads=4, positions=300, dtype="float32"))
-    assert benchmarking._lengths(None, [Graph.load(short)], 32) == (128, 268)
+    assert choose_lengths(None, [Graph.load(short)], 32) == (128, 268)
 
 
 # Clocks
@@ -200,7 +201,7 @@ def test_lengths_follow_from_what_the_model_takes(folder: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(("name", "clock"), [("wall", WALL), ("processor", PROCESSOR)])
 def test_the_clock_is_the_one_asked_for(name: str, clock: object) -> None:
-    assert benchmarking._choose_clock(name, "cpu") is clock
+    assert choose_clock(name, "cpu") is clock
 
 
 def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None:
@@ -208,7 +209,7 @@ def test_the_processor_s_clock_uses_one_thread_and_says_so(folder: Path) -> None
     assert (found.clock, found.threads) == ("processor", 1)
     assert any('`clock="processor"`' in warning for warning in found.warnings)
     with pytest.raises(UsageError, match="nothing of a GPU"):
-        benchmarking._choose_clock("processor", "cuda")
+        choose_clock("processor", "cuda")
 
 
 def test_processors_are_kept_busy_by_the_processor_s_clock_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +269,7 @@ def test_cpus_are_those_of_the_run_only(folder: Path, monkeypatch: pytest.Monkey
     before, seen = os.sched_getaffinity(0), list[set[int]]()
     cpu = min(before)
 
-    def look(config: timed_cases.BenchmarkConfig, *_: object) -> tuple[()]:
+    def look(config: BenchmarkConfig, *_: object) -> tuple[()]:
         config.bandwidth.measure()
         seen.append(os.sched_getaffinity(0))
         return ()
@@ -299,7 +300,7 @@ def test_other_use_of_the_memory_is_told() -> None:
 
 @pytest.mark.cuda
 def test_a_device_s_memory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = benchmarking._bandwidth("cuda", None, WALL)
+    found = bandwidth_of("cuda", None, WALL)
     assert 1e10 < found.measure() < 1e14
 
 
