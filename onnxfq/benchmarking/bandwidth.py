@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,59 +21,76 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _COLUMNS = 4096
 
 
-class HostBandwidth:
+class Bandwidth(ABC):
+    """How fast a memory is read, measured again and again.
+
+    Attributes:
+        best: bytes a second, the most of all measurements.
+        worst: the least of them.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.best, self.worst = 0.0, float("inf")
+
+    def measure(self) -> float:
+        """Bytes a second: the best of some reads, now or before."""
+        now = self._bytes / min(self._clock.time(self._read) for _ in range(TRIES))
+        self.best, self.worst = max(self.best, now), min(self.worst, now)
+        return self.best
+
+    @property
+    @abstractmethod
+    def _bytes(self) -> int:
+        """What a read moves."""
+
+    @abstractmethod
+    def _read(self) -> object:
+        """Read once."""
+
+
+class HostBandwidth(Bandwidth):
     """Reads host memory.
 
     Args:
         threads: that read at once.
         clock: what times are measured with; of another thread's work "processor" knows nothing.
-
-    Attributes:
-        best: bytes a second, the most of all measurements.
-        least: the least of them.
     """
 
     def __init__(self, threads: int, clock: Clock) -> None:
-        self._clock = clock
+        super().__init__(clock)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._values = np.ones(max(_LEAST, min(2 * _largest_cache(), _MOST)) // 8, np.int64)
         self._parts = np.array_split(self._values, threads)
-        self.best, self.least = 0.0, float("inf")
         _sum(self._values[:8])  # compiles
 
-    def measure(self) -> float:
-        """Bytes a second: the best of some reads, now or before."""
-        pool = self._pool
-        return self._best_of((lambda: list(pool.map(_sum, self._parts))) if pool else (lambda: _sum(self._values)))
+    @property
+    def _bytes(self) -> int:
+        return self._values.nbytes
 
-    def _best_of(self, read: Callable[[], object]) -> float:
-        now = self._values.nbytes / min(self._clock.time(read) for _ in range(TRIES))
-        self.best, self.least = max(self.best, now), min(self.least, now)
-        return self.best
+    def _read(self) -> object:
+        return list(self._pool.map(_sum, self._parts)) if self._pool else _sum(self._values)
 
 
-class DeviceBandwidth:
-    """Reads and writes a device's memory.
+class DeviceBandwidth(Bandwidth):
+    """Reads and writes a device's memory, timed by the wall's clock.
 
     Args:
         session: a model Y = op(A) of one element-wise node, float32 [rows, 4096].
-
-    Attributes:
-        best: bytes a second, the most of all measurements.
-        least: the least of them.
     """
 
     def __init__(self, session: Session) -> None:
-        array = np.ones((_LEAST // (4 * _COLUMNS), _COLUMNS), np.float32)
-        self._repeated, self._moved = Repeated(session, {"A": array}), 2 * array.nbytes
+        super().__init__(WALL)
+        self._array = np.ones((_LEAST // (4 * _COLUMNS), _COLUMNS), np.float32)
+        self._repeated = Repeated(session, {"A": self._array})
         self._repeated.run()
-        self.best, self.least = 0.0, float("inf")
 
-    def measure(self) -> float:
-        """Bytes a second: the best of some runs, now or before."""
-        now = self._moved / min(WALL.time(self._repeated.run) for _ in range(TRIES))
-        self.best, self.least = max(self.best, now), min(self.least, now)
-        return self.best
+    @property
+    def _bytes(self) -> int:
+        return 2 * self._array.nbytes
+
+    def _read(self) -> object:
+        return self._repeated.run()
 
 
 def processors() -> int:

@@ -7,26 +7,16 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from onnxfq import doctor
-from onnxfq.benchmarking.bandwidth import DeviceBandwidth, HostBandwidth, processors
-from onnxfq.benchmarking.cases import BenchmarkConfig, measure_costs, plan, time_cases
+from onnxfq.benchmarking.benchmark_config import BenchmarkConfig, check_request, configure
+from onnxfq.benchmarking.cases import measure_costs, plan_workloads, time_cases
 from onnxfq.benchmarking.clocks import PROCESSOR, QUIET, WALL, Clock
-from onnxfq.benchmarking.measurements import Benchmark, Case
+from onnxfq.benchmarking.measurements import Benchmark, Case, ModelCost
 from onnxfq.benchmarking.paired import PRECISION
-from onnxfq.errors import ModelError, UsageError
-from onnxfq.feeds import longest, role
-from onnxfq.graph import Fed, Graph, single_node
+from onnxfq.errors import UsageError
 from onnxfq.metrics.gates import Gate
-from onnxfq.model_files import find_model, is_folder
 from onnxfq.progress import Progress, silent
-from onnxfq.providers import facts
-from onnxfq.session import Provider, Session, resolve_provider
 
-CLOCKS = ("wall", "processor")
-KINDS = ("all", "prefill", "decode")
-LENGTHS = (128, 512)  # where the model takes them
 STEADY = 0.9  # least bandwidth as a share of the best, above which other programs leave the memory alone
 
 
@@ -83,80 +73,51 @@ def benchmark(
         True
     """
     baselines = [] if baseline is None else [baseline] if isinstance(baseline, str | Path) else list(baseline)
-    _check(
+    check_request(
         {"threads": threads, "tokens": tokens, "loads": loads}, {"lengths": lengths, "batches": batches},
         clock=clock, only=only, seconds=seconds, min_speedup=min_speedup, compared=bool(baselines),
     )  # fmt: skip
-    chosen = resolve_provider(provider)
     with _confined(cpus):
-        graphs = [Graph.load(_file(Path(path))) for path in (model, *baselines)]
-        count = len(cpus) if cpus and threads is None else threads
-        timer = _choose_clock(clock, chosen)
-        count = 1 if timer is PROCESSOR else count
-        asked = BenchmarkConfig(
-            graphs=graphs, provider=chosen, threads=count, clock=timer, bandwidth=_bandwidth(chosen, count, timer),
-            batches=batches, lengths=_lengths(lengths, graphs, tokens), tokens=tokens, seconds=seconds, loads=loads,
-            only=only, progress=progress or silent,
+        config = configure(
+            [model, *baselines], provider=provider, threads=len(cpus) if cpus and threads is None else threads,
+            clock=clock, batches=batches, lengths=lengths, tokens=tokens, seconds=seconds, loads=loads, only=only,
+            progress=progress or silent,
         )  # fmt: skip
-        planned = plan(asked)
-        costs = measure_costs(asked)
-        cases = time_cases(asked, planned, costs)
+        planned = plan_workloads(config)
+        costs = measure_costs(config)
+        cases = time_cases(config, planned, costs)
+    return _result(config, costs, cases, names=[str(model), *map(str, baselines)], cpus=cpus, min_speedup=min_speedup)
+
+
+def _result(
+    config: BenchmarkConfig,
+    costs: tuple[ModelCost, ...],
+    cases: tuple[Case, ...],
+    *,
+    names: Sequence[str],
+    cpus: Sequence[int] | None,
+    min_speedup: float | None,
+) -> Benchmark:
+    """What was measured, with gates, warnings, and what it takes to measure it again; names as the user gave them."""
     settings = {
-        "cpus": None if cpus is None else list(cpus), "clock": clock, "only": only, "lengths": list(asked.lengths),
-        "batches": list(batches), "tokens": tokens, "seconds": seconds, "loads": loads, "min_speedup": min_speedup,
+        "cpus": None if cpus is None else list(cpus), "clock": config.clock.name, "only": config.only,
+        "lengths": list(config.lengths), "batches": list(config.batches), "tokens": config.tokens,
+        "seconds": config.seconds, "loads": config.loads, "min_speedup": min_speedup,
     }  # fmt: skip
     return Benchmark(
-        model=str(model),
-        baselines=tuple(map(str, baselines)),
-        provider=chosen,
-        clock=timer.name,
-        threads=count,
-        bandwidth=asked.bandwidth.best,
+        model=names[0],
+        baselines=tuple(names[1:]),
+        provider=config.provider,
+        clock=config.clock.name,
+        threads=config.threads,
+        bandwidth=config.bandwidth.best,
         costs=costs,
         cases=cases,
         gates=_gates(min_speedup, cases),
-        warnings=tuple(_warnings(cases, timer, asked.bandwidth.least / asked.bandwidth.best)),
+        warnings=tuple(_warnings(cases, config.clock, config.bandwidth.worst / config.bandwidth.best)),
         settings=settings,
         environment=dict(doctor.environment()),
     )
-
-
-def _check(
-    counts: dict[str, int | None],
-    lists: dict[str, Sequence[int] | None],
-    *,
-    clock: str,
-    only: str,
-    seconds: float,
-    min_speedup: float | None,
-    compared: bool,
-) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"`{name}` must be 1 or more (got {value}).")
-    for name, values in lists.items():
-        if values is not None and (not values or min(values) < 1):
-            raise UsageError(f"`{name}` must be numbers of 1 or more (got {', '.join(map(str, values)) or 'none'}).")
-    for name, word, words in (("clock", clock, CLOCKS), ("only", only, KINDS)):
-        if word not in words:
-            raise UsageError(f"Unknown `{name}` (got {word!r}). Use {', '.join(words)}.")
-    if clock == "processor" and (counts["threads"] or 1) > 1:
-        raise UsageError(
-            f"The processor's clock is that of one thread (got `threads={counts['threads']}`). Use `threads=1`, or "
-            '`clock="wall"`.'
-        )
-    for name, number in (("seconds", seconds), ("min_speedup", min_speedup)):
-        if number is not None and not 0 <= number < float("inf"):
-            raise UsageError(f"`{name}` must be a number of 0 or more (got {number}).")
-    if min_speedup is not None and not compared:
-        raise UsageError("`min_speedup` compares the model with another one. Name that with `baseline`.")
-
-
-def _file(path: Path) -> Path:
-    found = find_model(path)
-    if is_folder(found):
-        raise ModelError(f"'{path}' holds an encoder and a decoder, which are timed one by one. Name one of its files.")
-    return found
 
 
 @contextlib.contextmanager
@@ -176,38 +137,6 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _choose_clock(clock: str, provider: Provider) -> Clock:
-    if clock == "processor" and not facts(provider).host_memory:
-        raise UsageError("The processor's clock knows nothing of a GPU's time. Use `clock=\"wall\"`.")
-    return PROCESSOR if clock == "processor" else WALL
-
-
-def _bandwidth(provider: Provider, threads: int | None, clock: Clock) -> HostBandwidth | DeviceBandwidth:
-    if facts(provider).host_memory:
-        return HostBandwidth(threads or processors(), clock)
-    node = single_node("Neg", "", {"A": Fed(np.float32, ("rows", 4096))}, {}, output=np.float32)
-    return DeviceBandwidth(Session(node, provider=provider))
-
-
-def _lengths(given: Sequence[int] | None, graphs: Sequence[Graph], tokens: int) -> tuple[int, ...]:
-    """Lengths that leave room for the tokens appended."""
-    inputs = [spec for graph in graphs for spec in graph.signature.inputs]
-    rows = [spec.vocabulary for spec in inputs if role(spec) == "position"]
-    known = [limit for limit in (*(longest(graph.path.parent) for graph in graphs), *rows) if limit is not None]
-    caches = any(role(spec) == "cache" for spec in inputs)
-    most = min(known) - (tokens if caches else 0) if known else None
-    if most is not None and most < 1:
-        raise UsageError(f"The model takes {min(known)} tokens, and none is left for a prompt (got `tokens={tokens}`).")
-    if given is None:
-        return tuple(dict.fromkeys(min(length, most or length) for length in LENGTHS))
-    if most is not None and max(given) > most:
-        raise UsageError(
-            f"The model takes {min(known)} tokens (got `lengths={max(given)}`{f' and `tokens={tokens}`' * caches}). "
-            "Use fewer."
-        )
-    return tuple(dict.fromkeys(given))
 
 
 def _gates(min_speedup: float | None, cases: Sequence[Case]) -> tuple[Gate, ...]:

@@ -3,58 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
-from onnxfq.benchmarking.bandwidth import DeviceBandwidth, HostBandwidth, processors
-from onnxfq.benchmarking.clocks import Clock, Disturbance, spin_idle_cpus
+from onnxfq.benchmarking.bandwidth import processors
+from onnxfq.benchmarking.benchmark_config import BenchmarkConfig
+from onnxfq.benchmarking.clocks import Disturbance, spin_idle_cpus
 from onnxfq.benchmarking.footprint import measure_footprint
 from onnxfq.benchmarking.measurements import Case, ModelCost, Speedup, Timing
-from onnxfq.benchmarking.paired import Rounds, time_side_by_side
-from onnxfq.benchmarking.workloads import SEED, Candidate, Workload, kinds_of, make_visits, workloads
+from onnxfq.benchmarking.paired import Rounds, make_samplers, time_side_by_side
+from onnxfq.benchmarking.workloads import SEED, Candidate, Workload, kinds_of, make_runs, workloads
 from onnxfq.errors import UsageError
-from onnxfq.graph import Graph, weight_bytes
-from onnxfq.progress import Progress
+from onnxfq.graph import weight_bytes
 from onnxfq.providers import facts
-from onnxfq.session import Provider, Session
+from onnxfq.session import Session
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkConfig:
-    """One benchmark, its models found.
-
-    Attributes:
-        graphs: the model, then the baselines.
-        provider: where they run.
-        threads: inside an operator; None leaves the choice to ONNX Runtime.
-        clock: what times are measured with.
-        bandwidth: measures how fast memory is read.
-        batches: rows at once.
-        lengths: tokens of prompts and inputs.
-        tokens: appended in decoding.
-        seconds: at most for a case.
-        loads: processes in which each model is loaded.
-        only: the kind of runs, or "all".
-        progress: called with (what, done, total).
-    """
-
-    graphs: list[Graph]
-    provider: Provider
-    threads: int | None
-    clock: Clock
-    bandwidth: HostBandwidth | DeviceBandwidth
-    batches: Sequence[int]
-    lengths: Sequence[int]
-    tokens: int
-    seconds: float
-    loads: int
-    only: str
-    progress: Progress
-
-
-def plan(asked: BenchmarkConfig) -> list[Workload]:
+def plan_workloads(config: BenchmarkConfig) -> list[Workload]:
     """What the models are to run, found out from their signatures alone.
 
     Raises:
@@ -62,32 +28,33 @@ def plan(asked: BenchmarkConfig) -> list[Workload]:
         ModelError: the models do not do the same.
         DataError: no inputs can be made up.
     """
-    kinds = kinds_of(asked.graphs)
-    chosen = kinds if asked.only == "all" else tuple(kind for kind in kinds if kind == asked.only)
+    kinds = kinds_of(config.graphs)
+    chosen = kinds if config.only == "all" else tuple(kind for kind in kinds if kind == config.only)
     if not chosen:
         raise UsageError(
-            f'The model keeps no keys and values: it has no {asked.only} (got `only="{asked.only}"`). Use `only="all"`.'
+            f'The model keeps no keys and values: it has no {config.only} (got `only="{config.only}"`). '
+            'Use `only="all"`.'
         )
-    return [w for kind in chosen for w in workloads(asked.graphs[0].signature, kind, asked.batches, asked.lengths)]
+    return [w for kind in chosen for w in workloads(config.graphs[0].signature, kind, config.batches, config.lengths)]
 
 
-def measure_costs(asked: BenchmarkConfig) -> tuple[ModelCost, ...]:
+def measure_costs(config: BenchmarkConfig) -> tuple[ModelCost, ...]:
     """Load each model in processes of its own, all models in turn.
 
     Raises:
         ModelError: a process did not get to the end.
     """
-    total = asked.loads * len(asked.graphs)
-    found: list[list[tuple[float, int | None, int | None]]] = [[] for _ in asked.graphs]
+    total = config.loads * len(config.graphs)
+    found: list[list[tuple[float, int | None, int | None]]] = [[] for _ in config.graphs]
     for done in range(total):
-        asked.progress("loading in processes of their own", done, total)
-        graph = asked.graphs[done % len(asked.graphs)]
+        config.progress("loading in processes of their own", done, total)
+        graph = config.graphs[done % len(config.graphs)]
         one = measure_footprint(
-            graph.path, graph.signature, batch=max(asked.batches), length=max(asked.lengths), provider=asked.provider,
-            threads=asked.threads,
+            graph.path, graph.signature, batch=max(config.batches), length=max(config.lengths),
+            provider=config.provider, threads=config.threads,
         )  # fmt: skip
-        found[done % len(asked.graphs)].append((one.load_seconds, one.peak_bytes, one.base_bytes))
-    widens = facts(asked.provider).widens_half
+        found[done % len(config.graphs)].append((one.load_seconds, one.peak_bytes, one.base_bytes))
+    widens = facts(config.provider).widens_half
     return tuple(
         ModelCost(
             model=str(graph.path),
@@ -97,15 +64,15 @@ def measure_costs(asked: BenchmarkConfig) -> tuple[ModelCost, ...]:
             peak_bytes=max((peak for _, peak, _ in runs if peak is not None), default=None),
             base_bytes=max((base for _, _, base in runs if base is not None), default=None),
         )
-        for graph, runs in zip(asked.graphs, found, strict=True)
+        for graph, runs in zip(config.graphs, found, strict=True)
     )
 
 
-def time_cases(asked: BenchmarkConfig, planned: Sequence[Workload], costs: Sequence[ModelCost]) -> tuple[Case, ...]:
+def time_cases(config: BenchmarkConfig, planned: Sequence[Workload], costs: Sequence[ModelCost]) -> tuple[Case, ...]:
     """Time all models side by side, case by case.
 
     Args:
-        asked: what to time.
+        config: the models and how they are run.
         planned: what they run.
         costs: of the models, in order.
 
@@ -113,33 +80,34 @@ def time_cases(asked: BenchmarkConfig, planned: Sequence[Workload], costs: Seque
         ModelError: a model does not run.
         DataError: no inputs can be made up.
     """
-    asked.progress("loading", 0, 1)
+    config.progress("loading", 0, 1)
     candidates = [
-        Candidate.of(Session(g.path, provider=asked.provider, threads=asked.threads), g.signature) for g in asked.graphs
+        Candidate.of(Session(g.path, provider=config.provider, threads=config.threads), g.signature)
+        for g in config.graphs
     ]
     timed = []
     for number, workload in enumerate(planned):
-        asked.progress("timing", number, len(planned))
-        asked.bandwidth.measure()
-        visits = make_visits(candidates, workload, asked.clock, tokens=asked.tokens)
+        config.progress("timing", number, len(planned))
+        config.bandwidth.measure()
+        samplers = make_samplers(make_runs(candidates, workload, tokens=config.tokens), config.clock)
         disturbance = Disturbance()
-        with spin_idle_cpus(asked.clock, processors()):
-            rounds = time_side_by_side(visits, seconds=asked.seconds, rng=np.random.default_rng([SEED, number]))
+        with spin_idle_cpus(config.clock, processors()):
+            rounds = time_side_by_side(samplers, seconds=config.seconds, rng=np.random.default_rng([SEED, number]))
         timed.append((workload, rounds, disturbance.share()))
-    asked.bandwidth.measure()
-    return tuple(_case(workload, rounds, waiting, costs, asked.bandwidth.best) for workload, rounds, waiting in timed)
+    config.bandwidth.measure()
+    return tuple(_case(workload, rounds, waiting, costs, config.bandwidth.best) for workload, rounds, waiting in timed)
 
 
 def _case(
     workload: Workload, rounds: Rounds, waiting: float | None, costs: Sequence[ModelCost], bandwidth: float
 ) -> Case:
     timings = []
-    for cost, runs in zip(costs, rounds.runs, strict=True):
-        middle = median(runs)
+    for index, (cost, middle) in enumerate(zip(costs, rounds.times(), strict=True)):
         tokens = None if workload.tokens is None else workload.tokens / middle
         reads = workload.kind == "decode" and cost.weight_bytes
         limit = workload.batch * bandwidth / cost.weight_bytes if reads else None
-        timings.append(Timing(cost.model, 1e3 * middle, 1e3 * float(np.percentile(runs, 95)), len(runs), tokens, limit))
+        p95, runs = 1e3 * rounds.p95(index), len(rounds.runs[index])
+        timings.append(Timing(cost.model, 1e3 * middle, p95, runs, tokens, limit))
     speedups = []
     for index, cost in enumerate(costs[1:], start=1):
         found = rounds.ratio(index)

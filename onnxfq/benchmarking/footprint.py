@@ -51,13 +51,19 @@ def measure_footprint(
     Raises:
         ModelError: the process did not get to the end, as when memory does not suffice.
     """
-    asked = {"model": str(model.resolve()), "provider": provider, "threads": threads, "batch": batch, "length": length}
+    setup = {
+        "model": str(model.resolve()),
+        "provider": provider,
+        "threads": threads,
+        "batch": batch,
+        "length": length,
+    }
     specs = [asdict(spec) for spec in signature.inputs]
     package = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-c", _CHILD],
-        input=json.dumps({**asked, "inputs": specs}),
+        input=json.dumps({**setup, "inputs": specs}),
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -70,12 +76,12 @@ def measure_footprint(
 
 def main() -> None:
     """What the new process does: JSON in, JSON out."""
-    asked = json.load(sys.stdin)
-    specs = [TensorSpec(**{**spec, "shape": _tuple(spec["shape"])}) for spec in asked["inputs"]]
-    feed = generate(Signature(tuple(specs), ()), samples=1, seq_len=asked["length"], batch=asked["batch"], seed=0)[0]
-    resolve_provider(asked["provider"])  # the libraries are loaded before the clock starts
+    setup = json.load(sys.stdin)
+    specs = [TensorSpec(**{**spec, "shape": _tuple(spec["shape"])}) for spec in setup["inputs"]]
+    feed = generate(Signature(tuple(specs), ()), samples=1, seq_len=setup["length"], batch=setup["batch"], seed=0)[0]
+    resolve_provider(setup["provider"])  # the libraries are loaded before the clock starts
     base, start = peak_memory(), perf_counter()
-    session = Session(Path(asked["model"]), provider=asked["provider"], threads=asked["threads"])
+    session = Session(Path(setup["model"]), provider=setup["provider"], threads=setup["threads"])
     seconds = perf_counter() - start
     session.run(feed)
     json.dump(asdict(Footprint(seconds, base, peak_memory())), sys.stdout)

@@ -1,20 +1,19 @@
-"""How fast two models run, measured side by side so that a busy machine slows both."""
+"""How fast two models run on the same inputs, for reports: measured side by side, as `benchmark` does."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 
 import numpy as np
 
-from onnxfq.arrays import Array
-from onnxfq.errors import UsageError
+from onnxfq.benchmarking.clocks import WALL
+from onnxfq.benchmarking.decoding import Repeated
+from onnxfq.benchmarking.paired import Rounds, make_samplers, time_side_by_side
+from onnxfq.feeds import Feed
 from onnxfq.session import Session
 
-MIN_ROUNDS = 5
-MAX_ROUNDS = 1000
+SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +22,15 @@ class Latency:
 
     Attributes:
         case: what was run, such as "prefill, 128 tokens".
-        reference_ms: median.
-        reference_p95_ms: 95th percentile.
-        candidate_ms: median.
-        candidate_p95_ms: 95th percentile.
+        reference_ms: median over the rounds, or what the candidate's is by the speed-up, if that is less.
+        reference_p95_ms: 95th percentile of all runs.
+        candidate_ms: the same; so reference_ms / candidate_ms is the speed-up.
+        candidate_p95_ms: 95th percentile of all runs.
         speedup: median over the rounds of reference / candidate; above 1 the candidate is faster.
-        rounds: how many times each ran, warm-up not counted.
+        rounds: in each of which both models ran, one after the other and back again.
+        low: lower end of the speed-up's 95 % interval, or of all rounds where they are fewer than 6; None in reports
+            that were made without one.
+        high: upper end.
     """
 
     case: str
@@ -38,69 +40,49 @@ class Latency:
     candidate_p95_ms: float
     speedup: float
     rounds: int
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, case: str, rounds: Rounds) -> Latency:
+        """From rounds of the candidate and the reference, in this order."""
+        speedup, (candidate, reference) = rounds.ratio(1), rounds.times()
+        return cls(
+            case=case,
+            reference_ms=1e3 * reference,
+            reference_p95_ms=1e3 * rounds.p95(1),
+            candidate_ms=1e3 * candidate,
+            candidate_p95_ms=1e3 * rounds.p95(0),
+            speedup=speedup.middle,
+            rounds=rounds.count,
+            low=speedup.low,
+            high=speedup.high,
+        )
 
 
-def measure(
-    reference: Session,
-    candidate: Session,
-    feed: Mapping[str, Array],
-    *,
-    case: str = "run",
-    seconds: float = 2.0,
-    rounds: int | None = None,
+def compare_latency(
+    reference: Session, candidate: Session, feed: Feed, *, case: str = "run", seconds: float = 2.0
 ) -> Latency:
-    """Time both models in turn on the same inputs: reference, candidate, reference, candidate.
+    """Time both models side by side on the same inputs, by the wall's clock.
 
     Args:
         reference: the model before.
         candidate: the model after.
         feed: inputs of one run, for both.
         case: what is run, for the report.
-        seconds: stop after the first round beyond this time, but not before 5 rounds.
-        rounds: this many rounds, whatever the time; None lets `seconds` decide.
+        seconds: stop after the first round beyond this time, but not before 3 rounds.
 
     Raises:
-        UsageError: fewer than one round.
         DataError: the feed does not fit a model.
         ModelError: a model does not run.
     """
-    if rounds is not None and rounds < 1:
-        raise UsageError(f"Latency needs at least one round (got rounds={rounds}). Use 1 or more.")
-    for session in (reference, candidate, reference, candidate):  # warm-up: first runs allocate and pack
-        session.run(feed)
-    before, after = _time_in_turn(reference, candidate, feed, seconds, rounds)
-    return Latency(
-        case=case,
-        reference_ms=1e3 * statistics.median(before),
-        reference_p95_ms=1e3 * float(np.percentile(before, 95)),
-        candidate_ms=1e3 * statistics.median(after),
-        candidate_p95_ms=1e3 * float(np.percentile(after, 95)),
-        speedup=statistics.median(old / new for old, new in zip(before, after, strict=True)),
-        rounds=len(before),
-    )
+    samplers = make_samplers([_run_of(session, feed) for session in (candidate, reference)], WALL)
+    return Latency.of(case, time_side_by_side(samplers, seconds=seconds, rng=np.random.default_rng(SEED)))
 
 
-def _time_in_turn(
-    reference: Session, candidate: Session, feed: Mapping[str, Array], seconds: float, rounds: int | None
-) -> tuple[list[float], list[float]]:
-    """Seconds of each run of the reference and of the candidate."""
-    before: list[float] = []
-    after: list[float] = []
-    start = perf_counter()
-    while not _enough(len(before), perf_counter() - start, seconds, rounds):
-        before.append(_time(reference, feed))
-        after.append(_time(candidate, feed))
-    return before, after
-
-
-def _enough(done: int, elapsed: float, seconds: float, rounds: int | None) -> bool:
-    if rounds is not None:
-        return done >= rounds
-    return done >= MAX_ROUNDS or (done >= MIN_ROUNDS and elapsed >= seconds)
-
-
-def _time(session: Session, feed: Mapping[str, Array]) -> float:
-    """Seconds of one run, never 0."""
-    start = perf_counter()
-    session.run(feed)
-    return max(perf_counter() - start, 1e-9)
+def _run_of(session: Session, feed: Feed) -> Callable[[], object]:
+    """A run whose values stay where the model runs; through host memory where text is among them."""
+    signature = session.signature()
+    if any(spec.dtype == "string" for spec in (*signature.inputs, *signature.outputs)):  # which cannot be bound
+        return lambda: session.run(feed)
+    return Repeated(session, feed).run

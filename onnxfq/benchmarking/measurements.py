@@ -38,7 +38,7 @@ class Timing:
 
     Attributes:
         model: the file.
-        median_ms: milliseconds.
+        median_ms: milliseconds, median over rounds, or less: in the ratios that the speed-ups are.
         p95_ms: 95th percentile.
         runs: how many were timed.
         tokens_per_second: at the median, over all rows; None where inputs are no tokens.

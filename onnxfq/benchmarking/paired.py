@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import comb
+from math import ceil, comb
 from time import perf_counter
 
 import numpy as np
 
-Visit = Callable[[], Sequence[float]]  # runs some times; returns the seconds of each run
+from onnxfq.benchmarking.clocks import Clock
+
+Sampler = Callable[[], Sequence[float]]
+"""Runs some times; returns the seconds of each run."""
 
 CONFIDENCE = 0.95
 PRECISION = 0.015  # half of an interval, relative to its middle
@@ -18,6 +21,9 @@ FEWEST, ENOUGH, MOST = 3, 20, 5000  # rounds: at least, before the precision can
 _STOPPING = 0.99  # looking again and again needs a stricter interval than looking once
 _LOOK_EVERY = 1.1  # times as many rounds as at the last look
 _STOPPED = 10  # times as long as the median round: no program runs that long by itself
+SAMPLE_SECONDS = 0.01  # a sample is of so many runs that its first one, which is not timed, weighs little
+MOST_RUNS = 32  # a sample
+_WARM_UPS = (2, 4)  # runs before anything counts: the first allocate and pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +55,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What was measured: of each contestant the seconds of all runs, and their median in each round.
+    """What was measured: of each candidate the seconds of all runs, and their median in each round.
 
     Medians, not means: a single run that had to wait for a processor says nothing about the model.
 
     Attributes:
-        runs: seconds of each run, by contestant.
-        medians: seconds a run, by contestant and round.
+        runs: seconds of each run, by candidate.
+        medians: seconds a run, by candidate and round.
     """
 
     runs: list[list[float]] = field(default_factory=list)
@@ -66,18 +72,33 @@ class Rounds:
         """How many rounds."""
         return len(self.medians[0])
 
-    def ratio(self, contestant: int) -> Interval:
-        """How many times as long as the first one another contestant takes."""
-        return median_interval(self._ratios(contestant))
+    def p95(self, candidate: int) -> float:
+        """Seconds that 95 of 100 runs take at most."""
+        return float(np.percentile(self.runs[candidate], 95))
+
+    def ratio(self, candidate: int) -> Interval:
+        """How many times as long as the first one another candidate takes."""
+        return median_interval(self._ratios(candidate))
+
+    def times(self) -> list[float]:
+        """Seconds a run takes, by candidate, in exactly the ratios that were found.
+
+        Medians over the rounds, or less: on a busy machine those of some candidates grow beyond the ratios, which
+        compare runs of the same moment. What disturbs a run only lengthens it, so the least disturbed median counts.
+        """
+        ratios = [1.0, *(self.ratio(i).middle for i in range(1, len(self.medians)))]
+        pairs = zip(self.medians, ratios, strict=True)
+        unit = min(statistics.median(medians) / ratio for medians, ratio in pairs)
+        return [unit * ratio for ratio in ratios]
 
     def is_precise(self) -> bool:
-        """Whether all ratios are known well enough to stop; without another contestant, the time itself."""
+        """Whether all ratios are known well enough to stop; without another candidate, the time itself."""
         of = range(1, len(self.medians)) or (0,)
         found = (median_interval(self._ratios(i) if i else self.medians[0], _STOPPING) for i in of)
         return all(interval.is_precise for interval in found)
 
-    def _ratios(self, contestant: int) -> list[float]:
-        return [other / first for first, other in zip(self.medians[0], self.medians[contestant], strict=True)]
+    def _ratios(self, candidate: int) -> list[float]:
+        return [other / first for first, other in zip(self.medians[0], self.medians[candidate], strict=True)]
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -110,27 +131,62 @@ def _rank(count: int, confidence: float) -> int:
     return rank
 
 
+def make_samplers(runs: Sequence[Callable[[], object]], clock: Clock) -> list[Sampler]:
+    """Samplers of all candidates, warmed up, whose samples are of equally many runs.
+
+    Args:
+        runs: one a candidate; does once what is to be timed.
+        clock: what it is timed with.
+    """
+    fastest = min(_warm_up(run, clock) for run in runs)
+    count = min(ceil(SAMPLE_SECONDS / fastest), MOST_RUNS)
+    return [_sampler(run, clock, count) for run in runs]
+
+
+def _warm_up(run: Callable[[], object], clock: Clock) -> float:
+    """Run until no more allocations are to be expected; returns the seconds of the fastest run."""
+    least, most = _WARM_UPS
+    times = [clock.time(run) for _ in range(least)]
+    while min(times) < SAMPLE_SECONDS and len(times) < most:
+        times.append(clock.time(run))
+    return min(times)
+
+
+def _sampler(run: Callable[[], object], clock: Clock, count: int) -> Sampler:
+    """Timed runs behind one that brings the model back into the caches, out of which the others have driven it."""
+
+    def sample() -> list[float]:
+        run()
+        return [clock.time(run) for _ in range(count)]
+
+    return sample
+
+
 def time_side_by_side(
-    visits: Sequence[Visit], *, seconds: float, rng: np.random.Generator, elapsed: Callable[[], float] = perf_counter
+    samplers: Sequence[Sampler],
+    *,
+    seconds: float,
+    rng: np.random.Generator,
+    elapsed: Callable[[], float] = perf_counter,
 ) -> Rounds:
-    """Time contestants in rounds, each of which visits all in random order and then back again: A B C C B A.
+    """Time candidates in rounds, each with a sample of all in random order and then back again: A B C C B A.
 
     What grows or shrinks steadily during a round hits all alike. It ends when all ratios are known within 1.5 %, or
     when the time is over, but not before 3 rounds. A round in which the process was stopped counts as a long one, not
     as all the time that there was.
 
     Args:
-        visits: one a contestant; the first is the one all others are compared with.
+        samplers: one a candidate; the first is the one all others are compared with.
         seconds: stop after the first round beyond this time.
         rng: decides about the order.
         elapsed: the clock that `seconds` is meant by.
     """
-    found = Rounds([[] for _ in visits], [[] for _ in visits])
+    found = Rounds([[] for _ in samplers], [[] for _ in samplers])
     lasted: list[float] = []
     look, spent = ENOUGH, 0.0
     while len(lasted) < MOST and (spent < seconds or len(lasted) < FEWEST):
         start = elapsed()
-        _add_round(found, visits, rng)
+        _add_round(found, samplers, rng)
         lasted.append(elapsed() - start)
         spent += min(lasted[-1], _STOPPED * statistics.median(lasted))
         if len(lasted) >= look:
@@ -140,11 +196,11 @@ def time_side_by_side(
     return found
 
 
-def _add_round(found: Rounds, visits: Sequence[Visit], rng: np.random.Generator) -> None:
-    there = rng.permutation(len(visits))
-    times: list[list[float]] = [[] for _ in visits]
-    for contestant in (*there, *there[::-1]):
-        times[contestant] += visits[contestant]()
-    for contestant, runs in enumerate(times):
-        found.runs[contestant] += runs
-        found.medians[contestant].append(statistics.median(runs))
+def _add_round(found: Rounds, samplers: Sequence[Sampler], rng: np.random.Generator) -> None:
+    there = rng.permutation(len(samplers))
+    times: list[list[float]] = [[] for _ in samplers]
+    for candidate in (*there, *there[::-1]):
+        times[candidate] += samplers[candidate]()
+    for candidate, runs in enumerate(times):
+        found.runs[candidate] += runs
+        found.medians[candidate].append(statistics.median(runs))

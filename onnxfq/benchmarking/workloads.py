@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal
 
 import numpy as np
 
-from onnxfq.benchmarking.clocks import Clock
 from onnxfq.benchmarking.decoding import Decoding, Repeated
-from onnxfq.benchmarking.paired import Visit
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import CausalLM, Feed, Ids, find_causal_lm, generate, has_cache, role, takes_token_ids
 from onnxfq.graph import Graph
@@ -21,8 +18,6 @@ from onnxfq.signature import Signature
 Kind = Literal["prefill", "decode", "run"]
 
 SEED = 0
-VISIT_SECONDS = 0.01  # a visit runs often enough to last that long, so that its first run, not timed, weighs little
-MOST_RUNS = 32  # a visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,33 +112,19 @@ def _workload(signature: Signature, kind: Kind, batch: int, length: int, feed: F
     return Workload(kind, batch, length if sized else None, None if ids is None else ids.size)
 
 
-def make_visits(candidates: Sequence[Candidate], workload: Workload, clock: Clock, *, tokens: int) -> list[Visit]:
-    """Visits of all candidates, warmed up, which all run equally often.
+def make_runs(candidates: Sequence[Candidate], workload: Workload, *, tokens: int) -> list[Callable[[], object]]:
+    """What is to be timed, once, of each candidate.
 
     Args:
         candidates: the models.
         workload: what they run.
-        clock: what it is timed with.
         tokens: how far a text is continued before it starts again.
 
     Raises:
         DataError: the inputs do not fit a model.
         ModelError: a model does not run.
     """
-    runs = [_run_of(candidate, workload, candidates, tokens) for candidate in candidates]
-    fastest = min(min(clock.time(run) for _ in range(2)) for run in runs for _ in range(2))
-    often = min(ceil(VISIT_SECONDS / fastest), MOST_RUNS)
-    return [_visit(run, clock, often) for run in runs]
-
-
-def _visit(run: Callable[[], object], clock: Clock, often: int) -> Visit:
-    """Timed runs behind one that brings the model back into the caches, out of which the others have driven it."""
-
-    def visit() -> list[float]:
-        run()
-        return [clock.time(run) for _ in range(often)]
-
-    return visit
+    return [_run_of(candidate, workload, candidates, tokens) for candidate in candidates]
 
 
 def _run_of(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnxfq.benchmarking.latency import Latency
 from onnxfq.commands.option_names import with_option_names
 from onnxfq.commands.printing import add as _add
 from onnxfq.commands.printing import note as _note
@@ -18,6 +19,7 @@ from onnxfq.commands.printing import table as _table
 from onnxfq.evaluation.result import Evaluation
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.compare import ReportComparison
+from onnxfq.reports.layers import groups_of, layers_of
 from onnxfq.reports.report import Report, SkipReport, TargetReport
 from onnxfq.system.terminal import one_line, printable, size_text
 
@@ -40,9 +42,10 @@ def show_inspection(report: Report, console: Console) -> None:
     """What would be quantized, and what not."""
     if report.targets:
         _say(console, "Targets", style="bold")
-        targets = _table("node", "", "N x K", "bits/block", "before", "after")
+        several = len({target.operator for target in report.targets}) > 1
+        targets = _table("node", "operator" if several else "", "N x K", "bits/block", "before", "after")
         for target in report.targets:
-            _add(targets, *_target_row(target))
+            _add(targets, *_target_row(target, target.operator if several else target.op_type))
         console.print(targets)
     if report.skipped:
         _say(console, "Left alone", style="bold")
@@ -83,15 +86,23 @@ def show_comparison(comparison: ReportComparison, console: Console) -> None:
 def _show_changes(comparison: ReportComparison, labels: Sequence[str], console: Console) -> None:
     changed = comparison.changed
     if not changed:
-        _say(console, f"All {len(comparison.layers)} layers are alike." if comparison.layers else "No layers.")
+        _say(
+            console,
+            f"The errors of all {len(comparison.layers)} layers are alike." if comparison.layers else "No layers.",
+        )
         return
     shown = changed[:_FEW]
-    _say(console, f"Error of the layers, largest changes first ({len(shown)} of {len(changed)})", style="bold")
+    title = f"Error and bits/block of the layers, largest changes first ({len(shown)} of {len(changed)})"
+    _say(console, title, style="bold")
     table = _table("node", *labels)
     for layer in shown:
-        errors = zip(layer.errors, layer.bits, strict=True)
-        _add(table, layer.name, *("not quantized" if b is None else "" if e is None else f"{e:.4g}" for e, b in errors))
+        cells = zip(layer.errors, layer.formats, strict=True)
+        _add(table, layer.name, *("not quantized" if f is None else _with_format(e, f) for e, f in cells))
     console.print(table)
+
+
+def _with_format(error: float | None, layer_format: str) -> str:
+    return layer_format if error is None else f"{error:.4g} {layer_format}"
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -147,11 +158,11 @@ def _name(row: TargetReport | SkipReport) -> str:
     return f"{row.model}: {row.name}" if row.model else row.name
 
 
-def _target_row(target: TargetReport) -> tuple[str, ...]:
+def _target_row(target: TargetReport, operator: str) -> tuple[str, ...]:
     kernel = f"{target.bits}/{target.block_size}{'' if target.speed == 'fast' else ' ' + target.speed}"
     after = "shared" if target.shares else size_text(target.bytes)
     shape = f"{target.n} x {target.k}"
-    return (_name(target), target.op_type, shape, kernel, size_text(target.float_bytes), after)
+    return (_name(target), operator, shape, kernel, size_text(target.float_bytes), after)
 
 
 def _summary(report: Report) -> Table:
@@ -168,11 +179,29 @@ def _summary(report: Report) -> Table:
         _add(table, figure.name, _with_error(figure.baseline), _with_error(figure.value), rise)
     for latency in report.latency:
         old, new = f"{latency.reference_ms:.3g} ms", f"{latency.candidate_ms:.3g} ms"
-        _add(table, f"time, {latency.case}", old, new, f"{latency.speedup:.2f}x as fast")
+        _add(table, f"time, {latency.case}", old, new, f"{latency.speedup:.2f}x as fast{_interval(latency)}")
     floats = Counter(bool(s.float_bytes) for s in report.skipped)
-    _add(table, "MatMul and Gemm with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", "")
+    _add(table, "nodes with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", "")
+    for row in _group_rows(report):
+        _add(table, *row)
     _add(table, "bytes quantized", "", "", f"{size.coverage:.1%}")
     return table
+
+
+def _interval(latency: Latency) -> str:
+    return "" if latency.low is None or latency.high is None else f" [{latency.low:.2f}, {latency.high:.2f}]"
+
+
+def _group_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """Size before and after of the layers of each operator and format, where there are several."""
+    groups = groups_of(layers_of(report))
+    several = len({group.operator for group in groups}) > 1
+    for group in groups if len(groups) > 1 else ():
+        before, after = group.float_bytes, group.bytes
+        ratio = f"{after / before:.1%}" if before else ""
+        count = f"{len(group.layers)} node{'s' if len(group.layers) > 1 else ''}"
+        name = f"{count}, {group if several else group.format}"
+        yield (name, size_text(before), size_text(after), ratio)
 
 
 def _show_accuracy(report: Report, console: Console) -> None:

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from onnxfq.errors import UsageError
 from onnxfq.metrics.metric import Metric
-from onnxfq.reports.files import check_report_path, write_report
+from onnxfq.reports.formats import writer_of
 from onnxfq.reports.layers import Layer, layers_of
-from onnxfq.reports.page import comparison_page
 from onnxfq.reports.report import JSON_VERSION, Report
 from onnxfq.reports.verdict import Verdict, verdict
 from onnxfq.system.terminal import size_text
@@ -81,6 +80,7 @@ class LayerChange:
         measure: "output" where every run that has the node measured the error of its output, else "weights".
         errors: of each run; None where it did not quantize the node or does not know.
         bits: true bits a weight in each run; None where it did not quantize the node.
+        formats: bits a code and what shares a scale, `4/32`; None where it did not quantize the node.
         ratios: each error relative to the first run's; None where either is not known, or the first is 0.
     """
 
@@ -89,6 +89,7 @@ class LayerChange:
     measure: Literal["output", "weights"]
     errors: tuple[float | None, ...]
     bits: tuple[float | None, ...]
+    formats: tuple[str | None, ...]
     ratios: tuple[float | None, ...]
 
     @property
@@ -144,13 +145,10 @@ class ReportComparison:
         """Write the comparison, whole or not at all: as JSON or as a page, whichever the name ends in.
 
         Raises:
-            UsageError: the name ends neither in .json nor in .html, or its folder does not exist.
+            UsageError: the name ends neither in .json nor in .html.
             OutputError: the file cannot be written.
         """
-        path = Path(path)
-        check_report_path(path)
-        html = path.suffix == ".html"
-        write_report(path, (comparison_page(self) if html else json.dumps(self.to_json(), indent=1)) + "\n")
+        writer_of(Path(path))(self, Path(path))
 
 
 def compare_reports(paths: Sequence[str | Path], reports: Sequence[Report]) -> ReportComparison:
@@ -240,8 +238,9 @@ def _layers(reports: Sequence[Report]) -> Iterator[LayerChange]:
         measured = all(layer.measured for layer in found if layer)
         errors = [_error(layer, measured=measured) for layer in found]
         bits = tuple(layer.bits if layer else None for layer in found)
+        formats = tuple(layer.format if layer else None for layer in found)
         ratios = tuple(_ratio(errors[0], error) for error in errors)
-        yield LayerChange(number, name, "output" if measured else "weights", tuple(errors), bits, ratios)
+        yield LayerChange(number, name, "output" if measured else "weights", tuple(errors), bits, formats, ratios)
 
 
 def _by_name(report: Report) -> dict[tuple[str, int], Layer]:

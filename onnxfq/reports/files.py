@@ -1,28 +1,37 @@
-"""Files that reports are written to."""
+"""Files that reports are written to: JSON, or a page for a browser."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from onnxfq.errors import OutputError, UsageError
+from onnxfq.reports.compare import ReportComparison
+from onnxfq.reports.formats import WRITERS, writer_of
+from onnxfq.reports.page import comparison_page, report_page
+from onnxfq.reports.report import Report
 from onnxfq.system.durable import write_durably
 
 
-def write_report(path: Path, text: str, done: str = "") -> None:
-    """Write a file whole or not at all.
+def _write_json(document: Report | ReportComparison, path: Path) -> None:
+    _write(document, path, json.dumps(document.to_json(), indent=1, allow_nan=False))
 
-    Args:
-        path: the file.
-        text: what it is to hold.
-        done: what is complete all the same if it cannot be written.
 
-    Raises:
-        OutputError: the file cannot be written.
-    """
+def _write_page(document: Report | ReportComparison, path: Path) -> None:
+    _write(document, path, report_page(document) if isinstance(document, Report) else comparison_page(document))
+
+
+WRITERS |= {".json": _write_json, ".html": _write_page}
+
+
+def _write(document: Report | ReportComparison, path: Path, text: str) -> None:
+    """Write a file whole or not at all; where that fails, say that what a report is about is complete all the same."""
     try:
-        write_durably(path, text.encode(), path.with_name(f".{path.name}.partial"))
+        write_durably(path, f"{text}\n".encode(), path.with_name(f".{path.name}.partial"))
     except OSError as error:
+        output = document.output if isinstance(document, Report) else None
+        done = f"The model is complete: '{output}'. " if output else ""
         raise OutputError(
             f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
         ) from error
@@ -35,7 +44,7 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
         UsageError: its name ends neither in .json nor in .html, its place cannot be written, or it is or lies in source
             or output.
     """
-    check_kind(path)
+    writer_of(path)
     if not path.parent.is_dir():
         raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
     if not _writable(path):
@@ -43,16 +52,6 @@ def check_report_path(path: Path, source: Path | None = None, output: Path | Non
     for what, taken in (("source", source), ("output", output)):
         if taken is not None and path.resolve().is_relative_to(taken.resolve()):
             raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
-
-
-def check_kind(path: Path) -> None:
-    """Refuse a name that tells no kind of report.
-
-    Raises:
-        UsageError: it ends neither in .json nor in .html.
-    """
-    if path.suffix not in (".json", ".html"):
-        raise UsageError(f"Unknown kind of report (got '{path}'). Give a name that ends in .json or .html.")
 
 
 def _writable(path: Path) -> bool:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from onnxfq.reports.report import Report, TargetReport
+from onnxfq.reports.report import Report, TargetReport
 
 WORST = 5
 
@@ -32,6 +30,11 @@ class Layer:
         return f"{self.target.model}: {self.target.name}" if self.target.model else self.target.name
 
     @property
+    def format(self) -> str:
+        """Bits a code and what shares a scale: `4/32`, `8/channel`."""
+        return f"{self.target.bits}/{self.target.granularity}"
+
+    @property
     def measured(self) -> bool:
         """Whether the error is that of the output in calibration, rather than of the weights."""
         return self.target.output_error is not None
@@ -40,6 +43,53 @@ class Layer:
     def error(self) -> float | None:
         """Of the output in calibration where that was measured, else of the weights."""
         return self.target.output_error if self.measured else self.target.relative_error
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Quantized nodes of one operator and format.
+
+    Attributes:
+        operator: what runs them.
+        bits: bits a code.
+        granularity: what shares a scale.
+        layers: the nodes.
+    """
+
+    operator: str
+    bits: int
+    granularity: int | str
+    layers: tuple[Layer, ...]
+
+    def __str__(self) -> str:
+        """For people: `MatMulNBits, 4 bits, block 32`."""
+        return f"{self.operator}, {self.format}"
+
+    @property
+    def format(self) -> str:
+        """Without the operator: `4 bits, block 32`."""
+        shared = f"block {self.granularity}" if isinstance(self.granularity, int) else f"per {self.granularity}"
+        return f"{self.bits} bits, {shared}"
+
+    @property
+    def float_bytes(self) -> int:
+        """Of their weights in the source, those shared counted once."""
+        return sum(layer.target.float_bytes for layer in self.layers if not layer.target.shares)
+
+    @property
+    def bytes(self) -> int:
+        """Of their codes, scales and zero points."""
+        return sum(layer.target.bytes for layer in self.layers)
+
+
+def groups_of(layers: Iterable[Layer]) -> list[LayerGroup]:
+    """Layers by operator and format, the largest group first."""
+    found: dict[tuple[str, int, int | str], list[Layer]] = {}
+    for layer in layers:
+        target = layer.target
+        found.setdefault((target.operator, target.bits, target.granularity), []).append(layer)
+    groups = [LayerGroup(*kind, tuple(members)) for kind, members in found.items()]
+    return sorted(groups, key=lambda group: -group.float_bytes)
 
 
 def layers_of(report: Report) -> list[Layer]:

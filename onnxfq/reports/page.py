@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from onnxfq.reports.charts import bits_chart, change_chart, error_chart, range_chart
-from onnxfq.reports.layers import layers_of, worst_of
+from onnxfq.reports.compare import ReportComparison
+from onnxfq.reports.layers import LayerGroup, groups_of, layers_of, worst_of
 from onnxfq.reports.recipe import FROM_PYTHON, command_line, python_call
+from onnxfq.reports.report import Report, SkipReport
 from onnxfq.reports.verdict import verdict
 from onnxfq.system.terminal import printable, shortened, size_text
-
-if TYPE_CHECKING:
-    from onnxfq.reports.compare import ReportComparison
-    from onnxfq.reports.report import Report, SkipReport
 
 NOTHING = "–"
 LONGEST_NAME = 1000  # characters that are shown; JSON has them all
@@ -65,7 +63,7 @@ def report_page(report: Report) -> str:
             "activations", "Inputs of each layer in calibration", layers, lambda layer: layer.target.activations
         ),
     )
-    reasons = _reasons(report.skipped)
+    reasons, groups = _reasons(report.skipped), groups_of(layers)
     return _render(
         "report.html.j2",
         report=report,
@@ -76,7 +74,9 @@ def report_page(report: Report) -> str:
         measured=any(layer.measured for layer in layers),
         error_charts=[c for c in (error_chart(layers, worst), bits_chart(layers, worst)) if c],
         range_charts=[c for c in ranges if c],
-        common=_common(report),
+        groups=groups,
+        common=_common(report, groups),
+        kinds=sorted({t.op_type for t in report.targets} | {s.op_type for s in report.skipped}),
         reasons=reasons,
         parts=_parts(report, reasons),
         command=command_line(report),
@@ -100,22 +100,20 @@ def _reasons(skipped: Iterable[SkipReport]) -> list[Reason]:
     return sorted(reasons, key=lambda reason: (-reason.bytes, -len(reason.nodes)))
 
 
-def _common(report: Report) -> dict[str, str]:
+def _common(report: Report, groups: Sequence[LayerGroup]) -> dict[str, str]:
     """What is said of all layers at once; "" where they differ, and each has to say it."""
     facts = {
         "algorithm": {t.algorithm for t in report.targets},
         "weighted": {t.weighted for t in report.targets},
-        "format": {f"{t.bits} bits, {_blocks(t.granularity)}" for t in report.targets},
+        "operator": {group.operator for group in groups},
+        "format": {group.format for group in groups},
+        "scheme": {t.scheme or report.scheme for t in report.targets},
     }
     return {name: next(iter(values)) if len(values) == 1 else "" for name, values in facts.items()}
 
 
-def _blocks(granularity: int | str) -> str:
-    return f"block {granularity}" if isinstance(granularity, int) else f"per {granularity}"
-
-
 def _parts(report: Report, reasons: Sequence[Reason]) -> list[Part]:
-    """What the source's bytes are: quantized, left alone for a reason, and all that is no weight of MatMul or Gemm."""
+    """What the source's bytes are: quantized, left alone for a reason, and all that is no such weight."""
     size = report.size
     sizes = [("quantized", size.target_float_bytes)]
     sizes += [(f"left alone: {reason.text}", reason.bytes) for reason in reasons if reason.bytes > 0]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from onnxfq.reports.report import Report
+from onnxfq.reports.report import Report
 
 FROM_PYTHON = "given: from Python"
 SAMPLES = "SAMPLES"

@@ -1,8 +1,7 @@
-"""What a run did and what it measured: as data, as JSON, and as plain text."""
+"""What a run did and what it measured: as data and as JSON."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from onnxfq.errors import DataError
 from onnxfq.metrics.gates import Gate, Gated, Gates
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
-from onnxfq.reports.files import check_kind, write_report
+from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured
-from onnxfq.reports.page import report_page
 from onnxfq.reports.reading import build, read_object
 from onnxfq.rules import Skip
 
@@ -47,6 +45,8 @@ class TargetReport:
         weights: smallest and largest weight.
         activations: smallest and largest input in calibration; None without.
         remarks: what the solver had to do differently.
+        operator: what runs it in the output.
+        scheme: what it was quantized to, in words; "" where that is the run's.
     """
 
     name: str
@@ -69,6 +69,8 @@ class TargetReport:
     weights: tuple[float, float] | None = None
     activations: tuple[float, float] | None = None
     remarks: tuple[str, ...] = ()
+    operator: str = "MatMulNBits"
+    scheme: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +144,11 @@ class Report(Gated):
     Attributes:
         source: the model or folder.
         output: what was written; None for `inspect`.
-        scheme: in words.
+        scheme: in words; of most targets, where they differ.
         algorithm: what chose the codes.
         provider: "cpu" or "cuda".
         targets: quantized nodes.
-        skipped: MatMul, Gemm and quantized nodes left alone.
+        skipped: nodes left alone that are of a kind that can be quantized, or are quantized already.
         size: bytes before and after.
         estimate: expected time and memory.
         outputs: error of every output against the original, empty where nothing was compared.
@@ -302,7 +304,4 @@ class Report(Gated):
             UsageError: the name ends neither in .json nor in .html.
             OutputError: the file cannot be written.
         """
-        path = Path(path)
-        check_kind(path)
-        text = report_page(self) if path.suffix == ".html" else json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_report(path, text + "\n", f"The model is complete: '{self.output}'. " if self.output else "")
+        writer_of(Path(path))(self, Path(path))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from onnxfq.reports.report import Report
 from onnxfq.system.terminal import size_text
-
-if TYPE_CHECKING:
-    from onnxfq.reports.report import Report
 
 
 @dataclass(frozen=True, slots=True)

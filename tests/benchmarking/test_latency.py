@@ -1,23 +1,28 @@
-"""Latency against a clock of our own, where every run takes as long as we say."""
+"""Latency in reports against a clock of our own, where every run takes as long as we say."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, repeat
+from statistics import median
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from onnxfq.arrays import Array
 from onnxfq.benchmarking import latency
-from onnxfq.benchmarking.latency import measure
-from onnxfq.errors import UsageError
+from onnxfq.benchmarking.clocks import Clock
+from onnxfq.benchmarking.latency import Latency, compare_latency
+from onnxfq.benchmarking.paired import FEWEST, Rounds, time_side_by_side
 from onnxfq.session import Session
+from onnxfq.signature import Signature, TensorSpec
 
 
-class Clock:
-    """Stands still except while a model runs."""
+class Standing:
+    """A clock that stands still except while a model runs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,10 +33,13 @@ class Clock:
 
 
 class Timed(Session):
-    """A model whose runs take the given seconds, in turn; warm-up counts."""
+    """A model whose runs take the given seconds, in turn; warm-up counts. Its input is text: it runs unbound."""
 
-    def __init__(self, clock: Clock, name: str, seconds: Iterator[float]) -> None:
+    def __init__(self, clock: Standing, name: str, seconds: Iterator[float]) -> None:
         self.clock, self.name, self.seconds = clock, name, seconds
+
+    def signature(self) -> Signature:
+        return Signature((TensorSpec("x", "string", (1,)),), ())
 
     def run(self, feed: Mapping[str, Array], outputs: object = None) -> dict[str, Array]:
         self.clock.order.append(self.name)
@@ -40,45 +48,74 @@ class Timed(Session):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(latency, "perf_counter", clock)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Standing:
+    clock = Standing()
+    monkeypatch.setattr(latency, "WALL", Clock("wall", clock))
+    monkeypatch.setattr(latency, "time_side_by_side", lambda *a, **k: time_side_by_side(*a, **k, elapsed=clock))
     return clock
 
 
-def always(seconds: float) -> Iterator[float]:
-    while True:
-        yield seconds
-
-
-def test_runs_are_interleaved_after_a_warm_up_that_does_not_count(clock: Clock) -> None:
-    old = Timed(clock, "old", iter([9.0, 9.0, 0.010, 0.020, 0.030]))
-    new = Timed(clock, "new", iter([9.0, 9.0, 0.005, 0.005, 0.060]))
-    result = measure(old, new, {}, case="prefill", rounds=3)
-    assert clock.order == ["old", "new"] * 5
-    assert (result.case, result.rounds) == ("prefill", 3)
-    assert result.reference_ms == pytest.approx(20.0)
+def test_runs_are_interleaved_after_a_warm_up_that_does_not_count(clock: Standing) -> None:
+    old = Timed(clock, "old", chain([9.0, 9.0], *([7.0, t] for t in (0.010, 0.010, 0.020, 0.020, 0.030, 0.030))))
+    new = Timed(clock, "new", chain([9.0, 9.0], *([7.0, t] for t in (0.005, 0.005, 0.005, 0.005, 0.060, 0.060))))
+    result = compare_latency(old, new, {}, case="prefill", seconds=0)
+    assert clock.order[:4] == ["new", "new", "old", "old"]
+    rounds = [clock.order[i : i + 8] for i in range(4, len(clock.order), 8)]
+    assert all(r == r[::-1] and sorted(r) == ["new"] * 4 + ["old"] * 4 for r in rounds)
+    assert (result.case, result.rounds, len(rounds)) == ("prefill", 3, 3)
+    assert result.reference_ms == pytest.approx(10.0)  # a median of 20, but half of that by the speed-up
     assert result.candidate_ms == pytest.approx(5.0)
-    assert result.reference_p95_ms == pytest.approx(np.percentile([10, 20, 30], 95))
-    assert result.candidate_p95_ms == pytest.approx(np.percentile([5, 5, 60], 95))
+    assert result.reference_p95_ms == pytest.approx(np.percentile([10, 20, 30] * 2, 95))
+    assert result.candidate_p95_ms == pytest.approx(np.percentile([5, 5, 60] * 2, 95))
     assert result.speedup == pytest.approx(2.0)  # median of 2, 4 and 0.5
+    assert [result.low, result.high] == pytest.approx([0.5, 4.0])
     json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
-@pytest.mark.parametrize(("each", "rounds"), [(1.0, 5), (0.1, 10), (0.0001, 1000)])
-def test_rounds_follow_from_the_time(each: float, rounds: int, clock: Clock) -> None:
-    result = measure(Timed(clock, "old", always(each)), Timed(clock, "new", always(each)), {}, seconds=2.0)
-    assert result.rounds == pytest.approx(rounds, abs=1)
+@pytest.mark.parametrize(("each", "rounds"), [(1.0, FEWEST), (0.05, 5), (0.0001, 20)])
+def test_rounds_follow_from_the_time(each: float, rounds: int, clock: Standing) -> None:
+    old, new = (Timed(clock, name, repeat(each)) for name in ("old", "new"))
+    assert compare_latency(old, new, {}, seconds=2.0).rounds == pytest.approx(rounds, abs=1)
 
 
-def test_a_clock_too_coarse_divides_nothing_by_zero(clock: Clock) -> None:
-    assert measure(Timed(clock, "old", always(0.0)), Timed(clock, "new", always(0.0)), {}).speedup == 1.0
+def test_noise_takes_all_the_time_and_shows_in_the_interval(clock: Standing) -> None:
+    times = np.random.default_rng(0).lognormal(0, 0.5, (2, 10_000)) * [[3e-3], [1e-3]]
+    old, new = (Timed(clock, name, iter(row.tolist())) for name, row in zip(("old", "new"), times, strict=True))
+    result = compare_latency(old, new, {}, seconds=2.0)
+    assert 2 <= clock.now < 3
+    assert (result.low or 9.0) < 3 < (result.high or 0.0)
+    assert (result.high or 0.0) / (result.low or 9.0) > 1.03
 
 
-def test_no_rounds_are_refused(clock: Clock) -> None:
-    session = Timed(clock, "old", always(1.0))
-    with pytest.raises(UsageError, match=r"at least one round \(got rounds=0\)\. Use 1 or more\."):
-        measure(session, session, {}, rounds=0)
+def test_the_speed_up_is_that_of_the_times_beside_it() -> None:
+    rng = np.random.default_rng(0)
+    for count in range(3, 30):
+        medians = rng.lognormal(0, 1, (2, count)).tolist()
+        found = Latency.of("run", Rounds(medians, medians))
+        assert found.speedup == pytest.approx(median(old / new for new, old in zip(*medians, strict=True)))
+        assert found.reference_ms / found.candidate_ms == pytest.approx(found.speedup)
+        assert (found.low or 9e9) <= found.speedup <= (found.high or 0.0)
+
+
+def test_a_clock_too_coarse_divides_nothing_by_zero(clock: Standing) -> None:
+    old, new = Timed(clock, "old", repeat(0.0)), Timed(clock, "new", repeat(0.0))
+    assert compare_latency(old, new, {}).speedup == 1.0
+
+
+def test_without_time_there_are_a_few_rounds_all_the_same(clock: Standing) -> None:
+    session = Timed(clock, "old", repeat(1.0))
+    assert compare_latency(session, session, {}, seconds=0).rounds == FEWEST
+
+
+def test_text_and_numbers_are_timed(build_model: Callable[..., bytes]) -> None:
+    text, numbers = (
+        Session(
+            build_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({t}[N] x) => ({t}[N] y) {{ y = Identity(x) }}')
+        )
+        for t in ("string", "bfloat16")
+    )
+    for session, array in ((text, np.array(["a", "b"], object)), (numbers, np.ones(2, ml_dtypes.bfloat16))):
+        assert compare_latency(session, session, {"x": array}, seconds=0).speedup > 0
 
 
 def test_a_slower_model_is_slower(build_model: Callable[..., bytes]) -> None:
@@ -92,6 +129,6 @@ def test_a_slower_model_is_slower(build_model: Callable[..., bytes]) -> None:
             + "y = Neg(t7) }"
         )
     )
-    result = measure(often, once, {"x": np.ones((400, 400), np.float32)}, seconds=0.1)
+    result = compare_latency(often, once, {"x": np.ones((400, 400), np.float32)}, seconds=0.1)
     assert result.speedup > 1.5
     assert result.reference_ms > result.candidate_ms > 0

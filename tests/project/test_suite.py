@@ -21,7 +21,7 @@ from benchmarks.page import TABLES, page
 from benchmarks.parts import DATA, PARTS, PREPARED, fields, fill, plan, shown
 from benchmarks.precision import computes_in_half, read, write_float32, write_half
 from onnxfq.benchmarking import bandwidth
-from onnxfq.benchmarking import cases as contest
+from onnxfq.benchmarking import cases as timed_cases
 from onnxfq.benchmarking.footprint import Footprint
 from tools.generate_decoder import Decoder, write_decoder
 
@@ -200,7 +200,7 @@ def test_throughput_of_every_file_makes_a_table(
 ) -> None:
     monkeypatch.setattr(bandwidth, "_LEAST", 1 << 16)
     monkeypatch.setattr(bandwidth, "_largest_cache", lambda: 0)
-    monkeypatch.setattr(contest, "measure_footprint", lambda *_, **__: Footprint(0.5, 10_000_000, 30_000_000))
+    monkeypatch.setattr(timed_cases, "measure_footprint", lambda *_, **__: Footprint(0.5, 10_000_000, 30_000_000))
     monkeypatch.setattr(throughput, "FORMATS", ((8, 32), (4, 32)))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     source = write_decoder(tmp_path / "tiny", Decoder()).parent

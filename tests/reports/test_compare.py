@@ -91,6 +91,18 @@ def test_an_exact_layer_is_infinitely_better() -> None:
     assert math.isinf(result.layers[0].change)
 
 
+def test_formats_are_those_of_each_run(capsys: Output) -> None:
+    other = run(targets=(layer(0, bits=8, block_size=128, granularity=128, output_error=1e-9), layer(1)))
+    result = compared(run(), other)
+    assert [found.formats for found in result.layers] == [
+        ("4/32", "8/128"), ("4/32", "4/32"), ("4/32", None), ("4/32", None)
+    ]  # fmt: skip
+    show_comparison(result, Console(stderr=True, width=80))
+    text = " ".join(capsys.readouterr().err.split())
+    assert "0.0001 4/32 1e-09 8/128" in text
+    assert "4/32 not quantized" in text
+
+
 def test_one_run_is_no_comparison() -> None:
     with pytest.raises(UsageError, match="needs two reports"):
         compared(run())

@@ -223,6 +223,35 @@ def test_columns_are_shown_only_where_layers_differ() -> None:
     assert "shares the weight of" in differing
 
 
+def test_operators_formats_and_schemes_are_shown_where_there_are_several() -> None:
+    alike, differing = parsed(run()), parsed(mixed())
+    for text in ("MatMulNBits", "Formats", "scheme scheme"):
+        assert text not in alike.text
+    for text in ("MatMul → MatMulNBits", "Gather → GatherBlockQuantized", "GatherBlockQuantized, 8 bits, block 128 1"):
+        assert text in differing.text
+    assert differing.text.count("int8, block 128, symmetric") == 1
+    assert f"{mixed().scheme}; gptq; on cpu" in differing.text
+    assert differing.text.count("8/128") == 1
+    one = parsed(run(targets=(layer(0), layer(1, bits=8, granularity="channel"))))
+    assert "Formats format layers before after 4 bits, block 32 1 524 kB 84 kB 8 bits, per channel 1" in one.text
+    assert "MatMulNBits" not in one.text
+
+
+def test_nodes_are_counted_by_the_kinds_that_there_are() -> None:
+    assert "4 of 6 nodes (MatMul)." in parsed(run()).text
+    assert "7 of 9 nodes (Gather, MatMul)." in parsed(mixed()).text
+    assert "None: every node that can be quantized was." in parsed(run(skipped=())).text
+    assert "The model has no node that can be quantized." in parsed(run(0, skipped=())).text
+
+
+def test_a_speed_up_is_shown_with_its_interval_where_that_is_known() -> None:
+    text = parsed(run()).text
+    assert "0.67× as fast 0.65 to 0.69" in text
+    assert "in 50 and 90 rounds" in text
+    assert "its 95 % interval" in text
+    assert "its 95 % interval" not in parsed(run(latency=run().latency[1:])).text
+
+
 def test_models_of_a_folder_are_told_apart() -> None:
     text = parsed(folder()).text
     assert "model_0.onnx: /decoder/layers.0/part_0/MatMul" in text
@@ -250,6 +279,13 @@ def test_a_page_is_the_same_each_time() -> None:
 
 
 # Comparisons
+
+
+def test_comparisons_show_the_format_of_every_layer_in_every_run() -> None:
+    other = run(targets=(layer(0, bits=8, block_size=128, granularity=128), *run().targets[1:]))
+    text = Parsed(comparison_page(compare_reports(["a.json", "b.json"], [run(), other]))).text
+    assert text.count("5.127 (4/32)") == 7
+    assert text.count("5.127 (8/128)") == 1
 
 
 @pytest.mark.parametrize("make", [evil, unknown, folder, mixed, inspected, lambda: run(0), lambda: run(2000)])

@@ -236,9 +236,38 @@ def test_a_report_shows_errors_gates_and_skips(capsys: Output) -> None:
         "Left alone: 1x no constant weight",
         "Gate max-error: 0.01235, limit 0.02: passed",
         "Gate min-speedup: 2.7, limit 3: failed",
-        "MatMul and Gemm with weights 4 3",
+        "nodes with weights 4 3",
     ):
         assert part in text
+
+
+def test_layers_are_summed_up_by_format_where_there_are_several(capsys: Output) -> None:
+    assert "nodes, 4" not in " ".join(printed(show_report, report(), capsys))
+    targets = (*report().targets, target("8", bits=8, granularity="channel", bytes=45_000_000))
+    text = " ".join(" ".join(printed(show_report, report(targets=targets), capsys)).split())
+    assert "3 nodes, 4 bits, block 128 361 MB 48 MB 13.3% 1 node, 8 bits, per channel 180 MB 45 MB 25.0%" in text
+    tables = replace(targets[-1], op_type="Gather", operator="GatherBlockQuantized")
+    text = " ".join(" ".join(printed(show_report, report(targets=(*targets, tables)), capsys, width=120)).split())
+    assert "1 node, GatherBlockQuantized, 8 bits, per channel" in text
+    assert "3 nodes, MatMulNBits, 4 bits, block 128" in text
+    text = " ".join(printed(show_inspection, report(targets=(*targets, tables)), capsys, width=160))
+    assert "GatherBlockQuantized" in text
+    assert "MatMulNBits" in text
+
+
+def test_a_scheme_that_differs_from_node_to_node_is_told_in_words(capsys: Output) -> None:
+    scheme = "int4, block 32, asymmetric, activations int8; 2 nodes otherwise"
+    assert f"model.int4.onnx {scheme}" in " ".join(
+        " ".join(printed(show_report, report(scheme=scheme), capsys)).split()
+    )
+
+
+def test_a_speed_up_is_printed_with_its_interval_where_that_is_known(capsys: Output) -> None:
+    (known,) = report().latency
+    assert "2.70x as fast [2.61, 2.79]" in " ".join(
+        printed(show_report, report(latency=(replace(known, low=2.61, high=2.79),)), capsys)
+    )
+    assert "[" not in "".join(line for line in printed(show_report, report(), capsys) if "as fast" in line)
 
 
 def test_an_inspection_shows_every_node(capsys: Output) -> None:

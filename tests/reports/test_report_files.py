@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
@@ -16,7 +18,7 @@ from jsonschema import Draft202012Validator
 
 import onnxfq
 from onnxfq.benchmarking.latency import Latency
-from onnxfq.errors import DataError
+from onnxfq.errors import DataError, UsageError
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
@@ -116,6 +118,32 @@ def test_reports_of_earlier_and_later_versions_within_a_layout_are_read() -> Non
     for name in ("seconds", "calibration", "kernels_run"):
         del told[name]
     assert Report.from_json(told).seconds is None
+
+
+def test_reports_from_before_intervals_and_operators_are_read() -> None:
+    told = json.loads(text_of(run()))
+    for row in told["latency"]:
+        del row["low"], row["high"]
+    for row in told["targets"]:
+        del row["operator"], row["scheme"]
+    VALIDATOR.validate(told)
+    read = Report.from_json(told)
+    assert [(row.low, row.high) for row in read.latency] == [(None, None)] * 2
+    assert {(row.operator, row.scheme) for row in read.targets} == {("MatMulNBits", "")}
+
+
+def test_a_report_can_be_saved_whichever_module_it_came_from(tmp_path: Path) -> None:
+    run().save(tmp_path / "r.json")
+    program = "from onnxfq.reports.report import Report; Report.load('r.json').save('r.html')"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert (tmp_path / "r.html").read_text(encoding="utf-8") == report_page(run()) + "\n"
+
+
+@pytest.mark.parametrize("name", ["r", "r.txt", "r.HTML", ".json"])
+def test_no_other_kind_of_file_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"Unknown kind of report .*ends in \.json or \.html\."):
+        run().save(tmp_path / name)
+    assert entries(tmp_path) == []
 
 
 # What is no report

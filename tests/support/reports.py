@@ -61,7 +61,7 @@ def run(layers: int = 4, **changes: object) -> Report:
             OutputAccuracy("ids", "int64", 64, equal=0.5),
         ),
         latency=(
-            Latency("prefill", 20.0, 25.0, 30.0, 40.0, 0.67, 50),
+            Latency("prefill", 20.0, 25.0, 30.0, 40.0, 0.67, 50, 0.65, 0.69),
             Latency("decode, 1 token", 4.0, 5.0, 2.0, 3.0, 2.0, 90),
         ),
         language=(Metric("perplexity", 51.5, 2.0, 50.0, 1.5, 0.25, 7, "texts given: held-back.txt"),),
@@ -75,6 +75,9 @@ def run(layers: int = 4, **changes: object) -> Report:
         seconds=31.5,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
+
+
+_TEXTS = ("name", "op_type", "granularity", "algorithm", "speed", "operator", "scheme")
 
 
 def evil() -> Report:
@@ -97,7 +100,7 @@ def evil() -> Report:
         latency=(Latency(EVIL, 1.0, 1.0, 1.0, 1.0, 1.0, 5),),
         language=(Metric("perplexity", None, note=EVIL),),
     )
-    texts = dict.fromkeys(("name", "op_type", "granularity", "algorithm", "speed", "shares", "weighted", "model"), EVIL)
+    texts = dict.fromkeys((*_TEXTS, "shares", "weighted", "model"), EVIL)
     return replace(
         hostile, targets=(layer(0, **texts, remarks=(EVIL,)), layer(1, name=LONG), layer(2, name="שלום עולם"))
     )
@@ -138,8 +141,17 @@ def mixed() -> Report:
         {"output_error": None, "weighted": "", "tokens": 0, "activations": None},
         {"output_error": 0.0, "relative_error": 0.0},
         {"output_error": 25.0, "speed": "slow", "activations": (-900.0, 4000.0)},
+        {
+            "op_type": "Gather",
+            "operator": "GatherBlockQuantized",
+            "bits": 8,
+            "block_size": 128,
+            "granularity": 128,
+            "scheme": "int8, block 128, symmetric",
+        },
     ]
-    return run(targets=tuple(layer(i, **change) for i, change in enumerate(changes)))
+    scheme = "int4, block 32, asymmetric, activations int8; 3 nodes otherwise"
+    return run(scheme=scheme, targets=tuple(layer(i, **change) for i, change in enumerate(changes)))
 
 
 ODD: dict[str, Callable[[], Report]] = {
