@@ -17,7 +17,7 @@ from onnxfq.graph import TensorFile, save
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.progress import Progress, Steps, silent
 from onnxfq.quantization.apply import Rewriting
-from onnxfq.quantization.assign import Planned, schemes_text
+from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, calibrate
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.folder import merge
@@ -243,7 +243,7 @@ def _end(job: Job, steps: Steps) -> None:
 def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:
     return {
         "onnxfq.version": VERSION,
-        "onnxfq.scheme": schemes_text(job.planned, job.options.scheme),
+        "onnxfq.scheme": job.scheme,
         "onnxfq.algorithm": describe_solver(job.solver),
         "onnxfq.source_blake3": source_hash.result(),
     }

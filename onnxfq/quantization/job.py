@@ -25,7 +25,8 @@ class Job:
         options: what was asked for.
         provider: where it runs.
         solver: what chooses the codes.
-        planned: the nodes to quantize, each with its kernel.
+        planned: the weights to quantize, each with its scheme and kernel.
+        scheme: in words.
         skips: the nodes left alone, with reasons.
         kept_bytes: of the planned nodes' float weights, those that stay because other nodes read them too.
         workers: who does what need not be done here.
@@ -36,6 +37,7 @@ class Job:
     provider: Provider
     solver: Solver
     planned: Sequence[Planned]
+    scheme: str
     skips: Sequence[Skip]
     kept_bytes: int = 0
     workers: Workers = HERE

@@ -9,7 +9,7 @@ from onnxfq.executors.executor import Workers
 from onnxfq.graph import Graph
 from onnxfq.options import Options
 from onnxfq.progress import Progress
-from onnxfq.quantization.assign import assign
+from onnxfq.quantization.assign import assign, schemes_text
 from onnxfq.quantization.find import find, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_bytes
@@ -47,7 +47,8 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     solver = make_solver(options.algorithm, calibrated=calibrated)
     found, skips = find(graph, options.include, options.exclude)
     planned, left = assign(found, options, provider, calibrated=solver.calibrated)
-    return Job(graph, options, provider, solver, planned, [*skips, *left], kept_bytes(graph, planned), workers)
+    scheme, kept = schemes_text(planned, options.scheme), kept_bytes(graph, planned)
+    return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, workers)
 
 
 def refuse_idle(jobs: Sequence[Job]) -> None:

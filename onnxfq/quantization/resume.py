@@ -17,7 +17,6 @@ from onnxfq.calibration.checkpoint import Checkpoint, checkpoint, count_stages, 
 from onnxfq.errors import ExecutorError, OutputError, UsageError
 from onnxfq.feeds import Feeds
 from onnxfq.progress import Progress
-from onnxfq.quantization.assign import schemes_text
 from onnxfq.quantization.job import Job
 from onnxfq.session import runtime_version
 from onnxfq.solvers import describe
@@ -124,7 +123,7 @@ def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
         "model": source_hash,
         "data": _digest(feeds),
         "targets": hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
-        "scheme": schemes_text(job.planned, job.options.scheme),
+        "scheme": job.scheme,
         "algorithm": describe(job.solver),
         "provider": job.provider,
         "onnxfq": VERSION,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency
-from onnxfq.quantization.assign import Planned, schemes_text
+from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
@@ -35,7 +35,7 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
     return Report(
         source=str(job.graph.path),
         output=str(output) if output else None,
-        scheme=schemes_text(job.planned, job.options.scheme),
+        scheme=job.scheme,
         algorithm=describe_solver(job.solver),
         calibration=calibration,
         provider=job.provider,

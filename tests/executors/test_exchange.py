@@ -30,7 +30,7 @@ VALUES: list[Any] = [
     Path("/a/b"),
     [],
     (1, (2.5, "x"), [None]),
-    frozenset({"a", "b"}),
+    pytest.param(frozenset({"a", "b"}), id="frozenset"),
     {"": {"array": ["array", "0"]}, "x.y": ()},
 ]
 
