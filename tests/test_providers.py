@@ -12,7 +12,7 @@ import pytest
 from onnxfq.providers import FALLBACK, PROVIDERS, ProviderName, facts
 
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxfq"
-MAY_NAME_PROVIDERS = ("providers.py", "kernels.py")  # facts, and tables of kernels
+MAY_NAME_PROVIDERS = ("providers.py", "rules/matmul_nbits_kernels.py")  # facts, and tables of kernels
 
 
 def comparisons(path: Path) -> Iterator[str]:

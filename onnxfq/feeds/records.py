@@ -12,10 +12,9 @@ from pathlib import Path
 from onnxfq.errors import DataError
 from onnxfq.feeds.jsonl import parse_lines
 from onnxfq.feeds.readers import read_lines
-from onnxfq.input_files import RECORD_FILES, listed
+from onnxfq.input_files import listed
 
 Record = dict[str, object]
-SUFFIXES = tuple(RECORD_FILES)
 
 
 @dataclass(frozen=True, slots=True)

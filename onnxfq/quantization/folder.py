@@ -28,7 +28,7 @@ def refuse_overlap(source: Path, output: Path) -> None:
     """
     here, there = source.resolve(), output.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
-        raise UsageError(f"The output folder '{output}' and the source '{source}' overlap. Choose another with -o.")
+        raise UsageError(f"The output folder '{output}' and the source '{source}' overlap. Choose another `output`.")
 
 
 def copy_companions(source: Path, result: Path, used: Iterable[Path]) -> list[str]:

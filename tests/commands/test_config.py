@@ -71,7 +71,7 @@ WRONG = {
     'block_size = 32\ncolour = "red"': "unknown settings: block_size, colour. There are: activations, algorithm",
     "config = 'x.toml'": "unknown settings: config",
     "[bits]\na = 1\n[samples]": "neither text, number nor truth value: bits, samples",
-    "bits = [4, 8]": "neither text, number nor truth value: bits. Lists are for exclude, include only.",
+    "bits = [4, 8]": "neither text, number nor truth value: bits. Lists are for exclude, include, scheme only.",
     "include = [3]": "neither text, number nor truth value: include",
     "bits = ": "'c.toml' is not valid TOML",
 }

@@ -53,7 +53,7 @@ def test_everything_else_stays(message: str) -> None:
 @pytest.mark.parametrize("name", ["output", *sorted(set(Changes.__annotations__) - {"scheme", "validate"})])
 def test_every_setting_has_an_option(name: str) -> None:
     option = with_option_names(f"`{name}`")
-    assert option == {"output": "-o"}.get(name, f"--{name.replace('_', '-')}")
+    assert option == {"output": "-o", "schemes": "--scheme"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def test_the_library_names_settings_and_the_command_line_options(
