@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-Provider = ProviderName  # as rooms call it that import it from here
-
 NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds
 
 _NUMPY_NAMES = {

@@ -15,8 +15,8 @@ from onnxfq.feeds import longest, role
 from onnxfq.graph import Fed, Graph, single_node
 from onnxfq.model_files import find_model, is_folder
 from onnxfq.progress import Progress
-from onnxfq.providers import facts
-from onnxfq.session import Provider, Session, resolve_provider
+from onnxfq.providers import ProviderName, facts
+from onnxfq.session import Session, resolve_provider
 
 CLOCKS = ("wall", "processor")
 KINDS = ("all", "prefill", "decode")
@@ -43,7 +43,7 @@ class BenchmarkConfig:
     """
 
     graphs: list[Graph]
-    provider: Provider
+    provider: ProviderName
     threads: int | None
     clock: Clock
     bandwidth: Bandwidth
@@ -139,7 +139,7 @@ def _file(path: Path) -> Path:
     return found
 
 
-def choose_clock(clock: str, provider: Provider) -> Clock:
+def choose_clock(clock: str, provider: ProviderName) -> Clock:
     """The clock of that name.
 
     Raises:
@@ -150,7 +150,7 @@ def choose_clock(clock: str, provider: Provider) -> Clock:
     return PROCESSOR if clock == "processor" else WALL
 
 
-def bandwidth_of(provider: Provider, threads: int | None, clock: Clock) -> Bandwidth:
+def bandwidth_of(provider: ProviderName, threads: int | None, clock: Clock) -> Bandwidth:
     """What measures the memory that models read there."""
     if facts(provider).host_memory:
         return HostBandwidth(threads or processors(), clock)

@@ -13,7 +13,8 @@ from typing import Any
 
 from onnxfq.errors import ModelError
 from onnxfq.feeds import generate
-from onnxfq.session import Provider, Session, resolve_provider
+from onnxfq.providers import ProviderName
+from onnxfq.session import Session, resolve_provider
 from onnxfq.signature import Signature, TensorSpec
 
 _CHILD = "from onnxfq.benchmarking.footprint import main; main()"
@@ -36,7 +37,7 @@ class Footprint:
 
 
 def measure_footprint(
-    model: Path, signature: Signature, *, batch: int, length: int, provider: Provider, threads: int | None
+    model: Path, signature: Signature, *, batch: int, length: int, provider: ProviderName, threads: int | None
 ) -> Footprint:
     """Load a model in a new process and run it once on made-up inputs.
 

@@ -15,8 +15,8 @@ from onnxfq.calibration.values import Values
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, always
 from onnxfq.graph import Flow, Graph, Step, ValueInfo, extract_submodel, partition
-from onnxfq.providers import facts
-from onnxfq.session import Provider, Session
+from onnxfq.providers import ProviderName, facts
+from onnxfq.session import Session
 from onnxfq.system.allocator import return_memory
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Runtime:
         folder: takes what does not fit in memory.
     """
 
-    provider: Provider
+    provider: ProviderName
     threads: int | None
     memory: int
     folder: Path

@@ -16,7 +16,8 @@ from onnxfq.calibration.statistics_session import Chunk, Gram
 from onnxfq.errors import DataError
 from onnxfq.executors.serialization import dump, load, load_once, serializable
 from onnxfq.graph import QUANTIZED_SUFFIX, Submodel
-from onnxfq.session import Provider, Session
+from onnxfq.providers import ProviderName
+from onnxfq.session import Session
 
 SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
 _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
@@ -66,7 +67,7 @@ class Program:
     points: tuple[str, ...]
     sources: frozenset[str]
     measured: Measured | None
-    provider: Provider
+    provider: ProviderName
     threads: int | None
 
     @property

@@ -10,7 +10,8 @@ from onnxfq.arrays import Array, Float64Array
 from onnxfq.calibration.sums import Sums
 from onnxfq.executors.serialization import serializable
 from onnxfq.graph import gram_model
-from onnxfq.session import Provider, Session
+from onnxfq.providers import ProviderName
+from onnxfq.session import Session
 from onnxfq.statistics import Statistics
 
 CHUNK_TOKENS = 2048  # adding to a Gram matrix costs as much as so many tokens' products; short samples go together
@@ -102,7 +103,7 @@ class Gram:
         crossed: bool,
         transposed: bool,
         rounded_in: int | None,
-        provider: Provider,
+        provider: ProviderName,
         threads: int | None,
         apart: bool = False,
     ) -> None:

@@ -13,7 +13,8 @@ from onnxfq.errors import ModelError
 from onnxfq.feeds import Feed, Text, complete, read_setting, role, slot, stem
 from onnxfq.graph import Graph
 from onnxfq.model_files import DECODER, ENCODER, MERGED
-from onnxfq.session import Provider, Session
+from onnxfq.providers import ProviderName
+from onnxfq.session import Session
 from onnxfq.signature import Signature
 
 WITH_PAST = "decoder_with_past_model.onnx"
@@ -75,7 +76,7 @@ class _Submodel:
     signature: Signature
 
     @classmethod
-    def load(cls, path: Path, provider: Provider, threads: int | None) -> _Submodel:
+    def load(cls, path: Path, provider: ProviderName, threads: int | None) -> _Submodel:
         return cls(Session(path, provider=provider, threads=threads), Graph.load(path).signature)
 
     def run(self, feed: Feed, where: str) -> dict[str, Array]:
@@ -108,7 +109,7 @@ class EncoderDecoder:
     """
 
     def __init__(
-        self, folder: Path, tokenizer: Path, *, seq_len: int, provider: Provider, threads: int | None = None
+        self, folder: Path, tokenizer: Path, *, seq_len: int, provider: ProviderName, threads: int | None = None
     ) -> None:
         self.name = str(folder)
         self.rules = GenerationConfig.read(folder)

@@ -14,7 +14,8 @@ from onnxfq.graph import Graph
 from onnxfq.input_files import RECORD_FILES
 from onnxfq.model_files import is_folder
 from onnxfq.progress import Progress
-from onnxfq.session import Provider, Session
+from onnxfq.providers import ProviderName
+from onnxfq.session import Session
 from onnxfq.signature import Signature
 
 
@@ -42,7 +43,7 @@ class EvaluationConfig:
     tokenizer: Path
     seq_len: int
     samples: int | None
-    provider: Provider
+    provider: ProviderName
     threads: int | None
     progress: Progress
 

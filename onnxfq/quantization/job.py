@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from onnxfq.executors.executor import HERE, Workers
 from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
+from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
 from onnxfq.rules import Skip
-from onnxfq.session import Provider
 from onnxfq.solvers import Solver
 
 
@@ -34,7 +34,7 @@ class Job:
 
     graph: Graph
     options: Options
-    provider: Provider
+    provider: ProviderName
     solver: Solver
     planned: Sequence[Planned]
     scheme: str

@@ -8,7 +8,6 @@ from typing import Literal
 from onnxfq.providers import ProviderName
 from onnxfq.scheme import ScaleType
 
-Provider = ProviderName
 Speed = Literal["fast", "slow"]
 ActivationType = ScaleType  # scales have the type of the activations
 
@@ -28,7 +27,7 @@ class Kernel:
         note: what else there is to know, with its source.
     """
 
-    provider: Provider
+    provider: ProviderName
     bits: int
     block_size: int
     symmetric: bool

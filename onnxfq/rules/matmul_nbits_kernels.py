@@ -17,7 +17,8 @@ from itertools import product
 from typing import get_args
 
 from onnxfq.errors import SchemeError
-from onnxfq.rules.kernel import ActivationType, Kernel, Provider, Speed
+from onnxfq.providers import ProviderName
+from onnxfq.rules.kernel import ActivationType, Kernel, Speed
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, ScaleType, Scheme
 
 ACCURACY_LEVELS: dict[Activations, int] = {"int8": 4, "float": 0}
@@ -29,7 +30,7 @@ _FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise 
 _OPT_IN = "read in ONNX Runtime's source, not run: ep.cuda.fpa_intb_gemm=1 has a faster kernel where N % 64 = 0"
 
 
-def choose(provider: Provider, scheme: Scheme, activation_type: ActivationType, n: int, k: int) -> Kernel:
+def choose(provider: ProviderName, scheme: Scheme, activation_type: ActivationType, n: int, k: int) -> Kernel:
     """The kernel that runs a weight of `n` outputs and `k` inputs under a scheme.
 
     "channel" and "tensor" take the largest fast block size that is not needlessly above K. A block larger than K
@@ -45,7 +46,7 @@ def choose(provider: Provider, scheme: Scheme, activation_type: ActivationType, 
 
 
 def nearest_fast(
-    provider: Provider, scheme: Scheme, activation_type: ActivationType, n: int, k: int
+    provider: ProviderName, scheme: Scheme, activation_type: ActivationType, n: int, k: int
 ) -> tuple[Scheme, Kernel] | None:
     """The fast scheme that differs least from `scheme`, with its kernel; None where nothing is fast for the shape."""
     for candidate in sorted(_schemes(scheme), key=lambda other: _distance(scheme, other)):
@@ -56,9 +57,9 @@ def nearest_fast(
     return None
 
 
-def rows(provider: Provider | None = None) -> list[tuple[str, ...]]:
+def rows(provider: ProviderName | None = None) -> list[tuple[str, ...]]:
     """The table for people, one row for kernels that differ in block size only; `COLUMNS` are the headings."""
-    groups: dict[tuple[Provider, ActivationType, int, bool, int], list[Kernel]] = {}
+    groups: dict[tuple[ProviderName, ActivationType, int, bool, int], list[Kernel]] = {}
     for kernel in table():
         if provider in (None, kernel.provider):
             key = (kernel.provider, kernel.activation_type, kernel.bits, kernel.symmetric, kernel.accuracy_level)
@@ -93,7 +94,7 @@ def _cuda() -> Iterator[Kernel]:
             yield Kernel("cuda", bits, block_size, symmetric, level, activation_type, speed, note)
 
 
-def _kernels(provider: Provider, scheme: Scheme, activation_type: ActivationType) -> list[Kernel]:
+def _kernels(provider: ProviderName, scheme: Scheme, activation_type: ActivationType) -> list[Kernel]:
     """The kernels of a scheme, of any block size."""
     wanted = (provider, scheme.bits, scheme.symmetric, ACCURACY_LEVELS[scheme.activations], activation_type)
     return [
@@ -139,7 +140,7 @@ def _distance(one: Scheme, other: Scheme) -> float:
     return distance
 
 
-def _absent(provider: Provider, scheme: Scheme, activation_type: ActivationType) -> str:
+def _absent(provider: ProviderName, scheme: Scheme, activation_type: ActivationType) -> str:
     """What to say where no kernel exists."""
     got = f"(got {scheme}, {activation_type} on {provider})"
     types = sorted({kernel.activation_type for kernel in table() if kernel.provider == provider})

@@ -11,7 +11,8 @@ from onnxfq.arrays import Array
 from onnxfq.benchmarking.decoding import Decoding, Repeated
 from onnxfq.feeds import CausalLM, find_causal_lm
 from onnxfq.graph import Graph
-from onnxfq.session import Provider, Session, to_array
+from onnxfq.providers import ProviderName
+from onnxfq.session import Session, to_array
 from tools.generate_decoder import Decoder, write_decoder
 
 DECODERS = {
@@ -27,7 +28,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_decoder(tmp_path_factory.mktemp("decoder"), DECODERS[request.param])
 
 
-def writer_of(model: Path, provider: Provider = "cpu") -> CausalLM:
+def writer_of(model: Path, provider: ProviderName = "cpu") -> CausalLM:
     found = find_causal_lm(Session(model, provider=provider), Graph.load(model).signature)
     assert found is not None
     assert found.cache
@@ -46,7 +47,7 @@ def plain(writer: CausalLM, prompt: Array, new: Array) -> list[Array]:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("batch", "length"), [(1, 9), (3, 1)])
-def test_decoding_gives_the_logits_of_plain_runs(model: Path, provider: Provider, batch: int, length: int) -> None:
+def test_decoding_gives_the_logits_of_plain_runs(model: Path, provider: ProviderName, batch: int, length: int) -> None:
     writer = writer_of(model, provider)
     text = np.random.default_rng(0).integers(256, size=(batch, length + 6))
     prompt, new = text[:, :length], text[:, length:]

@@ -13,9 +13,10 @@ import pytest
 
 from onnxfq import pipeline
 from onnxfq.errors import VerificationError
+from onnxfq.providers import ProviderName
 from onnxfq.quantization.verify import Expected, verify
 from onnxfq.scheme import Activations, Scheme
-from onnxfq.session import Provider, Session
+from onnxfq.session import Session
 from support import models
 from support.models import K, N, grid, model
 
@@ -47,7 +48,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
 def quantized(path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Scheme = models.EXACT) -> Written:
     output, seen = path.with_name("out.onnx"), list[Expected]()
 
-    def spy(staged: Path, meant: Iterable[Expected], provider: Provider) -> int:
+    def spy(staged: Path, meant: Iterable[Expected], provider: ProviderName) -> int:
         seen.extend(meant)
         return verify(staged, seen, provider)
 

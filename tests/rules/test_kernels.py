@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 
 from onnxfq.errors import SchemeError
-from onnxfq.rules.kernel import Kernel, Provider
+from onnxfq.providers import ProviderName
+from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import COLUMNS, choose, nearest_fast, rows, table
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, Granularity, ScaleType, Scheme
 
@@ -125,8 +126,8 @@ def test_nothing_is_fast() -> None:
     assert nearest_fast("cpu", Scheme(), "bfloat16", 64, 64) is None
 
 
-@pytest.mark.parametrize("provider", get_args(Provider))
-def test_every_scheme_has_a_kernel_or_a_message(provider: Provider) -> None:
+@pytest.mark.parametrize("provider", get_args(ProviderName))
+def test_every_scheme_has_a_kernel_or_a_message(provider: ProviderName) -> None:
     sizes: tuple[int | Granularity, ...] = (*BLOCK_SIZES, "channel", "tensor")
     for values in product(BITS, sizes, (False, True), get_args(Activations)):
         for activation_type in get_args(ScaleType):
