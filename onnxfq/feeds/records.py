@@ -49,11 +49,11 @@ def read_records(path: Path, columns: Sequence[Column], *, samples: int | None =
     Raises:
         DataError: the file cannot be read, or lacks a column.
     """
-    reader = _READERS.get(path.suffix.lower())
+    reader = RECORD_READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
             f"{path} is not a table (got {path.suffix or 'no suffix'!r}). "
-            f"Give a file with {_listed(columns)} as {listed(_READERS)}."
+            f"Give a file with {_listed(columns)} as {listed(RECORD_READERS)}."
         )
     return itertools.islice(reader(path, columns), samples)
 
@@ -154,7 +154,7 @@ def _listed(columns: Sequence[Column]) -> str:
     return ", ".join(f'"{column.name}"' for column in columns)
 
 
-_READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[tuple[Record, str]]]] = {
+RECORD_READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[tuple[Record, str]]]] = {
     ".csv": partial(_read_table, tabs=False),
     ".tsv": partial(_read_table, tabs=True),
     ".jsonl": _read_jsonl,

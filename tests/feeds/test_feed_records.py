@@ -8,7 +8,8 @@ import pytest
 
 from onnxfq.errors import DataError
 from onnxfq.feeds import Column, read_records
-from onnxfq.feeds.records import number, text
+from onnxfq.feeds.records import RECORD_READERS, number, text
+from onnxfq.input_files import RECORD_FILES
 
 COLUMNS = (Column("first", ("one",)), Column("extra", optional=True), Column("last"))
 
@@ -87,3 +88,7 @@ def test_values_have_types() -> None:
     for value in (" ", None, [1]):
         with pytest.raises(DataError, match=r'"x" must be text that is not blank \(in there; got'):
             text({"x": value}, "x", "there")
+
+
+def test_there_is_a_reader_for_every_kind_of_file_that_help_and_messages_name() -> None:
+    assert list(RECORD_READERS) == list(RECORD_FILES)
