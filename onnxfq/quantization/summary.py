@@ -105,6 +105,8 @@ def describe(p: Planned, algorithm: str) -> TargetReport:
         float_bytes=target.float_bytes,
         bytes=p.storage.nbytes(target.n, target.k, kernel),
         speed=kernel.speed,
+        operator=p.rule.operator,
+        scheme=str(scheme),
     )
 
 

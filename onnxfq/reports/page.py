@@ -119,7 +119,7 @@ def _parts(report: Report, reasons: Sequence[Reason]) -> list[Part]:
     sizes += [(f"left alone: {reason.text}", reason.bytes) for reason in reasons if reason.bytes > 0]
     rest = size.source_bytes - sum(count for _, count in sizes)
     if rest > 0:
-        sizes.append(("everything else: embeddings, norms, biases, the graph", rest))
+        sizes.append(("everything else: norms, biases, other constants, the graph", rest))
     total = max(size.source_bytes, sum(count for _, count in sizes))
     parts, start = [], 0.0
     for index, (label, count) in enumerate(sizes):
