@@ -18,6 +18,7 @@ import pytest
 
 from onnxfq import solvers
 from onnxfq.cli import run as run_cli
+from onnxfq.rules import Rule
 from support.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,6 +232,26 @@ def test_the_readme_s_measurements_are_those_of_the_results() -> None:
     text = README.read_text(encoding="utf-8")
     (size,) = OPT_4M_SIZE.findall(text)
     assert summary(size) in text
+
+
+def test_the_guide_names_every_room_in_the_order_of_the_layers() -> None:
+    guide = (ROOT / "onnxfq" / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `onnxfq/(\w+)/` \|", guide, re.MULTILINE)
+    assert sorted(told) == sorted(path.parent.name for path in ROOT.glob("onnxfq/*/__init__.py"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    floors = next(c["layers"] for c in project["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    depth = {name.removeprefix("onnxfq."): i for i, floor in enumerate(floors) for name in floor.split(" | ")}
+    assert [depth[room] for room in told] == sorted(depth[room] for room in told)
+
+
+def test_the_guide_names_members_that_there_are() -> None:
+    guide = (ROOT / "onnxfq" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \|", guide[guide.index("| member |") : guide.index("### An evaluation task")], re.M)
+    members = {name for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert {"match", "kernel", "pack", "rewrite", "probe"} <= members
+    assert [name for name in members if name not in {*dir(Rule), *Rule.__annotations__}] == []
+    abstract = {name for name in dir(Rule) if getattr(getattr(Rule, name), "__isabstractmethod__", False)}
+    assert abstract <= members
 
 
 # Files that run what the documents say

@@ -183,15 +183,18 @@ def _bytes(folder: Path, name: str) -> int:
     return sum(path.stat().st_size for path in folder.glob(f"{name}.onnx*"))
 
 
-def test_contents_add_up(decoder: Path, tmp_path: Path) -> None:
-    report = onnxfq.quantize(decoder, tmp_path / "q.onnx", algorithm="rtn", provider="cpu", validate=False)
+@pytest.mark.parametrize("embeddings", ["float", 8])
+def test_contents_add_up(decoder: Path, tmp_path: Path, embeddings: int | str) -> None:
+    report = onnxfq.quantize(
+        decoder, tmp_path / "q.onnx", algorithm="rtn", provider="cpu", validate=False, embeddings=embeddings
+    )
     size = _bytes(tmp_path, "q")
     found = contents(tmp_path / "q.onnx", size)
     assert sum(found["bytes"].values()) == size
     assert found["bits_a_weight"] == pytest.approx(report.size.bits_per_weight, abs=1e-3)
-    assert found["quantized_weights"] == sum(target.k * target.n for target in report.targets)
+    assert found["quantized_weights"] == sum(target.k * target.n for target in report.targets if not target.shares)
     tables_of_rows = 256 * 64 * 2 if computes_in_half(read(decoder)) else (256 + 512) * 64 * 4
-    assert found["bytes"]["embedding"] == tables_of_rows
+    assert found["bytes"]["embedding"] == (tables_of_rows if embeddings == "float" else 0)
     assert found["bytes"]["weights"] == 0
 
 
