@@ -7,14 +7,13 @@ from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
-from onnxfq.graph.loaded import loaded_bytes, partition
+from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import Fed, single_node
 from onnxfq.graph.save import save
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, type_name
-from onnxfq.graph.traffic import weight_bytes
 from onnxfq.graph.weight_chain import Transpose
 
 __all__ = [

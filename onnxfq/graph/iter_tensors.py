@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from google.protobuf.message import Message  # type: ignore[import-untyped,unused-ignore]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
-
-_PROSE = frozenset({"doc_string", "metadata_props", "producer_name", "producer_version"})  # copied, never looked into
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class NamedTensor:
     main: bool = False
 
 
-def tensors(model: ModelProto) -> Iterator[NamedTensor]:
+def iter_tensors(model: ModelProto) -> Iterator[NamedTensor]:
     """All tensors: of graphs, subgraphs, node attributes, local functions and training information."""
     yield from _graph(model.graph, main=True)
     for function in model.functions:
@@ -72,19 +69,3 @@ def _attributes(attributes: Iterable[AttributeProto], label: str, *, inline: boo
 def _sparse(sparse: SparseTensorProto, label: str) -> Iterator[NamedTensor]:
     yield NamedTensor(label, sparse.values)
     yield NamedTensor(label, sparse.indices)
-
-
-def garbled(message: Message) -> str | None:
-    """The first name in a message that is not UTF-8, as people can read it; None where all are.
-
-    protobuf lets such strings pass, as bytes.
-    """
-    for field, value in message.ListFields():
-        if field.name in _PROSE or field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
-            continue
-        for item in (value,) if isinstance(value, (str, bytes, Message)) else value:
-            if isinstance(item, bytes):
-                return repr(item)
-            if isinstance(item, Message) and (found := garbled(item)):
-                return found
-    return None

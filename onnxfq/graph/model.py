@@ -19,12 +19,11 @@ from onnx import ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
-from onnxfq.graph.calls import check_calls
-from onnxfq.graph.checker_copy import standin
+from onnxfq.graph.checks import check_calls, checker_copy, garbled
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.editing import Edits
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
-from onnxfq.graph.iter_tensors import garbled, tensors
+from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, describe, embed, refer, tensor_header, tensor_proto
@@ -89,7 +88,7 @@ class Graph:
 
     def _check_tensors(self) -> None:
         pieces: dict[Path, set[FileSlice]] = {self.path: set()}
-        for held in tensors(self.model):
+        for held in iter_tensors(self.model):
             piece = describe(held.proto, self.path, held.label).piece
             if piece is None:
                 continue
@@ -108,7 +107,7 @@ class Graph:
             ModelError: the model breaks ONNX's rules.
         """
         try:
-            onnx.checker.check_model(standin(self.model))
+            onnx.checker.check_model(checker_copy(self.model))
         except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split("\n\n")[0].split())
             raise ModelError(

@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.external_data import FileSlice, copy_bytes, create, write_all
-from onnxfq.graph.iter_tensors import tensors
+from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.model import Graph
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, describe, embed, refer
@@ -45,14 +45,14 @@ def save(graph: Graph, out: Path, tensor_file: TensorFile) -> list[Path]:
 
 
 def _data_bytes(graph: Graph) -> int:
-    return sum(describe(h.proto, graph.path).nbytes for h in tensors(graph.model) if h.initializer)
+    return sum(describe(h.proto, graph.path).nbytes for h in iter_tensors(graph.model) if h.initializer)
 
 
 def _save_external(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile) -> list[Path]:
     data = out.with_name(out.name + ".data")
     outside: list[tuple[FileSlice, TensorProto]] = []
     inside: list[Tensor] = []
-    for held in tensors(copy):
+    for held in iter_tensors(copy):
         tensor = describe(held.proto, graph.path, held.label)
         if tensor.piece is None:
             inside += [tensor] if held.initializer and _movable(tensor) else []
@@ -84,7 +84,7 @@ def _movable(tensor: Tensor) -> bool:
 
 
 def _save_inline(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile) -> list[Path]:
-    for held in tensors(copy):
+    for held in iter_tensors(copy):
         if not held.main and held.proto.data_location == TensorProto.EXTERNAL:
             _embed(held.proto, graph.path, tensor_file)
     large: list[tuple[bytes, FileSlice]] = []

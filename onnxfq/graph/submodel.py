@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorPro
 
 from onnxfq.graph.external_data import FileSlice
 from onnxfq.graph.flow import Flow, Step, captured
-from onnxfq.graph.iter_tensors import tensors
+from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.model import Graph
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, ONNX_TYPES, clear_values, describe, embed, refer
@@ -201,7 +201,7 @@ def _calls_function(graph: Graph, node: NodeProto) -> bool:
 
 def _embed_inner(model: ModelProto, graph: Graph) -> None:
     """Put the bytes of constants inside subgraphs and functions into the message: they may not lie in files there."""
-    for held in tensors(model):
+    for held in iter_tensors(model):
         if held.main or held.proto.data_location != TensorProto.EXTERNAL:
             continue
         piece = describe(held.proto, graph.path, held.label).piece

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph, wire
-from onnxfq.graph.iter_tensors import tensors
+from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.wire import SELF, field_header, lift, raw_data_header, varint
 from support import models
 from support.models import grid, model
@@ -81,7 +81,7 @@ def lifted(data: bytes) -> onnx.ModelProto:
 
 def references(proto: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, int, int]]:
     """Tensors that were lifted, with offset and length."""
-    for held in tensors(proto):
+    for held in iter_tensors(proto):
         entries = {e.key: e.value for e in held.proto.external_data}
         if entries.get("location") == SELF:
             yield held.proto, int(entries["offset"]), int(entries["length"])
@@ -101,7 +101,7 @@ def restore(proto: onnx.ModelProto, data: bytes) -> int:
 def test_lifting_and_restoring_is_nothing_at_all(proto: onnx.ModelProto) -> None:
     data = proto.SerializeToString()
     skeleton = lifted(data)
-    large = [h for h in tensors(proto) if len(h.proto.raw_data) >= wire.LIFT_BYTES]
+    large = [h for h in iter_tensors(proto) if len(h.proto.raw_data) >= wire.LIFT_BYTES]
     assert restore(skeleton, data) == len(large)
     assert skeleton == proto
 
@@ -109,7 +109,7 @@ def test_lifting_and_restoring_is_nothing_at_all(proto: onnx.ModelProto) -> None
 @given(model_protos())
 def test_no_large_bytes_are_left(proto: onnx.ModelProto) -> None:
     skeleton = lifted(proto.SerializeToString())
-    assert all(len(h.proto.raw_data) < wire.LIFT_BYTES for h in tensors(skeleton))
+    assert all(len(h.proto.raw_data) < wire.LIFT_BYTES for h in iter_tensors(skeleton))
 
 
 @given(st.integers(0, 2**64 - 1))
