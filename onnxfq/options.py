@@ -125,9 +125,9 @@ class Options:
         if self.embeddings == FLOAT:
             return None
         if self.embeddings == 8:  # blocks matter little, and zero points less
-            return Scheme(8, 128, symmetric=True, activations="float")
+            return Scheme(8, 128, symmetric=True, activations=self.scheme.activations)
         block_size = self.scheme.block_size if isinstance(self.scheme.block_size, int) else Scheme().block_size
-        return Scheme(int(self.embeddings), block_size, self.scheme.symmetric, "float")
+        return Scheme(int(self.embeddings), block_size, self.scheme.symmetric, self.scheme.activations)
 
     @property
     def gates(self) -> Gates:

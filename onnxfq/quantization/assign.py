@@ -127,7 +127,7 @@ def _one_copy(
     sizes = [size for size in BLOCK_SIZES if target.k % size == 0 and size <= table_scheme.columns_per_block(target.k)]
     if not sizes:
         return None
-    scheme = replace(table_scheme, block_size=max(sizes), activations=options.scheme.activations)
+    scheme = replace(table_scheme, block_size=max(sizes))
     try:
         kernel = rule.kernel(provider, scheme, target)
     except SchemeError:
