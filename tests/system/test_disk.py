@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from onnxfq import pipeline
+from onnxfq.quantization import plan
 from support.tiny import QUICK, contents, entries, mixed, operators, pair, quantize
 
 Output = pytest.CaptureFixture[str]
@@ -132,7 +133,7 @@ def test_a_disk_that_is_really_full(
         assert quantize(sources, "-o", disk / "out.onnx", *QUICK) == 3
         assert "kB are free in" in capsys.readouterr().err
         assert entries(disk) == []
-        monkeypatch.setattr(pipeline, "check_space", lambda *_: None)
+        monkeypatch.setattr(plan, "check_space", lambda *_: None)
         assert quantize(sources, "-o", disk / "out.onnx", *QUICK) == 3
         assert "No space left on device" in capsys.readouterr().err
         assert entries(disk) == []

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from onnxfq import cli, pipeline
-from onnxfq.quantization import data
+from onnxfq.quantization import data, source
 from onnxfq.system.process import Interrupter
 from support.tiny import QUICK, entries, pair, quantize
 
@@ -36,7 +36,8 @@ def test_an_interruption_exits_with_130_and_leaves_all_as_it_was(
 
     old = model.with_name("m.int4.onnx")
     old.write_text("the old output")
-    monkeypatch.setattr(data if stage == "prepare_comparison" else pipeline, stage, interrupted)
+    home = {"prepare_comparison": data, "commit_files": source}.get(stage, pipeline)
+    monkeypatch.setattr(home, stage, interrupted)
     assert quantize(model, "--algorithm", "rtn") == 130
     assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
     assert old.read_text() == "the old output"
