@@ -40,12 +40,13 @@ def show_report(report: Report, console: Console) -> None:
 
 def show_inspection(report: Report, console: Console) -> None:
     """What would be quantized, and what not."""
-    if report.targets:
-        _say(console, "Targets", style="bold")
-        several = len({target.operator for target in report.targets}) > 1
-        targets = _table("node", "operator" if several else "", "N x K", "bits/block", "before", "after")
+    operators = list(dict.fromkeys(target.operator for target in report.targets))
+    for operator in operators:
+        _say(console, f"Targets: {operator}" if len(operators) > 1 else "Targets", style="bold")
+        targets = _table("node", "", "N x K", "bits/block", "before", "after")
         for target in report.targets:
-            _add(targets, *_target_row(target, target.operator if several else target.op_type))
+            if target.operator == operator:
+                _add(targets, *_target_row(target))
         console.print(targets)
     if report.skipped:
         _say(console, "Left alone", style="bold")
@@ -158,11 +159,11 @@ def _name(row: TargetReport | SkipReport) -> str:
     return f"{row.model}: {row.name}" if row.model else row.name
 
 
-def _target_row(target: TargetReport, operator: str) -> tuple[str, ...]:
+def _target_row(target: TargetReport) -> tuple[str, ...]:
     kernel = f"{target.bits}/{target.block_size}{'' if target.speed == 'fast' else ' ' + target.speed}"
     after = "shared" if target.shares else size_text(target.bytes)
     shape = f"{target.n} x {target.k}"
-    return (_name(target), operator, shape, kernel, size_text(target.float_bytes), after)
+    return (_name(target), target.op_type, shape, kernel, size_text(target.float_bytes), after)
 
 
 def _summary(report: Report) -> Table:
