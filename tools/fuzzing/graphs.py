@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-import models
+from support import models
 from support.models import Array, tensor
 from tools.fuzzing.case import MODEL, Case
 from tools.fuzzing.structure import NAMES

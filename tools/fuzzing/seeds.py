@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-import models
+from support import models
 from support.models import BFLOAT16, constant, grid, model, tensor
 from tools.fuzzing.case import MODEL, Case
 from tools.generate_decoder import Decoder, write_decoder

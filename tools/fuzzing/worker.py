@@ -33,7 +33,7 @@ from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.commands.progress_bar import progress
 from onnxfq.errors import OnnxfqError
 from onnxfq.feeds import load_feeds
-from onnxfq.quantization.solve import parted
+from onnxfq.quantization.solved_weight import parted
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
 from onnxfq.system.terminal import one_line
