@@ -133,26 +133,24 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
 
 
 def _quantize_model(job: Job, staged: Path, data: Data, work: Work | None, progress: Progress) -> Report:
-    """One model through all steps, on staged files."""
+    """One model through all steps, on staged files; whoever is interrupted in one of them can resume the work."""
     source_hash = _in_background(job.graph.source_hash)
-    with (
-        working(work, job, data.calibration, source_hash, progress) as checkpoint,
-        TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file,
-    ):
-        targets, expected, notes = _solve_and_rewrite(job, data, checkpoint, tensor_file, progress)
-        if targets:
-            job.graph.set_metadata(_provenance(job, source_hash))
-        progress("writing", 0, 1)
-        files = save(job.graph, staged, tensor_file)
-    progress("verifying", 0, 1)
-    kernels_run = verify(staged, expected, job.provider)
-    report = summarize(job, staged, targets, data.origin)
-    size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
-    report = replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
-    if data.comparison is None:
-        return report
-    progress("comparing with the original", 0, 1)
-    return with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
+    with working(work, job, data.calibration, source_hash, progress) as checkpoint:
+        with TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file:
+            targets, expected, notes = _solve_and_rewrite(job, data, checkpoint, tensor_file, progress)
+            if targets:
+                job.graph.set_metadata(_provenance(job, source_hash))
+            progress("writing", 0, 1)
+            files = save(job.graph, staged, tensor_file)
+        progress("verifying", 0, 1)
+        kernels_run = verify(staged, expected, job.provider)
+        report = summarize(job, staged, targets, data.origin)
+        size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
+        report = replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
+        if data.comparison is None:
+            return report
+        progress("comparing with the original", 0, 1)
+        return with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
 
 
 def _solve_and_rewrite(

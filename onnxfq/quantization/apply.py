@@ -153,7 +153,14 @@ def _by_node(planned: Sequence[Planned]) -> dict[int, int]:
 
 def _shared(known: _Known, planned: Planned) -> TargetReport:
     target = planned.target
-    return replace(known.report, name=target.name, op_type=target.node.op_type, bytes=0, shares=known.report.name)
+    return replace(
+        known.report,
+        name=target.name,
+        op_type=target.node.op_type,
+        operator=planned.rule.operator,
+        bytes=0,
+        shares=known.report.name,
+    )
 
 
 def _line(report: TargetReport) -> str:

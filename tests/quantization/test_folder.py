@@ -156,7 +156,7 @@ def test_a_neighbour_with_a_longer_name_does_not_overlap(tmp_path: Path) -> None
     refuse_overlap(tmp_path / "export", tmp_path / "export-int4")
 
 
-@pytest.mark.parametrize("stage", ["_decide", "solve", "save", "verify", "validate"])
+@pytest.mark.parametrize("stage", ["prepare", "solve", "save", "verify", "validate"])
 def test_an_error_in_the_second_model_leaves_nothing(
     export: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, stage: str
 ) -> None:
@@ -257,7 +257,7 @@ def test_expressions_are_about_the_folder_as_a_whole(export: Path) -> None:
     assert {(t.model, t.name) for t in every.targets} - {(t.model, t.name) for t in rest.targets} == {
         (one.model, one.name)
     }
-    with pytest.raises(onnxfq.UsageError, match=r"No MatMul or Gemm in '.*export' matches 'nowhere'"):
+    with pytest.raises(onnxfq.UsageError, match=r"No MatMul, Gemm or Gather in '.*export' matches 'nowhere'"):
         pipeline.inspect(export, include=("nowhere",))
 
 

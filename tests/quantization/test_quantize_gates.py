@@ -175,7 +175,7 @@ def test_gates_without_what_they_need_are_wrong_usage(
 
 def test_a_model_without_logits_has_neither_kl_nor_perplexity(tmp_path: Path) -> None:
     model = pair(tmp_path / "m.onnx")
-    with pytest.raises(UsageError, match=r"--max-kl needs .* named logits or scores; the perplexity needs .*outputs y"):
+    with pytest.raises(UsageError, match=r"`max_kl` needs .* named logits or scores; the perplexity needs .*outputs y"):
         onnxfq.quantize(model, max_kl=1, eval_text=tmp_path / "t.txt")
     assert entries(tmp_path) == ["m.onnx"]
 
@@ -191,7 +191,7 @@ def test_a_model_that_sees_later_tokens_has_no_perplexity(model: Path, memory: s
         model,
         {"table": table(1, 22, 64), "head": table(2, 64, 22) / 8, "axis": np.array(1)},
     )
-    with pytest.raises(ModelError, match=r"sees the tokens after .* Leave out --max-ppl-increase and --eval-text"):
+    with pytest.raises(ModelError, match=r"sees the tokens after .* Leave out `max_ppl_increase` and `eval_text`"):
         onnxfq.quantize(model, eval_text="held-back.txt", memory=memory, **SETTINGS)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from onnxfq import pipeline
 from onnxfq.calibration.streams import Streams
+from onnxfq.quantization import source
 from support.resuming import STAGES, Place, interrupted, record, stages, stop, uninterrupted
 from support.tiny import contents, entries
 
@@ -43,7 +44,8 @@ import os, signal, sys
 from itertools import count
 from onnxfq import cli, pipeline
 from onnxfq.system import output
-from onnxfq.calibrate import checkpoint, streams
+from onnxfq.calibration import checkpoint, streams
+from onnxfq.quantization import source
 what, at = sys.argv.pop(1).split(":")
 *path, name = what.split(".")
 home = globals()[path[0]] if path[0] in globals() else sys.modules[checkpoint.__module__]
@@ -62,7 +64,7 @@ MOMENTS = {
     "while the second stage is written": ("os.fsync:4", 1),
     "while the third is measured": ("streams.Gram.add:58", 2),
     "after all stages": ("pipeline.save:1", STAGES),
-    "just before the output is moved into place": ("pipeline.commit_files:1", STAGES),
+    "just before the output is moved into place": ("source.commit_files:1", STAGES),
 }
 
 
@@ -161,7 +163,7 @@ def test_an_interruption_after_all_stages_keeps_them(
     place: Place, wanted: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: Output, stage: str
 ) -> None:
     with monkeypatch.context() as patch:
-        stop(patch, pipeline, stage, 1, KeyboardInterrupt)
+        stop(patch, source if stage == "commit_files" else pipeline, stage, 1, KeyboardInterrupt)
         assert place.run() == 130
     assert ("--resume goes on from" in capsys.readouterr().err) == (stage != "commit_files")
     assert len(stages(place.work)) == STAGES
@@ -184,7 +186,7 @@ WAITING = """
 import signal, sys, time
 from itertools import count
 from onnxfq import cli
-from onnxfq.calibrate import Checkpoint
+from onnxfq.calibration.checkpoint import Checkpoint
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run in the background inherit that it is ignored
 real, calls = Checkpoint.save, count(1)
 def wait(*args):

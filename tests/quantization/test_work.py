@@ -186,7 +186,7 @@ def test_python_can_resume_too(place: Place, wanted: dict[str, bytes], monkeypat
         stop(patch, Checkpoint, "save", 3, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt) as raised:
             pipeline.quantize(place.source, place.output, **given)
-    assert raised.value.__notes__ == [f"--resume goes on from '{place.work}'."]
+    assert raised.value.__notes__ == [f"`resume=True` goes on from '{place.work}'."]
     with monkeypatch.context() as patch:
         stop(patch, pipeline, "verify", 1, OutputError)
         with pytest.raises(OutputError):
