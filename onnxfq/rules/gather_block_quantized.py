@@ -16,7 +16,8 @@ really run were tried with ONNX Runtime 1.31.1 on CPU. CUDA was read in its sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class GatherBlockQuantized(Rule):
     operator = "GatherBlockQuantized"
     kind = "embeddings"
     replaces = ("Gather",)
-    inputs = {"data": 0, "scales": 2, "zero_points": 3}  # noqa: RUF012 - a Mapping, which nobody changes
+    inputs: ClassVar[Mapping[str, int]] = {"data": 0, "scales": 2, "zero_points": 3}
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
         """See `Rule.match`; small tables, and whatever is no table of floats, are no business of this rule."""

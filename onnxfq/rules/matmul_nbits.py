@@ -12,7 +12,8 @@ Source: com.microsoft.MatMulNBits in ONNX Runtime's ContribOperators.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ class MatMulNBits(Rule):
     operator = "MatMulNBits"
     kind = "weights"
     replaces = ("MatMul", "Gemm")
-    inputs = {"B": 1, "scales": 2, "zero_points": 3}  # noqa: RUF012 - a Mapping, which nobody changes
+    inputs: ClassVar[Mapping[str, int]] = {"B": 1, "scales": 2, "zero_points": 3}
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
         """See `Rule.match`."""
