@@ -15,7 +15,7 @@ from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics
 from support.calibration import disturbed, inputs, measured, row_losses
-from support.weights import awkward, steps
+from support.weights import steps
 
 K = 150
 GRANULARITIES: tuple[int | Granularity, ...] = (32, 128, "channel", "tensor")
@@ -43,16 +43,6 @@ def test_a_whole_dead_block_is_kept_nearly_as_it_is() -> None:
     x[:, 32:64] = 0
     q = Gptq().solve(weight, Scheme(4, 32), measured(x), scale_type="float32")
     assert steps(weight, q)[:, 32:64].max() < 1.5
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_no_inputs_at_all(granularity: int | Granularity) -> None:
-    weight = awkward()
-    statistics = Statistics(tokens=5, gram=np.zeros((K, K)), cross=np.zeros((K, K)))
-    q = Gptq().solve(weight, Scheme(4, granularity), statistics, scale_type="float16")
-    hqq = Hqq().solve(weight, Scheme(4, granularity), None, scale_type="float16")
-    np.testing.assert_array_equal(q.codes, hqq.codes)
-    np.testing.assert_array_equal(q.scale, hqq.scale)
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)

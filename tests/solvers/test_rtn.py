@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from itertools import product
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,21 +10,10 @@ from hypothesis import strategies as st
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import round_scale
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
-from onnxfq.solvers import make_solver
 from onnxfq.solvers import range_grid as range_grid_module
 from onnxfq.solvers.range_grid import range_grid
 from onnxfq.solvers.rtn import Rtn
-from support.weights import SCALE_TYPES, awkward, matrices, schemes, steps
-
-LARGEST = float(np.finfo(np.float32).max)
-GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
-
-
-def test_what_it_is() -> None:
-    solver = make_solver("rtn")
-    assert isinstance(solver, Rtn)
-    assert solver.name == "rtn"
-    assert not solver.calibrated
+from support.weights import GRANULARITIES, LARGEST, assert_stands_on_its_grid, matrices, schemes, steps
 
 
 @pytest.mark.parametrize(
@@ -39,24 +27,7 @@ def test_error_is_half_a_step_at_most(
     weight = data.draw(matrices(largest))
     q = Rtn().solve(weight, scheme, None, scale_type=scale_type)
     assert steps(weight, q).max() <= 0.5 + 1e-4
-    assert q.codes.max() < scheme.levels
-    assert q.zero_point.max() < scheme.levels
-    assert q.block_size == scheme.columns_per_block(weight.shape[1])
-    assert (q.bits, q.scale_type, q.symmetric) == (scheme.bits, scale_type, scheme.symmetric)
-    np.testing.assert_array_equal(round_scale(q.scale, scale_type), q.scale)
-    if scheme.symmetric:
-        assert (q.zero_point == scheme.default_zero_point).all()
-    if scheme.block_size == "tensor":
-        assert np.unique(q.scale).size == np.unique(q.zero_point).size == 1
-
-
-@settings(max_examples=60)
-@given(weight=matrices(LARGEST), scheme=schemes(), scale_type=st.sampled_from(SCALE_TYPES))
-def test_any_finite_weight_gives_finite_ones(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
-    q = Rtn().solve(weight, scheme, None, scale_type=scale_type)
-    assert np.isfinite(q.scale).all()
-    assert q.scale.all()
-    assert np.isfinite(q.dequantize()).all()
+    assert_stands_on_its_grid(q, weight, scheme, scale_type)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 2.0**-20, 0.1, 1 / 3])
@@ -128,28 +99,6 @@ def test_float16_scales_beyond_their_range_clip_and_stay_finite() -> None:
     q = Rtn().solve(weight, Scheme(4, 16), None, scale_type="float16")
     assert q.scale[0, 0] == 65504
     assert np.isfinite(q.dequantize()).all()
-
-
-def test_layout_and_input_are_left_alone() -> None:
-    weight = awkward()
-    before = weight.copy()
-    q = Rtn().solve(weight, Scheme(), None, scale_type="float32")
-    turned = Rtn().solve(np.asfortranarray(weight), Scheme(), None, scale_type="float32")
-    np.testing.assert_array_equal(weight, before)
-    np.testing.assert_array_equal(q.codes, turned.codes)
-
-
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_same_bytes_for_any_number_of_threads(granularity: int | Granularity) -> None:
-    weight = np.random.default_rng(0).standard_normal((64, 300), np.float32)
-    threads = numba.get_num_threads()
-    solved = []
-    for count in (1, min(2, threads)):
-        numba.set_num_threads(count)
-        q = Rtn().solve(weight, Scheme(4, granularity), None, scale_type="float16")
-        solved.append((q.codes.tobytes(), q.scale.tobytes(), q.zero_point.tobytes()))
-    numba.set_num_threads(threads)
-    assert solved[0] == solved[1]
 
 
 def test_the_usual_grid_is_that_of_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_refused_with_what_there_is(algorithm: str, message
 
 
 def test_an_algorithm_that_needs_data_asks_for_them() -> None:
-    with pytest.raises(UsageError, match=r"gptq needs calibration data .*--calib FILE, .*--calib self, .*hqq"):
+    with pytest.raises(UsageError, match=r'gptq needs calibration data .*`calib=FILE`, .*`calib="self"`, .*hqq'):
         make_solver("gptq")
 
 

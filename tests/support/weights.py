@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxfq.arrays import Float32Array
-from onnxfq.quantized import QuantizedWeight
-from onnxfq.scheme import BITS, BLOCK_SIZES, ScaleType, Scheme
+from onnxfq.quantized import QuantizedWeight, round_scale
+from onnxfq.scheme import BITS, BLOCK_SIZES, Granularity, ScaleType, Scheme
 
 SCALE_TYPES: tuple[ScaleType, ...] = ("float32", "float16", "bfloat16")
+GRANULARITIES: tuple[int | Granularity, ...] = (16, 32, 128, "channel", "tensor")
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def schemes() -> st.SearchStrategy[Scheme]:
@@ -47,6 +49,25 @@ def awkward() -> Float32Array:
     normal[11, 40:] = 0
     normal[12] *= 300
     return normal.astype(np.float32)
+
+
+def assert_stands_on_its_grid(q: QuantizedWeight, weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> None:
+    """Assert whatever is true of every quantized weight, however its codes were chosen."""
+    assert q.codes.shape == weight.shape
+    assert q.block_size == scheme.columns_per_block(weight.shape[1])
+    assert q.scale.shape == q.zero_point.shape == (weight.shape[0], -(-weight.shape[1] // q.block_size))
+    assert (q.bits, q.scale_type, q.symmetric) == (scheme.bits, scale_type, scheme.symmetric)
+    assert q.codes.max() < scheme.levels
+    assert q.zero_point.max() < scheme.levels
+    assert np.isfinite(q.scale).all()
+    assert q.scale.all()
+    np.testing.assert_array_equal(round_scale(q.scale, scale_type), q.scale)
+    assert np.isfinite(q.dequantize()).all()
+    assert scheme.symmetric or (q.scale > 0).all()
+    if scheme.symmetric:
+        assert (q.zero_point == scheme.default_zero_point).all()
+    if scheme.block_size == "tensor":
+        assert np.unique(q.scale).size == np.unique(q.zero_point).size == 1
 
 
 def block_errors(weight: Float32Array, q: QuantizedWeight, scheme: Scheme) -> npt.NDArray[np.float64]:
