@@ -272,7 +272,9 @@ def parse_schemes(given: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dic
     """
     texts = [given] if isinstance(given, str) else given
     pairs = texts.items() if isinstance(texts, Mapping) else map(_parse_scheme, texts)
-    found = {name: dict(changes) for name, changes in pairs}
+    found: dict[str, dict[str, Any]] = {}
+    for name, changes in pairs:
+        found[name] = {**found.pop(name, {}), **changes}  # given again, it is later than those between
     for name, changes in found.items():
         try:
             re.compile(name)

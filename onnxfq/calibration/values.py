@@ -16,7 +16,7 @@ from onnxfq.errors import OutputError
 
 
 @dataclass(frozen=True, slots=True)
-class _OnDisk:
+class _Spilled:
     offset: int
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
@@ -26,7 +26,7 @@ class _OnDisk:
 class _Kept:
     """One value of all samples; the file exists once something was spilled."""
 
-    samples: dict[int, Array | _OnDisk] = field(default_factory=dict)
+    samples: dict[int, Array | _Spilled] = field(default_factory=dict)
     file: Path | None = None
     length: int = 0
 
@@ -62,7 +62,7 @@ class Values:
         """
         kept = self._kept.setdefault(name, _Kept())
         before = kept.samples.pop(sample, None)
-        self.held -= 0 if before is None or isinstance(before, _OnDisk) else before.nbytes
+        self.held -= 0 if before is None or isinstance(before, _Spilled) else before.nbytes
         if self.held + array.nbytes <= self.memory or not array.nbytes:
             kept.samples[sample] = array
             self.held += array.nbytes
@@ -78,7 +78,7 @@ class Values:
         """
         kept = self._kept[name]
         value = kept.samples[sample]
-        if not isinstance(value, _OnDisk):
+        if not isinstance(value, _Spilled):
             return value
         array = np.empty(value.shape, value.dtype)
         with _told(kept.file or self._folder) as path, path.open("rb") as file:
@@ -100,7 +100,7 @@ class Values:
         kept = self._kept.pop(name, None)
         if kept is None:
             return
-        self.held -= sum(a.nbytes for a in kept.samples.values() if not isinstance(a, _OnDisk))
+        self.held -= sum(a.nbytes for a in kept.samples.values() if not isinstance(a, _Spilled))
         if kept.file is not None:
             kept.file.unlink(missing_ok=True)
 
@@ -109,7 +109,7 @@ class Values:
         for name in list(self._kept):
             self.free(name)
 
-    def _spill(self, kept: _Kept, array: Array) -> _OnDisk:
+    def _spill(self, kept: _Kept, array: Array) -> _Spilled:
         if kept.file is None:
             with _told(self._folder) as folder:
                 descriptor, name = tempfile.mkstemp(prefix="kept-", dir=folder)
@@ -119,7 +119,7 @@ class Values:
             file.write(_bytes(np.ascontiguousarray(array)))
         offset, kept.length = kept.length, kept.length + array.nbytes
         self.spilled += array.nbytes
-        return _OnDisk(offset, array.dtype, array.shape)
+        return _Spilled(offset, array.dtype, array.shape)
 
 
 def _bytes(array: Array) -> memoryview:

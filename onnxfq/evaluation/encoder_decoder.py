@@ -69,14 +69,14 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Submodel:
+class _OpenedFile:
     """One file of the model."""
 
     session: Session
     signature: Signature
 
     @classmethod
-    def load(cls, path: Path, provider: ProviderName, threads: int | None) -> _Submodel:
+    def load(cls, path: Path, provider: ProviderName, threads: int | None) -> _OpenedFile:
         return cls(Session(path, provider=provider, threads=threads), Graph.load(path).signature)
 
     def run(self, feed: Feed, where: str) -> dict[str, Array]:
@@ -113,14 +113,14 @@ class EncoderDecoder:
     ) -> None:
         self.name = str(folder)
         self.rules = GenerationConfig.read(folder)
-        self.encoder = _Submodel.load(folder / ENCODER, provider, threads)
+        self.encoder = _OpenedFile.load(folder / ENCODER, provider, threads)
         merged = (folder / MERGED).is_file()
-        self.decoder = _Submodel.load(folder / (MERGED if merged else DECODER), provider, threads)
-        self.next: _Submodel | None = None
+        self.decoder = _OpenedFile.load(folder / (MERGED if merged else DECODER), provider, threads)
+        self.next: _OpenedFile | None = None
         if merged:
             self.next = self.decoder
         elif (folder / WITH_PAST).is_file():
-            self.next = _Submodel.load(folder / WITH_PAST, provider, threads)
+            self.next = _OpenedFile.load(folder / WITH_PAST, provider, threads)
         self.text = Text(tokenizer, self.encoder.signature, seq_len)
 
     def write(self, source: str, where: str) -> str:

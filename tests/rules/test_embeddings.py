@@ -14,14 +14,17 @@ import pytest
 from onnxfq import pipeline
 from onnxfq.errors import SchemeError, UsageError, VerificationError
 from onnxfq.pipeline import inspect
-from onnxfq.quantization.verify import Expected, verify
 from onnxfq.providers import ProviderName
+from onnxfq.quantization.verify import Expected, verify
 from onnxfq.scheme import Scheme
 from support import models
 from support.models import Array, grid, model, proven, reasons
 
 ROWS, WIDTH = 256, 64
-INT8 = {"scheme": Scheme(), "tolerance": 0.02}  # products of 8 bits are fast with rounded activations only
+INT8: dict[str, Any] = {
+    "scheme": Scheme(),
+    "tolerance": 0.02,
+}  # products of 8 bits are fast with rounded activations only
 IDS = {"ids": np.array([[0, 255, -1], [7, 7, -256]])}
 PLAIN = "e = Gather (table, ids)  y = MatMul (e, w)"
 TIED = "e = Gather (table, ids)  t = Transpose (table)  y = MatMul (e, t)"
@@ -39,8 +42,8 @@ def eight() -> Array:
     return (codes / 128).astype(np.float32)
 
 
-def plain(table: Array, **more: Array) -> onnx.ModelProto:
-    return model(PLAIN, x="int64[M, L] ids", y="float[M, L, 32] y", table=table, w=grid(), **more)
+def plain(table: Array) -> onnx.ModelProto:
+    return model(PLAIN, x="int64[M, L] ids", y="float[M, L, 32] y", table=table, w=grid())
 
 
 def tied(table: Array, body: str = TIED) -> onnx.ModelProto:

@@ -18,17 +18,13 @@ from onnxfq.rules.matmul_nbits import pack
 from onnxfq.rules.matmul_nbits_kernels import choose, table
 from onnxfq.scheme import BITS, BLOCK_SIZES, Granularity, ScaleType, Scheme
 from onnxfq.solvers.rtn import Rtn
+from support.kernels import kernel_name
 from support.weights import awkward, random_codes
 
 # Largest relative MSE, by what the kernel rounds besides the weights. Seen on x86-64: 2e-12, 1.3e-7 and 2.3e-4; kernels
 # for 64-bit Arm add up float16 products in float16.
 EXACT, HALF, INT8 = 1e-9, 1e-5 if platform.machine() in ("x86_64", "AMD64") else 5e-3, 5e-4
 OFFERED = [kernel for kernel in table() if kernel.provider == "cpu"]
-
-
-def name(kernel: Kernel) -> str:
-    form = "default" if kernel.symmetric else "packed"
-    return f"{kernel.activation_type}-int{kernel.bits}-b{kernel.block_size}-{form}-level{kernel.accuracy_level}"
 
 
 def run(q: QuantizedWeight, kernel: Kernel, a: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -78,7 +74,7 @@ def tolerance(kernel: Kernel) -> float:
     return max(rounding, HALF) if kernel.activation_type == "float16" else rounding
 
 
-@pytest.mark.parametrize("kernel", OFFERED, ids=name)
+@pytest.mark.parametrize("kernel", OFFERED, ids=kernel_name)
 def test_kernel_multiplies_by_the_dequantized_weight(kernel: Kernel) -> None:
     """Odd block counts, a short last block, N a multiple of nothing, one row and several."""
     for k in (2 * kernel.block_size + 7, 3 * kernel.block_size, 4 * kernel.block_size - 1):

@@ -11,14 +11,10 @@ from hypothesis import strategies as st
 
 from onnxfq.arrays import Array
 from onnxfq.packing import at_block_size, fingerprint
-from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.rules import tensor_bytes
-from onnxfq.rules.kernel import Kernel
-from onnxfq.rules.matmul_nbits import MatMulNBits, pack, unpack
-from onnxfq.scheme import BITS, BLOCK_SIZES, ScaleType
-from support.weights import SCALE_TYPES, random_codes
-
-RULE = MatMulNBits()
+from onnxfq.quantized import QuantizedWeight
+from onnxfq.rules.matmul_nbits import pack, unpack
+from onnxfq.scheme import BITS, BLOCK_SIZES
+from support.weights import random_codes
 
 
 def golden(bits: int, codes: list[int], zero_points: list[int]) -> dict[str, Array]:
@@ -56,32 +52,14 @@ def test_golden_bytes_8_bits() -> None:
     assert packed["zero_points"].tobytes().hex() == "804d"
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(
-    n=st.integers(1, 9),
-    k=st.integers(1, 300),
-    bits=st.sampled_from(BITS),
-    block_size=st.sampled_from(BLOCK_SIZES),
-    symmetric=st.booleans(),
-    scale_type=st.sampled_from(SCALE_TYPES),
-    seed=st.integers(0, 9),
+    k=st.integers(1, 300), bits=st.sampled_from(BITS), block_size=st.sampled_from(BLOCK_SIZES), symmetric=st.booleans()
 )
-def test_unpack_undoes_pack(
-    n: int, k: int, bits: int, block_size: int, symmetric: bool, scale_type: ScaleType, seed: int
-) -> None:
-    q = random_codes(n, k, bits, block_size, symmetric=symmetric, scale_type=scale_type, seed=seed)
-    packed = pack(q, block_size)
-    kernel = Kernel("cpu", bits, block_size, symmetric, 0, scale_type, "fast")
-    assert {name: (a.shape, a.dtype) for name, a in packed.items()} == RULE.layout(n, k, kernel)
-    assert tensor_bytes(packed) == RULE.nbytes(n, k, kernel)
-    assert packed["scales"].dtype == STORED_TYPES[scale_type]
-    back = unpack(packed, bits, block_size, k)
-    np.testing.assert_array_equal(back.codes, q.codes)
-    np.testing.assert_array_equal(back.scale, q.scale)
-    np.testing.assert_array_equal(back.zero_point, q.zero_point)
-    assert (back.bits, back.block_size, back.scale_type, back.symmetric) == (bits, block_size, scale_type, symmetric)
+def test_padded_weights_are_0(k: int, bits: int, block_size: int, symmetric: bool) -> None:
+    packed = pack(random_codes(3, k, bits, block_size, symmetric=symmetric), block_size)
     whole = unpack(packed, bits, block_size, packed["scales"].shape[1] * block_size).dequantize()
-    assert not whole[:, k:].any(), "padded weights are 0"
+    assert not whole[:, k:].any()
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

@@ -160,7 +160,7 @@ def test_no_row_is_worse_than_without_data(
 def test_layout_and_inputs_are_left_alone(algorithm: str) -> None:
     solver, weight = solver_of(algorithm), awkward()
     statistics = statistics_for(solver, K)
-    given = [weight, *arrays(statistics)]
+    given: list[npt.NDArray[np.floating]] = [weight, *arrays(statistics)]
     before = [array.copy() for array in given]
     q = solver.solve(weight, Scheme(), statistics, scale_type="float32")
     turned = solver.solve(np.asfortranarray(weight), Scheme(), statistics, scale_type="float32")
@@ -217,6 +217,6 @@ def content(q: QuantizedWeight) -> tuple[bytes, bytes, bytes]:
     return q.codes.tobytes(), q.scale.tobytes(), q.zero_point.tobytes()
 
 
-def arrays(statistics: Statistics | None) -> list[npt.NDArray[np.float64]]:
+def arrays(statistics: Statistics | None) -> list[npt.NDArray[np.floating]]:
     given = (statistics.gram, statistics.cross) if statistics else ()
     return [array for array in given if array is not None]

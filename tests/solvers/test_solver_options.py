@@ -96,7 +96,7 @@ ALL = r"strength=0\.05, alpha=none, order=true, rounds=2, form=plain\.$"
         ("gptq:order=maybe", "order is 'maybe', wanted true or false"),
         ("gptq:rounds=1,rounds=2", "rounds is given twice"),
         ("gptq:rounds=x,damp=1", "rounds is 'x', wanted a whole number; there is no option 'damp'"),
-        ("rtn:rounds=1", r"The algorithm rtn has no options \(got 'rounds=1'\)\. Use --algorithm rtn\."),
+        ("rtn:rounds=1", r"The algorithm rtn has no options \(got 'rounds=1'\)\. Use `algorithm=rtn`\."),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_there_is(algorithm: str, message: str) -> None:
