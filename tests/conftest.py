@@ -1,4 +1,4 @@
-"""What every test may use: models written as text, and hypothesis without chance."""
+"""What every test may use: models written as text, short timings, and hypothesis without chance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import onnx.numpy_helper
 import onnx.parser
 import pytest
 from hypothesis import settings
+
+# Threads that wait give their core to the other worker and to processes; read when a compiled loop first runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +66,14 @@ def build(text: str, initializers: Mapping[str, npt.NDArray[Any]] | None = None)
     for name, array in (initializers or {}).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
+    """Comparisons measure speed in the fewest rounds there are: how long they go on proves nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxfq.quantization.validate.LATENCY_SECONDS", 0.05)
+        yield
 
 
 @pytest.fixture(scope="session")

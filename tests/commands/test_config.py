@@ -22,7 +22,6 @@ FAST = ("--algorithm", "rtn")
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("onnxfq.quantization.validate.LATENCY_SECONDS", 0.05)
     return pair(tmp_path / "m.onnx", "first", "second -x-")
 
 

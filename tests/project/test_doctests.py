@@ -37,7 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copyfile(ROOT / "LICENSE", folder / "test.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("onnxfq.quantization.validate.LATENCY_SECONDS", 0.05)
         onnxfq.quantize("model.onnx", "model.int4.onnx").save("report.json")
         yield folder
 

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,42 +48,64 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def quantize_opt(out: Path, texts: Path, scheme: Scheme, algorithm: str = "hqq") -> Report:
-    return onnxfq.quantize(
-        OPT / "model.onnx", out, scheme=scheme, algorithm=algorithm, provider="cpu", calib=texts, tokenizer=OPT
-    )
+@dataclass(frozen=True, slots=True)
+class Opt:
+    """The small OPT, quantized once for each setting."""
+
+    texts: Path
+    folder: Path
+    done: dict[tuple[Scheme, str], tuple[Report, Path]] = field(default_factory=dict)
+
+    def quantized(self, scheme: Scheme, algorithm: str = "hqq") -> tuple[Report, Path]:
+        key = (scheme, algorithm)
+        if key not in self.done:
+            out = self.folder / f"{len(self.done)}.onnx"
+            settings: dict[str, Any] = {"algorithm": algorithm, "provider": "cpu", "tokenizer": OPT}
+            report = onnxfq.quantize(OPT / "model.onnx", out, scheme=scheme, calib=self.texts, **settings)
+            self.done[key] = report, out
+        return self.done[key]
 
 
-def test_opt_every_matmul_and_gemm_is_accounted_for(tmp_path: Path, texts: Path) -> None:
-    report = quantize_opt(tmp_path / "out.onnx", texts, Scheme())
+@pytest.fixture(scope="module")
+def opt(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Opt:
+    return Opt(texts, tmp_path_factory.mktemp("opt"))
+
+
+def test_opt_every_node_is_accounted_for(opt: Opt) -> None:
+    report, out = opt.quantized(Scheme())
     nodes = onnx.load(str(OPT / "model.onnx")).graph.node
     names = {n.name for n in nodes if n.op_type in ("MatMul", "Gemm")}
-    assert names == {t.name for t in report.targets} | {s.name for s in report.skipped}
-    assert len(report.targets) == 25
+    assert names == {t.name for t in report.targets if t.op_type != "Gather"} | {s.name for s in report.skipped}
+    assert len([t for t in report.targets if t.operator == "MatMulNBits"]) == 25
+    assert len([t for t in report.targets if t.operator == "GatherBlockQuantized"]) == 2
     assert {s.reason for s in report.skipped} == {"no constant weight: both inputs are computed at run time"}
-    onnx.checker.check_model(str(tmp_path / "out.onnx"))
+    onnx.checker.check_model(str(out))
 
 
-def test_opt_error_falls_with_bits_and_with_smaller_blocks(tmp_path: Path, texts: Path) -> None:
+def test_opt_error_falls_with_bits_and_with_smaller_blocks(opt: Opt) -> None:
     def kl(scheme: Scheme) -> float:
-        return logits_kl(quantize_opt(tmp_path / "out.onnx", texts, scheme))
+        return logits_kl(opt.quantized(scheme)[0])
 
     eight, four, two = (kl(Scheme(bits=bits)) for bits in (8, 4, 2))
     assert eight < four < two
     assert four < kl(Scheme(block_size=128)) < kl(Scheme(block_size="channel")) < kl(Scheme(block_size="tensor"))
 
 
-def test_opt_hqq_weights_are_closer_than_rtn(tmp_path: Path, texts: Path) -> None:
-    rtn, hqq = (quantize_opt(tmp_path / f"{a}.onnx", texts, Scheme(), a) for a in ("rtn", "hqq"))
+def test_opt_hqq_weights_are_closer_than_rtn(opt: Opt) -> None:
+    rtn, hqq = (opt.quantized(Scheme(), algorithm)[0] for algorithm in ("rtn", "hqq"))
     assert weight_error(hqq) < weight_error(rtn)
 
 
-def test_opt_tied_embedding_stays_while_the_head_is_quantized(tmp_path: Path, texts: Path) -> None:
-    quantize_opt(tmp_path / "out.onnx", texts, Scheme())
-    graph = onnx.load(str(tmp_path / "out.onnx")).graph
-    assert "model.decoder.embed_tokens.weight.half" in {t.name for t in graph.initializer}
-    assert "model.decoder.layers.0.fc1.weight.half" not in {t.name for t in graph.initializer}
+def test_opt_tied_table_and_head_are_one_quantized_tensor(opt: Opt) -> None:
+    report, out = opt.quantized(Scheme())
+    graph = onnx.load(str(out)).graph
+    stored = {t.name for t in graph.initializer}
+    assert not [name for name in stored if name.endswith("weight.half")]
+    assert [name for name in stored if "embed_tokens" in name and name.endswith("_Q8")] == [
+        "model.decoder.embed_tokens.weight.half_Q8"
+    ]
     assert not [n for n in graph.node if n.op_type == "Transpose" and "embed_tokens" in n.input[0]]
+    assert len([t for t in report.targets if t.shares]) == 1
 
 
 @pytest.mark.slow
