@@ -117,7 +117,7 @@ class GateError(OnnxfqError):
     Example:
         >>> onnxfq.Report.load("report.json").require(max_error=0)
         Traceback (most recent call last):
-        onnxfq.errors.GateError: model.int4.onnx fails 1 gates: max-error: ..., limit 0: failed.
+        onnxfq.errors.GateError: model.int4.onnx fails 1 gate: max-error: ..., limit 0: failed.
     """
 
     exit_code = 1

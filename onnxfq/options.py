@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxfq.arrays import Array
-from onnxfq.errors import UsageError
+from onnxfq.errors import SchemeError, UsageError
 from onnxfq.executors.executor import check_executor
 from onnxfq.metrics.gates import Gates
 from onnxfq.providers import facts
@@ -18,6 +18,7 @@ from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
 
 SELF = "self"
+_WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
 FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
@@ -32,8 +33,8 @@ class Options:
 
     Attributes:
         scheme: what to quantize to.
-        schemes: other schemes for nodes whose name a regular expression matches, later ones first: a dict
-            `{"lm_head": {"bits": 8}}`, or texts "lm_head=bits:8,block_size:32".
+        schemes: other schemes for nodes whose name a regular expression matches; where several match, the later wins.
+            A dict `{"lm_head": {"bits": 8}}`, or texts "lm_head=bits:8,block_size:32".
         embeddings: what tables of embeddings are quantized to: 4 or 8 bits, or "float", which leaves them alone.
         algorithm: what chooses the codes, with its options: "auto", "hqq", "gptq:damping=0.02", …
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
@@ -99,6 +100,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Bring values into one form and refuse what makes no sense."""
+        self._check_types()
         for name in ("include", "exclude"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
@@ -120,16 +122,6 @@ class Options:
         return parse_schemes(self.schemes)
 
     @property
-    def embedding_scheme(self) -> Scheme | None:
-        """What tables of embeddings are quantized to; None leaves them in float."""
-        if self.embeddings == FLOAT:
-            return None
-        if self.embeddings == 8:  # blocks matter little, and zero points less
-            return Scheme(8, 128, symmetric=True, activations=self.scheme.activations)
-        block_size = self.scheme.block_size if isinstance(self.scheme.block_size, int) else Scheme().block_size
-        return Scheme(int(self.embeddings), block_size, self.scheme.symmetric, self.scheme.activations)
-
-    @property
     def gates(self) -> Gates:
         """The limits that are set."""
         return Gates.parse({name: getattr(self, name) for name in GATES})
@@ -138,6 +130,25 @@ class Options:
     def wants_perplexity(self) -> bool:
         """Whether the perplexity is to be measured."""
         return self.eval_text is not None or self.max_ppl_increase is not None
+
+    def _check_types(self) -> None:
+        """Refuse values of types that nothing can be made of."""
+        if not isinstance(self.scheme, Scheme):
+            raise UsageError(
+                f"`scheme` must be a Scheme (got {type(self.scheme).__name__}). Write onnxfq.Scheme(bits=4), or "
+                "`bits=4`; schemes for single nodes are `schemes`."
+            )
+        for name in ("samples", "seq_len", "seed", "memory", "threads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) and not (name == "threads" and value is None):
+                raise UsageError(f"`{name}` must be a whole number (got {value!r}).")
+        for name in ("include", "exclude"):
+            value = getattr(self, name)
+            if not isinstance(value, Iterable) or not all(isinstance(one, str) for one in value):
+                raise UsageError(f"`{name}` must be a regular expression or a list of them (got {value!r}).")
+        for name in ("validate", "allow_slow", "resume"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"`{name}` must be True or False (got {getattr(self, name)!r}).")
 
     def _check_numbers(self) -> None:
         for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
@@ -270,17 +281,24 @@ def parse_schemes(given: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dic
         UsageError: a text is no such thing, or a name no regular expression.
         SchemeError: a scheme has no such attribute or value.
     """
+    if not isinstance(given, str | Mapping | Sequence):
+        raise UsageError(f"`schemes` must be a dict or a list of texts (got {given!r}). {_WRITE_SCHEMES}")
     texts = [given] if isinstance(given, str) else given
     pairs = texts.items() if isinstance(texts, Mapping) else map(_parse_scheme, texts)
     found: dict[str, dict[str, Any]] = {}
     for name, changes in pairs:
+        if not isinstance(name, str) or not isinstance(changes, Mapping):
+            raise UsageError(f"`schemes` must give a dict for each name (got {name!r}: {changes!r}). {_WRITE_SCHEMES}")
         found[name] = {**found.pop(name, {}), **changes}  # given again, it is later than those between
     for name, changes in found.items():
         try:
             re.compile(name)
         except re.error as error:
             raise UsageError(f"`schemes` takes regular expressions (got {name!r}: {error}).") from error
-        Scheme().changed(changes)
+        try:
+            Scheme().changed(changes)
+        except SchemeError as error:
+            raise SchemeError(f"`schemes` for {name!r}: {error}") from error
     return found
 
 
@@ -288,10 +306,7 @@ def _parse_scheme(text: str) -> tuple[str, dict[str, Any]]:
     name, _, listed = text.rpartition("=")
     parts = [part.partition(":") for part in listed.split(",")]
     if not name or not all(colon and value.strip() for _, colon, value in parts):
-        raise UsageError(
-            f"A scheme for some nodes is a name and what is changed for it (got {text!r}). "
-            "Write 'lm_head=bits:8,block_size:32'."
-        )
+        raise UsageError(f"`schemes` takes names and what is changed for them (got {text!r}). {_WRITE_SCHEMES}")
     return name, {attribute.strip().replace("-", "_"): value.strip() for attribute, _, value in parts}
 
 
@@ -307,10 +322,7 @@ def _listed(changes: Mapping[str, Any]) -> str:
 
 
 def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:
-    block_size = pieces.get("block_size")
-    if isinstance(block_size, str) and block_size.removeprefix("-").isdecimal():
-        pieces["block_size"] = int(block_size)
-    return replace(scheme, **{name: value for name, value in pieces.items() if value is not None})
+    return scheme.changed({name: value for name, value in pieces.items() if value is not None})
 
 
 def _text(path: str | Path | None) -> str | None:

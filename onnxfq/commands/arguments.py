@@ -88,7 +88,7 @@ Schemes = Annotated[
     typer.Option(
         "--scheme",
         metavar="RE=NAME:VALUE,…",
-        help="Another scheme for nodes whose name matches: lm_head=bits:8,block_size:32. Repeatable, later ones first.",
+        help="Another scheme for nodes whose name matches: lm_head=bits:8,block_size:32. Repeatable; the later wins.",
     ),
 ]
 Embeddings = Annotated[

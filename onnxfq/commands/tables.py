@@ -200,9 +200,9 @@ def _group_rows(report: Report) -> Iterator[tuple[str, ...]]:
     for group in groups if len(groups) > 1 else ():
         before, after = group.float_bytes, group.bytes
         ratio = f"{after / before:.1%}" if before else ""
-        count = f"{len(group.layers)} node{'s' if len(group.layers) > 1 else ''}"
-        name = f"{count}, {group if several else group.format}"
-        yield (name, size_text(before), size_text(after), ratio)
+        kind = f"{group.operator} " if several else ""
+        sizes = (size_text(before), size_text(after)) if after else ("shared", "shared")
+        yield (f"{len(group.layers)}x {kind}{group.bits}-bit/{group.granularity}", *sizes, ratio)
 
 
 def _show_accuracy(report: Report, console: Console) -> None:

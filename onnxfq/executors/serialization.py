@@ -37,7 +37,7 @@ def serializable(cls: Class) -> Class:
 
 
 def dump(folder: Path, value: object, answers: Path | None = None) -> Path:
-    """Write a value to a new file, for `take`.
+    """Write a value to a new file, for `load`.
 
     Args:
         folder: for the file.
@@ -67,7 +67,7 @@ def dump(folder: Path, value: object, answers: Path | None = None) -> Path:
 
 
 def load(file: Path) -> Any:  # noqa: ANN401
-    """What `hand` wrote.
+    """What `dump` wrote.
 
     Raises:
         OutputError: it cannot be read.

@@ -178,7 +178,7 @@ def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise UsageError("Text needs the package tokenizers. Install it with `pip install onnxfq[text]`.") from error
+        raise UsageError("Text needs the package tokenizers. Install it with `pip install tokenizers`.") from error
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise DataError(f"There is no {file}. Name the folder of the model's tokenizer.json with `tokenizer=DIR`.")

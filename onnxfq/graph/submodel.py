@@ -97,7 +97,7 @@ def extract_submodel(
     model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
     _import_domains(model, nodes)
     root = _common_folder(graph.path)
-    model.graph.name = "extract_submodel"
+    model.graph.name = "submodel"
     model.graph.node.extend(nodes)
     for node in model.graph.node:
         node.name = ""  # which need not be unique in the source's scopes taken together

@@ -74,7 +74,9 @@ class Gated:
     def _require(self, gates: Iterable[Gate]) -> None:
         failed = [str(gate) for gate in gates if not gate.passed]
         if failed:
-            raise GateError(f"{self._gated()} fails {len(failed)} gates: {'; '.join(failed)}.")
+            raise GateError(
+                f"{self._gated()} fails {len(failed)} {'gate' if len(failed) == 1 else 'gates'}: {'; '.join(failed)}."
+            )
 
     def _gated(self) -> str:
         """The model that the gates are about, for messages."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxfq.errors import SchemeError
-from onnxfq.options import Options
+from onnxfq.options import FLOAT, Options
 from onnxfq.providers import ProviderName
 from onnxfq.rules import Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
@@ -69,18 +69,18 @@ def assign(
             continue
         scheme = _scheme_of(rule, target, options)
         if scheme is None:
-            skips.append(_skip(target, "embeddings are left in float, as asked for"))
+            skips.append(_skip(target, 'embeddings stay in float (`embeddings="float"`)'))
             continue
         try:
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
             problems[str(error)] += 1
     if problems:
-        raise SchemeError(" ".join(f"{text} ({count} targets.)" for text, count in problems.items()))
+        raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
     if options.allow_slow:
         return planned, skips
-    for scheme in dict.fromkeys(p.scheme for p in planned):
-        alike = [p for p in planned if p.scheme == scheme]
+    for kind in dict.fromkeys((p.rule, p.scheme) for p in planned):
+        alike = [p for p in planned if (p.rule, p.scheme) == kind]
         if all(p.kernel.speed == "slow" for p in alike):
             raise SchemeError(_slow_message(alike, provider))
     slow = [_slow_skip(p) for p in planned if p.kernel.speed == "slow"]
@@ -92,24 +92,29 @@ def _shared(
 ) -> dict[Hashable, Planned]:
     """Embeddings that are weights of products too, and how one copy of them is stored, by `Target.key`.
 
-    They take the embeddings' bits, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller
-    than two copies, and closer. Not where a name has a scheme of its own; nor with few bits where data would choose the
-    product's codes better than the table's.
+    They take the embeddings' scheme, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller
+    than two copies, and closer. A scheme by name for any of the nodes is one for the copy, but for a product
+    that is to have fewer bits than the table. Few bits are not shared where data choose codes: a product's would be no
+    table's.
     """
     groups: defaultdict[Hashable, list[tuple[Rule, Target]]] = defaultdict(list)
     for rule, target in found:
         groups[target.key].append((rule, target))
     shared = {}
-    table_scheme = options.embedding_scheme
     for key, members in groups.items():
         weights = [(rule, target) for rule, target in members if rule.kind == "weights"]
-        if table_scheme is None or not weights or len(weights) == len(members):
+        tables = [(rule, target) for rule, target in members if rule.kind == "embeddings"]
+        scheme = _scheme_of(*tables[0], options) if tables and weights else None
+        if scheme is None:
             continue
-        if any(_changes(target, options) for _, target in members):
+        changes = [change for _, target in weights for change in _changes(target, options)]
+        if any(int(change.get("bits", scheme.bits)) < scheme.bits for change in changes):
             continue
-        if calibrated and table_scheme.bits < SHARED_BITS:
+        for change in changes:
+            scheme = scheme.changed(change)
+        if calibrated and scheme.bits < SHARED_BITS:
             continue
-        planned = _one_copy(members, weights[0], table_scheme, options, provider)
+        planned = _one_copy(members, weights[0], scheme, options, provider)
         if planned is not None:
             shared[key] = planned
     return shared
@@ -118,16 +123,16 @@ def _shared(
 def _one_copy(
     members: Sequence[tuple[Rule, Target]],
     product: tuple[Rule, Target],
-    table_scheme: Scheme,
+    scheme: Scheme,
     options: Options,
     provider: ProviderName,
 ) -> Planned | None:
     """How a weight is stored for a product so that all can read it; None where that cannot be, or is slow."""
     rule, target = product
-    sizes = [size for size in BLOCK_SIZES if target.k % size == 0 and size <= table_scheme.columns_per_block(target.k)]
+    sizes = [size for size in BLOCK_SIZES if target.k % size == 0 and size <= scheme.columns_per_block(target.k)]
     if not sizes:
         return None
-    scheme = replace(table_scheme, block_size=max(sizes))
+    scheme = replace(scheme, block_size=max(sizes))
     try:
         kernel = rule.kernel(provider, scheme, target)
     except SchemeError:
@@ -141,21 +146,36 @@ def _one_copy(
 def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
     """The schemes of a run in words: the usual one, and how many targets have which other."""
     others = Counter(str(p.scheme) for p in planned if p.scheme != usual)
-    parts = [f"{count} {'node' if count == 1 else 'nodes'} {text}" for text, count in others.items()]
+    parts = [f"{count} {'node' if count == 1 else 'nodes'} in {text}" for text, count in others.items()]
     return "; ".join([str(usual), *parts])
 
 
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
-    scheme = options.scheme if rule.kind == "weights" else options.embedding_scheme
+    scheme = options.scheme if rule.kind == "weights" else _table_scheme(options)
     for changes in _changes(target, options):
         scheme = (scheme or options.scheme).changed(changes)
     return scheme
 
 
+def _table_scheme(options: Options) -> Scheme | None:
+    """What tables of embeddings are quantized to; None leaves them in float."""
+    usual = options.scheme
+    if options.embeddings == FLOAT:
+        return None
+    if options.embeddings == 8:  # blocks matter little, and zero points less
+        return Scheme(8, 128, symmetric=True, activations=usual.activations)
+    block_size = usual.block_size if isinstance(usual.block_size, int) else Scheme().block_size
+    return Scheme(int(options.embeddings), block_size, usual.symmetric, usual.activations)
+
+
 def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
     """What the user wants otherwise for a target, the strongest last."""
     return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.name)]
+
+
+def _targets(count: int) -> str:
+    return "target" if count == 1 else "targets"
 
 
 def _skip(target: Target, reason: str) -> Skip:
@@ -175,6 +195,6 @@ def _slow_message(slow: Sequence[Planned], provider: ProviderName) -> str:
     remedy = f"The nearest fast scheme is {nearest}. " if nearest else ""
     return (
         f"This scheme would run slower than the model does now (got {first.scheme}, {first.target.scale_type} on "
-        f"{provider}; {len(slow)} targets, such as '{first.target.name}'). {remedy}Use `allow_slow=True` to have it "
-        "all the same."
+        f"{provider}; {len(slow)} {_targets(len(slow))}, such as '{first.target.name}'). {remedy}Use `allow_slow=True` "
+        "to have it all the same."
     )

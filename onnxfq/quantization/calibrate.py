@@ -13,7 +13,6 @@ from onnxfq.calibration.stages import Stage, find_stages
 from onnxfq.calibration.streams import Streams
 from onnxfq.feeds import Feeds, always
 from onnxfq.graph import Flow, TensorFile
-from onnxfq.providers import facts
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight, joined, parted
@@ -76,7 +75,8 @@ class Calibration:
 
     def measure(self, position: int, tell: Tell) -> Statistics | None:
         """Run all samples up to a stage and measure its inputs; None where no sample gives any."""
-        blocks = Counter(rounded_in(self._job.planned[index]) for index in self.stages[position].targets)
+        planned = [self._job.planned[index] for index in self.stages[position].targets]
+        blocks = Counter(p.rule.rounded_block(p.kernel) for p in planned)
         return self.streams.advance(position, self._tensor_file, blocks.most_common(1)[0][0], tell)
 
     def save(self, position: int, solved: Mapping[int, SolvedWeight]) -> None:
@@ -172,8 +172,3 @@ def _fits(planned: Planned, weight: SolvedWeight) -> bool:
     return sum(rows) == planned.target.n and all(
         rule.fits(part, n, k, kernel) for part, n in zip(weight.parts, rows, strict=True)
     )
-
-
-def rounded_in(p: Planned) -> int | None:
-    """Columns that share a scale where a kernel rounds its input to int8; None where it does not."""
-    return p.kernel.block_size if facts(p.kernel.provider).rounds_activations and p.kernel.accuracy_level == 4 else None

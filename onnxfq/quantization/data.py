@@ -84,7 +84,7 @@ def refuse_unmeasurable(source: Path, jobs: Sequence[Job]) -> None:
         idle.append("the perplexity needs a language model, with an output logits [batch, tokens, vocabulary]")
     if idle:
         names = ", ".join(dict.fromkeys(spec.name for signature in signatures for spec in signature.outputs))
-        raise UsageError(f"'{source}' has not what the limits are about: {'; '.join(idle)} (got outputs {names}).")
+        raise UsageError(f"'{source}' does not have what these limits need: {'; '.join(idle)} (got outputs {names}).")
 
 
 def _passages(job: Job, feeds: Feeds | None) -> PerplexityText | None:

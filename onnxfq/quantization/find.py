@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from onnxfq.errors import ModelError, UsageError
@@ -57,18 +57,27 @@ def _excluded(name: str, wanted: list[re.Pattern[str]], unwanted: list[re.Patter
     return ""
 
 
-def refuse_unmatched(source: Path, expressions: Sequence[str], names: Sequence[str]) -> None:
+def refuse_unmatched(source: Path, expressions: Mapping[str, Iterable[str]], names: Sequence[str]) -> None:
     """Refuse expressions that match no node of a model, or of any model of a folder.
+
+    Args:
+        source: the model or folder.
+        expressions: by the setting that they were given for.
+        names: of all nodes.
 
     Raises:
         UsageError: an expression that matches none of `names`; with what names look like.
     """
-    idle = [e for e in expressions if not any(re.search(e, name) for name in names)]
+    idle = [f"`{setting}={e}`" for setting, given in expressions.items() for e in given if not _matches(e, names)]
     if idle:
         raise UsageError(
-            f"No {operators('or')} in '{source}' matches {', '.join(map(repr, idle))}. Names look like "
+            f"No {operators('or')} in '{source}' matches {', '.join(idle)}. Names look like "
             f"{', '.join(map(repr, names[:3])) or 'nothing: there are none'}; `onnxfq inspect` lists them all."
         )
+
+
+def _matches(expression: str, names: Sequence[str]) -> bool:
+    return any(re.search(expression, name) for name in names)
 
 
 def refuse_nothing(graph: Graph, skips: Sequence[Skip]) -> None:

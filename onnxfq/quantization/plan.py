@@ -37,7 +37,8 @@ def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool
     """
     jobs = [_plan(path, options, workers, calibrated=calibrated) for path in source.models]
     names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
-    refuse_unmatched(source.path, [*options.include, *options.exclude, *options.schemes], names)
+    given = {"include": options.include, "exclude": options.exclude, "schemes": options.schemes_by_name}
+    refuse_unmatched(source.path, given, names)
     return jobs
 
 

@@ -70,7 +70,7 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
 
 def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:
     """What to do about cases in which the output is clearly slower than the original."""
-    slower = [f"{x.case}, {x.speedup:.2f}x" for x in latency if x.speedup < SLOWER_BELOW]
+    slower = [f"{x.case}, {x.speedup:.2f}x" for x in latency if (x.high or x.speedup) < SLOWER_BELOW]
     if slower:
         yield (
             f"Slower than the original in some cases ({'; '.join(slower)}). For many rows at once larger blocks "
@@ -141,8 +141,23 @@ def _plan_warnings(job: Job) -> Iterator[str]:
     if job.kept_bytes:
         kept = size_text(job.kept_bytes)
         yield f"{kept} of the quantized weights stay in floating point too: nodes of other kinds read them."
+    copies = _copies(job.planned)
+    if copies:
+        told = ", ".join(f"'{name}'" for name in copies[:3])
+        yield (
+            f"A weight that several nodes share is stored more than once (of {told}): they have different schemes. One "
+            "scheme for all of them makes the file smaller."
+        )
     if any(p.kernel.speed == "slow" for p in job.planned):
         yield "Some targets run slower than in floating point (`allow_slow=True`)."
+
+
+def _copies(planned: Sequence[Planned]) -> list[str]:
+    """The first node of each weight that is stored in several forms."""
+    forms: dict[Hashable, dict[Hashable, str]] = {}
+    for p in planned:
+        forms.setdefault(p.target.key, {}).setdefault(p.key, p.target.name)
+    return [next(iter(names.values())) for names in forms.values() if len(names) > 1]
 
 
 def _comparison_warnings(job: Job) -> Iterator[str]:

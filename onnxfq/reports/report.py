@@ -46,7 +46,7 @@ class TargetReport:
         activations: smallest and largest input in calibration; None without.
         remarks: what the solver had to do differently.
         operator: what runs it in the output.
-        scheme: what it was quantized to, in words; "" where that is the run's.
+        scheme: what it was quantized to, in words; "" in reports of versions before 0.2.
     """
 
     name: str
@@ -144,7 +144,7 @@ class Report(Gated):
     Attributes:
         source: the model or folder.
         output: what was written; None for `inspect`.
-        scheme: in words; of most targets, where they differ.
+        scheme: in words, the usual one first where targets differ.
         algorithm: what chose the codes.
         provider: "cpu" or "cuda".
         targets: quantized nodes.

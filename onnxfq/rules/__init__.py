@@ -40,8 +40,9 @@ __all__ = [
 RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
 
 _ALREADY_QUANTIZED = frozenset(
-    {"MatMulNBits", "MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
-    | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "GatherBlockQuantized", "QLinearConv"}
+    {rule.operator for rule in RULES}
+    | {"MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
+    | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "QLinearConv"}
 )
 
 

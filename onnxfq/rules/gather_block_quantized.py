@@ -32,6 +32,7 @@ from onnxfq.rules.rule import TOLERANCE_FLOAT, TOLERANCE_HALF, Probe, Rule, Stor
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
 
+_PRODUCT = "MatMulNBits"  # the operator whose storage a table can be read from
 SMALLEST_TABLE = 1 << 14  # values; smaller tables are not worth a node of their own
 _TYPES: dict[ProviderName, tuple[ScaleType, ...]] = {
     "cpu": ("float32", "float16"),
@@ -134,7 +135,7 @@ class GatherBlockQuantized(Rule):
 
     def reads(self, storage: Rule, kernel: Kernel, k: int) -> bool:
         """See `Rule.reads`: MatMulNBits stores the same bytes where rows are whole blocks."""
-        return storage is self or ("B" in storage.inputs and k % kernel.block_size == 0)
+        return storage is self or (storage.operator == _PRODUCT and k % kernel.block_size == 0)
 
     def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
         """See `Rule.probe`: every row once, the last one first."""

@@ -147,6 +147,10 @@ class Rule(ABC):
         """
         return storage is self
 
+    def rounded_block(self, kernel: Kernel) -> int | None:
+        """Columns that share a scale where a kernel rounds its input to int8; None where it does not."""
+        return None
+
     def positions(self, slot: int) -> Mapping[str, int]:
         """Where the tensors of the node's weight number `slot` stand among its inputs."""
         return self.inputs

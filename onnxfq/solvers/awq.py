@@ -57,7 +57,6 @@ class Awq(Solver):
     codes: str = "nearest"
 
     name: ClassVar[str] = "awq"
-    summary: ClassVar[str] = "scaled inputs and clipped grids, needs data"
     calibrated: ClassVar[bool] = True
     weights_per_second: ClassVar[float] = 2e6
 

@@ -22,14 +22,12 @@ class Solver(ABC):
 
     Attributes:
         name: what the user names it by.
-        summary: one line for the help.
         weights_per_second: on two cores of a 2023 server, for estimates.
         calibrated: whether it minimises `E‖W x − Ŵ x̃‖²` over calibration data, and so needs `Statistics.gram`.
         weighs_inputs: whether it can use `Statistics.mean_square` alone, which some graphs tell without data.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
     weights_per_second: ClassVar[float]
     calibrated: ClassVar[bool] = False
     weighs_inputs: ClassVar[bool] = False

@@ -71,7 +71,6 @@ class Gptq(Solver):
     bias: bool = True
 
     name: ClassVar[str] = "gptq"
-    summary: ClassVar[str] = "the least error, needs data"
     calibrated: ClassVar[bool] = True
     weights_per_second: ClassVar[float] = 1.5e6
 

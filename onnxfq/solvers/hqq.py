@@ -28,7 +28,6 @@ class Hqq(Solver):
     """
 
     name = "hqq"
-    summary = "fitted grids, the best without data"
     weights_per_second = 4e7
     weighs_inputs = True
 

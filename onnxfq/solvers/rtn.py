@@ -21,7 +21,6 @@ class Rtn(Solver):
     """
 
     name = "rtn"
-    summary = "round to nearest, the fastest"
     weights_per_second = 1.2e8
 
     def _solve(

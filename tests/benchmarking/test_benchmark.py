@@ -124,7 +124,7 @@ def test_a_failed_gate_exits_with_1_and_raises_where_it_is_required(folder: Path
     found = onnxfq.benchmark(
         "new.onnx", "old", provider="cpu", lengths=[4], seconds=0, tokens=2, loads=1, min_speedup=1e6, clock="wall"
     )
-    with pytest.raises(GateError, match=r"^new\.onnx fails 1 gates: min-speedup: .*, limit 1e\+06: failed\.$"):
+    with pytest.raises(GateError, match=r"^new\.onnx fails 1 gate: min-speedup: .*, limit 1e\+06: failed\.$"):
         found.require()
 
 

@@ -103,7 +103,7 @@ def test_a_failed_gate_exits_with_1_and_is_named(folder: Path, capsys: Output, g
 def test_a_failed_gate_raises_where_it_is_required(folder: Path) -> None:
     found = onnxfq.evaluate("new.onnx", "old.onnx", text="text.txt", seq_len=8, max_kl=0, max_ppl_increase="900%")
     assert not found.passed
-    with pytest.raises(GateError, match=r"^new\.onnx fails 1 gates: max-kl: .*, limit 0: failed\.$"):
+    with pytest.raises(GateError, match=r"^new\.onnx fails 1 gate: max-kl: .*, limit 0: failed\.$"):
         found.require()
     passed = onnxfq.evaluate("new.onnx", "old.onnx", text="text.txt", seq_len=8, max_kl=9)
     assert passed.require() is passed

@@ -110,7 +110,7 @@ def test_scores_that_are_no_numbers_are_told(tmp_path: Path) -> None:
 def test_other_data_and_layouts_are_refused(tmp_path: Path) -> None:
     folder = Seq2Seq.random().write(tmp_path / "m", "two")
     data = write_lines(tmp_path / "d.jsonl", {"source": "w1", "target": "w2"})
-    with pytest.raises(UsageError, match="task generation needs texts with what is to become of them"):
+    with pytest.raises(UsageError, match="task generation needs texts with their references"):
         onnxfq.evaluate(folder)
     with pytest.raises(ModelError, match=r"is one file\. The task generation needs a folder"):
         onnxfq.evaluate(folder / "decoder_model.onnx", data=data, task="generation")

@@ -63,7 +63,7 @@ def test_one_long_text_among_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["data.jsonl", "data.txt"])
 def test_text_that_is_no_unicode(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("tokenizers", reason="pip install onnxfq[text]")
+    pytest.importorskip("tokenizers", reason="pip install tokenizers")
     (tmp_path / name).write_bytes(b'{"text": "a \\ud800 b"}' if name == "data.jsonl" else b"a \xed\xa0\x80 b")
     with pytest.raises(DataError, match=r"cannot encode a text.*UTF-8|cannot be read as UTF-8"):
         load(tmp_path / name, tokenizer=TOKENIZER)

@@ -172,7 +172,7 @@ def test_text_without_a_tokenizer_is_wrong_usage(tmp_path: Path) -> None:
 
 def test_a_missing_package_is_named_with_its_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UsageError, match=r"Install it with `pip install onnxfq\[text\]`\."):
+    with pytest.raises(UsageError, match=r"Install it with `pip install tokenizers`\."):
         load_tokenizer(folder)
 
 

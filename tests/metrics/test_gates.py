@@ -213,5 +213,5 @@ def test_a_result_passes_where_all_its_gates_do() -> None:
         assert result.passed
         assert result.require() is result
     assert not Result(good, bad).passed
-    with pytest.raises(GateError, match=r"^m\.onnx fails 1 gates: max-error: 0\.02, limit 0\.01: failed\.$"):
+    with pytest.raises(GateError, match=r"^m\.onnx fails 1 gate: max-error: 0\.02, limit 0\.01: failed\.$"):
         Result(good, bad).require()

@@ -62,7 +62,15 @@ def test_all_its_matrix_products_are_quantized(model: Path, tmp_path: Path) -> N
     report = onnxfq.quantize(model, tmp_path / "out.onnx", provider="cpu", validate=False)
     nodes = [node.op_type for node in onnx.load(str(model), load_external_data=False).graph.node]
     attention = 2 * Decoder().layers  # products of activations
-    assert len(report.targets) == nodes.count("MatMul") - attention
+    products = [target for target in report.targets if target.op_type == "MatMul"]
+    assert len(products) == nodes.count("MatMul") - attention
+    assert {target.operator for target in products} == {"MatMulNBits"}
+    tables = [target for target in report.targets if target.op_type == "Gather"]
+    assert tables
+    assert {(target.operator, target.bits) for target in tables} == {("GatherBlockQuantized", 8)}
+    written = [node.op_type for node in onnx.load(str(tmp_path / "out.onnx"), load_external_data=False).graph.node]
+    assert written.count("MatMulNBits") == len(products)
+    assert written.count("GatherBlockQuantized") == len(tables)
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_require_raises_when_a_gate_fails(tmp_path: Path) -> None:
     passed = onnxfq.quantize(model, algorithm="rtn", max_error=1.0)
     assert passed.require() is passed
     failed = onnxfq.quantize(model, algorithm="rtn", max_error=0.0)
-    with pytest.raises(onnxfq.GateError, match=r"m\.int4\.onnx fails 1 gates: max-error"):
+    with pytest.raises(onnxfq.GateError, match=r"m\.int4\.onnx fails 1 gate: max-error"):
         failed.require()
 
 

@@ -131,7 +131,7 @@ def test_require_holds_limits_against_what_was_measured(model: Path) -> None:
     assert figure.relative_difference is not None
     assert report.require() is report
     assert report.require(max_kl=output.kl, min_cosine=output.cosine, max_error=output.relative_mse) is report
-    with pytest.raises(GateError, match=r"fails 1 gates: max-kl: 0\..*limit .*: failed"):
+    with pytest.raises(GateError, match=r"fails 1 gate: max-kl: 0\..*limit .*: failed"):
         report.require(max_kl=0.9 * output.kl, max_error=output.relative_mse)
     with pytest.raises(GateError, match=r"fails 2 gates: max-ppl-increase: .* %, limit .* %: failed; min-speedup"):
         report.require(max_ppl_increase="0%", min_speedup=1e9)

@@ -243,13 +243,13 @@ def test_a_report_shows_errors_gates_and_skips(capsys: Output) -> None:
 
 
 def test_layers_are_summed_up_by_format_where_there_are_several(capsys: Output) -> None:
-    assert "nodes, 4" not in " ".join(printed(show_report, report(), capsys))
+    assert "x 4-bit" not in " ".join(printed(show_report, report(), capsys))
     targets = (*report().targets, target("8", bits=8, granularity="channel", bytes=45_000_000))
     text = " ".join(" ".join(printed(show_report, report(targets=targets), capsys)).split())
-    assert "3 nodes, 4 bits, block 128 361 MB 48 MB 13.3% 1 node, 8 bits, per channel 180 MB 45 MB 25.0%" in text
+    assert "3x 4-bit/128 361 MB 48 MB 13.3% 1x 8-bit/channel 180 MB 45 MB 25.0%" in text
     tables = replace(targets[-1], op_type="Gather", operator="GatherBlockQuantized")
     text = " ".join(" ".join(printed(show_report, report(targets=(*targets, tables)), capsys, width=120)).split())
-    assert "1 node, GatherBlockQuantized, 8 bits, per channel" in text
+    assert "1x GatherBlockQuantized 8-bit/channel" in text
     assert "3 nodes, MatMulNBits, 4 bits, block 128" in text
     text = " ".join(printed(show_inspection, report(targets=(*targets, tables)), capsys, width=160))
     assert text.index("Targets: MatMulNBits") < text.index(" 8 ") < text.index("Targets: GatherBlockQuantized")

@@ -97,7 +97,7 @@ def test_two_lookups_in_one_table_share_it(tmp_path: Path) -> None:
 def test_as_floats_where_that_is_asked_for(tmp_path: Path) -> None:
     outcome = proven(plain(eight()), tmp_path, feed=IDS, embeddings="float")
     assert outcome.op_types == ["Gather", "MatMulNBits"]
-    assert reasons(outcome.report) == {"e": "embeddings are left in float, as asked for"}
+    assert reasons(outcome.report) == {"e": 'embeddings stay in float (`embeddings="float"`)'}
 
 
 def test_excluded(tmp_path: Path) -> None:
@@ -187,13 +187,23 @@ def test_a_tied_table_in_4_bits_is_stored_once_where_no_data_choose_codes(tmp_pa
     assert [t.bits for t in outcome.report.targets] == [4, 4]
 
 
-@pytest.mark.parametrize("node", ["^e$", "^y$"])
-def test_a_scheme_by_name_unties(node: str, tmp_path: Path) -> None:
-    outcome = proven(
-        tied(eight()), tmp_path, targets=2, feed=IDS, tolerance=0.2, scheme=Scheme(), schemes={node: {"bits": 8}}
-    )
+def test_a_product_that_is_to_have_fewer_bits_is_stored_by_itself(tmp_path: Path) -> None:
+    outcome = proven(tied(eight()), tmp_path, targets=2, feed=IDS, tolerance=0.2, schemes={"^y$": {"bits": 4}})
     assert outcome.op_types == ["GatherBlockQuantized", "MatMulNBits"]
-    assert [t.shares for t in outcome.report.targets] == ["", ""]
+    assert [(t.bits, t.shares) for t in outcome.report.targets] == [(8, ""), (4, "")]
+    (note,) = (warning for warning in outcome.report.warnings if "more than once" in warning)
+    assert "'e'" in note
+
+
+@pytest.mark.parametrize(("node", "bits"), [("^e$", 4), ("^y$", 8), ("^e$", 8), (".", 4)])
+def test_a_scheme_by_name_is_one_for_the_copy(node: str, bits: int, tmp_path: Path) -> None:
+    schemes = {node: {"bits": bits, "block_size": 32}}
+    outcome = proven(tied(four()), tmp_path, targets=2, feed=IDS, tolerance=0.2, embeddings=8, schemes=schemes)
+    if (node, bits) == (".", 4):  # also for a product of fewer bits than tables have, where the table has them too
+        assert [t.bits for t in outcome.report.targets] == [4, 4]
+    assert outcome.op_types == ["Reshape", "GatherBlockQuantized", "MatMulNBits"]
+    assert {(t.bits, t.block_size) for t in outcome.report.targets} == {(bits, 32)}
+    assert not [warning for warning in outcome.report.warnings if "more than once" in warning]
 
 
 def test_floats_untie(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ class Dummy(Solver):
     form: str = "plain"
 
     name: ClassVar[str] = "gptq"
-    summary: ClassVar[str] = "a test"
     calibrated: ClassVar[bool] = True
     weights_per_second: ClassVar[float] = 1e6
 

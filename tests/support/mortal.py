@@ -24,7 +24,6 @@ class Mortal(Solver):
     grave: str = ""
 
     name: ClassVar[str] = "mortal"
-    summary: ClassVar[str] = "dies once"
     weights_per_second: ClassVar[float] = 1e6
 
     def _solve(

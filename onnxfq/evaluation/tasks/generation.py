@@ -99,7 +99,7 @@ def _refuse_missing_sacrebleu() -> None:
 
 GENERATION = Task(
     name="generation",
-    needs="texts with what is to become of them, with `data=FILE.jsonl`",
+    needs="texts with their references, with `data=FILE.jsonl`",
     takes="data",
     fits=lambda config, signature: signature is None,
     metrics=lambda config: (BLEU, CHRF, SAME_TEXT),
