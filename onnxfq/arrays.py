@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-AnyArray = npt.NDArray[np.generic]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Uint8Array = npt.NDArray[np.uint8]

@@ -22,7 +22,7 @@ _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head':
 FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
-Calibration = str | Path | Iterable[Mapping[str, Array]]
+CalibrationData = str | Path | Iterable[Mapping[str, Array]]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
@@ -80,7 +80,7 @@ class Options:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     allow_slow: bool = False
-    calib: Calibration | None = None
+    calib: CalibrationData | None = None
     tokenizer: str | Path | None = None
     samples: int = 128
     seq_len: int = 512
@@ -208,7 +208,7 @@ class Changes(TypedDict, total=False):
     include: Sequence[str]
     exclude: Sequence[str]
     allow_slow: bool
-    calib: Calibration | None
+    calib: CalibrationData | None
     tokenizer: str | Path | None
     samples: int
     seq_len: int

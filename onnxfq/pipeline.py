@@ -32,7 +32,7 @@ from onnxfq.quantization.validate import validate
 from onnxfq.quantization.verify import Expected, verify
 from onnxfq.reports.report import Report, TargetReport
 from onnxfq.rules import expected_mean_square
-from onnxfq.solvers import describe as describe_solver
+from onnxfq.solvers import algorithm_text
 from onnxfq.system.allocator import keep_memory
 from onnxfq.system.compiled import limited_threads
 from onnxfq.system.output import check_place, staging
@@ -191,6 +191,9 @@ def _calibrate_and_solve(
     job: Job, calibration: Calibration, position: int, planned: dict[int, Planned], steps: Steps
 ) -> dict[int, SolvedWeight]:
     """Measure a stage's inputs, and solve its weights for them."""
+    if not planned:  # earlier stages have stored all of its weights
+        calibration.skip(position, steps)
+        return {}
     statistics, stage = calibration.measure(position, steps), calibration.stages[position]
     if statistics is None:
         return _kept(solve(_tasks_without_data(job, planned), job.workers, job.options.memory))
@@ -242,7 +245,7 @@ def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:
     return {
         "onnxfq.version": VERSION,
         "onnxfq.scheme": job.scheme,
-        "onnxfq.algorithm": describe_solver(job.solver),
+        "onnxfq.algorithm": algorithm_text(job.solver),
         "onnxfq.source_blake3": source_hash.result(),
     }
 

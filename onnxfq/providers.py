@@ -1,6 +1,6 @@
 """Execution providers: what is known of each, as data. Code asks for a fact and never compares a name.
 
-To add a provider: its name, a row here, and its kernels (`onnxfq.rules`). Nothing else names one.
+To add a provider: its name, a row here, and its kernels (`onnxfq.rules`). Nothing else compares a name.
 """
 
 from __future__ import annotations

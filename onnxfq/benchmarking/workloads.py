@@ -15,7 +15,7 @@ from onnxfq.graph import Graph
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 
-Kind = Literal["prefill", "decode", "run"]
+RunKind = Literal["prefill", "decode", "run"]
 
 SEED = 0
 
@@ -32,7 +32,7 @@ class Workload:
         tokens: what a run handles in all its rows; None where inputs are no tokens.
     """
 
-    kind: Kind
+    kind: RunKind
     batch: int
     length: int | None
     tokens: int | None
@@ -64,7 +64,7 @@ class Candidate:
         return cls(session, signature, found if found and found.cache else None)
 
 
-def kinds_of(graphs: Sequence[Graph]) -> tuple[Kind, ...]:
+def kinds_of(graphs: Sequence[Graph]) -> tuple[RunKind, ...]:
     """What can be timed of all of them.
 
     Raises:
@@ -77,7 +77,7 @@ def kinds_of(graphs: Sequence[Graph]) -> tuple[Kind, ...]:
     return ("prefill", "decode") if caches.pop() else ("run",)
 
 
-def workloads(signature: Signature, kind: Kind, batches: Sequence[int], lengths: Sequence[int]) -> list[Workload]:
+def workloads(signature: Signature, kind: RunKind, batches: Sequence[int], lengths: Sequence[int]) -> list[Workload]:
     """The runs of one kind that differ in what they feed.
 
     Raises:
@@ -92,13 +92,13 @@ def workloads(signature: Signature, kind: Kind, batches: Sequence[int], lengths:
     return list(found.values())
 
 
-def make_feed(signature: Signature, kind: Kind, batch: int, length: int) -> Feed:
+def make_feed(signature: Signature, kind: RunKind, batch: int, length: int) -> Feed:
     """Made-up inputs of one run, the same for all models with such inputs."""
     past = length if kind == "decode" else 0
     return generate(signature, samples=1, seq_len=length, past=past, seed=SEED, batch=batch)[0]
 
 
-def _workload(signature: Signature, kind: Kind, batch: int, length: int, feed: Feed) -> Workload:
+def _workload(signature: Signature, kind: RunKind, batch: int, length: int, feed: Feed) -> Workload:
     data = [spec for spec in signature.inputs if role(spec) == "data"]
     for spec in data:
         if feed[spec.name].shape and feed[spec.name].shape[0] != batch:

@@ -47,7 +47,7 @@ class Totals:
         self.gram: Float64Array | None = None
         self.cross: Float64Array | None = None
         self._sum, self._float_sum = np.zeros(k), np.zeros(k)
-        self._least, self._largest = np.full(k, np.inf), np.full(k, -np.inf)
+        self._min, self._max = np.full(k, np.inf), np.full(k, -np.inf)
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk."""
@@ -55,8 +55,8 @@ class Totals:
         self.gram, self.cross = _added(self.gram, chunk.gram), _added(self.cross, chunk.cross)
         self._sum += chunk.vectors["sum"]
         self._float_sum += chunk.vectors["original_sum"]
-        self._least = np.minimum(self._least, chunk.vectors["least"])
-        self._largest = np.maximum(self._largest, chunk.vectors["largest"])
+        self._min = np.minimum(self._min, chunk.vectors["min"])
+        self._max = np.maximum(self._max, chunk.vectors["max"])
 
     def statistics(self) -> Statistics:
         """Means over all tokens."""
@@ -67,8 +67,8 @@ class Totals:
             cross=None if self.cross is None else self.cross / count,
             mean=self._sum / count,
             float_mean=self._float_sum / count,
-            min=float(self._least.min()),
-            max=float(self._largest.max()),
+            min=float(self._min.min()),
+            max=float(self._max.max()),
         )
 
 

@@ -112,7 +112,7 @@ class Workers:
         assert self._executor is not None
         stamps = [_Stamp.of(path) for path in task.files]
         try:
-            return self._executor.submit(_perform, environment(), stamps, self._threads, function, task)
+            return self._executor.submit(_perform, worker_versions(), stamps, self._threads, function, task)
         except (BrokenExecutor, RuntimeError) as error:  # the latter: it was shut down
             raise _lost(error) from error
 
@@ -151,7 +151,7 @@ def opened(executor: str | Executor | None, *, threads: int | None = None) -> It
         cluster = None
         if isinstance(executor, str):
             cluster = stack.enter_context(connected(address_of(executor)))
-            for where, found in cluster.ask(environment).items():
+            for where, found in cluster.ask(worker_versions).items():
                 _compare(where, found)
             executor = cluster.executor
         workers = Workers(executor, threads=threads, cluster=cluster)
@@ -181,7 +181,7 @@ def check_executor(executor: object) -> None:
 
 
 @cache
-def environment() -> dict[str, str]:
+def worker_versions() -> dict[str, str]:
     """Whatever decides about the last bits of results: versions, and the kind of processor that BLAS works for."""
     kinds = {info["architecture"] for info in threadpool_info() if "architecture" in info}
     return {
@@ -232,7 +232,7 @@ def _perform(
     task: AnyTask,
 ) -> Result:
     """Do a task, in whatever process this is, one at a time."""
-    _compare(_worker(), environment(), wanted)
+    _compare(_worker(), worker_versions(), wanted)
     for stamp in stamps:
         stamp.check()
     with _ALONE, limited_threads(threads):
@@ -245,7 +245,7 @@ def _worker() -> str:
 
 def _compare(where: str, found: Mapping[str, str], wanted: Mapping[str, str] | None = None) -> None:
     """Refuse a worker whose results would not be the same bytes."""
-    wanted = environment() if wanted is None else wanted
+    wanted = worker_versions() if wanted is None else wanted
     other = [f"{key}: got {found.get(key)}, wanted {value}" for key, value in wanted.items() if found.get(key) != value]
     if other:
         raise ExecutorError(

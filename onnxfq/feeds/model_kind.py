@@ -8,14 +8,14 @@ from onnxfq.errors import ModelError
 from onnxfq.feeds import is_float, role, stem, takes_token_ids
 from onnxfq.signature import Signature, TensorSpec
 
-Kind = Literal["language", "sentences", "classifier", "other"]
+ModelKind = Literal["language", "sentences", "classifier", "other"]
 
 _LOGITS = frozenset({"logits", "scores", "score", "lm_logits"})
 _SENTENCE = ("sentence_embedding", "sentence_embeddings", "text_embeds")
 _TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states", "encoder_hidden_states")
 
 
-def recognise(signature: Signature) -> Kind:
+def recognise(signature: Signature) -> ModelKind:
     """What a model is for; "other" where nothing tells.
 
     A language model takes token ids and answers each with scores for about as many tokens as it knows; a model that

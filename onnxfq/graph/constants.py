@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnxfq.arrays import Array
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
 from onnxfq.graph.external_data import Scratch
-from onnxfq.graph.tensors import Tensor, describe, tensor_proto, type_name
+from onnxfq.graph.tensors import Tensor, read_header, tensor_proto, type_name
 from onnxfq.graph.weight_chain import Cast, Ints, WeightChain, is_detour, steps
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
@@ -149,7 +149,7 @@ class _Resolver:
         if name in home.initializers:
             if name in home.inputs and (self.overridable or home.parent):
                 return NotConstant(f"the weight '{name}' is a graph input too, whose value callers may replace")
-            return describe(home.initializers[name], self.model)
+            return read_header(home.initializers[name], self.model)
         if name in home.sparse:
             return NotConstant(f"the weight '{name}' is stored sparse")
         if name in home.inputs:
@@ -172,7 +172,7 @@ class _Resolver:
         tensor = node.body.literals[name]
         if tensor is None:
             return NotConstant("the weight's Constant node holds no dense tensor")
-        return describe(tensor, self.model, name)
+        return read_header(tensor, self.model, name)
 
     def _forth(
         self, leaf: Tensor, home: Body, detours: list[Node], trail: tuple[tuple[Body, str], ...]

@@ -28,7 +28,7 @@ def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool,
 
     Inputs: `original` and `quantized` [..., K], `rows` int64 (which of the tokens count), `gram` and `cross`
     [K, K] float64. Outputs: `gram_next`, `cross_next`, and of the chunk alone `sum`, `original_sum` [K],
-    `least` and `largest` [K] of the activations as they are.
+    `min` and `max` [K] of the activations as they are.
     """
     build = _Builder()
     original = build.tokens("original", k, transposed)
@@ -38,8 +38,8 @@ def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool,
     build.accumulate("cross", original, rounded)
     build.add("ReduceSum", [rounded, build.constant("rows_axis", np.array([0], np.int64))], "sum", keepdims=0)
     build.add("ReduceSum", [original, "rows_axis"], "original_sum", keepdims=0)
-    build.add("ReduceMin", [quantized], "least", axes=[0], keepdims=0)
-    build.add("ReduceMax", [quantized], "largest", axes=[0], keepdims=0)
+    build.add("ReduceMin", [quantized], "min", axes=[0], keepdims=0)
+    build.add("ReduceMax", [quantized], "max", axes=[0], keepdims=0)
     activation = ONNX_TYPES[np.dtype(dtype)]
     inputs = [helper.make_tensor_value_info(n, activation, None) for n in ("original", "quantized")[: 1 + crossed]]
     inputs.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["rows"]))
@@ -51,7 +51,7 @@ class _Builder:
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
-        self._outputs = ["gram_next", "cross_next", "sum", "original_sum", "least", "largest"]
+        self._outputs = ["gram_next", "cross_next", "sum", "original_sum", "min", "max"]
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self._nodes.append(helper.make_node(op_type, inputs, [output], **attributes))

@@ -10,7 +10,7 @@ from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.model import Graph
-from onnxfq.graph.tensors import describe
+from onnxfq.graph.tensors import read_header
 
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _AS_IT_IS = 2  # bytes for a byte: the constant, and the copy that kernels pack
@@ -66,7 +66,7 @@ def partition(graph: Graph, flow: Flow, steps: Iterable[Step], limit: int, *, wi
 
 def _loaded(proto: TensorProto, graph: Graph, *, widens: bool) -> int:
     times = _WIDENED if widens and proto.data_type in HALF else _AS_IT_IS
-    return times * describe(proto, graph.path).nbytes
+    return times * read_header(proto, graph.path).nbytes
 
 
 def weight_bytes(graph: Graph, *, widens: bool) -> int:
@@ -85,7 +85,7 @@ def weight_bytes(graph: Graph, *, widens: bool) -> int:
             readers.setdefault(name, []).append((node, index))
     constants = {name: proto for body in graph.bodies for name, proto in _constants(body)}
     read = (proto for name, proto in constants.items() if _is_read(name, readers))
-    return sum((2 if widens and p.data_type in HALF else 1) * describe(p, graph.path, p.name).nbytes for p in read)
+    return sum((2 if widens and p.data_type in HALF else 1) * read_header(p, graph.path, p.name).nbytes for p in read)
 
 
 def _constants(body: Body) -> Iterator[tuple[str, TensorProto]]:

@@ -26,7 +26,7 @@ from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NEW, describe, embed, refer, tensor_header, tensor_proto
+from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature
 
@@ -89,7 +89,7 @@ class Graph:
     def _check_tensors(self) -> None:
         pieces: dict[Path, set[FileSlice]] = {self.path: set()}
         for held in iter_tensors(self.model):
-            piece = describe(held.proto, self.path, held.label).piece
+            piece = read_header(held.proto, self.path, held.label).piece
             if piece is None:
                 continue
             if not piece.length:

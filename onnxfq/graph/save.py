@@ -12,7 +12,7 @@ from onnxfq.graph.external_data import FileSlice, copy_bytes, create, write_all
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.model import Graph
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, describe, embed, refer
+from onnxfq.graph.tensors import NEW, NUMPY_TYPES, Tensor, clear_values, embed, read_header, refer
 from onnxfq.graph.wire import LIFT_BYTES, field_header, raw_data_header
 
 EXTERNAL_FROM_BYTES = 1 << 30
@@ -45,7 +45,7 @@ def save(graph: Graph, out: Path, tensor_file: TensorFile) -> list[Path]:
 
 
 def _data_bytes(graph: Graph) -> int:
-    return sum(describe(h.proto, graph.path).nbytes for h in iter_tensors(graph.model) if h.initializer)
+    return sum(read_header(h.proto, graph.path).nbytes for h in iter_tensors(graph.model) if h.initializer)
 
 
 def _save_external(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile) -> list[Path]:
@@ -53,7 +53,7 @@ def _save_external(graph: Graph, copy: ModelProto, out: Path, tensor_file: Tenso
     outside: list[tuple[FileSlice, TensorProto]] = []
     inside: list[Tensor] = []
     for held in iter_tensors(copy):
-        tensor = describe(held.proto, graph.path, held.label)
+        tensor = read_header(held.proto, graph.path, held.label)
         if tensor.piece is None:
             inside += [tensor] if held.initializer and _movable(tensor) else []
         elif not held.initializer:
@@ -132,7 +132,7 @@ def _serialize(message: ModelProto | GraphProto, out: Path) -> bytes:
 
 def _slice(proto: TensorProto, model: Path, tensor_file: TensorFile) -> FileSlice:
     """Where the bytes of a tensor that lies in a file are."""
-    piece = describe(proto, model).piece
+    piece = read_header(proto, model).piece
     if piece is None:
         raise ModelError(f"Tensor '{proto.name}' has no data.")
     return FileSlice(tensor_file.path, piece.offset, piece.length) if _is_new(piece) else piece

@@ -21,7 +21,7 @@ from onnxfq.graph.flow import Flow, Step, captured
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.model import Graph
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NEW, ONNX_TYPES, clear_values, describe, embed, refer
+from onnxfq.graph.tensors import NEW, ONNX_TYPES, clear_values, embed, read_header, refer
 
 QUANTIZED_SUFFIX = "/twin"  # added to the names of values of the quantized model that differ from the original's
 
@@ -158,7 +158,7 @@ def _constants(graph: Graph, flow: Flow, nodes: Sequence[NodeProto]) -> Iterable
 
 def _portable(proto: TensorProto, model: Path, folder: Path, tensor_file: TensorFile | None) -> TensorProto:
     """A constant for another model: small ones whole, large ones as references, new ones from the tensor file."""
-    piece = describe(proto, model).piece
+    piece = read_header(proto, model).piece
     copy = TensorProto()
     copy.CopyFrom(proto)
     if piece is None:
@@ -204,6 +204,6 @@ def _embed_inner(model: ModelProto, graph: Graph) -> None:
     for held in iter_tensors(model):
         if held.main or held.proto.data_location != TensorProto.EXTERNAL:
             continue
-        piece = describe(held.proto, graph.path, held.label).piece
+        piece = read_header(held.proto, graph.path, held.label).piece
         clear_values(held.proto)
         embed(held.proto, b"" if piece is None else bytes(piece.read()))

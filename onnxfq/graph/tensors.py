@@ -113,7 +113,7 @@ class Tensor:
             raise ModelError(f"Tensor '{self.name}' is damaged: {error}.") from error
 
 
-def describe(proto: TensorProto, model: Path, name: str | None = None) -> Tensor:
+def read_header(proto: TensorProto, model: Path, name: str | None = None) -> Tensor:
     """Locate a tensor's bytes and check them against its shape.
 
     Args:

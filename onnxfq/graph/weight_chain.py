@@ -41,7 +41,7 @@ class Cast:
     type: int
 
 
-Step = Transpose | Reshape | Cast
+ChainStep = Transpose | Reshape | Cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class WeightChain:
     casts: Ints = ()
     shaping: tuple[Transpose | Reshape, ...] = ()
 
-    def then(self, step: Step) -> WeightChain:
+    def then(self, step: ChainStep) -> WeightChain:
         """The same way with one more step."""
         if isinstance(step, Cast):
             return self if step.type == self.type else replace(self, type=step.type, casts=(*self.casts, step.type))
@@ -102,26 +102,26 @@ def is_detour(node: Node) -> bool:
     return node.op_type in _KINDS and not node.domain and bool(node.inputs)
 
 
-def steps(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def steps(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     """What a node does to an array of the given shape; None where that cannot be told."""
     return _KINDS[node.op_type](node, shape, small)
 
 
-def _transpose(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _transpose(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     perm = node.integers("perm") if node.has("perm") else tuple(reversed(range(len(shape))))
     return (Transpose(perm),) if perm is not None and sorted(perm) == list(range(len(shape))) else None
 
 
-def _cast(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _cast(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     kind = node.integer("to", 0)
     return (Cast(kind),) if kind in NUMPY_TYPES else None
 
 
-def _identity(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _identity(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     return ()
 
 
-def _reshape(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _reshape(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     wanted = node.integers("shape") if node.has("shape") else small(1)
     if wanted is None:
         return None
@@ -136,7 +136,7 @@ def _reshape(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
     return (Reshape(wanted),) if valid else None
 
 
-def _squeeze(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _squeeze(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     axes = _axes(node, small) if _has_axes(node) else tuple(i for i, d in enumerate(shape) if d == 1)
     if axes is None or any(not -len(shape) <= a < len(shape) or shape[a] != 1 for a in axes):
         return None
@@ -144,7 +144,7 @@ def _squeeze(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
     return (Reshape(tuple(d for i, d in enumerate(shape) if i not in dropped)),)
 
 
-def _unsqueeze(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _unsqueeze(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     axes = _axes(node, small)
     rank = len(shape) + len(axes or ())
     if axes is None or any(not -rank <= a < rank for a in axes):
@@ -156,7 +156,7 @@ def _unsqueeze(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None
     return (Reshape(tuple(1 if i in added else next(rest) for i in range(rank))),)
 
 
-def _flatten(node: Node, shape: Ints, small: Small) -> tuple[Step, ...] | None:
+def _flatten(node: Node, shape: Ints, small: Small) -> tuple[ChainStep, ...] | None:
     axis = node.integer("axis", 1)
     if not -len(shape) <= axis <= len(shape):
         return None
@@ -173,7 +173,7 @@ def _axes(node: Node, small: Small) -> Ints | None:
     return node.integers("axes") if node.has("axes") else small(1)
 
 
-_KINDS: dict[str, Callable[[Node, Ints, Small], tuple[Step, ...] | None]] = {
+_KINDS: dict[str, Callable[[Node, Ints, Small], tuple[ChainStep, ...] | None]] = {
     "Transpose": _transpose,
     "Cast": _cast,
     "Identity": _identity,

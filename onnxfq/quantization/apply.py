@@ -12,7 +12,7 @@ from onnxfq.graph import TensorFile
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight
-from onnxfq.quantization.summary import describe
+from onnxfq.quantization.summary import target_report
 from onnxfq.quantization.verify import Expected
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Bias, StoredWeight, Tensors, shift_bias
@@ -72,7 +72,7 @@ class Rewriting:
             return
         report = _shared(known, planned) if known else None
         if solved is not None:
-            report = _report(describe(planned, self._job.solver.name), solved)
+            report = _report(target_report(planned, self._job.solver.name), solved)
             known = self._known[planned.key] = _Known(self._store(planned, solved.parts), report, solved.digest)
         if known is None or report is None:
             return

@@ -70,7 +70,7 @@ class Calibration:
             for index, weight in solved.items()
         ):
             return None
-        self.streams.skip(position, self._tensor_file, tell)
+        self.skip(position, tell)
         return solved
 
     def measure(self, position: int, tell: Tell) -> Statistics | None:
@@ -78,6 +78,10 @@ class Calibration:
         planned = [self._job.planned[index] for index in self.stages[position].targets]
         blocks = Counter(p.rule.rounded_block(p.kernel) for p in planned)
         return self.streams.advance(position, self._tensor_file, blocks.most_common(1)[0][0], tell)
+
+    def skip(self, position: int, tell: Tell) -> None:
+        """Run all samples up to a stage about which nothing needs to be known."""
+        self.streams.skip(position, self._tensor_file, tell)
 
     def save(self, position: int, solved: Mapping[int, SolvedWeight]) -> None:
         """Keep a finished stage for a resumed run."""

@@ -19,7 +19,7 @@ from onnxfq.feeds import Feeds
 from onnxfq.progress import Progress
 from onnxfq.quantization.job import Job
 from onnxfq.session import runtime_version
-from onnxfq.solvers import describe
+from onnxfq.solvers import algorithm_text
 from onnxfq.version import VERSION
 
 
@@ -124,7 +124,7 @@ def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
         "data": _digest(feeds),
         "targets": hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
         "scheme": job.scheme,
-        "algorithm": describe(job.solver),
+        "algorithm": algorithm_text(job.solver),
         "provider": job.provider,
         "onnxfq": VERSION,
         "onnxruntime": runtime_version(),

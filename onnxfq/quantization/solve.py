@@ -17,7 +17,7 @@ from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.read_ahead import read_ahead
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask, solve_weight
 from onnxfq.quantized import weight_range
-from onnxfq.solvers import AUTO, Solver, make_solver
+from onnxfq.solvers import BEST_WITHOUT_DATA, Solver, make_solver
 from onnxfq.statistics import Statistics
 
 
@@ -50,7 +50,7 @@ def tasks_without_data(
         solver: what the user chose; where it needs data, the best without takes its place.
         mean_squares: [K], of the inputs of those targets whose graph tells them.
     """
-    solver = make_solver(AUTO) if solver.calibrated else solver
+    solver = make_solver(BEST_WITHOUT_DATA) if solver.calibrated else solver
     tasks = {}
     for index, p in planned.items():
         known = mean_squares.get(index) if solver.weighs_inputs else None

@@ -12,7 +12,7 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
-from onnxfq.solvers import describe as describe_solver
+from onnxfq.solvers import algorithm_text
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
@@ -36,7 +36,7 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
         source=str(job.graph.path),
         output=str(output) if output else None,
         scheme=job.scheme,
-        algorithm=describe_solver(job.solver),
+        algorithm=algorithm_text(job.solver),
         calibration=calibration,
         provider=job.provider,
         targets=tuple(targets),
@@ -83,13 +83,13 @@ def expected_targets(job: Job) -> list[TargetReport]:
     first: dict[Hashable, str] = {}
     reports = []
     for p in job.planned:
-        report = describe(p, job.solver.name)
+        report = target_report(p, job.solver.name)
         owner = first.setdefault(p.key, report.name)
         reports.append(report if owner == report.name else replace(report, bytes=0, shares=owner))
     return reports
 
 
-def describe(p: Planned, algorithm: str) -> TargetReport:
+def target_report(p: Planned, algorithm: str) -> TargetReport:
     """A planned node, its error not yet known."""
     target, kernel, scheme = p.target, p.kernel, p.scheme
     return TargetReport(

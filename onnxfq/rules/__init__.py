@@ -11,7 +11,7 @@ from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
-from onnxfq.rules.rule import Kind, Probe, Rule, StoredWeight, Tensors, take_rows, tensor_bytes
+from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Bias",
     "Fold",
     "Kernel",
-    "Kind",
     "Probe",
     "Rule",
     "Skip",
@@ -27,6 +26,7 @@ __all__ = [
     "Target",
     "Tensors",
     "Weight",
+    "WeightKind",
     "expected_mean_square",
     "find_bias",
     "find_fold",

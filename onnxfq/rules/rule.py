@@ -20,7 +20,7 @@ from onnxfq.scheme import Scheme
 
 Tensors = Mapping[str, Array]  # of one weight or some of its rows, by the names of the operator's inputs
 TensorType = tuple[tuple[int, ...], np.dtype[np.generic]]  # shape and element type
-Kind = Literal["weights", "embeddings"]
+WeightKind = Literal["weights", "embeddings"]
 
 # Largest relative MSE of a kernel against the dequantized weight, by what it rounds besides the weights.
 TOLERANCE_FLOAT, TOLERANCE_INT8, TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
@@ -76,7 +76,7 @@ class Rule(ABC):
     """
 
     operator: ClassVar[str]
-    kind: ClassVar[Kind]
+    kind: ClassVar[WeightKind]
     replaces: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, int]]
     domain: ClassVar[str] = MICROSOFT

@@ -10,11 +10,11 @@ from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.option_text import options_text, parse_options, solver_options
 from onnxfq.solvers.rtn import Rtn
 
-__all__ = ["AUTO", "SOLVERS", "Solver", "describe", "make_solver", "solver_options"]
+__all__ = ["BEST_WITHOUT_DATA", "SOLVERS", "Solver", "algorithm_text", "make_solver", "solver_options"]
 
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Rtn, Hqq, Gptq, Awq)}
-AUTO = "hqq"  # the best algorithm that needs no data
-AUTO_CALIBRATED = "gptq"  # the best with data
+BEST_WITHOUT_DATA = "hqq"  # the best algorithm that needs no data
+BEST_WITH_DATA = "gptq"  # the best with data
 
 
 def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
@@ -30,7 +30,7 @@ def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
     wanted, colon, options = algorithm.partition(":")
     name = wanted.strip()
     if name == "auto":
-        name = AUTO_CALIBRATED if calibrated else AUTO
+        name = BEST_WITH_DATA if calibrated else BEST_WITHOUT_DATA
     if name not in SOLVERS:
         known = ", ".join(sorted(SOLVERS))
         raise UsageError(f"Unknown algorithm (got algorithm={algorithm!r}). Use auto, {known}.")
@@ -38,12 +38,12 @@ def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
     if solver.calibrated and not calibrated:
         raise UsageError(
             f"The algorithm {name} needs calibration data (got none). Give some with `calib=FILE`, let the model make "
-            f'its own with `calib="self"`, or use `algorithm={AUTO}`, the best without data.'
+            f'its own with `calib="self"`, or use `algorithm={BEST_WITHOUT_DATA}`, the best without data.'
         )
     return solver
 
 
-def describe(solver: Solver) -> str:
+def algorithm_text(solver: Solver) -> str:
     """The setting `algorithm` for a solver, defaults left out: "gptq" or "gptq:damping=0.02"."""
     options = options_text(solver)
     return f"{solver.name}:{options}" if options else solver.name

@@ -25,7 +25,7 @@ from onnxfq.calibration.stages import find_stages
 from onnxfq.calibration.streams import Streams
 from onnxfq.executors import cluster, executor
 from onnxfq.executors.cluster import Cluster, address_of, connected
-from onnxfq.executors.executor import Workers, environment, opened
+from onnxfq.executors.executor import Workers, opened, worker_versions
 from onnxfq.graph import Flow, Graph, TensorFile
 from onnxfq.solvers import SOLVERS
 from support.models import write_external
@@ -359,12 +359,12 @@ def test_an_interruption_leaves_an_executor_of_the_user_open(source: Path, tmp_p
 def test_workers_of_other_versions_are_refused(
     scheduler: str, processes: Executor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = environment()
+    real = worker_versions()
     monkeypatch.setattr(executor, "environment", lambda: real | {"numpy": "1.0"})
     wanted = f"would give other bytes .*numpy: got {np.__version__}, wanted 1.0"
     with pytest.raises(ExecutorError, match=f"worker process .* {wanted}"):
         written(source, tmp_path, algorithm="rtn", executor=processes)
-    monkeypatch.setattr(executor, "environment", environment)
+    monkeypatch.setattr(executor, "worker_versions", worker_versions)
     monkeypatch.setitem(real, "numpy", "1.0")  # what this process says of itself
     with pytest.raises(ExecutorError, match=f"The worker tcp://.* {wanted}"):
         written(source, tmp_path, algorithm="rtn", executor=scheduler)
@@ -460,7 +460,7 @@ def test_workers_that_stay_away_for_long_are_told(monkeypatch: pytest.MonkeyPatc
 def test_workers_without_onnxfq_are_told() -> None:
     watched = Cluster(Client(answers={"tcp://w:1": ModuleNotFoundError("No module named 'onnxfq'")}), "tcp://s:1")
     with pytest.raises(ExecutorError, match=r"tcp://w:1 of 'tcp://s:1' cannot run onnxfq \(No module named 'onnxfq'\)"):
-        watched.ask(environment)
+        watched.ask(worker_versions)
 
 
 class Answering(Executor):

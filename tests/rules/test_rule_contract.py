@@ -16,7 +16,7 @@ from onnxfq.errors import SchemeError
 from onnxfq.packing import fingerprint
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.rules import RULES, Kernel, Kind, Rule, take_rows, tensor_bytes
+from onnxfq.rules import RULES, Kernel, Rule, WeightKind, take_rows, tensor_bytes
 from onnxfq.scheme import BITS, BLOCK_SIZES, ScaleType, Scheme
 from onnxfq.session import Session
 from support import models
@@ -59,7 +59,7 @@ def probe_error(rule: Rule, tensors: dict[str, Array], kernel: Kernel, n: int, k
 @each_rule
 def test_it_is_what_its_class_says(rule: Rule) -> None:
     assert [other.operator for other in RULES].count(rule.operator) == 1
-    assert rule.kind in get_args(Kind)
+    assert rule.kind in get_args(WeightKind)
     assert set(rule.replaces) <= set(SOURCES), "a new operator needs a model here"
     assert rule.positions(0) == rule.inputs
     assert len(set(rule.inputs.values())) == len(rule.inputs)

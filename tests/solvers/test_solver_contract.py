@@ -16,7 +16,7 @@ from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
-from onnxfq.solvers import AUTO, SOLVERS, Solver, describe, make_solver
+from onnxfq.solvers import BEST_WITHOUT_DATA, SOLVERS, Solver, algorithm_text, make_solver
 from onnxfq.statistics import Statistics
 from support.calibration import disturbed, inputs, measured, row_losses
 from support.pairs import pairs
@@ -61,7 +61,7 @@ def test_it_is_what_its_table_line_says(name: str) -> None:
     solver = solver_of(name)
     assert type(solver) is SOLVERS[name]
     assert solver.name == name
-    assert describe(solver) == name
+    assert algorithm_text(solver) == name
     assert solver.weights_per_second > 0
     assert not (solver.calibrated and solver.weighs_inputs)
     assert solver.calibrated or not solver.moves_bias
@@ -69,7 +69,7 @@ def test_it_is_what_its_table_line_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", CALIBRATED)
 def test_calibrated_it_wants_data(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"{name} needs calibration data .*algorithm={AUTO}"):
+    with pytest.raises(UsageError, match=rf"{name} needs calibration data .*algorithm={BEST_WITHOUT_DATA}"):
         make_solver(name)
     for nothing in (None, Statistics(tokens=0), Statistics(tokens=9, mean_square=np.ones(32))):
         with pytest.raises(ValueError, match=rf"{name} needs Statistics\.gram"):
@@ -143,7 +143,9 @@ def test_no_row_is_worse_than_without_data(
     q = solver_of(name).solve(weight, scheme, statistics, scale_type=scale_type)
     assert_stands_on_its_grid(q, weight, scheme, scale_type)
     ours = row_losses(weight, q, statistics)
-    theirs = row_losses(weight, make_solver(AUTO).solve(weight, scheme, None, scale_type=scale_type), statistics)
+    theirs = row_losses(
+        weight, make_solver(BEST_WITHOUT_DATA).solve(weight, scheme, None, scale_type=scale_type), statistics
+    )
     if granularity == "tensor":
         ours, theirs = ours.sum(keepdims=True), theirs.sum(keepdims=True)
     assert statistics.gram is not None
@@ -193,7 +195,9 @@ def test_same_bytes_for_any_number_of_threads(algorithm: str, granularity: int |
 def test_where_no_input_ever_comes_data_change_nothing(name: str, granularity: int | Granularity) -> None:
     weight, scheme = awkward(), Scheme(4, granularity)
     dead = Statistics(tokens=5, gram=np.zeros((K, K)), cross=np.zeros((K, K)))
-    ours, theirs = (s.solve(weight, scheme, dead, scale_type="float16") for s in (solver_of(name), make_solver(AUTO)))
+    ours, theirs = (
+        s.solve(weight, scheme, dead, scale_type="float16") for s in (solver_of(name), make_solver(BEST_WITHOUT_DATA))
+    )
     np.testing.assert_array_equal(ours.codes, theirs.codes)
     np.testing.assert_array_equal(ours.scale, theirs.scale)
     assert solver_of(name).input_scale([weight], scheme, dead, scale_type="float16") is None

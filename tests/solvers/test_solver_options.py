@@ -12,7 +12,7 @@ from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers import SOLVERS, describe, make_solver, solver_options
+from onnxfq.solvers import SOLVERS, algorithm_text, make_solver, solver_options
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
@@ -63,11 +63,11 @@ def test_words_for_yes_and_no(word: str, value: bool) -> None:
     ["rtn", "hqq", "gptq", "gptq:strength=0.02", "gptq:strength=1e-05,alpha=0.5,order=false,rounds=0", "gptq:form=x"],
 )
 def test_a_description_makes_the_same_solver(algorithm: str) -> None:
-    assert describe(make_solver(algorithm, calibrated=True)) == algorithm
+    assert algorithm_text(make_solver(algorithm, calibrated=True)) == algorithm
 
 
 def test_a_description_leaves_defaults_out() -> None:
-    assert describe(make_solver("gptq:strength=0.05,alpha=none,rounds=2", calibrated=True)) == "gptq"
+    assert algorithm_text(make_solver("gptq:strength=0.05,alpha=none,rounds=2", calibrated=True)) == "gptq"
 
 
 def test_auto_is_the_best_for_what_is_at_hand() -> None:
@@ -114,5 +114,5 @@ def test_a_class_without_fields_has_no_options(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setitem(SOLVERS, "narrow", Narrow)
     solver = make_solver("narrow")
-    assert (describe(solver), solver_options(solver)) == ("narrow", {})
+    assert (algorithm_text(solver), solver_options(solver)) == ("narrow", {})
     assert solver.solve(np.ones((1, 32), np.float32), Scheme(), None, scale_type="float32").codes.shape == (1, 32)
