@@ -360,7 +360,7 @@ def test_workers_of_other_versions_are_refused(
     scheduler: str, processes: Executor, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = worker_versions()
-    monkeypatch.setattr(executor, "environment", lambda: real | {"numpy": "1.0"})
+    monkeypatch.setattr(executor, "worker_versions", lambda: real | {"numpy": "1.0"})
     wanted = f"would give other bytes .*numpy: got {np.__version__}, wanted 1.0"
     with pytest.raises(ExecutorError, match=f"worker process .* {wanted}"):
         written(source, tmp_path, algorithm="rtn", executor=processes)
