@@ -98,7 +98,7 @@ def test_a_tied_head_of_which_only_part_is_excluded(tmp_path: Path) -> None:
     body = "a = MatMul (x, w)  b = MatMul (x, w)  y = Sub (a, b)"
     outcome = proven(model(body, w=W), tmp_path, tolerance=np.inf, exclude=("b",))
     assert "w" in outcome.initializers
-    assert models.reasons(outcome.report) == {"b": "excluded by the user (--exclude b)"}
+    assert models.reasons(outcome.report) == {"b": "excluded by the user (`exclude=b`)"}
 
 
 def test_a_weight_that_is_an_output_too(tmp_path: Path) -> None:
