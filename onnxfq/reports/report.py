@@ -168,7 +168,7 @@ class Report(Gated):
         >>> report = onnxfq.Report.load("report.json")
         >>> for target in report.targets[:1]:
         ...     print(target.name, target.bits, target.block_size)
-        /decoder/layers.0/self_attn/q_proj/MatMul 4 32
+        /decoder/embed_tokens/Gather 8 128
     """
 
     source: str

@@ -89,6 +89,6 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path, capsys: Output) -> None:
 
 def test_a_model_that_writes_its_own_data_must_fit_into_memory(tmp_path: Path) -> None:
     model = pair(tmp_path / "m.onnx")
-    with pytest.raises(UsageError, match=r"`calib=\"self\"` runs .* as a whole, .*got `memory=1 kB`.*`calib=FILE`"):
+    with pytest.raises(UsageError, match=r'`calib="self"` runs .* as a whole, .*got `memory=1 kB`.*`calib=FILE`'):
         onnxfq.quantize(model, algorithm="gptq", calib="self", memory="1kB")
     assert entries(tmp_path) == ["m.onnx"]

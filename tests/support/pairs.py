@@ -8,10 +8,13 @@ from typing import Any
 
 
 def pairs(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Rows, one value of each axis, such that any two values of any two axes stand together in one of them.
+    """Rows, one value of each axis, such that any two values of two axes stand together in one of them.
 
     For what a layer below tests in full: a failure of two settings together is found, one of three may not be. The rows
     are the same on every call.
+
+    Args:
+        *axes: two or more, each with its values.
     """
     everything = list(product(*axes))
     missing = {pair: None for row in everything for pair in _pairs(row)}
