@@ -95,7 +95,7 @@ def test_options_keep_them_in_one_form() -> None:
 # Refused
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
-    "no such node": (["lm_tail=bits:8"], UsageError, r"matches 'lm_tail'\. Names look like 'first', 'lm_head'"),
+    "no such node": (["lm_tail=bits:8"], UsageError, r"matches `schemes=lm_tail`\. Names look like 'first', 'lm_head'"),
     "no such attribute": (["lm_head=size:8"], SchemeError, "A scheme has no size .* It has bits, block_size"),
     "no such bits": (["lm_head=bits:5"], SchemeError, "Use 2, 4 or 8"),
     "no such block": (["lm_head=block_size:24"], SchemeError, "not a power of two"),
@@ -165,7 +165,7 @@ def test_reports_show_them_row_by_row(path: Path) -> None:
 def test_the_written_file_names_them(path: Path) -> None:
     models.quantized_by_rtn(path, scheme=Scheme(), schemes={"lm_head": {"bits": 8}})
     assert Graph.load(path.with_name("out.onnx")).metadata["onnxfq.scheme"] == (
-        "int4, block 32, asymmetric, activations int8; 1 node int8, block 32, asymmetric, activations int8"
+        "int4, block 32, asymmetric, activations int8; 1 node in int8, block 32, asymmetric, activations int8"
     )
 
 

@@ -250,7 +250,7 @@ def test_layers_are_summed_up_by_format_where_there_are_several(capsys: Output) 
     tables = replace(targets[-1], op_type="Gather", operator="GatherBlockQuantized")
     text = " ".join(" ".join(printed(show_report, report(targets=(*targets, tables)), capsys, width=120)).split())
     assert "1x GatherBlockQuantized 8-bit/channel" in text
-    assert "3 nodes, MatMulNBits, 4 bits, block 128" in text
+    assert "3x MatMulNBits 4-bit/128" in text
     text = " ".join(printed(show_inspection, report(targets=(*targets, tables)), capsys, width=160))
     assert text.index("Targets: MatMulNBits") < text.index(" 8 ") < text.index("Targets: GatherBlockQuantized")
     assert "Targets:" not in " ".join(printed(show_inspection, report(), capsys))

@@ -198,7 +198,9 @@ def test_a_product_that_is_to_have_fewer_bits_is_stored_by_itself(tmp_path: Path
 @pytest.mark.parametrize(("node", "bits"), [("^e$", 4), ("^y$", 8), ("^e$", 8), (".", 4)])
 def test_a_scheme_by_name_is_one_for_the_copy(node: str, bits: int, tmp_path: Path) -> None:
     schemes = {node: {"bits": bits, "block_size": 32}}
-    outcome = proven(tied(four()), tmp_path, targets=2, feed=IDS, tolerance=0.2, embeddings=8, schemes=schemes)
+    outcome = proven(
+        tied(four()), tmp_path, targets=2, feed=IDS, tolerance=0.2, embeddings=8, scheme=Scheme(), schemes=schemes
+    )
     if (node, bits) == (".", 4):  # also for a product of fewer bits than tables have, where the table has them too
         assert [t.bits for t in outcome.report.targets] == [4, 4]
     assert outcome.op_types == ["Reshape", "GatherBlockQuantized", "MatMulNBits"]
