@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from onnxfq.errors import ExecutorError, UsageError
@@ -35,7 +35,7 @@ class Cluster:
 
     def __init__(self, client: distributed.Client, address: str) -> None:
         self._client, self._address = client, address
-        self._seen = time.monotonic()
+        self._seen = monotonic()
         self.executor: Executor = client.get_executor(pure=False)
 
     def ask(self, question: Callable[[], Answer]) -> dict[str, Answer]:
@@ -68,7 +68,7 @@ class Cluster:
             found = bool(self._client.nthreads())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise ExecutorError(f"The scheduler '{self._address}' does not answer any more ({error}).") from error
-        now = time.monotonic()
+        now = monotonic()
         if found:
             self._seen = now
         elif now - self._seen > PATIENCE_SECONDS:

@@ -449,7 +449,7 @@ class Client:
 
 def test_workers_that_stay_away_for_long_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 50.0, 100.0, 130.0, 161.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(cluster, "monotonic", lambda: next(now))
     watched = Cluster(Client(True, False, False, False), "tcp://s:1")  # seen at 0 and 50, away at 100, 130, 161
     watched.check()
     watched.check()
