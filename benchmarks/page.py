@@ -10,9 +10,12 @@ from benchmarks.parts import PARTS, shown
 
 _QUALITY = {"relative_mse": "relative MSE", "spearman": "Spearman"}
 _PERPLEXITY = {"mean_kl": "mean KL", "perplexity": "perplexity", "lambada_loss": "LAMBADA loss"}
+_PERPLEXITY_ALONE = {"mean_kl": "mean KL", "perplexity": "perplexity"}
 TABLES: dict[str, Callable[[], str]] = {
     "minilm": lambda: tables.quality("minilm", _QUALITY),
     "opt-4m": lambda: tables.quality("opt-4m", _PERPLEXITY),
+    "embeddings-opt-4m": lambda: tables.embeddings("embeddings-opt-4m", _PERPLEXITY_ALONE),
+    "embeddings-minilm": lambda: tables.embeddings("embeddings-minilm", _QUALITY),
     "steps-minilm": lambda: tables.steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
     "bits2-minilm": lambda: tables.beyond(["bits2-minilm"]),
     "self-minilm": lambda: tables.beyond(["self-minilm"]),

@@ -64,6 +64,16 @@ PARTS: dict[str, Part] = {
             "--calib {decoder_calib}"
         },
     ),
+    "embeddings": Part(
+        "Embeddings",
+        "The model as it is, quantized with the default settings but for `embeddings`, without data (hqq) and "
+        "calibrated (gptq). opt-4m's table is its output head too and stored once, unless it has few bits and "
+        "data choose the head's codes.",
+        {
+            "embeddings-opt-4m": "benchmarks.embeddings decoder {decoder} --text {text_test} --calib {decoder_calib}",
+            "embeddings-minilm": "benchmarks.embeddings encoder {encoder} --sts {sts_test} --calib {encoder_calib}",
+        },
+    ),
     "steps": Part(
         "What each step of the calibrated stack is worth",
         "Built up one by one, then switched off one by one; below it fewer bits, and no data at all.",

@@ -33,10 +33,10 @@ def summary(size: str) -> str:
         size: of opt-4m's files, as they are in the repository and as the README's first command writes them.
     """
     rows: list[list[object]] = [["model", "size", "original", "quantized", "with `--calib`", "speed, one token"]]
-    rows.append(["opt-4m, in `models/`", size, *_figures("opt-4m", "perplexity", "WikiText-2 perplexity")])
-    minilm = read("minilm")
+    rows.append(["opt-4m, in `models/`", size, *_figures("embeddings-opt-4m", "perplexity", "WikiText-2 perplexity")])
+    minilm = read("embeddings-minilm")
     shrunk = f"{_size(minilm['original_bytes'])} → {_size(_row(minilm, 'hqq')['file_bytes'])}"
-    rows.append(["all-MiniLM-L6-v2", shrunk, *_figures("minilm", "spearman", "STS-B Spearman")])
+    rows.append(["all-MiniLM-L6-v2", shrunk, *_figures("embeddings-minilm", "spearman", "STS-B Spearman")])
     decoder = {(row["file"], row.get("from"), row.get("block_size")): row for row in read("throughput-1b")["rows"]}
     before, after = decoder["float32", None, None], decoder["4 bits", "float32", 32]
     shrunk = f"{_size(before['file_bytes'])} → {_size(after['file_bytes'])}"
@@ -45,9 +45,9 @@ def summary(size: str) -> str:
 
 
 def _row(result: dict[str, Any], algorithm: str) -> dict[str, Any]:
-    """Ours, at block 32."""
+    """Of the default settings."""
     rows: list[dict[str, Any]] = result["rows"]
-    return next(r for r in rows if r["tool"] == f"onnxfq {algorithm}" and r["block_size"] == 32)
+    return next(r for r in rows if r["algorithm"] == algorithm and r["embeddings"] == 8)
 
 
 def _figures(name: str, key: str, label: str) -> list[str]:
@@ -56,6 +56,19 @@ def _figures(name: str, key: str, label: str) -> list[str]:
     plain, calibrated = _row(result, "hqq"), _row(result, "gptq")
     quality = [f"{label} {result['original'][key]:.4g}", f"{plain[key]:.4g}", f"{calibrated[key]:.4g}"]
     return [*quality, f"{plain['one_token_speedup']:.2f}x"]
+
+
+def embeddings(name: str, figures: dict[str, str]) -> str:
+    """A model's files by what became of its embeddings; `figures` maps keys to headings."""
+    result = read(name)
+    rows: list[list[object]] = [["embeddings", "algorithm", "file", *figures.values(), "one token"]]
+    original = [f"{result['original'][key]:.4g}" if key in result["original"] else "" for key in figures]
+    rows.append(["original", "", _size(result["original_bytes"]), *original, ""])
+    for row in result["rows"]:
+        kind = row["embeddings"] if row["embeddings"] == "float" else f"{row['embeddings']} bits"
+        values = [f"{row[key]:.4g}" for key in figures]
+        rows.append([kind, row["algorithm"], _size(row["file_bytes"]), *values, f"{row['one_token_speedup']:.2f}x"])
+    return markdown(rows)
 
 
 def quality(name: str, figures: dict[str, str]) -> str:
