@@ -77,7 +77,7 @@ class OnnxModel(TemplateLM):  # type: ignore[misc, unused-ignore]
         config = EvaluationConfig(
             model, None, None, None, folder, max_length, None, resolve_provider(provider), threads, _nothing
         )
-        self.subject: EvaluatedModel = config.subjects(language_output)[0]
+        self.subject: EvaluatedModel = config.load_models(language_output)[0]
         self.max_length = self.subject.text.length
         self.max_gen_toks = max_gen_toks
         self.tokenizer = self.subject.text.tokenizer

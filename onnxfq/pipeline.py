@@ -215,7 +215,7 @@ def _kept(solved: Iterable[tuple[int, SolvedWeight | None]]) -> dict[int, Solved
 def _tasks_without_data(job: Job, planned: dict[int, Planned]) -> dict[int, WeightTask]:
     """What to solve, with what the graph alone tells about the inputs."""
     known = {index: expected_mean_square(job.graph, p.target) for index, p in planned.items()}
-    return tasks_without_data(planned, job.solver, {i: energy for i, energy in known.items() if energy is not None})
+    return tasks_without_data(planned, job.solver, {i: value for i, value in known.items() if value is not None})
 
 
 def _without_data(job: Job, rewriting: Rewriting, indices: Sequence[int], steps: Steps) -> None:

@@ -43,7 +43,7 @@ _CONTAINERS = {"seq": "sequence", "optional": "optional", "map": "map", "sparse_
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16, which numpy alone does not know
 _FATAL = 4  # logging severity: what goes wrong arrives as an exception, nothing is printed beside it
 
-# A serialised model, y = Relu(x) on float32 [1]: small enough to find out whether a provider really runs.
+# A serialized model, y = Relu(x) on float32 [1]: small enough to find out whether a provider really runs.
 _PROBE = (
     b'\x08\x08:9\n\x0e\n\x01x\x12\x01y"\x04Relu:\x00\x12\x05probeZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
@@ -82,10 +82,10 @@ class Session:
     """A loaded model that runs.
 
     Args:
-        model: a file, or a serialised model.
+        model: a file, or a serialized model.
         provider: where it runs.
         threads: threads inside an operator; None leaves the choice to ONNX Runtime.
-        external_data_folder: for a serialised model, the folder its external initializers lie in.
+        external_data_folder: for a serialized model, the folder its external initializers lie in.
         config: further ONNX Runtime session config entries.
         passing: one of many sessions, one after the other: what it takes goes back to the system with it. Without
             that, memory pools leave holes, and a process grows with every session.

@@ -27,7 +27,7 @@ class Statistics:
         mean: [K], mean of `x̃`.
         float_mean: [K], mean of `x`.
         mean_square: [K], mean of `x̃²` (the diagonal of `gram`), where that is all that is known: without data, a
-            normalisation layer before the target still tells it, up to a factor.
+            normalization layer before the target still tells it, up to a factor.
         min: smallest `x̃` of all, before rounding.
         max: largest of all.
     """
@@ -74,7 +74,7 @@ class Statistics:
         )
 
     def centred(self) -> Statistics:
-        """The same about the means: what remains to be minimised where a bias takes up the mean error."""
+        """The same about the means: what remains to be minimized where a bias takes up the mean error."""
         if self.gram is None or self.mean is None or self.float_mean is None:
             return self
         gram = self.gram - np.outer(self.mean, self.mean)

@@ -61,7 +61,7 @@ decoder (
 
 
 def build(text: str, initializers: Mapping[str, npt.NDArray[Any]] | None = None) -> bytes:
-    """Serialise a model written in onnx's textual syntax, with weights from arrays."""
+    """Serialize a model written in onnx's textual syntax, with weights from arrays."""
     model = onnx.parser.parse_model(text)
     for name, array in (initializers or {}).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))

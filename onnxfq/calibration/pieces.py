@@ -129,7 +129,7 @@ class Pieces:
 
 
 def held(name: str, dtype: np.dtype[np.generic], shapes: Iterable[tuple[int, ...]]) -> ValueInfo:
-    """What a value looks like: sizes that all samples share are fixed, which lets ONNX Runtime optimise more.
+    """What a value looks like: sizes that all samples share are fixed, which lets ONNX Runtime optimize more.
 
     Raises:
         DataError: samples differ in their number of dimensions.

@@ -40,18 +40,18 @@ class ErrorSum:
     """Squared error and squared size of a value, summed over samples."""
 
     error: float = 0.0
-    energy: float = 0.0
+    sum_squares: float = 0.0
 
     def add(self, squares: Iterable[Squares]) -> None:
         """Add what a sample gives, a few rows at a time."""
-        for error, energy in squares:
+        for error, sum_squares in squares:
             self.error += error
-            self.energy += energy
+            self.sum_squares += sum_squares
 
     @property
     def relative(self) -> float:
         """Error relative to size."""
-        return self.error / self.energy if self.energy > 0 else 0.0
+        return self.error / self.sum_squares if self.sum_squares > 0 else 0.0
 
 
 class Streams:

@@ -1,4 +1,4 @@
-"""The public `evaluate`: load → recognise the task → run both models on the same data → gates."""
+"""The public `evaluate`: load → recognize the task → run both models on the same data → gates."""
 
 from __future__ import annotations
 

@@ -71,24 +71,25 @@ class EvaluationConfig:
         """A model that runs."""
         return Session(path, provider=self.provider, threads=self.threads)
 
-    def subjects(self, output: Callable[[Signature], str]) -> tuple[EvaluatedModel, EvaluatedModel | None]:
+    def load_models(self, output: Callable[[Signature], str]) -> tuple[EvaluatedModel, EvaluatedModel | None]:
         """The model and the baseline; `output` finds the one that is looked at."""
         self.progress("loading", 0, 1)
-        model = self._subject(self.model, output)
-        return model, None if self.baseline is None else self._subject(self.baseline, output)
+        model = self._load_model(self.model, output)
+        return model, None if self.baseline is None else self._load_model(self.baseline, output)
 
-    def _subject(self, path: Path, output: Callable[[Signature], str]) -> EvaluatedModel:
+    def _load_model(self, path: Path, output: Callable[[Signature], str]) -> EvaluatedModel:
         signature = Graph.load(path).signature
         return EvaluatedModel(
             self.session(path), signature, Text(self.tokenizer, signature, self.seq_len), output(signature)
         )
 
-    def translators(self) -> tuple[EncoderDecoder, EncoderDecoder | None]:
+    def load_encoder_decoders(self) -> tuple[EncoderDecoder, EncoderDecoder | None]:
         """The model and the baseline as encoder–decoders."""
         self.progress("loading", 0, 1)
-        return self._translator(self.model), None if self.baseline is None else self._translator(self.baseline)
+        model = self._load_encoder_decoder(self.model)
+        return model, None if self.baseline is None else self._load_encoder_decoder(self.baseline)
 
-    def _translator(self, folder: Path) -> EncoderDecoder:
+    def _load_encoder_decoder(self, folder: Path) -> EncoderDecoder:
         return EncoderDecoder(
             folder, self.tokenizer, seq_len=self.seq_len, provider=self.provider, threads=self.threads
         )

@@ -15,7 +15,7 @@ _SENTENCE = ("sentence_embedding", "sentence_embeddings", "text_embeds")
 _TOKENS = ("last_hidden_state", "token_embeddings", "hidden_states", "encoder_hidden_states")
 
 
-def recognise(signature: Signature) -> ModelKind:
+def recognize(signature: Signature) -> ModelKind:
     """What a model is for; "other" where nothing tells.
 
     A language model takes token ids and answers each with scores for about as many tokens as it knows; a model that

@@ -15,7 +15,7 @@ from onnxfq.graph.bodies import Body, bodies
 from onnxfq.graph.iter_tensors import iter_tensors
 
 _PROSE = frozenset({"doc_string", "metadata_props", "producer_name", "producer_version"})  # copied, never looked into
-# What ONNX Runtime has added to ONNX's own domain and model builders and optimisers write, and the version of the
+# What ONNX Runtime has added to ONNX's own domain and model builders and optimizers write, and the version of the
 # operator set from which ONNX knows it.
 _RUNTIME_OPERATORS = {"SimplifiedLayerNormalization": 1 << 30, "LayerNormalization": 17}
 _UNCHECKED = "unchecked"  # a domain of which the checker knows that it knows nothing

@@ -82,7 +82,7 @@ class Edits:
             _define(body, proto)
         if not self._replaced:
             return
-        _modernise_inputs(model)
+        _modernize_inputs(model)
         self._import_domains(model)
         for body in self._bodies:
             body.forget()
@@ -130,7 +130,7 @@ def _define(body: Body, proto: TensorProto) -> None:
     body.proto.node.insert(0, constant)
 
 
-def _modernise_inputs(model: ModelProto) -> None:
+def _modernize_inputs(model: ModelProto) -> None:
     """Before IR version 4 every initializer had to be a graph input; from there on that means "may be overridden"."""
     if model.ir_version >= OVERRIDABLE_FROM_IR:
         return

@@ -15,7 +15,7 @@ _INT8_TOP = 127.0
 
 
 def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool, rounded_in: int | None) -> bytes:
-    """Serialise a model that adds a chunk of tokens to Gram matrices.
+    """Serialize a model that adds a chunk of tokens to Gram matrices.
 
         original, quantized, rows, gram, cross → gram + Σ x̃ x̃ᵀ, cross + Σ x x̃ᵀ, sums, ranges
 
@@ -44,7 +44,7 @@ def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool,
     inputs = [helper.make_tensor_value_info(n, activation, None) for n in ("original", "quantized")[: 1 + crossed]]
     inputs.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["rows"]))
     inputs += [helper.make_tensor_value_info(n, TensorProto.DOUBLE, [k, k]) for n in ("gram", "cross")]
-    return build.serialise(inputs)
+    return build.serialize(inputs)
 
 
 class _Builder:
@@ -99,7 +99,7 @@ class _Builder:
         product = self.add("Gemm", [left, right], f"{name}_product", transA=1)
         self.add("Add", [name, self.add("Cast", [product], f"{name}_double", to=TensorProto.DOUBLE)], f"{name}_next")
 
-    def serialise(self, inputs: list[Any]) -> bytes:
+    def serialize(self, inputs: list[Any]) -> bytes:
         model = ModelProto(ir_version=_IR_VERSION)
         model.opset_import.add(domain="", version=_OPSET)
         model.graph.name = "gram"

@@ -33,7 +33,7 @@ def single_node(
     attributes: Mapping[str, Any],
     output: npt.DTypeLike,
 ) -> bytes:
-    """Serialise a model `Y = op_type(*inputs)`.
+    """Serialize a model `Y = op_type(*inputs)`.
 
     Args:
         op_type: the operator.

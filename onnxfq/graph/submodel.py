@@ -39,7 +39,7 @@ class Submodel:
     """A model that computes some steps.
 
     Attributes:
-        model: serialised; large constants are references into the source's files.
+        model: serialized; large constants are references into the source's files.
         folder: where those lie.
         outputs: what it returns.
     """

@@ -88,7 +88,7 @@ def lift(data: memoryview, file: str) -> bytes:
         file: its name, for messages.
 
     Returns:
-        A serialised ModelProto in which each `raw_data` of 4 KiB and more is a reference to (`SELF`, offset, length).
+        A serialized ModelProto in which each `raw_data` of 4 KiB and more is a reference to (`SELF`, offset, length).
 
     Raises:
         ModelError: the bytes are not a well-formed protobuf message.

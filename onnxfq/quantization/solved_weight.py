@@ -23,7 +23,7 @@ from onnxfq.statistics import Statistics
 
 serializable(Statistics)
 
-BY_NORM, BY_DATA = "by a normalisation layer", "by calibration"
+BY_NORM, BY_DATA = "by a normalization layer", "by calibration"
 _FACTS = ("digest", "sum_squares", "error", "min", "max", "remarks", "algorithm", "weighted", "tokens", "activations")
 _REAL, _INTEGERS = ("sum_squares", "error", "min", "max"), ("tokens", "parts")
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -1,4 +1,4 @@
-"""Scaling a stage's inputs inside the normalisation layer that computes them, at no cost when the model runs.
+"""Scaling a stage's inputs inside the normalization layer that computes them, at no cost when the model runs.
 
     x = γ·x̂ + β, W x   →   x′ = (γ/s)·x̂ + β/s, (W·s) x′
 

@@ -203,7 +203,7 @@ def _activations(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _fused(graph: Graph, node: Node) -> Skip | None:
     if not any(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs[:3]) if name):
         return None
-    reason = "fused by ONNX Runtime's optimiser: quantize the model as it was exported, before optimisation"
+    reason = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
     return Skip(node.name, node.op_type, reason)
 
 

@@ -1,7 +1,7 @@
-"""What a normalisation layer says about the inputs of the node behind it, without any data.
+"""What a normalization layer says about the inputs of the node behind it, without any data.
 
 LayerNormalization makes each row's values average 0 and their squares average 1, then multiplies by γ and adds β. Over
-many rows, input k therefore has about E[x_k²] = γ_k² + β_k² (γ_k² after RMS normalisation, which adds nothing): errors
+many rows, input k therefore has about E[x_k²] = γ_k² + β_k² (γ_k² after RMS normalization, which adds nothing): errors
 in weights that meet large inputs cost more, and data-free solvers may weigh them so.
 
 Differs from what the papers do: AWQ (Lin et al. 2023) measures activations; this reads them off the graph.
@@ -15,7 +15,7 @@ from onnxfq.arrays import Float64Array
 from onnxfq.graph import Constant, Graph, Node
 from onnxfq.rules.target import Target
 
-# Position of γ and of β among the inputs; only the first output is the normalised one.
+# Position of γ and of β among the inputs; only the first output is the normalized one.
 OPERATORS = {
     "LayerNormalization": (1, 2),
     "SimplifiedLayerNormalization": (1, None),
@@ -28,7 +28,7 @@ _LONGEST = 8
 
 
 def expected_mean_square(graph: Graph, target: Target) -> Float64Array | None:
-    """E[x²] of each of a target's K inputs, relative to their mean; None where no normalisation comes before it."""
+    """E[x²] of each of a target's K inputs, relative to their mean; None where no normalization comes before it."""
     source = _producer(graph, target.node, 0) if target.source and not target.source_transposed else None
     if source is None:
         return None
@@ -81,7 +81,7 @@ def _mean_square(graph: Graph, node: Node, gamma: int, beta: int | None) -> Floa
 
 
 def _decomposed(graph: Graph, node: Node) -> Float64Array | None:
-    """The same for exports that spell the layer out: [Add(] Mul(normalised, γ) [, β)]."""
+    """The same for exports that spell the layer out: [Add(] Mul(normalized, γ) [, β)]."""
     shift: Float64Array | None = None
     if node.op_type == "Add":
         side = next((i for i in (0, 1) if _vector(graph, node, i) is not None), None)

@@ -48,7 +48,7 @@ class Probe:
     """A model of one node, and what it must compute.
 
     Attributes:
-        model: serialised.
+        model: serialized.
         feed: its inputs.
         expected: its only output, from the dequantized weight in float64.
         tolerance: the largest relative MSE allowed.

@@ -28,9 +28,9 @@ _SMALLEST_GAIN = 0.01  # of the objective; smaller ones on a sample of rows may 
 
 @dataclass(frozen=True, slots=True)
 class Awq(Solver):
-    """Activation-aware quantization: minimises `E‖W x − Ŵ x̃‖²` over scales of inputs and over grids.
+    """Activation-aware quantization: minimizes `E‖W x − Ŵ x̃‖²` over scales of inputs and over grids.
 
-    Where a normalisation layer comes before a stage, that layer divides the stage's inputs by a scale, and the weights
+    Where a normalization layer comes before a stage, that layer divides the stage's inputs by a scale, and the weights
     are multiplied by it: weights that meet large inputs are rounded more finely. Grids are fitted to the weights,
     weighted by the size of the inputs, and then clipped under the full objective; codes are the nearest. A row for
     which `Hqq`, weighted or not, does better on the calibration data takes over its codes.

@@ -23,7 +23,7 @@ class Solver(ABC):
     Attributes:
         name: what the user names it by.
         weights_per_second: on two cores of a 2023 server, for estimates.
-        calibrated: whether it minimises `E‖W x − Ŵ x̃‖²` over calibration data, and so needs `Statistics.gram`.
+        calibrated: whether it minimizes `E‖W x − Ŵ x̃‖²` over calibration data, and so needs `Statistics.gram`.
         weighs_inputs: whether it can use `Statistics.mean_square` alone, which some graphs tell without data.
     """
 
@@ -34,7 +34,7 @@ class Solver(ABC):
 
     @property
     def moves_bias(self) -> bool:
-        """Whether a bias behind the weight is to take up the mean error, and what remains about it is minimised."""
+        """Whether a bias behind the weight is to take up the mean error, and what remains about it is minimized."""
         return False
 
     def solve(

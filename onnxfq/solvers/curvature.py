@@ -58,14 +58,14 @@ def moments(statistics: Statistics, damping: float) -> Moments:
 
 
 def _moments(statistics: Statistics, damping: float) -> Moments:
-    H, asymmetry = _normalised(statistics)
+    H, asymmetry = _normalized(statistics)
     return Moments(_importance(H), _damped(H, damping), asymmetry)
 
 
 def curvature(
     statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
 ) -> Curvature:
-    """The factorised second moments of one stage, kept with its statistics for all of its weights.
+    """The factorized second moments of one stage, kept with its statistics for all of its weights.
 
     Args:
         statistics: with a `gram` whose diagonal is not all zero.
@@ -81,7 +81,7 @@ def curvature(
 def _curvature(
     statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
 ) -> Curvature:
-    H, asymmetry = _normalised(statistics)
+    H, asymmetry = _normalized(statistics)
     importance = _importance(H)
     order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
     ordered = H[np.ix_(order, order)]
@@ -105,7 +105,7 @@ def _damped(H: Float64Array, damping: float) -> Float32Array:
     return hessian
 
 
-def _normalised(statistics: Statistics) -> tuple[Float64Array, Float32Array | None]:
+def _normalized(statistics: Statistics) -> tuple[Float64Array, Float32Array | None]:
     """`H` and `G − H`, divided by the mean of the diagonal of `H`."""
     assert statistics.gram is not None
     H = statistics.gram / statistics.gram.diagonal().mean()

@@ -14,7 +14,7 @@ from onnxfq.statistics import Statistics
 
 
 class Hqq(Solver):
-    """Half-quadratic quantization with integer zero points, minimising every block's squared error.
+    """Half-quadratic quantization with integer zero points, minimizing every block's squared error.
 
     Starting from the min/max grid, narrower and slightly wider grids are tried in stages, each stage finer than the one
     before: the half-step over codes rounds to nearest on each grid, the half-step over the grid is the closed-form

@@ -11,7 +11,7 @@ import pytest
 import onnxfq
 from onnxfq import DataError, Evaluation, GateError, ModelError, UsageError
 from onnxfq.cli import run
-from onnxfq.feeds.model_kind import recognise
+from onnxfq.feeds.model_kind import recognize
 from onnxfq.signature import Signature, TensorSpec
 from support.evaluated import SIZE, bigram, encoder, table, words, write_graph, write_lines, write_tokenizer
 
@@ -196,14 +196,14 @@ LOGITS = {
 @pytest.mark.parametrize("kind", LOGITS)
 def test_the_shape_of_logits_tells_the_kind(kind: str) -> None:
     ids = TensorSpec("input_ids", "int64", ("batch", "tokens"), vocabulary=1000)
-    assert recognise(Signature((ids,), (TensorSpec("logits", "float32", LOGITS[kind]),))) == kind
+    assert recognize(Signature((ids,), (TensorSpec("logits", "float32", LOGITS[kind]),))) == kind
 
 
 def test_padded_logits_are_still_those_of_a_language_model() -> None:
     ids = TensorSpec("input_ids", "int64", ("batch", "tokens"), vocabulary=1000)
     for width in (1024, 1000, 990, "vocab"):
         assert (
-            recognise(Signature((ids,), (TensorSpec("logits", "float32", ("batch", "tokens", width)),))) == "language"
+            recognize(Signature((ids,), (TensorSpec("logits", "float32", ("batch", "tokens", width)),))) == "language"
         )
 
 

@@ -69,7 +69,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Iterator[Executor | str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with normalisation layers, biases and five weights in a data file."""
+    """A model with normalization layers, biases and five weights in a data file."""
     return write_external(network(), tmp_path_factory.mktemp("source") / "m.onnx")
 
 

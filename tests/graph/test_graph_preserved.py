@@ -281,7 +281,7 @@ def test_sparse_tensors_in_attributes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", ["SimplifiedLayerNormalization", "LayerNormalization"])
 def test_operators_that_onnx_runtime_added_to_onnxs_own_domain(operator: str, tmp_path: Path) -> None:
-    """Written by model builders and by ONNX Runtime's optimiser; ONNX does not know them, or not yet."""
+    """Written by model builders and by ONNX Runtime's optimizer; ONNX does not know them, or not yet."""
     body = f"n = {operator} <axis = -1, epsilon = 0.00001> (x, g)  y = MatMul (n, w)"
     proto = model(body, opset=14, g=np.ones(K, np.float32), w=W)
     source = models.write(proto, tmp_path / "in.onnx")

@@ -1,4 +1,4 @@
-"""Whole runs that scale inputs inside normalisation layers: what is written, and what is said about it."""
+"""Whole runs that scale inputs inside normalization layers: what is written, and what is said about it."""
 
 from __future__ import annotations
 

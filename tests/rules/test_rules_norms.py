@@ -1,4 +1,4 @@
-"""What normalisation layers tell about inputs, in every spelling, and what does not fool the rule."""
+"""What normalization layers tell about inputs, in every spelling, and what does not fool the rule."""
 
 from __future__ import annotations
 
@@ -116,6 +116,6 @@ def test_weighing_lowers_the_weighted_error(block_size: int | Granularity, symme
 
 def test_the_report_says_so(tmp_path: Path) -> None:
     target(SPELLINGS["LayerNormalization"], tmp_path)
-    for algorithm, weighted in (("hqq", "by a normalisation layer"), ("rtn", "")):
+    for algorithm, weighted in (("hqq", "by a normalization layer"), ("rtn", "")):
         report = onnxfq.quantize(tmp_path / "model.onnx", tmp_path / "out.onnx", algorithm=algorithm, validate=False)
         assert [t.weighted for t in report.targets] == [weighted]

@@ -14,7 +14,7 @@ from support.models import Array, K, constant, grid, model, proven, reasons
 W = grid()
 COMPUTED = "no constant weight: both inputs are computed at run time"
 QUANTIZED = "already quantized"
-FUSED = "fused by ONNX Runtime's optimiser: quantize the model as it was exported, before optimisation"
+FUSED = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
 MS = ', "com.microsoft" : 1'
 
 

@@ -105,9 +105,9 @@ def test_a_stage_is_factorised_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(found: Statistics, *dampings: float) -> Curvature:
         made.append(found)
-        return factorise(found, *dampings)  # type: ignore[arg-type]
+        return factorize(found, *dampings)  # type: ignore[arg-type]
 
-    factorise = curvature._curvature
+    factorize = curvature._curvature
     monkeypatch.setattr(curvature, "_curvature", counted)
     for bits in (4, 8, 4):
         Gptq().solve(weight, Scheme(bits), statistics, scale_type="float16")

@@ -1,4 +1,4 @@
-"""Two blocks behind normalisation layers, whose inputs may be scaled at no cost."""
+"""Two blocks behind normalization layers, whose inputs may be scaled at no cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def weight(seed: int, k: int, n: int) -> Array:
 
 
 def network(body: str = BODY, **more: Array) -> onnx.ModelProto:
-    """Two blocks behind normalisation layers that share their vectors and make some channels large."""
+    """Two blocks behind normalization layers that share their vectors and make some channels large."""
     rng = np.random.default_rng(9)
     gamma = rng.uniform(0.5, 1.5, K)
     gamma[::17] *= 20

@@ -1,4 +1,4 @@
-"""Mutations of serialised messages that know the wire format: fields, varints and lengths, not just bytes."""
+"""Mutations of serialized messages that know the wire format: fields, varints and lengths, not just bytes."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ MUTATIONS = (*_TREE_MUTATIONS, *_BYTE_MUTATIONS)
 
 
 def mutate(data: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """Change a serialised model; returns it with the name of what was done (last)."""
+    """Change a serialized model; returns it with the name of what was done (last)."""
     name = ""
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         name = chance.choice(MUTATIONS)

@@ -14,7 +14,7 @@ from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, Feed, read_records, read_setting
-from onnxfq.feeds.model_kind import class_output, recognise
+from onnxfq.feeds.model_kind import class_output, recognize
 from onnxfq.feeds.npz import read_arrays
 from onnxfq.feeds.records import text as text_of
 from onnxfq.metrics.distributions import agreement, guesses, refuse_different_vocabularies
@@ -66,7 +66,7 @@ def evaluate_classification(config: EvaluationConfig) -> TaskResult:
         DataError: the samples cannot be read, or do not fit the model.
         ModelError: a model does not run, or scores no classes.
     """
-    model, baseline = config.subjects(class_output)
+    model, baseline = config.load_models(class_output)
     names, tell, path = _label_names(config.tokenizer), config.tell("classification"), config.data_file
     read = _from_arrays if path.suffix.lower() == ".npz" else _from_texts
     given = list(read(path, config.samples))
@@ -102,7 +102,7 @@ def _from_texts(path: Path, samples: int | None) -> Iterator[_Sample]:
 
 
 def _encoder(first: str, second: str | None) -> Feeder:
-    return lambda subject: subject.text.encode_pair(first, second)
+    return lambda model: model.text.encode_pair(first, second)
 
 
 def _from_arrays(path: Path, samples: int | None) -> Iterator[_Sample]:
@@ -124,16 +124,16 @@ def _from_arrays(path: Path, samples: int | None) -> Iterator[_Sample]:
 
 
 def _slicer(arrays: Mapping[str, Array], index: int) -> Feeder:
-    return lambda subject: {name: array[index : index + 1] for name, array in arrays.items()}
+    return lambda model: {name: array[index : index + 1] for name, array in arrays.items()}
 
 
-def _scores(subject: EvaluatedModel, sample: _Sample) -> Array:
+def _scores(model: EvaluatedModel, sample: _Sample) -> Array:
     """The logits [1, classes] of one sample."""
-    found = subject.run(sample.feed(subject), sample.where)
+    found = model.run(sample.feed(model), sample.where)
     rows = found[np.newaxis] if found.ndim == 1 else found
     if rows.ndim != 2 or len(rows) != 1 or rows.shape[1] < 2:
         raise ModelError(
-            f"{subject.session.name} scores no classes (got {subject.output} {list(found.shape)} for one sample; "
+            f"{model.session.name} scores no classes (got {model.output} {list(found.shape)} for one sample; "
             'wanted [1, classes], two classes or more). Evaluate it with `task="outputs"`.'
         )
     return rows
@@ -165,7 +165,7 @@ def _label_names(folder: Path) -> dict[str, int]:
 def _fits(config: EvaluationConfig, signature: Signature | None) -> bool:
     labelled = config.has_table or (config.data is not None and config.data.suffix.lower() == ".npz")
     suited = labelled or (config.data is None and config.text is None)
-    return suited and signature is not None and recognise(signature) == "classifier"
+    return suited and signature is not None and recognize(signature) == "classifier"
 
 
 CLASSIFICATION = Task(

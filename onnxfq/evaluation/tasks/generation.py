@@ -35,7 +35,7 @@ def evaluate_generation(config: EvaluationConfig) -> TaskResult:
         ModelError: a model does not run.
         UsageError: sacrebleu is not installed.
     """
-    model, baseline = config.translators()
+    model, baseline = config.load_encoder_decoders()
     _refuse_missing_sacrebleu()
     path, tell = config.data_file, config.tell("generation")
     records = list(read_records(path, COLUMNS, samples=config.samples))

@@ -45,17 +45,17 @@ def evaluate_lambada(
         DataError: the passages cannot be read, or do not fit the model.
         ModelError: a model does not run.
     """
-    subjects = [subject for subject in (model, baseline) if subject is not None]
+    models = [model for model in (model, baseline) if model is not None]
     passages, tell = list(read_records(path, COLUMNS, samples=config.samples)), config.tell("last words")
     if not passages:
         raise DataError(f"There are no passages in {path}. Give a file that holds at least one.")
-    hits: list[list[float]] = [[] for _ in subjects]
-    losses: list[list[float]] = [[] for _ in subjects]
-    length = min(subject.text.length for subject in subjects)
+    hits: list[list[float]] = [[] for _ in models]
+    losses: list[list[float]] = [[] for _ in models]
+    length = min(model.text.length for model in models)
     for number, (record, where) in enumerate(passages, start=1):
         ids, word = _cut(*model.text.last_word(text_of(record, "text", where)), length, where)
-        for index, subject in enumerate(subjects):
-            guessed = guesses(subject.scores(ids, where)[-word - 1 : -1], ids[-word:])
+        for index, judged in enumerate(models):
+            guessed = guesses(judged.scores(ids, where)[-word - 1 : -1], ids[-word:])
             loss = float(guessed.loss.sum())
             losses[index].append(loss)
             hits[index].append(float(guessed.hit.all()) if not np.isnan(loss) else np.nan)

@@ -15,7 +15,7 @@ from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.evaluation.tasks.lambada import LAST_WORDS, evaluate_lambada
 from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import has_cache
-from onnxfq.feeds.model_kind import language_output, recognise
+from onnxfq.feeds.model_kind import language_output, recognize
 from onnxfq.metrics.distributions import agreement, refuse_different_vocabularies
 from onnxfq.metrics.metric import Metric, finite, mean_metric, trouble
 from onnxfq.metrics.perplexity import PERPLEXITY, TokenLosses, full_windows, sees_change, sees_later_tokens
@@ -72,7 +72,7 @@ def evaluate_language(config: EvaluationConfig) -> TaskResult:
         DataError: the text or the passages cannot be read, or do not fit the model.
         ModelError: a model does not run, or sees the tokens that it should predict.
     """
-    model, baseline = config.subjects(language_output)
+    model, baseline = config.load_models(language_output)
     metrics: list[Metric] = []
     if config.text is not None:
         metrics += evaluate_perplexity(config, config.text, model, baseline)
@@ -106,7 +106,7 @@ def evaluate_perplexity(
         ModelError: a model does not run, or sees the tokens that it should predict.
     """
     text, tell = read_running_text(path), config.tell("perplexity")
-    length = min(subject.text.length for subject in (model, baseline) if subject is not None)
+    length = min(model.text.length for model in (model, baseline) if model is not None)
     windows = full_windows(model.text.ids(text), length)[: config.samples]
     _refuse_looking_ahead(baseline or model, windows[0])
     sums = _LanguageSums()
@@ -116,17 +116,17 @@ def evaluate_perplexity(
     return list(sums.metrics())
 
 
-def _refuse_looking_ahead(subject: EvaluatedModel, ids: Sequence[int]) -> None:
+def _refuse_looking_ahead(model: EvaluatedModel, ids: Sequence[int]) -> None:
     """A model with a cache of earlier tokens cannot see later ones; others are tried out."""
-    if not has_cache(subject.signature) and _looks_ahead(subject, ids):
-        raise ModelError(f'{sees_later_tokens(subject.session.name)} Evaluate it with `task="outputs"`.')
+    if not has_cache(model.signature) and _looks_ahead(model, ids):
+        raise ModelError(f'{sees_later_tokens(model.session.name)} Evaluate it with `task="outputs"`.')
 
 
-def _looks_ahead(subject: EvaluatedModel, ids: Sequence[int]) -> bool:
+def _looks_ahead(model: EvaluatedModel, ids: Sequence[int]) -> bool:
     """Whether the scores of a token depend on the token after it: tried out by changing the last of some tokens."""
     shown = list(ids[:TRIED_TOKENS])
     changed = [*shown[:-1], shown[0] if shown[0] != shown[-1] else (shown[-1] + 1) % (max(shown) + 1)]
-    before, after = (subject.scores(tokens, "the text").astype(np.float64)[-2:] for tokens in (shown, changed))
+    before, after = (model.scores(tokens, "the text").astype(np.float64)[-2:] for tokens in (shown, changed))
     return sees_change(before, after)
 
 
@@ -139,7 +139,7 @@ def _quantile(values: Float64Array) -> float | None:
 
 
 def _fits(config: EvaluationConfig, signature: Signature | None) -> bool:
-    if signature is None or recognise(signature) != "language":
+    if signature is None or recognize(signature) != "language":
         return False
     return config.text is not None or config.data is None or config.has_table
 

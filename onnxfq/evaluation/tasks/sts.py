@@ -13,7 +13,7 @@ from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Column, complete, read_records, stem
-from onnxfq.feeds.model_kind import embedding_output, recognise
+from onnxfq.feeds.model_kind import embedding_output, recognize
 from onnxfq.feeds.records import number
 from onnxfq.feeds.records import text as text_of
 from onnxfq.metrics.metric import Metric, finite, mean_metric
@@ -46,18 +46,18 @@ def evaluate_sts(config: EvaluationConfig) -> TaskResult:
         DataError: the pairs cannot be read, or do not fit the model.
         ModelError: a model does not run.
     """
-    model, baseline = config.subjects(embedding_output)
+    model, baseline = config.load_models(embedding_output)
     tell, path = config.tell("pairs of sentences"), config.data_file
     pairs = list(read_records(path, COLUMNS, samples=config.samples))
     if len(pairs) < 2:
         raise DataError(f"A rank correlation needs two pairs of sentences or more (in {path}; got {len(pairs)}).")
-    subjects = [subject for subject in (model, baseline) if subject is not None]
-    similarities = np.empty((len(subjects), len(pairs)))
+    models = [model for model in (model, baseline) if model is not None]
+    similarities = np.empty((len(models), len(pairs)))
     scores, agreement = np.empty(len(pairs)), []
     for index, (record, where) in enumerate(pairs):
         scores[index] = number(record, "score", where)
         sentences = [text_of(record, column.name, where) for column in COLUMNS[:2]]
-        vectors = [[embed(subject, sentence, where) for sentence in sentences] for subject in subjects]
+        vectors = [[embed(model, sentence, where) for sentence in sentences] for model in models]
         similarities[:, index] = [cosine(*pair) for pair in vectors]
         if baseline is not None:
             agreement += [cosine(one, other) for one, other in zip(*vectors, strict=True)]
@@ -77,20 +77,20 @@ def _correlation(scores: Float64Array, own: Float64Array, other: Float64Array | 
     return replace(SPEARMAN, value=value, baseline=before, difference=difference, samples=len(scores), note=note)
 
 
-def embed(subject: EvaluatedModel, sentence: str, where: str) -> Float64Array:
+def embed(model: EvaluatedModel, sentence: str, where: str) -> Float64Array:
     """The vector of one sentence.
 
     Raises:
         DataError: the sentence does not fit the model.
         ModelError: the model does not run, or gives no vectors.
     """
-    feed = complete(subject.text.encode_pair(sentence, None), subject.signature, where)
-    found = subject.run(feed, where).astype(np.float64)
+    feed = complete(model.text.encode_pair(sentence, None), model.signature, where)
+    found = model.run(feed, where).astype(np.float64)
     if found.ndim == 2 and len(found) == 1:
         return np.asarray(found[0])
     if found.ndim != 3 or len(found) != 1:
         raise ModelError(
-            f"{subject.session.name} gives no vector for a sentence (got {subject.output} {list(found.shape)}; wanted "
+            f"{model.session.name} gives no vector for a sentence (got {model.output} {list(found.shape)}; wanted "
             '[1, tokens, features] or [1, features]). Evaluate it with `task="outputs"`.'
         )
     masks = [array[0] for name, array in feed.items() if stem(name) == "attention_mask"]
@@ -121,7 +121,7 @@ def _ranks(values: Float64Array | Sequence[float]) -> Float64Array:
 
 def _fits(config: EvaluationConfig, signature: Signature | None) -> bool:
     suited = config.has_table or (config.data is None and config.text is None)
-    return suited and signature is not None and recognise(signature) == "sentences"
+    return suited and signature is not None and recognize(signature) == "sentences"
 
 
 STS = Task(
