@@ -24,6 +24,7 @@ from onnxfq.feeds import CausalLM, find_causal_lm, read_setting
 from onnxfq.feeds.model_kind import language_output
 from onnxfq.metrics.distributions import guesses
 from onnxfq.model_files import find_model
+from onnxfq.progress import silent
 from onnxfq.session import resolve_provider
 
 try:
@@ -75,7 +76,7 @@ class OnnxModel(TemplateLM):  # type: ignore[misc, unused-ignore]
         model = find_model(Path(pretrained))
         folder = find_tokenizer(None if tokenizer is None else Path(tokenizer), model, None)
         config = EvaluationConfig(
-            model, None, None, None, folder, max_length, None, resolve_provider(provider), threads, _nothing
+            model, None, None, None, folder, max_length, None, resolve_provider(provider), threads, silent
         )
         self.subject: EvaluatedModel = config.load_models(language_output)[0]
         self.max_length = self.subject.text.length
@@ -199,7 +200,3 @@ def _token(folder: Path, key: str) -> int | None:
         if isinstance(first, int):
             return first
     return None
-
-
-def _nothing(what: str, done: int, total: int) -> None:
-    """Progress is lm-eval's own."""

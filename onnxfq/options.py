@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError, UsageError
@@ -119,7 +119,7 @@ class Options:
     @property
     def schemes_by_name(self) -> dict[str, dict[str, Any]]:
         """What is changed of the scheme of nodes whose name a regular expression matches."""
-        return parse_schemes(self.schemes)
+        return cast(dict[str, dict[str, Any]], self.schemes)  # `__post_init__` has brought them into this form
 
     @property
     def gates(self) -> Gates:

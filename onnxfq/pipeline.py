@@ -24,7 +24,7 @@ from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.plan import announce_cost, plan, refuse_idle
 from onnxfq.quantization.resume import Work, find_work, working
-from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data
+from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
@@ -199,7 +199,7 @@ def _calibrate_and_solve(
         return _kept(solve(_tasks_without_data(job, planned), job.workers, job.options.memory))
     biased = calibration.biases if job.solver.moves_bias else {}
     scale = None
-    if stage.source in calibration.folds:
+    if job.solver.scales_inputs and stage.source in calibration.folds:
         centred = biased.keys() >= set(stage.targets)
         scale = input_scale([job.planned[i] for i in stage.targets], job.solver, statistics, centred=centred)
     folder = calibration.folder if job.workers.elsewhere else None
@@ -214,8 +214,9 @@ def _kept(solved: Iterable[tuple[int, SolvedWeight | None]]) -> dict[int, Solved
 
 def _tasks_without_data(job: Job, planned: dict[int, Planned]) -> dict[int, WeightTask]:
     """What to solve, with what the graph alone tells about the inputs."""
-    known = {index: expected_mean_square(job.graph, p.target) for index, p in planned.items()}
-    return tasks_without_data(planned, job.solver, {i: value for i, value in known.items() if value is not None})
+    solver = without_data(job.solver)
+    known = {i: expected_mean_square(job.graph, p.target) for i, p in planned.items()} if solver.weighs_inputs else {}
+    return tasks_without_data(planned, solver, {i: value for i, value in known.items() if value is not None})
 
 
 def _without_data(job: Job, rewriting: Rewriting, indices: Sequence[int], steps: Steps) -> None:

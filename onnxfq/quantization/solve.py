@@ -40,6 +40,11 @@ def solve(tasks: Mapping[int, WeightTask], workers: Workers, memory: int) -> Ite
     yield from zip(tasks, solved, strict=True)
 
 
+def without_data(solver: Solver) -> Solver:
+    """What the user chose, or, where that needs data, the best without."""
+    return make_solver(BEST_WITHOUT_DATA) if solver.calibrated else solver
+
+
 def tasks_without_data(
     planned: Mapping[int, Planned], solver: Solver, mean_squares: Mapping[int, Float64Array]
 ) -> dict[int, WeightTask]:
@@ -47,13 +52,12 @@ def tasks_without_data(
 
     Args:
         planned: by position.
-        solver: what the user chose; where it needs data, the best without takes its place.
+        solver: one that needs no data; see `without_data`.
         mean_squares: [K], of the inputs of those targets whose graph tells them.
     """
-    solver = make_solver(BEST_WITHOUT_DATA) if solver.calibrated else solver
     tasks = {}
     for index, p in planned.items():
-        known = mean_squares.get(index) if solver.weighs_inputs else None
+        known = mean_squares.get(index)
         tasks[index] = _task(p, solver, None if known is None else Statistics(tokens=0, mean_square=known))
     return tasks
 

@@ -58,6 +58,7 @@ class Awq(Solver):
 
     name: ClassVar[str] = "awq"
     calibrated: ClassVar[bool] = True
+    scales_inputs: ClassVar[bool] = True
     weights_per_second: ClassVar[float] = 2e6
 
     def __post_init__(self) -> None:

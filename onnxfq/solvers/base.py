@@ -25,12 +25,14 @@ class Solver(ABC):
         weights_per_second: on two cores of a 2023 server, for estimates.
         calibrated: whether it minimizes `E‖W x − Ŵ x̃‖²` over calibration data, and so needs `Statistics.gram`.
         weighs_inputs: whether it can use `Statistics.mean_square` alone, which some graphs tell without data.
+        scales_inputs: whether it has an `input_scale`; else nobody reads a stage's weights to ask for one.
     """
 
     name: ClassVar[str]
     weights_per_second: ClassVar[float]
     calibrated: ClassVar[bool] = False
     weighs_inputs: ClassVar[bool] = False
+    scales_inputs: ClassVar[bool] = False
 
     @property
     def moves_bias(self) -> bool:
