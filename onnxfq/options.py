@@ -60,7 +60,9 @@ class Options:
         max_kl: gate: the largest mean KL allowed, in nats, over outputs that are logits.
         min_cosine: gate: the smallest mean cosine allowed over the floating outputs.
         max_ppl_increase: gate: how far the perplexity may be above the original's, 0.5 or "1%".
-        eval_text: running text (.txt) for the perplexity; None takes the samples of `calib` where a gate asks for it.
+        eval_data: inputs to compare on, in the forms of `calib`; None holds back some of the samples of `calib`.
+        eval_text: running text (.txt) for the perplexity, and, without `eval_data`, to compare on; None takes what the
+            models are compared on where a gate asks for the perplexity.
         min_speedup: gate: the smallest speed-up allowed.
 
     Raises:
@@ -95,6 +97,7 @@ class Options:
     max_kl: str | float | None = None
     min_cosine: str | float | None = None
     max_ppl_increase: str | float | None = None
+    eval_data: CalibrationData | None = None
     eval_text: str | Path | None = None
     min_speedup: str | float | None = None
 
@@ -161,31 +164,34 @@ class Options:
         for name, limit in self.gates.chosen.items():
             given = getattr(self, name)
             object.__setattr__(self, name, str(given).strip() if limit.relative else limit.value)
-        needed = [f"`{name}`" for name in (*GATES, "eval_text") if getattr(self, name) is not None]
+        needed = [f"`{name}`" for name in (*GATES, "eval_data", "eval_text") if getattr(self, name) is not None]
         if needed and not self.validate:
             raise UsageError(
                 f"{' and '.join(needed)} needs the comparison that `validate=False` leaves out. Drop one of them."
             )
-        if self.max_ppl_increase is not None and self.eval_text is None and self.calib is None:
+        if self.max_ppl_increase is not None and self.eval_text is self.eval_data is self.calib is None:
             raise UsageError("`max_ppl_increase` needs text. Give it with `eval_text=FILE`, or with `calib=FILE`.")
 
     def _check_calib(self) -> None:
-        if isinstance(self.calib, Mapping) or not isinstance(self.calib, str | Path | Iterable | None):
-            raise UsageError(
-                f'`calib` must be a path, "self", or samples (got {type(self.calib).__name__}). '
-                "Give a list with a dict for each sample, of arrays by input name."
-            )
+        for name, words in (("calib", 'a path, "self", or samples'), ("eval_data", "a path or samples")):
+            value = getattr(self, name)
+            if isinstance(value, Mapping) or not isinstance(value, str | Path | Iterable | None):
+                raise UsageError(
+                    f"`{name}` must be {words} (got {type(value).__name__}). "
+                    "Give a list with a dict for each sample, of arrays by input name."
+                )
 
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
         names = ("embeddings", "allow_slow", "samples", "seq_len", "seed", "validate", *GATES)
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
-        calib = _text(self.calib) if isinstance(self.calib, str | Path | None) else "given: from Python"
+        calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
             calib = f"./{SELF}"  # a file of that name
         lists["schemes"] = [f"{name}={_listed(changes)}" for name, changes in self.schemes_by_name.items()]
-        paths = {"calib": calib, "tokenizer": _text(self.tokenizer), "eval_text": _text(self.eval_text)}
+        paths = {"calib": calib, "tokenizer": _text(self.tokenizer), "eval_data": eval_data}
+        paths["eval_text"] = _text(self.eval_text)
         return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
 
 
@@ -223,6 +229,7 @@ class Changes(TypedDict, total=False):
     max_kl: str | float | None
     min_cosine: str | float | None
     max_ppl_increase: str | float | None
+    eval_data: CalibrationData | None
     eval_text: str | Path | None
     min_speedup: str | float | None
 
@@ -323,6 +330,10 @@ def _listed(changes: Mapping[str, Any]) -> str:
 
 def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:
     return scheme.changed({name: value for name, value in pieces.items() if value is not None})
+
+
+def _data_text(data: CalibrationData | None) -> str | None:
+    return _text(data) if isinstance(data, str | Path | None) else "given: from Python"
 
 
 def _text(path: str | Path | None) -> str | None:

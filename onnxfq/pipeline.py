@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -19,26 +20,30 @@ from onnxfq.progress import Progress, Steps, silent
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, calibrate
+from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
-from onnxfq.quantization.plan import announce_cost, plan, refuse_idle
+from onnxfq.quantization.keep_better import compare_errors, take_files
+from onnxfq.quantization.plan import announce_cost, plan, plan_without_data, refuse_idle
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
-from onnxfq.quantization.validate import validate
+from onnxfq.quantization.validate import judge, validate
 from onnxfq.quantization.verify import Expected, verify
 from onnxfq.reports.report import Report, TargetReport
 from onnxfq.rules import expected_mean_square
-from onnxfq.solvers import algorithm_text
+from onnxfq.solvers import AUTO, algorithm_text
 from onnxfq.system.allocator import keep_memory
 from onnxfq.system.compiled import limited_threads
 from onnxfq.system.output import check_place, staging
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
+
+_WITHOUT_DATA = "without-data"  # in the staging folder
 
 
 def quantize(
@@ -119,7 +124,7 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
         reports = [
-            _quantize_model(job, staged.file(job.graph.path), inputs, work, tell)
+            _quantize_model(job, staged.file(job.graph.path), folder / _WITHOUT_DATA, inputs, work, tell)
             for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)
         ]
         for job in jobs:
@@ -132,25 +137,66 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
     return replace(reports[0], output=str(output))
 
 
-def _quantize_model(job: Job, staged: Path, data: Data, work: Work | None, progress: Progress) -> Report:
+def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work | None, progress: Progress) -> Report:
     """One model through all steps, on staged files; whoever is interrupted in one of them can resume the work."""
     source_hash = _in_background(job.graph.source_hash)
     with working(work, job, data.calibration, source_hash, progress) as checkpoint:
-        with TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file:
-            targets, expected, notes = _solve_and_rewrite(job, data, checkpoint, tensor_file, progress)
-            if targets:
-                job.graph.set_metadata(_provenance(job, source_hash))
-            progress("writing", 0, 1)
-            files = save(job.graph, staged, tensor_file)
-        progress("verifying", 0, 1)
-        kernels_run = verify(staged, expected, job.provider)
-        report = summarize(job, staged, targets, data.origin)
-        size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
-        report = replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
+        report = _write(job, staged, data, checkpoint, source_hash, progress)
         if data.comparison is None:
             return report
         progress("comparing with the original", 0, 1)
-        return with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
+        try:
+            report = with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
+            if data.calibration is None or not report.targets:
+                return report
+            return _keep_better(job, staged, aside, data.comparison, report, source_hash, progress)
+        finally:
+            data.comparison.close()
+
+
+def _write(
+    job: Job, staged: Path, data: Data, checkpoint: Checkpoint | None, source_hash: Future[str], progress: Progress
+) -> Report:
+    """Solve, rewrite, write and verify one model."""
+    with TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file:
+        targets, expected, notes = _solve_and_rewrite(job, data, checkpoint, tensor_file, progress)
+        if targets:
+            job.graph.set_metadata(_provenance(job, source_hash))
+        progress("writing", 0, 1)
+        files = save(job.graph, staged, tensor_file)
+    progress("verifying", 0, 1)
+    kernels_run = verify(staged, expected, job.provider)
+    report = summarize(job, staged, targets, data.origin)
+    size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
+    return replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *data.notes, *notes))
+
+
+def _keep_better(
+    job: Job,
+    staged: Path,
+    aside: Path,
+    comparison: Comparison,
+    report: Report,
+    source_hash: Future[str],
+    progress: Progress,
+) -> Report:
+    """Make the model without data too, and keep that where calibration did not bring it nearer to the original."""
+    rival, other = plan_without_data(job), aside / staged.name
+    aside.mkdir(exist_ok=True)
+
+    def told(what: str, done: int, total: int) -> None:
+        progress(f"without data, to compare: {what}", done, total)
+
+    uncalibrated = _write(rival, other, Data(None, None), None, source_hash, told)
+    judgement = compare_errors(report.outputs, judge(job.graph, other, comparison, told))
+    keep = judgement is not None and not judgement.calibration_helped and job.options.algorithm == AUTO
+    note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
+    if keep:
+        take_files(other, staged)
+        uncalibrated = replace(uncalibrated, warnings=report.warnings, settings=report.settings)
+        report = with_validation(uncalibrated, validate(job.graph, staged, comparison, progress), job)
+    shutil.rmtree(aside)
+    return replace(report, warnings=(*report.warnings, *note))
 
 
 def _solve_and_rewrite(

@@ -115,7 +115,7 @@ Calib = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|DIR|self",
-        help=f"Inputs to calibrate with and to compare on: {listed(FEED_FILES)}, a folder of .npz, or self.",
+        help=f"Inputs to calibrate with, some held back to compare on: {listed(FEED_FILES)}, a folder of .npz, self.",
         show_default="no calibration; made up for the comparison",
     ),
 ]
@@ -131,13 +131,22 @@ Seed = Annotated[int, typer.Option(help="Of everything that is made up.")]
 MaxError = Annotated[
     float | None, typer.Option(help="Gate: largest relative MSE over the floating outputs.", show_default=False)
 ]
+EvalData = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|DIR",
+        readable=False,
+        help="Inputs to compare on, in the forms of --calib.",
+        show_default="samples of --calib that are held back from calibration",
+    ),
+]
 EvalText = Annotated[
     Path | None,
     typer.Option(
         metavar=f"FILE{RUNNING_TEXT}",
         readable=False,
-        help="Running text to measure the perplexity of a language model and of its original on.",
-        show_default="none, or with --max-ppl-increase the texts of --calib",
+        help="Running text to compare a language model with its original on, by perplexity too.",
+        show_default="with --max-ppl-increase what the models are compared on",
     ),
 ]
 MinSpeedup = Annotated[

@@ -40,6 +40,7 @@ def quantize(
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
     max_ppl_increase: arg.MaxPplIncrease = None,
+    eval_data: arg.EvalData = None,
     eval_text: arg.EvalText = None,
     min_speedup: arg.MinSpeedup = None,
     no_validate: arg.NoValidate = False,
@@ -70,7 +71,8 @@ def quantize(
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
             calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
-            max_ppl_increase=max_ppl_increase, eval_text=eval_text, min_speedup=min_speedup, validate=not no_validate,
+            max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
+            validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
         )  # fmt: skip
     try:

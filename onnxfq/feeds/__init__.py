@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.feed import Feed, Feeds, always
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache
+from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
@@ -13,6 +14,8 @@ from onnxfq.feeds.self_generated import generate_self
 from onnxfq.feeds.text import Text, load_tokenizer, longest, read_setting
 
 __all__ = [
+    "ENOUGH_SAMPLES",
+    "ENOUGH_TOKENS",
     "CausalLM",
     "Column",
     "Feed",
@@ -21,6 +24,7 @@ __all__ = [
     "Text",
     "always",
     "complete",
+    "count_tokens",
     "element_type",
     "fill",
     "find_causal_lm",
@@ -28,6 +32,7 @@ __all__ = [
     "generate_self",
     "given_feeds",
     "has_cache",
+    "hold_out",
     "is_float",
     "load_feeds",
     "load_tokenizer",
@@ -40,4 +45,5 @@ __all__ = [
     "stem",
     "takes_token_ids",
     "token_masks",
+    "with_held_out",
 ]

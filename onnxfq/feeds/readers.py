@@ -48,13 +48,16 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
     return Feeds(feeds, f"given: {path.resolve().name}")
 
 
-def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, samples: int) -> Feeds:
+def given_feeds(
+    given: Iterable[Mapping[str, Array]], signature: Signature, *, samples: int, what: str = "calib"
+) -> Feeds:
     """Take inputs from Python; what follows from them (masks, positions, an empty cache) is filled in.
 
     Args:
         given: an array by input name for each sample.
         signature: the model's inputs.
         samples: how many to take at most, the first ones.
+        what: the setting, for messages.
 
     Raises:
         DataError: there are none, or they do not fit the model.
@@ -69,7 +72,7 @@ def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, s
         feeds.append(complete({name: np.asarray(array) for name, array in sample.items()}, signature, where))
     if not feeds:
         raise DataError(
-            "There are no samples in `calib`. Give at least one, and a list where they are read more than once."
+            f"There are no samples in `{what}`. Give at least one, and a list where they are read more than once."
         )
     return Feeds(tuple(feeds), "given: from Python")
 

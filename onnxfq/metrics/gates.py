@@ -25,6 +25,7 @@ class Gate:
         passed: whether it holds.
         relative: whether limit and measured are fractions of the baseline's metric.
         note: why nothing was measured; "" where something was.
+        in_sample: whether it was measured on the very samples that the model was calibrated with.
     """
 
     name: str
@@ -33,13 +34,15 @@ class Gate:
     passed: bool
     relative: bool = False
     note: str = ""
+    in_sample: bool = False
 
     @property
     def measured_text(self) -> str:
         """What was measured, for people: `0.02`, `2.6 %`, `without a figure (…)`."""
         if self.measured is None:
             return f"without a figure ({self.note})" if self.note else "without a figure"
-        return f"{100 * self.measured:.4g} %" if self.relative else f"{self.measured:.4g}"
+        number = f"{100 * self.measured:.4g} %" if self.relative else f"{self.measured:.4g}"
+        return f"{number} in-sample" if self.in_sample else number
 
     @property
     def limit_text(self) -> str:

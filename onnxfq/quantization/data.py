@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import UsageError
-from onnxfq.feeds import Feeds, generate_self, given_feeds, load_feeds
+from onnxfq.feeds import (
+    ENOUGH_SAMPLES,
+    ENOUGH_TOKENS,
+    Feeds,
+    count_tokens,
+    generate_self,
+    given_feeds,
+    hold_out,
+    load_feeds,
+    with_held_out,
+)
 from onnxfq.feeds.model_kind import find_language_output
 from onnxfq.graph import loaded_bytes
 from onnxfq.metrics.output_error import has_logits
 from onnxfq.metrics.perplexity_text import PerplexityText, given_perplexity_text, read_perplexity_text
 from onnxfq.progress import Progress
 from onnxfq.providers import facts
+from onnxfq.quantization.comparison import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
 from onnxfq.quantization.job import Job
-from onnxfq.quantization.validate import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
 from onnxfq.session import Session
 from onnxfq.system.terminal import size_text
 
@@ -28,10 +38,12 @@ class Data:
     Attributes:
         calibration: samples for the solver; None where it needs none.
         comparison: what the output is compared on; None where there will be none.
+        notes: what the user should know of them.
     """
 
     calibration: Feeds | None
     comparison: Comparison | None
+    notes: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -40,7 +52,7 @@ class Data:
 
 
 def prepare(job: Job, folder: Path, progress: Progress) -> Data:
-    """Read or make up the data, and try them on the original.
+    """Read or make up the data, hold some back from calibration, and try them on the original.
 
     Args:
         job: the model and what was decided.
@@ -52,22 +64,82 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         ModelError: the original does not load or run.
     """
     options, needed = job.options, bool(job.solver.calibrated) and bool(job.planned)
-    feeds = _feeds(job, progress) if needed or options.validate else None
+    judged = _judged(job)
+    holds_back = needed and options.validate and judged is None
+    feeds = _feeds(job, holds_back=holds_back, progress=progress) if needed or options.validate else None
+    held_out: Feeds | None = None
+    if feeds is not None and holds_back:
+        feeds, held_out = hold_out(feeds, options.samples)
     comparison = None
     if options.validate:
         progress("checking the original", 0, 1)
-        shown = feeds[:GENERATED_SAMPLES] if feeds is not None and feeds.is_generated else feeds
-        inputs = prepare_inputs(
-            job.graph.signature,
-            shown,
-            samples=options.samples,
-            seq_len=options.seq_len,
-            seed=options.seed,
-            passages=_passages(job, shown) if options.wants_perplexity else None,
+        chosen = judged or held_out or feeds
+        comparison = _prepare_comparison(job, feeds if needed else None, chosen, folder, progress)
+    calibration = feeds if needed else None
+    return Data(calibration, comparison, tuple(_notes(job, calibration, comparison)))
+
+
+def _prepare_comparison(
+    job: Job, calibration: Feeds | None, judged: Feeds | None, folder: Path, progress: Progress
+) -> Comparison:
+    """Try the original on what the output will be compared on."""
+    options = job.options
+    if judged is not None and judged.is_generated:
+        judged = judged[:GENERATED_SAMPLES]
+    in_sample = calibration is not None and judged is not None and judged[0] is calibration[0]
+    beside = None if in_sample or calibration is None or judged is None else calibration[: len(judged)]
+    inputs = prepare_inputs(
+        job.graph.signature,
+        judged,
+        "in-sample" if in_sample else "held-out",
+        samples=options.samples,
+        seq_len=options.seq_len,
+        seed=options.seed,
+        in_sample=beside,
+        passages=_passages(job, judged) if options.wants_perplexity else None,
+    )
+    runtime = Runtime(job.provider, job.threads, options.memory, folder)
+    return prepare_comparison(job.graph, inputs, runtime, progress)
+
+
+def _judged(job: Job) -> Feeds | None:
+    """What the user named for the comparison; None where that are samples of `calib`, or made up."""
+    options, signature = job.options, job.graph.signature
+    if not options.validate:
+        return None
+    if options.eval_data is None:
+        passages = _eval_text(job) if options.eval_text is not None else None
+        return None if passages is None else passages.feeds
+    if not isinstance(options.eval_data, str | Path):
+        return given_feeds(options.eval_data, signature, samples=options.samples, what="eval_data")
+    path, tokenizer = Path(options.eval_data), _tokenizer(job)
+    return load_feeds(path, signature, tokenizer=tokenizer, samples=options.samples, seq_len=options.seq_len)
+
+
+def _notes(job: Job, calibration: Feeds | None, comparison: Comparison | None) -> Iterator[str]:
+    """That calibration had few data, and that figures are of the very samples that it was fitted to."""
+    if calibration is None:
+        return
+    inputs = comparison.inputs if comparison is not None else None
+    held_out = inputs is not None and inputs.measured_on == "held-out" and job.options.eval_data is None
+    samples = len(calibration) + (len(inputs.feeds) if inputs is not None and held_out else 0)
+    tokens = count_tokens(calibration, job.graph.signature)
+    if inputs is not None and tokens is not None and held_out:
+        tokens += count_tokens(inputs.feeds, job.graph.signature) or 0
+    few = samples < ENOUGH_SAMPLES or (tokens is not None and tokens < ENOUGH_TOKENS)
+    if few:
+        got = f"{samples} samples" + ("" if tokens is None else f", {tokens} tokens")
+        yield (
+            f"FEW DATA: calibration had {got}. With at least {ENOUGH_SAMPLES} samples"
+            f"{'' if tokens is None else f' and {ENOUGH_TOKENS} tokens'} of the kind that the model will meet, the "
+            "error becomes smaller, and its figure surer."
         )
-        runtime = Runtime(job.provider, job.threads, options.memory, folder)
-        comparison = prepare_comparison(job.graph, inputs, runtime, progress)
-    return Data(feeds if needed else None, comparison)
+    if inputs is not None and inputs.measured_on == "in-sample":
+        yield (
+            "IN-SAMPLE: the errors were measured on the very samples that calibration was fitted to, where they are "
+            f"several times smaller than on others. With {ENOUGH_SAMPLES} samples or more some are held back; "
+            "`eval_data=FILE` names others."
+        )
 
 
 def refuse_unmeasurable(source: Path, jobs: Sequence[Job]) -> None:
@@ -94,20 +166,28 @@ def _passages(job: Job, feeds: Feeds | None) -> PerplexityText | None:
         UsageError: there are neither.
     """
     options, signature = job.options, job.graph.signature
-    if options.eval_text is not None:
-        return read_perplexity_text(
-            Path(options.eval_text),
-            signature,
-            tokenizer=_tokenizer(job),
-            samples=options.samples,
-            seq_len=options.seq_len,
-        )
+    if options.eval_text is not None and options.eval_data is not None:
+        return _eval_text(job)
+    if feeds is None and options.eval_text is not None:
+        return None  # it is no language model
     if feeds is None:
         raise UsageError(
             "`max_ppl_increase` needs text, and this algorithm takes no calibration data. "
             "Give it with `eval_text=FILE`."
         )
     return given_perplexity_text(feeds, signature)
+
+
+def _eval_text(job: Job) -> PerplexityText | None:
+    """The text that the user named for the perplexity; None for a model that is no language model."""
+    options = job.options
+    return read_perplexity_text(
+        Path(str(options.eval_text)),
+        job.graph.signature,
+        tokenizer=_tokenizer(job),
+        samples=options.samples,
+        seq_len=options.seq_len,
+    )
 
 
 def _tokenizer(job: Job) -> Path:
@@ -129,14 +209,15 @@ def _refuse_large(job: Job) -> None:
         )
 
 
-def _feeds(job: Job, progress: Progress) -> Feeds | None:
-    """The data that the user named; None where none are."""
+def _feeds(job: Job, *, holds_back: bool, progress: Progress) -> Feeds | None:
+    """The data that the user named, with some more to hold back where there are; None where none are named."""
     options, signature = job.options, job.graph.signature
+    samples = with_held_out(options.samples) if holds_back else options.samples
     if options.calib is None:
         return None
     tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
-        return given_feeds(options.calib, signature, samples=options.samples)
+        return given_feeds(options.calib, signature, samples=samples)
     if options.calibrates_itself:
         if not job.solver.calibrated:
             return None
@@ -144,13 +225,11 @@ def _feeds(job: Job, progress: Progress) -> Feeds | None:
         return generate_self(
             Session(job.graph.path, provider=job.provider, threads=job.threads),
             signature,
-            samples=options.samples,
+            samples=options.samples + (GENERATED_SAMPLES if holds_back else 0),
             seq_len=options.seq_len,
             seed=options.seed,
             progress=progress,
             tokenizer=tokenizer,
         )
     progress("reading data", 0, 1)
-    return load_feeds(
-        Path(options.calib), signature, tokenizer=tokenizer, samples=options.samples, seq_len=options.seq_len
-    )
+    return load_feeds(Path(options.calib), signature, tokenizer=tokenizer, samples=samples, seq_len=options.seq_len)

@@ -112,6 +112,9 @@ def merge(
         size=Size(*(sum(getattr(r.size, f.name) for r in marked) for f in fields(Size))),
         estimate=together([r.estimate for r in marked]),
         outputs=outputs,
+        in_sample=tuple(o for r in marked for o in r.in_sample),
+        measured_on=_least_sure(reports),
+        measured_samples=max(r.measured_samples for r in reports),
         latency=latency,
         language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),
@@ -132,9 +135,16 @@ def _marked(report: Report) -> Report:
         targets=tuple(replace(t, model=model) for t in report.targets),
         skipped=tuple(replace(s, model=model) for s in report.skipped),
         outputs=tuple(replace(o, name=f"{model}: {o.name}") for o in report.outputs),
+        in_sample=tuple(replace(o, name=f"{model}: {o.name}") for o in report.in_sample),
         latency=tuple(replace(x, case=f"{model}: {x.case}") for x in report.latency),
         language=tuple(replace(figure, note=f"{model}: {figure.note}") for figure in report.language),
     )
+
+
+def _least_sure(reports: Sequence[Report]) -> str:
+    """What was measured, where models differ: the kind of samples that says least."""
+    kinds = {report.measured_on for report in reports}
+    return next((kind for kind in ("in-sample", "generated", "held-out") if kind in kinds), "")
 
 
 def _warnings(reports: Sequence[Report], left: Sequence[str]) -> Iterator[str]:

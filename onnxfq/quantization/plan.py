@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.executors.executor import Workers
@@ -16,7 +17,7 @@ from onnxfq.quantization.job import Job, kept_bytes
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
 from onnxfq.session import resolve_provider
-from onnxfq.solvers import make_solver
+from onnxfq.solvers import BEST_WITHOUT_DATA, make_solver
 from onnxfq.system.output import check_space
 from onnxfq.system.terminal import size_text
 
@@ -40,6 +41,12 @@ def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool
     given = {"include": options.include, "exclude": options.exclude, "schemes": options.schemes_by_name}
     refuse_unmatched(source.path, given, names)
     return jobs
+
+
+def plan_without_data(job: Job) -> Job:
+    """The same model anew, to be quantized as well as can be without data."""
+    options = replace(job.options, algorithm=BEST_WITHOUT_DATA)
+    return _plan(job.graph.path, options, job.workers, calibrated=False)
 
 
 def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
@@ -70,7 +77,9 @@ def announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None
     Raises:
         OutputError: the disk has too little space.
     """
-    check_space(staged, sum(predicted_bytes(job) for job in jobs))
+    sizes = [predicted_bytes(job) for job in jobs]
+    twice = [size for job, size in zip(jobs, sizes, strict=True) if job.solver.calibrated and job.options.validate]
+    check_space(staged, sum(sizes) + max(twice, default=0))  # a calibrated model is made without data too, to compare
     expected = together([estimate(job) for job in jobs])
     if expected.seconds > TELL_FROM_SECONDS:
         memory = size_text(expected.memory_bytes)

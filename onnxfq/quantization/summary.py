@@ -16,10 +16,6 @@ from onnxfq.solvers import algorithm_text
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
-CALIBRATION_TEXTS = (
-    "The perplexity is that of the calibration texts, on which a calibrated model does better than on others. "
-    "Give text held back for it with `eval_text=FILE`."
-)
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
 
@@ -55,14 +51,16 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
     found = replace(
         report,
         outputs=validation.outputs,
+        in_sample=validation.in_sample,
+        measured_on=validation.inputs.measured_on,
+        measured_samples=len(validation.inputs.feeds),
         latency=validation.latency,
         language=validation.language,
-        inputs=validation.inputs,
+        inputs=validation.inputs.feeds.origin,
         warnings=(
             *report.warnings,
             *([validation.untimed] if validation.untimed else []),
             *speed_warnings(validation.latency),
-            *([CALIBRATION_TEXTS] if validation.language and job.options.eval_text is None else []),
         ),
     )
     return found.with_gates(job.options.gates)
@@ -163,7 +161,7 @@ def _copies(planned: Sequence[Planned]) -> list[str]:
 def _comparison_warnings(job: Job) -> Iterator[str]:
     if not job.options.validate:
         yield "NOT VALIDATED: the output was verified, but not compared with the original (`validate=False`)."
-    elif job.options.calib is None:
+    elif job.options.calib is None and job.options.eval_data is None and job.options.eval_text is None:
         yield (
             "No data were given: the comparison's inputs were made up. With `calib=FILE` of your own texts or arrays "
             '(or `calib="self"`) the model is calibrated, which makes the error several times smaller.'

@@ -5,61 +5,26 @@ Models that do not fit into the memory are run piece by piece; then nothing can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency, compare_latency
-from onnxfq.calibration.pieces import Pieces, Runtime
+from onnxfq.calibration.pieces import Pieces
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.feeds import Feed, Feeds, generate, has_cache
-from onnxfq.graph import Graph, loaded_bytes
+from onnxfq.feeds import Feeds
+from onnxfq.graph import Graph
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy, compare_outputs, run_both, run_reference
-from onnxfq.metrics.perplexity import PERPLEXITY, TokenLosses, sees_later_tokens
-from onnxfq.metrics.perplexity_text import Outputs, Pair, PerplexityText
+from onnxfq.metrics.output_error import OutputAccuracy, compare_outputs, run_both
+from onnxfq.metrics.perplexity import PERPLEXITY, TokenLosses
+from onnxfq.metrics.perplexity_text import Pair, PerplexityText
 from onnxfq.progress import Progress
-from onnxfq.providers import facts
+from onnxfq.quantization.comparison import Comparison, Inputs, run_pieces
 from onnxfq.session import Session
-from onnxfq.signature import Signature
 from onnxfq.system.terminal import size_text
 
-GENERATED_SAMPLES = 8
-GENERATED_TOKENS = 64
 LATENCY_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What both models will be fed with.
-
-    Attributes:
-        feeds: for accuracy; the first also for latency.
-        decode: one decoding step after some cached tokens, for models with a KV cache; else None.
-        passages: for the perplexity; None where it is not wanted, or the model is no language model.
-    """
-
-    feeds: Feeds
-    decode: Feed | None
-    passages: PerplexityText | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What is known of the original before the long work.
-
-    Attributes:
-        inputs: what both models are fed with.
-        runtime: where and how both run.
-        loaded: bytes that a session of the original takes.
-        original: has run on all inputs, piece by piece; None where the model fits into the memory as a whole.
-    """
-
-    inputs: Inputs
-    runtime: Runtime
-    loaded: int
-    original: Pieces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,92 +33,19 @@ class Validation:
 
     Attributes:
         outputs: errors of the outputs.
+        in_sample: the same on samples that calibrated the output; empty where `outputs` are of those, or none did.
         latency: of each case; empty where models were run piece by piece.
-        inputs: where those came from.
+        inputs: what `outputs` were measured on.
         untimed: why there is no latency; "" where there is.
         language: figures on texts.
     """
 
     outputs: tuple[OutputAccuracy, ...]
+    in_sample: tuple[OutputAccuracy, ...]
     latency: tuple[Latency, ...]
-    inputs: str
+    inputs: Inputs
     untimed: str = ""
     language: tuple[Metric, ...] = ()
-
-
-def prepare_inputs(
-    signature: Signature,
-    given: Feeds | None,
-    *,
-    samples: int,
-    seq_len: int,
-    seed: int,
-    passages: PerplexityText | None = None,
-) -> Inputs:
-    """The inputs of the comparison: those given, or some made up; texts for the perplexity besides.
-
-    Raises:
-        DataError: none can be made up.
-    """
-    tokens = min(seq_len, GENERATED_TOKENS)
-    feeds = given or generate(signature, samples=min(samples, GENERATED_SAMPLES), seq_len=tokens, seed=seed)
-    decode = None
-    if has_cache(signature):
-        decode = generate(signature, samples=1, seq_len=1, seed=seed, past=tokens)[0]
-    return Inputs(feeds, decode, passages)
-
-
-def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress: Progress) -> Comparison:
-    """Run the original, so that inputs that do not suit it fail before the long work.
-
-    A model that fits into the memory is run once; another one on all inputs, piece by piece, and what it gives is kept.
-
-    Raises:
-        ModelError: the original does not load or run.
-        DataError: it does not run on these inputs.
-        OutputError: what is kept does not fit on the disk.
-    """
-    loaded = loaded_bytes(graph, widens=facts(runtime.provider).widens_half)
-    try:
-        if loaded > runtime.memory:
-            pieces = _in_pieces(graph, inputs.feeds, runtime, "running the original", progress)
-            _check_passages(graph, inputs.passages, lambda feeds: _run_in_pieces(graph, feeds, inputs, runtime))
-            return Comparison(inputs, runtime, loaded, pieces)
-        session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
-        run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
-        _check_passages(graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
-    except ModelError as error:
-        raise ModelError(f"{error} To quantize it without comparing it with the original: `validate=False`.") from error
-    return Comparison(inputs, runtime, loaded)
-
-
-def _check_passages(graph: Graph, passages: PerplexityText | None, run: Callable[[Feeds], Sequence[Outputs]]) -> None:
-    """Refuse a model that has no perplexity on the first text; one with a cache of tokens cannot see later ones."""
-    if passages is None:
-        return
-    if has_cache(graph.signature):
-        (found,) = run(passages.feeds[:1])
-        passages.add(TokenLosses(), 0, found, found)
-    elif passages.sees_later_tokens(run):
-        raise ModelError(f"{sees_later_tokens(str(graph.path))} Leave out `max_ppl_increase` and `eval_text`.")
-
-
-def _run_in_pieces(graph: Graph, feeds: Feeds, inputs: Inputs, runtime: Runtime) -> Sequence[Outputs]:
-    wanted = None if inputs.passages is None else [inputs.passages.output]
-    pieces = Pieces(graph, feeds, runtime, wanted)
-    pieces.run()
-    found = [pieces.outputs(sample) for sample in range(len(feeds))]
-    pieces.close()
-    return found
-
-
-def _in_pieces(
-    graph: Graph, feeds: Feeds, runtime: Runtime, what: str, progress: Progress, outputs: Sequence[str] | None = None
-) -> Pieces:
-    pieces = Pieces(graph, feeds, runtime, outputs)
-    done = count()
-    pieces.run(lambda: progress(what, next(done), pieces.runs))
-    return pieces
 
 
 def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progress) -> Validation:
@@ -168,34 +60,120 @@ def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progr
     Raises:
         VerificationError: the output does not load where the original does.
     """
-    inputs, runtime = comparison.inputs, comparison.runtime
-    if comparison.original is not None:
-        return _validate_pieces(graph, output, comparison, comparison.original, progress)
-    original = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
+    inputs, losses = comparison.inputs, TokenLosses()
+    passages, specs = inputs.passages, graph.signature.outputs
+    with _running(graph, output, comparison, inputs.all_feeds, progress) as both:
+        pairs = both.pairs(inputs.feeds, 0)
+        if passages is not None and passages.shared:
+            pairs = passages.watched(losses, pairs)
+        outputs = compare_outputs(specs, pairs)
+        seen = inputs.in_sample
+        in_sample = compare_outputs(specs, both.pairs(seen, len(inputs.feeds))) if seen else []
+        if passages is not None and not passages.shared:
+            for done, _ in enumerate(passages.watched(losses, both.texts(passages, progress))):
+                progress("perplexity", done, len(passages.feeds))
+        latency, untimed = both.latency(inputs)
+    language = _language(passages, losses)
+    return Validation(tuple(outputs), tuple(in_sample), latency, inputs, untimed, language)
+
+
+def judge(graph: Graph, output: Path, comparison: Comparison, progress: Progress) -> tuple[OutputAccuracy, ...]:
+    """Only the errors that `validate` finds on `Inputs.feeds`.
+
+    Raises:
+        VerificationError: the output does not load where the original does.
+    """
+    feeds = comparison.inputs.feeds
+    with _running(graph, output, comparison, feeds, progress) as both:
+        return tuple(compare_outputs(graph.signature.outputs, both.pairs(feeds, 0)))
+
+
+@contextmanager
+def _running(
+    graph: Graph, output: Path, comparison: Comparison, feeds: Feeds, progress: Progress
+) -> Iterator[_Whole | _InPieces]:
+    """Both models, ready to run on some feeds."""
+    runtime, kept = comparison.runtime, comparison.original
+    if kept is None:
+        original = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
+        try:
+            quantized = Session(output, provider=runtime.provider, threads=runtime.threads)
+        except ModelError as error:
+            raise _does_not_run(error) from error
+        yield _Whole(original, quantized)
+        return
     try:
-        quantized = Session(output, provider=runtime.provider, threads=runtime.threads)
+        pieces = run_pieces(Graph.load(output), feeds, runtime, "comparing with the original", progress)
     except ModelError as error:
         raise _does_not_run(error) from error
-    losses, passages = TokenLosses(), inputs.passages
-    pairs = run_both(original, quantized, inputs.feeds)
-    if passages is not None and passages.shared:
-        pairs = passages.watched(losses, pairs)
-    outputs = compare_outputs(graph.signature.outputs, pairs)
-    if passages is not None and not passages.shared:
-        _read(passages, losses, run_both(original, quantized, passages.feeds, [passages.output]), progress)
-    cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
-    if inputs.decode is not None:
-        cases["decode, 1 token"] = inputs.decode
-    latency = [
-        compare_latency(original, quantized, feed, case=case, seconds=LATENCY_SECONDS) for case, feed in cases.items()
-    ]
-    return Validation(tuple(outputs), tuple(latency), inputs.feeds.origin, language=_language(passages, losses))
+    try:
+        yield _InPieces(graph.path, output, comparison, kept, pieces)
+    finally:
+        pieces.close()
 
 
-def _read(passages: PerplexityText, losses: TokenLosses, pairs: Iterable[Pair], progress: Progress) -> None:
-    """Run both models on texts that are there for the perplexity alone."""
-    for done, _ in enumerate(passages.watched(losses, pairs)):
-        progress("perplexity", done, len(passages.feeds))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Whole:
+    """Both models in memory."""
+
+    original: Session
+    quantized: Session
+
+    def pairs(self, feeds: Feeds, first: int) -> Iterator[Pair]:
+        """What both give for feeds, of which the first is that many samples behind the beginning."""
+        return run_both(self.original, self.quantized, feeds)
+
+    def texts(self, passages: PerplexityText, progress: Progress) -> Iterable[Pair]:
+        """What both give for texts that are there for the perplexity alone."""
+        return run_both(self.original, self.quantized, passages.feeds, [passages.output])
+
+    def latency(self, inputs: Inputs) -> tuple[tuple[Latency, ...], str]:
+        """How long both take for each case, and why they were not timed."""
+        cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
+        if inputs.decode is not None:
+            cases["decode, 1 token"] = inputs.decode
+        timed = (
+            compare_latency(self.original, self.quantized, feed, case=case, seconds=LATENCY_SECONDS)
+            for case, feed in cases.items()
+        )
+        return tuple(timed), ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _InPieces:
+    """What both models gave, piece by piece."""
+
+    source: Path
+    output: Path
+    comparison: Comparison
+    original: Pieces
+    quantized: Pieces
+
+    def pairs(self, feeds: Feeds, first: int) -> Iterator[Pair]:
+        return _kept(self.original, self.quantized, range(first, first + len(feeds)))
+
+    def texts(self, passages: PerplexityText, progress: Progress) -> Iterable[Pair]:
+        runtime, wanted = self.comparison.runtime, [passages.output]
+        old, new = (
+            run_pieces(Graph.load(path), passages.feeds, runtime, "perplexity", progress, wanted)
+            for path in (self.source, self.output)
+        )
+        try:
+            yield from _kept(old, new, range(len(passages.feeds)))
+        finally:
+            old.close()
+            new.close()
+
+    def latency(self, inputs: Inputs) -> tuple[tuple[Latency, ...], str]:
+        loaded, memory = size_text(self.comparison.loaded), size_text(self.comparison.runtime.memory)
+        return (), (
+            f"Speed was not measured: the original takes about {loaded} of memory, more than `memory={memory}`. Both "
+            "models were run piece by piece; a larger `memory` times them."
+        )
+
+
+def _kept(original: Pieces, quantized: Pieces, samples: range) -> Iterator[Pair]:
+    return ((original.outputs(sample), quantized.outputs(sample)) for sample in samples)
 
 
 def _language(passages: PerplexityText | None, losses: TokenLosses) -> tuple[Metric, ...]:
@@ -206,40 +184,6 @@ def _language(passages: PerplexityText | None, losses: TokenLosses) -> tuple[Met
         return (replace(PERPLEXITY, note="no text has two tokens"),)
     metric = losses.perplexity()
     return (replace(metric, note=metric.note or f"texts {passages.feeds.origin}"),)
-
-
-def _validate_pieces(
-    graph: Graph, output: Path, comparison: Comparison, original: Pieces, progress: Progress
-) -> Validation:
-    inputs, runtime = comparison.inputs, comparison.runtime
-    try:
-        quantized = _in_pieces(Graph.load(output), inputs.feeds, runtime, "comparing with the original", progress)
-    except ModelError as error:
-        raise _does_not_run(error) from error
-    losses, passages = TokenLosses(), inputs.passages
-    pairs = _kept(original, quantized, len(inputs.feeds))
-    if passages is not None and passages.shared:
-        pairs = passages.watched(losses, pairs)
-    outputs = compare_outputs(graph.signature.outputs, pairs)
-    original.close()
-    quantized.close()
-    if passages is not None and not passages.shared:
-        old, new = (
-            _in_pieces(Graph.load(path), passages.feeds, runtime, "perplexity", progress, [passages.output])
-            for path in (graph.path, output)
-        )
-        _read(passages, losses, _kept(old, new, len(passages.feeds)), progress)
-        old.close()
-        new.close()
-    untimed = (
-        f"Speed was not measured: the original takes about {size_text(comparison.loaded)} of memory, more than "
-        f"`memory={size_text(runtime.memory)}`. Both models were run piece by piece; a larger `memory` times them."
-    )
-    return Validation(tuple(outputs), (), inputs.feeds.origin, untimed, _language(passages, losses))
-
-
-def _kept(original: Pieces, quantized: Pieces, samples: int) -> Iterator[Pair]:
-    return ((original.outputs(sample), quantized.outputs(sample)) for sample in range(samples))
 
 
 def _does_not_run(error: ModelError) -> VerificationError:

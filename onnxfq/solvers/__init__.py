@@ -10,9 +10,10 @@ from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.option_text import options_text, parse_options, solver_options
 from onnxfq.solvers.rtn import Rtn
 
-__all__ = ["BEST_WITHOUT_DATA", "SOLVERS", "Solver", "algorithm_text", "make_solver", "solver_options"]
+__all__ = ["AUTO", "BEST_WITHOUT_DATA", "SOLVERS", "Solver", "algorithm_text", "make_solver", "solver_options"]
 
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Rtn, Hqq, Gptq, Awq)}
+AUTO = "auto"
 BEST_WITHOUT_DATA = "hqq"  # the best algorithm that needs no data
 BEST_WITH_DATA = "gptq"  # the best with data
 
@@ -29,7 +30,7 @@ def make_solver(algorithm: str, *, calibrated: bool = False) -> Solver:
     """
     wanted, colon, options = algorithm.partition(":")
     name = wanted.strip()
-    if name == "auto":
+    if name == AUTO:
         name = BEST_WITH_DATA if calibrated else BEST_WITHOUT_DATA
     if name not in SOLVERS:
         known = ", ".join(sorted(SOLVERS))

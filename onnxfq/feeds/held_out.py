@@ -1,0 +1,64 @@
+"""Samples that are held back from calibration, so that a model's error is measured on data it was not fitted to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxfq.feeds.feed import Feed, Feeds
+from onnxfq.feeds.masks import token_masks
+from onnxfq.feeds.names import takes_token_ids
+from onnxfq.signature import Signature
+
+LEAST = 8  # held back
+ENOUGH_SAMPLES, ENOUGH_TOKENS = 32, 4096  # together with those that calibrate
+_SHARE = 8  # one of so many is held back, where nothing is left beyond those that calibrate
+_MOST = 32  # held back of what is left, or a quarter of those that calibrate, if that is more
+
+
+def with_held_out(samples: int) -> int:
+    """How many samples to read, for some to be left where so many calibrate."""
+    return samples + max(_MOST, samples // 4)
+
+
+def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
+    """Part samples into those that calibrate and those held back.
+
+    Those beyond `samples` are held back, so that as many calibrate as were asked for. Where there are fewer than 8 of
+    these, every eighth of all is, but of fewer than 32 none: that would leave too little on either side.
+
+    Args:
+        feeds: what was read, at most `with_held_out(samples)`.
+        samples: how many are to calibrate.
+
+    Returns:
+        The two parts; None where nothing is held back.
+    """
+    count = len(feeds)
+    left = count - samples
+    if left >= LEAST or (left > 0 and count < ENOUGH_SAMPLES):
+        return feeds[:samples], feeds[samples:]
+    if count < ENOUGH_SAMPLES:
+        return feeds, None
+    kept_back = max(LEAST, count // _SHARE)
+    chosen = {(2 * index + 1) * count // (2 * kept_back) for index in range(kept_back)}
+    return _some(feeds, chosen, chosen=False), _some(feeds, chosen, chosen=True)
+
+
+def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
+    """Tokens of all samples, padding left out; None for a model that takes no tokens."""
+    counts = [_tokens(feed, signature) for feed in feeds]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _some(feeds: Feeds, indices: set[int], *, chosen: bool) -> Feeds:
+    samples = tuple(feed for index, feed in enumerate(feeds) if (index in indices) is chosen)
+    return Feeds(samples, feeds.origin, feeds.is_generated)
+
+
+def _tokens(feed: Feed, signature: Signature) -> int | None:
+    sizes = [feed[spec.name].size for spec in signature.inputs if spec.name in feed and takes_token_ids(spec)]
+    if not sizes:
+        return None
+    masks = [int(np.count_nonzero(mask)) for mask in token_masks(feed, signature)]
+    return min(max(sizes), *masks) if masks else max(sizes)

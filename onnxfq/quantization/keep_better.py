@@ -1,0 +1,68 @@
+"""Calibrated against not: of two files made from one model, the one that is nearer to it on data neither has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxfq.metrics.output_error import OutputAccuracy, worst_metrics
+from onnxfq.reports.report import Report
+from onnxfq.solvers import BEST_WITHOUT_DATA
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How far the two files are from the original.
+
+    Attributes:
+        metric: in words: "mean KL" of logits, else "relative MSE".
+        with_data: of the calibrated file; infinite where it has no finite error.
+        without_data: of the other.
+    """
+
+    metric: str
+    with_data: float
+    without_data: float
+
+    @property
+    def calibration_helped(self) -> bool:
+        """Whether the calibrated file is the nearer one."""
+        return self.with_data <= self.without_data
+
+    def note(self, report: Report, *, kept: bool) -> str:
+        """What to tell of a calibrated file that is not the better one.
+
+        Args:
+            report: of the calibrated file.
+            kept: whether the other one was kept.
+        """
+        found = (
+            f"On {report.measured_samples} {report.measured_on} samples the {self.metric} is {self.with_data:.3g} when "
+            f"calibrated and {self.without_data:.3g} without data"
+        )
+        rest = (
+            ", which was kept" if kept else f". With `algorithm=auto`, or `{BEST_WITHOUT_DATA}`, the better is written"
+        )
+        return f"CALIBRATION DID NOT HELP: {found}{rest}. More data of the kind that the model will meet would help."
+
+
+def compare_errors(with_data: Sequence[OutputAccuracy], without: Sequence[OutputAccuracy]) -> Judgement | None:
+    """Hold the errors of two files against each other; None where neither has an error to compare."""
+    ours, other = ({m.name: m.value for m in worst_metrics(outputs)} for outputs in (with_data, without))
+    name, words = ("kl", "mean KL") if {"kl"} & {*ours, *other} else ("relative_mse", "relative MSE")
+    first, second = (math.inf if (value := found.get(name)) is None else value for found in (ours, other))
+    return None if math.isinf(first) and math.isinf(second) else Judgement(words, first, second)
+
+
+def take_files(other: Path, staged: Path) -> None:
+    """Put a model's file, and its data file where it has one, in the place of another's of the same name."""
+    for kept, place in zip(_files(other), _files(staged), strict=True):
+        place.unlink(missing_ok=True)
+        if kept.exists():
+            kept.rename(place)
+
+
+def _files(model: Path) -> tuple[Path, Path]:
+    return model, model.with_name(model.name + ".data")
