@@ -57,6 +57,35 @@ class Statistics:
         """`centred`, made once."""
         return self.derived("about means", Statistics.centred)
 
+    def with_prior(self, mean_square: Float64Array | None, weight: float) -> Statistics:
+        """The same after some more tokens that nobody saw: inputs about zero, each independent of the others.
+
+        A few tokens say nothing of most directions, and what is fitted to them alone is worse on others than what is
+        made without data. So many made-up tokens count little beside thousands, and outweigh a handful.
+
+        Args:
+            mean_square: [K], how large inputs are relative to each other; None: all alike. They are made as large, on
+                the whole, as those that were seen.
+            weight: how many tokens these count as; 0 changes nothing.
+        """
+        if self.gram is None or not weight:
+            return self
+        size = self.gram.diagonal().mean()
+        known = mean_square is not None and np.isfinite(mean_square).all() and mean_square.mean() > 0
+        prior = mean_square * (size / mean_square.mean()) if known and mean_square is not None else size
+        seen = self.tokens / (self.tokens + weight)
+
+        def joined(moments: Float64Array | None) -> Float64Array | None:
+            if moments is None:
+                return None
+            moments = seen * moments
+            moments[np.diag_indices_from(moments)] += (1 - seen) * prior
+            return moments
+
+        mean = None if self.mean is None else seen * self.mean
+        float_mean = None if self.float_mean is None else seen * self.float_mean
+        return replace(self, gram=joined(self.gram), cross=joined(self.cross), mean=mean, float_mean=float_mean)
+
     def scaled(self, scale: Float64Array) -> Statistics:
         """The same for inputs that are divided by a scale [K] (but for `min` and `max`)."""
 

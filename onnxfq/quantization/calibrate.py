@@ -17,9 +17,10 @@ from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight, joined, parted
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import Fold, find_bias, find_fold, fold
+from onnxfq.rules import Fold, expected_mean_square, find_bias, find_fold, fold
 from onnxfq.statistics import Statistics
 
+PRIOR_TOKENS = float(__import__("os").environ.get("PRIOR", 32))
 Tell = Callable[[], None]  # called after every step
 
 
@@ -77,7 +78,10 @@ class Calibration:
         """Run all samples up to a stage and measure its inputs; None where no sample gives any."""
         planned = [self._job.planned[index] for index in self.stages[position].targets]
         blocks = Counter(p.rule.rounded_block(p.kernel) for p in planned)
-        return self.streams.advance(position, self._tensor_file, blocks.most_common(1)[0][0], tell)
+        found = self.streams.advance(position, self._tensor_file, blocks.most_common(1)[0][0], tell)
+        if found is None:
+            return None
+        return found.with_prior(expected_mean_square(self._job.graph, planned[0].target), PRIOR_TOKENS)
 
     def skip(self, position: int, tell: Tell) -> None:
         """Run all samples up to a stage about which nothing needs to be known."""
