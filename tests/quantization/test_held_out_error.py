@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from onnxfq import Report
 from onnxfq.errors import UsageError
 from onnxfq.feeds import Feeds
 from onnxfq.metrics.output_error import compare
+from onnxfq.quantization.keep_better import take_files
 from onnxfq.session import Session
 from support.models import Array
 from support.tiny import entries, pair
@@ -129,15 +129,24 @@ def test_where_it_helps_nothing_is_said(source: Path) -> None:
     assert (report.algorithm, about_data(report)) == ("gptq", [])
 
 
-def test_a_folder_keeps_the_better_of_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("onnxfq.graph.save"), "EXTERNAL_FROM_BYTES", 1)  # as of a large model
+def test_a_folder_keeps_the_better_of_each_model(tmp_path: Path) -> None:
     for name in ("one.onnx", "two.onnx"):
         pair(tmp_path / "models" / name)
     misleading, real = correlated(64, 0, rank=8), correlated(16, 0, rank=9)
     report = onnxfq.quantize(tmp_path / "models", tmp_path / "out", calib=misleading, eval_data=real)
-    assert entries(tmp_path / "out") == ["one.onnx", "one.onnx.data", "two.onnx", "two.onnx.data"]
+    assert entries(tmp_path / "out") == ["one.onnx", "two.onnx"]
     assert {target.algorithm for target in report.targets} == {"hqq"}
     assert report.measured_on == "held-out"
+
+
+@pytest.mark.parametrize("kept", [["m.onnx"], ["m.onnx", "m.onnx.data"]])
+def test_all_files_of_the_better_take_the_places_of_the_others(tmp_path: Path, kept: list[str]) -> None:
+    for folder, names in (("a", ["m.onnx", "m.onnx.data"]), ("b", kept)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text(folder)
+    take_files(tmp_path / "b" / "m.onnx", tmp_path / "a" / "m.onnx")
+    assert {path.name: path.read_text() for path in (tmp_path / "a").iterdir()} == dict.fromkeys(kept, "b")
 
 
 @pytest.mark.parametrize("given", [{"x": 1}, 3, {"a": np.ones(2)}])
