@@ -13,7 +13,7 @@ SAMPLES = "SAMPLES"
 
 _SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm")
 _NODES = ("include", "exclude", "allow_slow")
-_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_text")
+_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _SPELLED = {"schemes": "--scheme"}
 _FLAGS = {
