@@ -114,6 +114,7 @@ class Session:
         if passing:
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        self._source, self._settings = model, options
         self._session = self._load(model, options)
         self._check_provider()
         self._signature = _signature(self._session)
@@ -122,6 +123,16 @@ class Session:
         used = {spec.dtype for spec in (*self._signature.inputs, *self._signature.outputs)}
         self._by_value = "bfloat16" in used
         _LOGGER.debug("session: %s on %s, threads: %s", self.name, provider, threads or "all")
+
+    def reload(self, threads: int) -> None:
+        """Load the model again, to compute with so many threads; what was loaded goes back first.
+
+        Raises:
+            ModelError: the model cannot be loaded any more.
+        """
+        self._settings.intra_op_num_threads = threads
+        del self._session
+        self._session = self._load(self._source, self._settings)
 
     def signature(self) -> Signature:
         """Inputs and outputs as ONNX Runtime sees them; it does not tell a scalar from an unknown rank (shape None)."""

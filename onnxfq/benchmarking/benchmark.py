@@ -13,8 +13,9 @@ from onnxfq.benchmarking.cases import measure_costs, plan_workloads, time_cases
 from onnxfq.benchmarking.clocks import PROCESSOR, QUIET, WALL, Clock
 from onnxfq.benchmarking.measurements import Benchmark, Case, ModelCost
 from onnxfq.benchmarking.paired import PRECISION
+from onnxfq.benchmarking.speed_verdict import speed_metric
 from onnxfq.errors import UsageError
-from onnxfq.metrics.gates import Gate
+from onnxfq.metrics.gates import Gate, Gates, Limit
 from onnxfq.progress import Progress, silent
 
 STEADY = 0.9  # least bandwidth as a share of the best, above which other programs leave the memory alone
@@ -56,7 +57,7 @@ def benchmark(
         tokens: how many tokens decoding appends before it starts again behind the prompt.
         seconds: at most for a case.
         loads: processes in which each model is loaded, for load time and memory.
-        min_speedup: gate: the smallest speed-up over all cases and baselines.
+        min_speedup: gate: the smallest speed-up over all cases and baselines; the lower bound of its interval counts.
         progress: called with (what, done, total) as work goes on.
 
     Returns:
@@ -142,8 +143,8 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
 def _gates(min_speedup: float | None, cases: Sequence[Case]) -> tuple[Gate, ...]:
     if min_speedup is None:
         return ()
-    slowest = min(speedup.ratio for case in cases for speedup in case.speedups)
-    return (Gate("min-speedup", min_speedup, slowest, slowest >= min_speedup),)
+    found = [speed_metric(str(case), s.ratio, s.low, s.high) for case in cases for s in case.speedups]
+    return tuple(Gates(min_speedup=Limit(min_speedup)).check(found))
 
 
 def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterator[str]:

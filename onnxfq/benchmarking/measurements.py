@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from onnxfq.benchmarking.speed_verdict import SpeedWord, decimals, interval_texts, judge_speed, speed_text, time_texts
 from onnxfq.metrics.gates import Gate, Gated
 
 JSON_VERSION = 1
@@ -67,7 +68,7 @@ class Speedup:
     Attributes:
         baseline: the file.
         ratio: median over rounds; above 1 the model is faster.
-        low: lower end of the median's 95 % interval.
+        low: lower end of the median's 99 % interval.
         high: upper end.
         precise: whether the interval is within 1.5 % on both sides.
     """
@@ -77,6 +78,16 @@ class Speedup:
     low: float
     high: float
     precise: bool
+
+    @property
+    def verdict(self) -> SpeedWord:
+        """Whether the model is faster than the baseline, as far as the interval tells."""
+        return judge_speed(self.low, self.high)
+
+    @property
+    def text(self) -> str:
+        """For people: `1.32x as fast [1.301, 1.342]`, `about the same [0.972, 1.013]`."""
+        return f"{speed_text(self.ratio, self.low, self.high)} [{', '.join(interval_texts(self.low, self.high))}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,17 @@ class Case:
     timings: tuple[Timing, ...]
     speedups: tuple[Speedup, ...] = ()
     waiting: float | None = None
+
+    def __str__(self) -> str:
+        """For people: `decode, batch 1, after 128 tokens`."""
+        length = "" if self.length is None else f", {'after ' * (self.kind == 'decode')}{self.length} tokens"
+        return f"{self.kind}, batch {self.batch}{length}"
+
+    @property
+    def time_texts(self) -> list[str]:
+        """The medians in milliseconds, for people: with so many digits that the speed-ups are their quotients."""
+        first, *others = (timing.median_ms for timing in self.timings)
+        return time_texts(first, others, [decimals(speedup.low, speedup.high) for speedup in self.speedups])
 
 
 @dataclass(frozen=True, slots=True)

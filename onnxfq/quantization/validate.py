@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
-from onnxfq.benchmarking.latency import Latency, compare_latency
+from onnxfq.benchmarking.latency import Latency, compare_speed
 from onnxfq.calibration.pieces import Pieces, Runtime
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.feeds import Feed, Feeds, generate, has_cache
@@ -186,10 +186,8 @@ def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progr
     cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
     if inputs.decode is not None:
         cases["decode, 1 token"] = inputs.decode
-    latency = [
-        compare_latency(original, quantized, feed, case=case, seconds=LATENCY_SECONDS) for case, feed in cases.items()
-    ]
-    return Validation(tuple(outputs), tuple(latency), inputs.feeds.origin, language=_language(passages, losses))
+    latency = compare_speed(original, quantized, cases, seconds=LATENCY_SECONDS)
+    return Validation(tuple(outputs), latency, inputs.feeds.origin, language=_language(passages, losses))
 
 
 def _read(passages: PerplexityText, losses: TokenLosses, pairs: Iterable[Pair], progress: Progress) -> None:
