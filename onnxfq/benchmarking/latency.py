@@ -11,7 +11,14 @@ import numpy as np
 from onnxfq.benchmarking.clocks import PROCESSOR, WALL, Clock, ClockName, Disturbance
 from onnxfq.benchmarking.decoding import Repeated
 from onnxfq.benchmarking.paired import Rounds, make_samplers, time_side_by_side
-from onnxfq.benchmarking.speed_verdict import SpeedWord, decimals, interval_texts, judge_speed, speed_text, time_texts
+from onnxfq.benchmarking.speed_verdict import (
+    SpeedWord,
+    interval_texts,
+    judge_speed,
+    shown_decimals,
+    speed_text,
+    time_texts,
+)
 from onnxfq.feeds import Feed
 from onnxfq.providers import facts
 from onnxfq.session import Session
@@ -74,7 +81,7 @@ class Latency:
     @property
     def time_texts(self) -> tuple[str, str]:
         """Milliseconds of reference and candidate, with so many digits that the speed-up is their quotient."""
-        places = [decimals(self.low, self.high)]
+        places = [shown_decimals(self.low, self.high)]
         candidate, reference = time_texts(self.candidate_ms, [self.reference_ms], places)
         return reference, candidate
 

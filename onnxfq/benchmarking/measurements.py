@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxfq.benchmarking.speed_verdict import SpeedWord, decimals, interval_texts, judge_speed, speed_text, time_texts
+from onnxfq.benchmarking.speed_verdict import (
+    SpeedWord,
+    interval_texts,
+    judge_speed,
+    shown_decimals,
+    speed_text,
+    time_texts,
+)
 from onnxfq.metrics.gates import Gate, Gated
 
 JSON_VERSION = 1
@@ -122,7 +129,7 @@ class Case:
     def time_texts(self) -> list[str]:
         """The medians in milliseconds, for people: with so many digits that the speed-ups are their quotients."""
         first, *others = (timing.median_ms for timing in self.timings)
-        return time_texts(first, others, [decimals(speedup.low, speedup.high) for speedup in self.speedups])
+        return time_texts(first, others, [shown_decimals(speedup.low, speedup.high) for speedup in self.speedups])
 
 
 @dataclass(frozen=True, slots=True)

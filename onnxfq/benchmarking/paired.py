@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from onnxfq.benchmarking.clocks import Clock
+from onnxfq.benchmarking.speed_verdict import judge_speed
 
 Sampler = Callable[[], Sequence[float]]
 """Runs some times; returns the seconds of each run."""
@@ -20,6 +21,7 @@ PRECISION = 0.015  # half of an interval, relative to its middle
 FEWEST, ENOUGH, MOST = 3, 20, 5000  # rounds: at least, before the precision can end it, at most
 _STOPPING = 0.998  # looking again and again needs a stricter interval than looking once
 _LOOK_EVERY = 1.1  # times as many rounds as at the last look
+_LONGER = 2  # times the time, where what was found until then says nothing
 _STOPPED = 10  # times as long as the median round: no program runs that long by itself
 SAMPLE_SECONDS = 0.005  # a sample is of so many runs that its first one, which is not timed, weighs little
 MOST_RUNS = 32  # a sample
@@ -98,6 +100,11 @@ class Rounds:
         found = (median_interval(self._ratios(i) if i else self.medians[0], _STOPPING) for i in of)
         return all(interval.is_precise for interval in found)
 
+    def tells(self) -> bool:
+        """Whether a verdict on every ratio can be given."""
+        found = (self.ratio(candidate) for candidate in range(1, len(self.medians)))
+        return all(judge_speed(interval.low, interval.high) != "unknown" for interval in found)
+
     def _ratios(self, candidate: int) -> list[float]:
         return [other / first for first, other in zip(self.medians[0], self.medians[candidate], strict=True)]
 
@@ -175,7 +182,8 @@ def time_side_by_side(
     """Time candidates in rounds, each with a sample of all in random order and then back again: A B C C B A.
 
     What grows or shrinks steadily during a round hits all alike. It ends when all ratios are known within 1.5 %, or
-    when the time is over, but not before 3 rounds. A round in which the process was stopped counts as a long one, not
+    when the time is over, but not before 3 rounds; where the verdict on a ratio is still "unknown" then, it goes on for
+    the same time again. A round in which the process was stopped counts as a long one, not
     as all the time that there was.
 
     Args:
@@ -187,7 +195,9 @@ def time_side_by_side(
     found = Rounds([[] for _ in samplers], [[] for _ in samplers])
     lasted: list[float] = []
     look, spent = ENOUGH, 0.0
-    while len(lasted) < MOST and (spent < seconds or len(lasted) < FEWEST):
+    while len(lasted) < MOST and (
+        len(lasted) < FEWEST or spent < seconds or (spent < _LONGER * seconds and not found.tells())
+    ):
         start = elapsed()
         _add_round(found, samplers, rng)
         lasted.append(elapsed() - start)

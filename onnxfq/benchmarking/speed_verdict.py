@@ -16,7 +16,7 @@ SAME = 1.05
 UNKNOWN = 1.5  # a wider interval, high / low, tells of the machine and not of the models
 BUSY = "unknown: the machine is busy"
 _LEAST_DIGITS, _MOST_DIGITS = 3, 9  # of a time
-_MOST_DECIMALS = 3  # of a ratio
+_MOST_DECIMALS, _WITHOUT_INTERVAL = 3, 2  # of a ratio
 
 
 def judge_speed(low: float, high: float) -> SpeedWord:
@@ -40,7 +40,7 @@ def judge_speed(low: float, high: float) -> SpeedWord:
 def speed_text(ratio: float, low: float | None, high: float | None) -> str:
     """A speed-up for people: `1.3x as fast`, `about the same`; the ratio with the digits that its interval deserves."""
     if low is None or high is None:
-        return f"{ratio:.2f}x as fast"
+        return f"{ratio:.{_WITHOUT_INTERVAL}f}x as fast"
     word = judge_speed(low, high)
     if word in ("faster", "slower"):
         return f"{ratio:.{decimals(low, high)}f}x as fast"
@@ -48,8 +48,8 @@ def speed_text(ratio: float, low: float | None, high: float | None) -> str:
 
 
 def interval_texts(low: float, high: float) -> tuple[str, str]:
-    """The ends of an interval, with a digit more than the ratio."""
-    shown = min(decimals(low, high) + 1, _MOST_DECIMALS)
+    """The ends of an interval, with as many decimals as the ratio has, and no fewer than 2."""
+    shown = max(decimals(low, high), 2)
     return f"{low:.{shown}f}", f"{high:.{shown}f}"
 
 
@@ -68,38 +68,42 @@ def speed_metric(case: str, ratio: float, low: float | None, high: float | None)
     return Metric("speedup", low, note=f"lower bound of {' to '.join(interval_texts(low, high))}, {case}{busy}")
 
 
-def decimals(low: float | None, high: float | None) -> int:
-    """How many decimals a ratio has: as many as let its last digit be uncertain by a few, at most 3; 2 if unknown."""
+def shown_decimals(low: float | None, high: float | None) -> int | None:
+    """How many decimals the ratio is printed with; None where a word stands in its place."""
     if low is None or high is None:
-        return 2
+        return _WITHOUT_INTERVAL
+    return decimals(low, high) if judge_speed(low, high) in ("faster", "slower") else None
+
+
+def decimals(low: float, high: float) -> int:
+    """How many decimals a ratio deserves: so many that its last digit is uncertain by a few, at most 3."""
     half = max((high - low) / 2, 10.0**-_MOST_DECIMALS)
     return min(max(floor(-log10(half)) + 1, 0), _MOST_DECIMALS)
 
 
-def time_texts(first: float, others: Sequence[float], places: Sequence[int]) -> list[str]:
+def time_texts(first: float, others: Sequence[float], places: Sequence[int | None]) -> list[str]:
     """Times with so many digits that every ratio beside them is the quotient of what is shown.
 
     Args:
         first: the time that the others are divided by.
         others: the other times.
-        places: decimals of each ratio.
+        places: decimals of each ratio; None where it is not shown.
 
     Returns:
         The texts, of the first one first; of 3 digits, or more where it takes more.
     """
     times = (first, *others)
-    wanted = [f"{other / first:.{place}f}" for other, place in zip(others, places, strict=True)]
+    wanted = list(_quotients(times, places))
     for digits in range(_LEAST_DIGITS, _MOST_DIGITS + 1):
         texts = [_rounded(time, digits) for time in times]
-        if list(_quotients(texts, places)) == wanted:
+        if list(_quotients([float(text) for text in texts], places)) == wanted:
             return texts
     return [_rounded(time, _LEAST_DIGITS) for time in times]
 
 
-def _quotients(texts: Sequence[str], places: Sequence[int]) -> Iterator[str]:
-    first = float(texts[0])
-    for text, place in zip(texts[1:], places, strict=True):
-        yield f"{float(text) / first:.{place}f}"
+def _quotients(times: Sequence[float], places: Sequence[int | None]) -> Iterator[str]:
+    for time, place in zip(times[1:], places, strict=True):
+        yield "" if place is None else f"{time / times[0]:.{place}f}"
 
 
 def _rounded(time: float, digits: int) -> str:
