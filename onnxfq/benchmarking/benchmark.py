@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from typing import get_type_hints
 
 from onnxfq import doctor
 from onnxfq.benchmarking.benchmark_config import BenchmarkConfig, check_request, configure
@@ -15,15 +16,18 @@ from onnxfq.benchmarking.measurements import Benchmark, Case, ModelCost
 from onnxfq.benchmarking.paired import PRECISION
 from onnxfq.benchmarking.speed_verdict import speed_metric
 from onnxfq.errors import UsageError
+from onnxfq.graph import AnyModel, model_name, on_disk
 from onnxfq.metrics.gates import Gate, Gates, Limit
-from onnxfq.progress import Progress, silent
+from onnxfq.progress import Progress
+from onnxfq.setting_types import check_types
+from onnxfq.system.following import following
 
 STEADY = 0.9  # least bandwidth as a share of the best, above which other programs leave the memory alone
 
 
 def benchmark(
-    model: str | Path,
-    baseline: str | Path | Sequence[str | Path] | None = None,
+    model: AnyModel,
+    baseline: AnyModel | Sequence[AnyModel] | None = None,
     *,
     provider: str = "auto",
     threads: int | None = None,
@@ -36,7 +40,7 @@ def benchmark(
     seconds: float = 20.0,
     loads: int = 3,
     min_speedup: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Benchmark:
     """Measure how fast a model is: alone, or beside what it was made from.
 
@@ -44,7 +48,7 @@ def benchmark(
     ends when all speed-ups are known within 1.5 %, or when its time is over.
 
     Args:
-        model: an ONNX file, or a folder that holds one.
+        model: an ONNX file, or a folder that holds one; or an `onnx.ModelProto` with all its tensors.
         baseline: the same of what it is compared with, one or several; None compares with nothing.
         provider: where the models run: "auto", "cpu" or "cuda".
         threads: threads inside an operator; None leaves the choice to ONNX Runtime, or is 1 by the processor's clock.
@@ -58,7 +62,7 @@ def benchmark(
         seconds: at most for a case.
         loads: processes in which each model is loaded, for load time and memory.
         min_speedup: gate: the smallest speed-up over all cases and baselines; the lower bound of its interval counts.
-        progress: called with (what, done, total) as work goes on.
+        progress: True shows a bar on stderr; or a function, called with (what, done, total) as work goes on.
 
     Returns:
         What was measured. A gate that fails does not raise: see `Benchmark.require`.
@@ -73,21 +77,32 @@ def benchmark(
         >>> found.cases[0].speedups[0].ratio > 0
         True
     """
-    baselines = [] if baseline is None else [baseline] if isinstance(baseline, str | Path) else list(baseline)
+    baselines = [] if baseline is None else list(baseline) if isinstance(baseline, list | tuple) else [baseline]
+    check_types(
+        {"provider": provider, "threads": threads, "cpus": cpus, "clock": clock, "only": only, "lengths": lengths,
+         "batches": batches, "tokens": tokens, "seconds": seconds, "loads": loads, "min_speedup": min_speedup},
+        get_type_hints(benchmark),
+    )  # fmt: skip
     check_request(
         {"threads": threads, "tokens": tokens, "loads": loads}, {"lengths": lengths, "batches": batches},
         clock=clock, only=only, seconds=seconds, min_speedup=min_speedup, compared=bool(baselines),
     )  # fmt: skip
-    with _confined(cpus):
+    with ExitStack() as opened:
+        opened.enter_context(_confined(cpus))
+        paths = [
+            opened.enter_context(on_disk(one, name))
+            for one, name in zip([model, *baselines], ["model", *(["baseline"] * len(baselines))], strict=True)
+        ]
         config = configure(
-            [model, *baselines], provider=provider, threads=len(cpus) if cpus and threads is None else threads,
+            paths, provider=provider, threads=len(cpus) if cpus and threads is None else threads,
             clock=clock, batches=batches, lengths=lengths, tokens=tokens, seconds=seconds, loads=loads, only=only,
-            progress=progress or silent,
+            progress=opened.enter_context(following(progress)),
         )  # fmt: skip
         planned = plan_workloads(config)
         costs = measure_costs(config)
         cases = time_cases(config, planned, costs)
-    return _result(config, costs, cases, names=[str(model), *map(str, baselines)], cpus=cpus, min_speedup=min_speedup)
+    names = [model_name(one) for one in (model, *baselines)]
+    return _result(config, costs, cases, names=names, cpus=cpus, min_speedup=min_speedup)
 
 
 def _result(

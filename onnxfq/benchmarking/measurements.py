@@ -14,6 +14,8 @@ from onnxfq.benchmarking.speed_verdict import (
     time_texts,
 )
 from onnxfq.metrics.gates import Gate, Gated
+from onnxfq.system.notebook import notebook_table
+from onnxfq.system.terminal import one_line
 
 JSON_VERSION = 1
 
@@ -132,7 +134,7 @@ class Case:
         return time_texts(first, others, [shown_decimals(speedup.low, speedup.high) for speedup in self.speedups])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Benchmark(Gated):
     """How fast a model is, beside its baselines.
 
@@ -168,6 +170,23 @@ class Benchmark(Gated):
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        models = " against ".join(one_line(path) for path in (self.model, *self.baselines))
+        times = (", ".join(s.text for s in case.speedups) or f"{case.time_texts[0]} ms" for case in self.cases)
+        facts = (f"{case}: {told}" for case, told in zip(self.cases, times, strict=True))
+        return f"<Benchmark {models}: {'; '.join(filter(None, (*facts, self._gates_text)))}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (str(case), one_line(timing.model), f"{time} ms", speedup)
+            for case in self.cases
+            for timing, time, speedup in zip(
+                case.timings, case.time_texts, ["", *(s.text for s in case.speedups)], strict=True
+            )
+        ]
+        notes = [*(f"Gate {gate}" for gate in self.gates), *self.warnings]
+        return notebook_table(self.model, ("", "model", "median", "speed-up over it"), rows, notes)
 
     def _gated(self) -> str:
         return self.model

@@ -73,6 +73,15 @@ class Gated:
         self._require(self.gates)
         return self
 
+    @property
+    def _gates_text(self) -> str:
+        """Whether the gates hold, in few words: `1 of 2 gates failed: max-kl`; "" without gates."""
+        failed = [gate.name for gate in self.gates if not gate.passed]
+        count = f"{len(self.gates)} gate{'s' if len(self.gates) > 1 else ''}"
+        if failed:
+            return f"{len(failed)} of {count} failed: {', '.join(failed)}"
+        return f"{count} passed" if self.gates else ""
+
     def _require(self, gates: Iterable[Gate]) -> None:
         failed = [str(gate) for gate in gates if not gate.passed]
         if failed:

@@ -36,7 +36,8 @@ class Timed(Session):
     """A model whose runs take the given seconds, in turn; warm-up counts. Its input is text: it runs unbound."""
 
     def __init__(self, clock: Standing, name: str, seconds: Iterator[float]) -> None:
-        self.clock, self.name, self.seconds, self.provider, self.threads = clock, name, seconds, "cpu", None
+        self.clock, self.name, self.seconds, self.provider = clock, name, seconds, "cpu"
+        self.threads: int | None = None
 
     def reload(self, threads: int) -> None:
         self.threads = threads
