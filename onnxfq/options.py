@@ -63,7 +63,7 @@ class Options:
         min_cosine: gate: the smallest mean cosine allowed over the floating outputs.
         max_ppl_increase: gate: how far the perplexity may be above the original's, 0.5 or "1%".
         eval_text: running text (.txt) for the perplexity; None takes the samples of `calib` where a gate asks for it.
-        min_speedup: gate: the smallest speed-up allowed.
+        min_speedup: gate: the smallest speed-up allowed; the lower bound of its interval counts.
 
     Raises:
         UsageError: a value that makes no sense.

@@ -230,7 +230,7 @@ class Report(Gated):
             max_kl: largest mean KL, in nats, over outputs that are logits.
             min_cosine: smallest mean cosine over the floating outputs.
             max_ppl_increase: how far the perplexity may be above the original's, 0.5 or "1%".
-            min_speedup: smallest speed-up over all cases that were timed.
+            min_speedup: smallest speed-up over all cases that were timed; the lower bounds of their intervals count.
 
         Raises:
             GateError: one does not hold.
