@@ -168,6 +168,9 @@ def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterato
             'Times are those that one thread was on a processor (`clock="processor"`), not what a user waits: with '
             'several threads, and on a machine of its own, a model takes less, and speed-ups differ (`clock="wall"`).'
         )
+    unknown = sum(speedup.verdict == "unknown" for case in cases for speedup in case.speedups)
+    if unknown:
+        yield f"{unknown} speed-ups are unknown: the machine is busy."
     loose = sum(not speedup.precise for case in cases for speedup in case.speedups)
     if loose:
         yield f"{loose} speed-ups are not known within {PRECISION:.1%}: see their intervals. Raise `seconds`."

@@ -10,7 +10,6 @@ from onnxfq.benchmarking.speed_verdict import (
     interval_texts,
     judge_speed,
     shown_decimals,
-    speed_text,
     time_texts,
 )
 from onnxfq.metrics.gates import Gate, Gated
@@ -95,8 +94,10 @@ class Speedup:
 
     @property
     def text(self) -> str:
-        """For people: `1.32x as fast [1.301, 1.342]`, `about the same [0.972, 1.013]`."""
-        return f"{speed_text(self.ratio, self.low, self.high)} [{', '.join(interval_texts(self.low, self.high))}]"
+        """For people, short: `1.32x [1.30, 1.34]`, `about the same [0.97, 1.01]`, `unknown [0.43, 7.86]`."""
+        word, ends = self.verdict, f"[{', '.join(interval_texts(self.low, self.high))}]"
+        places = shown_decimals(self.low, self.high)
+        return f"{word} {ends}" if places is None else f"{self.ratio:.{places}f}x {ends}"
 
 
 @dataclass(frozen=True, slots=True)

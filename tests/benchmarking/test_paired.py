@@ -18,6 +18,7 @@ from onnxfq.benchmarking.paired import (
     median_interval,
     time_side_by_side,
 )
+from onnxfq.benchmarking.speed_verdict import judge_speed
 
 Draw = Callable[[], float]
 
@@ -145,6 +146,20 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
         assert ratio.sure
         inside += ratio.low <= 4 <= ratio.high
     assert inside >= 180
+
+
+@pytest.mark.parametrize("apart", [1.0, 1.03])
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_two_copies_of_one_file_are_never_called_faster_or_slower(apart: float, noise: float) -> None:
+    """Where memory comes to lie makes two sessions differ, as long as they live."""
+    words = []
+    for seed in range(60):
+        world, rng = World(), np.random.default_rng(seed)
+        samplers = [world.sampler(n, noisy(rng, t, noise)) for n, t in zip("ab", (0.1, 0.1 * apart), strict=True)]
+        ratio = world.time(*samplers, seconds=60).ratio(1)
+        words.append(judge_speed(ratio.low, ratio.high))
+    assert set(words) <= {"about the same", "unknown"}
+    assert noise > 0.1 or set(words) == {"about the same"}
 
 
 def test_two_measurements_of_the_same_agree_when_both_are_precise() -> None:

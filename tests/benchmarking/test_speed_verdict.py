@@ -63,8 +63,15 @@ def test_all_ratios_of_a_case_are_quotients_of_the_times_shown() -> None:
         case = Case("decode", 1, 16, 9, tuple(Timing("m", time, time, 9) for time in times), speedups)
         first, *others = map(float, case.time_texts)
         for other, speedup in zip(others, speedups, strict=True):
-            if told := re.match(r"([0-9.]+)x as fast \[", speedup.text):
+            if told := re.match(r"([0-9.]+)x \[", speedup.text):
                 assert f"{other / first:.{len(told[1].partition('.')[2])}f}" == told[1]
+
+
+def test_a_benchmark_s_table_has_short_words() -> None:
+    found = [
+        Speedup("old", 1.3249, low, high, precise=False).text for low, high in ((1.3, 1.35), (0.97, 1.02), (0.5, 4))
+    ]
+    assert found == ["1.32x [1.30, 1.35]", "about the same [0.97, 1.02]", "unknown [0.50, 4.00]"]
 
 
 def test_times_that_are_in_no_such_ratio_have_three_digits() -> None:
