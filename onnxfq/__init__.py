@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from logging import NullHandler, getLogger
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ __all__ = [
     "inspect",
     "quantize",
 ]
+
+getLogger(__name__).addHandler(NullHandler())  # who wants to read the log says so
 
 # Loaded on first use: `import onnxfq` and `onnxfq --help` must not wait for numba and ONNX.
 _HOMES = {

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_type_hints
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError, UsageError
@@ -16,6 +17,7 @@ from onnxfq.metrics.gates import Gates
 from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
+from onnxfq.setting_types import check_types, nearest_names
 
 SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
@@ -63,7 +65,7 @@ class Options:
         eval_data: inputs to compare on, in the forms of `calib`; None holds back some of the samples of `calib`.
         eval_text: running text (.txt) for the perplexity, and, without `eval_data`, to compare on; None takes what the
             models are compared on where a gate asks for the perplexity.
-        min_speedup: gate: the smallest speed-up allowed.
+        min_speedup: gate: the smallest speed-up allowed; the lower bound of its interval counts.
 
     Raises:
         UsageError: a value that makes no sense.
@@ -141,17 +143,11 @@ class Options:
                 f"`scheme` must be a Scheme (got {type(self.scheme).__name__}). Write onnxfq.Scheme(bits=4), or "
                 "`bits=4`; schemes for single nodes are `schemes`."
             )
-        for name in ("samples", "seq_len", "seed", "memory", "threads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) and not (name == "threads" and value is None):
-                raise UsageError(f"`{name}` must be a whole number (got {value!r}).")
+        check_types({f.name: getattr(self, f.name) for f in fields(self)}, _option_hints())
         for name in ("include", "exclude"):
             value = getattr(self, name)
             if not isinstance(value, Iterable) or not all(isinstance(one, str) for one in value):
                 raise UsageError(f"`{name}` must be a regular expression or a list of them (got {value!r}).")
-        for name in ("validate", "allow_slow", "resume"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"`{name}` must be True or False (got {getattr(self, name)!r}).")
 
     def _check_numbers(self) -> None:
         for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
@@ -237,6 +233,11 @@ class Changes(TypedDict, total=False):
 _SCHEME = tuple(f.name for f in fields(Scheme))
 
 
+@cache
+def _option_hints() -> dict[str, Any]:
+    return get_type_hints(Options)
+
+
 def choose_options(options: Options | None, changes: Changes) -> Options:
     """Settings given all at once, one by one, or both.
 
@@ -249,7 +250,10 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
     given: dict[str, Any] = dict(changes)
     unknown = sorted(set(given) - set(Changes.__annotations__))
     if unknown:
-        raise TypeError(f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}.")
+        raise TypeError(
+            f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}."
+            f"{nearest_names(unknown, Changes.__annotations__)}"
+        )
     pieces = {name: given.pop(name) for name in _SCHEME if name in given}
     if pieces and "scheme" in given:
         raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")

@@ -12,11 +12,12 @@ from time import perf_counter
 from typing import Unpack
 
 from onnxfq.calibration.checkpoint import Checkpoint
+from onnxfq.errors import UsageError
 from onnxfq.executors.executor import HERE, Workers, opened
 from onnxfq.executors.serialization import forget_loaded
-from onnxfq.graph import TensorFile, save
+from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, save
 from onnxfq.options import Changes, Options, choose_options
-from onnxfq.progress import Progress, Steps, silent
+from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, calibrate
@@ -38,6 +39,7 @@ from onnxfq.rules import expected_mean_square
 from onnxfq.solvers import AUTO, algorithm_text
 from onnxfq.system.allocator import keep_memory
 from onnxfq.system.compiled import limited_threads
+from onnxfq.system.following import following
 from onnxfq.system.output import check_place, staging
 from onnxfq.version import VERSION
 
@@ -47,20 +49,22 @@ _WITHOUT_DATA = "without-data"  # in the staging folder
 
 
 def quantize(
-    model: str | Path,
+    model: AnyModel,
     output: str | Path | None = None,
     *,
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     **changes: Unpack[Changes],
 ) -> Report:
     """Quantize a model, or every model of a folder, and prove the result.
 
     Args:
-        model: an ONNX file, or a folder that holds some (such as an optimum export), whose other files are copied.
+        model: an ONNX file, or a folder that holds some (such as an optimum export), whose other files are copied; or
+            an `onnx.ModelProto` with all its tensors.
         output: the file or folder to write; by default beside the source, `model.int4.onnx` or `FOLDER-int4`.
         options: all settings at once.
-        progress: called with (what, done, total) as work goes on; a total of 0 marks a remark, not a stage.
+        progress: True shows a bar on stderr; or a function, called with (what, done, total) as work goes on; a total
+            of 0 marks a remark, not a stage.
         **changes: single settings, by the names of `Options` and `Scheme` (`bits=4, block_size=128`, …).
 
     Returns:
@@ -77,21 +81,32 @@ def quantize(
         True
     """
     start = perf_counter()
-    source, chosen = Source.of(Path(model)), choose_options(options, changes)
-    target = source.default_output(chosen) if output is None else Path(output)
-    check_place(target, folder=source.is_folder)
-    keep_memory()
-    with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
-        report = _quantize(source, target, chosen, workers, progress or silent)
-    return replace(report, seconds=perf_counter() - start)
+    chosen = choose_options(options, changes)
+    if output is None and model_name(model) == IN_MEMORY:
+        raise UsageError("A model in memory has no place of its own. Name the file to write with `output=PATH`.")
+    with on_disk(model) as path, following(progress) as tell:
+        source = Source.of(path)
+        target = source.default_output(chosen) if output is None else Path(output)
+        check_place(target, folder=source.is_folder)
+        keep_memory()
+        with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
+            report = _quantize(source, target, chosen, workers, tell)
+    return replace(_named(report, model), seconds=perf_counter() - start)
 
 
-def inspect(model: str | Path, *, options: Options | None = None, **changes: Unpack[Changes]) -> Report:
+def inspect(
+    model: AnyModel,
+    *,
+    options: Options | None = None,
+    progress: Progress | bool | None = None,
+    **changes: Unpack[Changes],
+) -> Report:
     """What `quantize` would do with a model or folder: targets, skips with reasons, predicted size. Writes nothing.
 
     Args:
-        model: an ONNX file, or a folder that holds some.
+        model: an ONNX file, or a folder that holds some; or an `onnx.ModelProto`.
         options: all settings at once.
+        progress: as for `quantize`.
         **changes: single settings, as for `quantize`.
 
     Raises:
@@ -103,11 +118,19 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
         >>> {target.bits for target in report.targets}
         {8}
     """
-    source, chosen = Source.of(Path(model)), choose_options(options, changes)
+    chosen = choose_options(options, changes)
     given = chosen.calib is not None or chosen.algorithm != "auto"  # data may still come
-    jobs = plan(source, chosen, HERE, calibrated=given)
-    reports = [summarize(job, None, expected_targets(job)) for job in jobs]
-    return merge(source.path, None, reports, chosen) if source.is_folder else reports[0]
+    with on_disk(model) as path, following(progress) as tell:
+        tell("reading", 0, 1)
+        source = Source.of(path)
+        jobs = plan(source, chosen, HERE, calibrated=given)
+        reports = [summarize(job, None, expected_targets(job)) for job in jobs]
+        report = merge(source.path, None, reports, chosen) if source.is_folder else reports[0]
+    return _named(report, model)
+
+
+def _named(report: Report, model: AnyModel) -> Report:
+    return replace(report, source=IN_MEMORY) if model_name(model) == IN_MEMORY else report
 
 
 def _quantize(source: Source, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:

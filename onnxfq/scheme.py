@@ -44,9 +44,9 @@ class Scheme:
         """Refuse what does not exist anywhere."""
         if not isinstance(self.symmetric, bool):
             raise SchemeError(f"Symmetric is yes or no (got symmetric={self.symmetric!r}). Use true or false.")
-        if self.bits not in BITS:
+        if type(self.bits) is not int or self.bits not in BITS:
             raise SchemeError(f"{self.bits} bits a weight do not exist (got bits={self.bits}). Use 2, 4 or 8.")
-        if self.block_size not in (*BLOCK_SIZES, *get_args(Granularity)):
+        if type(self.block_size) not in (int, str) or self.block_size not in (*BLOCK_SIZES, *get_args(Granularity)):
             raise SchemeError(_block_size_message(self.block_size))
         if self.activations not in get_args(Activations):
             raise SchemeError(f"Unknown activations (got activations={self.activations!r}). Use 'int8' or 'float'.")

@@ -105,23 +105,28 @@ class Session:
         config: Mapping[str, str] | None = None,
         passing: bool = False,
     ) -> None:
-        self.name = str(model) if isinstance(model, Path) else "the model in memory"
+        self.name, self._source = str(model) if isinstance(model, Path) else "the model in memory", model
         self.provider, self._place = provider, model if isinstance(model, Path) else external_data_folder
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"There is no model file {model}. Give the path of an ONNX file.")
         _require(provider)
-        options = _options(threads, external_data_folder, config or {})
+        self._settings = _options(threads, external_data_folder, config or {})
         if passing:
-            options.enable_cpu_mem_arena = False
-            options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        self._session = self._load(model, options)
+            self._settings.enable_cpu_mem_arena = False
+            self._settings.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        self._session = self._load(model, self._settings)
         self._check_provider()
         self._signature = _signature(self._session)
         self._dtypes = {spec.name: spec.dtype for spec in self._signature.inputs}
         self._outputs = tuple(spec.name for spec in self._signature.outputs if spec.dtype not in NOT_ARRAYS)
-        used = {spec.dtype for spec in (*self._signature.inputs, *self._signature.outputs)}
-        self._by_value = "bfloat16" in used
+        self._by_value = "bfloat16" in {s.dtype for s in (*self._signature.inputs, *self._signature.outputs)}
         _LOGGER.debug("session: %s on %s, threads: %s", self.name, provider, threads or "all")
+
+    def reload(self, threads: int) -> None:
+        """Load the model again, to compute with so many threads; what was loaded goes back first."""
+        self._settings.intra_op_num_threads = threads
+        del self._session
+        self._session = self._load(self._source, self._settings)
 
     def signature(self) -> Signature:
         """Inputs and outputs as ONNX Runtime sees them; it does not tell a scalar from an unknown rank (shape None)."""
@@ -206,8 +211,8 @@ class Session:
             if wanted is not None and got != wanted:
                 problems.append(f"{name} is {got}, wanted {wanted}")
         if problems:
-            inputs = ", ".join(self._dtypes) or "none"
-            raise DataError(f"The data do not fit {self.name}: {'; '.join(problems)}. Its inputs: {inputs}.")
+            told = f"{'; '.join(problems)}. Its inputs: {', '.join(self._dtypes) or 'none'}"
+            raise DataError(f"The data do not fit {self.name}: {told}.")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -308,8 +313,7 @@ def _options(threads: int | None, folder: Path | None, config: Mapping[str, str]
 
 
 def _signature(session: onnxruntime.InferenceSession) -> Signature:
-    inputs = tuple(_spec(argument) for argument in session.get_inputs())
-    return Signature(inputs, tuple(_spec(argument) for argument in session.get_outputs()))
+    return Signature(tuple(map(_spec, session.get_inputs())), tuple(map(_spec, session.get_outputs())))
 
 
 def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from typing import get_type_hints
 
 from onnxfq import doctor
 from onnxfq.benchmarking.benchmark_config import BenchmarkConfig, check_request, configure
@@ -13,16 +14,20 @@ from onnxfq.benchmarking.cases import measure_costs, plan_workloads, time_cases
 from onnxfq.benchmarking.clocks import PROCESSOR, QUIET, WALL, Clock
 from onnxfq.benchmarking.measurements import Benchmark, Case, ModelCost
 from onnxfq.benchmarking.paired import PRECISION
+from onnxfq.benchmarking.speed_verdict import speed_metric
 from onnxfq.errors import UsageError
-from onnxfq.metrics.gates import Gate
-from onnxfq.progress import Progress, silent
+from onnxfq.graph import AnyModel, model_name, on_disk
+from onnxfq.metrics.gates import Gate, Gates, Limit
+from onnxfq.progress import Progress
+from onnxfq.setting_types import check_types
+from onnxfq.system.following import following
 
 STEADY = 0.9  # least bandwidth as a share of the best, above which other programs leave the memory alone
 
 
 def benchmark(
-    model: str | Path,
-    baseline: str | Path | Sequence[str | Path] | None = None,
+    model: AnyModel,
+    baseline: AnyModel | Sequence[AnyModel] | None = None,
     *,
     provider: str = "auto",
     threads: int | None = None,
@@ -35,7 +40,7 @@ def benchmark(
     seconds: float = 20.0,
     loads: int = 3,
     min_speedup: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Benchmark:
     """Measure how fast a model is: alone, or beside what it was made from.
 
@@ -43,7 +48,7 @@ def benchmark(
     ends when all speed-ups are known within 1.5 %, or when its time is over.
 
     Args:
-        model: an ONNX file, or a folder that holds one.
+        model: an ONNX file, or a folder that holds one; or an `onnx.ModelProto` with all its tensors.
         baseline: the same of what it is compared with, one or several; None compares with nothing.
         provider: where the models run: "auto", "cpu" or "cuda".
         threads: threads inside an operator; None leaves the choice to ONNX Runtime, or is 1 by the processor's clock.
@@ -56,8 +61,8 @@ def benchmark(
         tokens: how many tokens decoding appends before it starts again behind the prompt.
         seconds: at most for a case.
         loads: processes in which each model is loaded, for load time and memory.
-        min_speedup: gate: the smallest speed-up over all cases and baselines.
-        progress: called with (what, done, total) as work goes on.
+        min_speedup: gate: the smallest speed-up over all cases and baselines; the lower bound of its interval counts.
+        progress: True shows a bar on stderr; or a function, called with (what, done, total) as work goes on.
 
     Returns:
         What was measured. A gate that fails does not raise: see `Benchmark.require`.
@@ -72,21 +77,32 @@ def benchmark(
         >>> found.cases[0].speedups[0].ratio > 0
         True
     """
-    baselines = [] if baseline is None else [baseline] if isinstance(baseline, str | Path) else list(baseline)
+    baselines = [] if baseline is None else list(baseline) if isinstance(baseline, list | tuple) else [baseline]
+    check_types(
+        {"provider": provider, "threads": threads, "cpus": cpus, "clock": clock, "only": only, "lengths": lengths,
+         "batches": batches, "tokens": tokens, "seconds": seconds, "loads": loads, "min_speedup": min_speedup},
+        get_type_hints(benchmark),
+    )  # fmt: skip
     check_request(
         {"threads": threads, "tokens": tokens, "loads": loads}, {"lengths": lengths, "batches": batches},
         clock=clock, only=only, seconds=seconds, min_speedup=min_speedup, compared=bool(baselines),
     )  # fmt: skip
-    with _confined(cpus):
+    with ExitStack() as opened:
+        opened.enter_context(_confined(cpus))
+        paths = [
+            opened.enter_context(on_disk(one, name))
+            for one, name in zip([model, *baselines], ["model", *(["baseline"] * len(baselines))], strict=True)
+        ]
         config = configure(
-            [model, *baselines], provider=provider, threads=len(cpus) if cpus and threads is None else threads,
+            paths, provider=provider, threads=len(cpus) if cpus and threads is None else threads,
             clock=clock, batches=batches, lengths=lengths, tokens=tokens, seconds=seconds, loads=loads, only=only,
-            progress=progress or silent,
+            progress=opened.enter_context(following(progress)),
         )  # fmt: skip
         planned = plan_workloads(config)
         costs = measure_costs(config)
         cases = time_cases(config, planned, costs)
-    return _result(config, costs, cases, names=[str(model), *map(str, baselines)], cpus=cpus, min_speedup=min_speedup)
+    names = [model_name(one) for one in (model, *baselines)]
+    return _result(config, costs, cases, names=names, cpus=cpus, min_speedup=min_speedup)
 
 
 def _result(
@@ -142,8 +158,8 @@ def _confined(cpus: Sequence[int] | None) -> Iterator[None]:
 def _gates(min_speedup: float | None, cases: Sequence[Case]) -> tuple[Gate, ...]:
     if min_speedup is None:
         return ()
-    slowest = min(speedup.ratio for case in cases for speedup in case.speedups)
-    return (Gate("min-speedup", min_speedup, slowest, slowest >= min_speedup),)
+    found = [speed_metric(str(case), s.ratio, s.low, s.high) for case in cases for s in case.speedups]
+    return tuple(Gates(min_speedup=Limit(min_speedup)).check(found))
 
 
 def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterator[str]:
@@ -152,6 +168,9 @@ def _warnings(cases: Sequence[Case], clock: Clock, steadiness: float) -> Iterato
             'Times are those that one thread was on a processor (`clock="processor"`), not what a user waits: with '
             'several threads, and on a machine of its own, a model takes less, and speed-ups differ (`clock="wall"`).'
         )
+    unknown = sum(speedup.verdict == "unknown" for case in cases for speedup in case.speedups)
+    if unknown:
+        yield f"{unknown} speed-ups are unknown: the machine is busy."
     loose = sum(not speedup.precise for case in cases for speedup in case.speedups)
     if loose:
         yield f"{loose} speed-ups are not known within {PRECISION:.1%}: see their intervals. Raise `seconds`."

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from onnxfq.benchmarking.speed_verdict import (
+    SpeedWord,
+    interval_texts,
+    judge_speed,
+    shown_decimals,
+    time_texts,
+)
 from onnxfq.metrics.gates import Gate, Gated
+from onnxfq.system.notebook import notebook_table
+from onnxfq.system.terminal import one_line
 
 JSON_VERSION = 1
 
@@ -67,7 +76,7 @@ class Speedup:
     Attributes:
         baseline: the file.
         ratio: median over rounds; above 1 the model is faster.
-        low: lower end of the median's 95 % interval.
+        low: lower end of the median's 99 % interval.
         high: upper end.
         precise: whether the interval is within 1.5 % on both sides.
     """
@@ -77,6 +86,18 @@ class Speedup:
     low: float
     high: float
     precise: bool
+
+    @property
+    def verdict(self) -> SpeedWord:
+        """Whether the model is faster than the baseline, as far as the interval tells."""
+        return judge_speed(self.low, self.high)
+
+    @property
+    def text(self) -> str:
+        """For people, short: `1.32x [1.30, 1.34]`, `about the same [0.97, 1.01]`, `unknown [0.43, 7.86]`."""
+        word, ends = self.verdict, f"[{', '.join(interval_texts(self.low, self.high))}]"
+        places = shown_decimals(self.low, self.high)
+        return f"{word} {ends}" if places is None else f"{self.ratio:.{places}f}x {ends}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +123,19 @@ class Case:
     speedups: tuple[Speedup, ...] = ()
     waiting: float | None = None
 
+    def __str__(self) -> str:
+        """For people: `decode, batch 1, after 128 tokens`."""
+        length = "" if self.length is None else f", {'after ' * (self.kind == 'decode')}{self.length} tokens"
+        return f"{self.kind}, batch {self.batch}{length}"
 
-@dataclass(frozen=True, slots=True)
+    @property
+    def time_texts(self) -> list[str]:
+        """The medians in milliseconds, for people: with so many digits that the speed-ups are their quotients."""
+        first, *others = (timing.median_ms for timing in self.timings)
+        return time_texts(first, others, [shown_decimals(speedup.low, speedup.high) for speedup in self.speedups])
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Benchmark(Gated):
     """How fast a model is, beside its baselines.
 
@@ -139,6 +171,23 @@ class Benchmark(Gated):
     warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        models = " against ".join(one_line(path) for path in (self.model, *self.baselines))
+        times = (", ".join(s.text for s in case.speedups) or f"{case.time_texts[0]} ms" for case in self.cases)
+        facts = (f"{case}: {told}" for case, told in zip(self.cases, times, strict=True))
+        return f"<Benchmark {models}: {'; '.join(filter(None, (*facts, self._gates_text)))}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (str(case), one_line(timing.model), f"{time} ms", speedup)
+            for case in self.cases
+            for timing, time, speedup in zip(
+                case.timings, case.time_texts, ["", *(s.text for s in case.speedups)], strict=True
+            )
+        ]
+        notes = [*(f"Gate {gate}" for gate in self.gates), *self.warnings]
+        return notebook_table(self.model, ("", "model", "median", "speed-up over it"), rows, notes)
 
     def _gated(self) -> str:
         return self.model

@@ -37,11 +37,6 @@ class Workload:
     length: int | None
     tokens: int | None
 
-    def __str__(self) -> str:
-        """For people: `decode, batch 1, after 128 tokens`."""
-        length = "" if self.length is None else f"{', after' if self.kind == 'decode' else ','} {self.length} tokens"
-        return f"{self.kind}, batch {self.batch}{length}"
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

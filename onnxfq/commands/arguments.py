@@ -150,7 +150,8 @@ EvalText = Annotated[
     ),
 ]
 MinSpeedup = Annotated[
-    float | None, typer.Option(help="Gate: smallest speed-up over the original.", show_default=False)
+    float | None,
+    typer.Option(help="Gate: smallest speed-up over the original; its lower bound counts.", show_default=False),
 ]
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Leave out the comparison with the original.")]
 ReportFile = Annotated[

@@ -34,12 +34,11 @@ def show_benchmark(found: Benchmark, console: Console) -> None:
 
 
 def _show_case(case: Case, labels: Sequence[str], console: Console) -> None:
-    after = "" if case.length is None else f", {'after ' * (case.kind == 'decode')}{case.length} tokens"
-    say(console, f"{case.kind}, batch {case.batch}{after}  ({case.rounds} rounds)", style="bold")
+    say(console, f"{case}  ({case.rounds} rounds)", style="bold")
     times = table("", "median", "p95", "tokens/s", "of limit", "speed-up over it")
-    speedups = ["", *(f"{s.ratio:.3f}x [{s.low:.3f}, {s.high:.3f}]" for s in case.speedups)]
-    for label, timing, speedup in zip(labels, case.timings, speedups, strict=True):
-        add(times, label, f"{timing.median_ms:.4g} ms", f"{timing.p95_ms:.4g} ms", *_rates(timing), speedup)
+    rows = zip(labels, case.timings, case.time_texts, ["", *(s.text for s in case.speedups)], strict=True)
+    for label, timing, median, speedup in rows:
+        add(times, label, f"{median} ms", f"{timing.p95_ms:.4g} ms", *_rates(timing), speedup)
     console.print(times)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from onnxfq.commands.option_names import declare_options, with_option_names
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
+from onnxfq.system.following import STAGES
 from onnxfq.system.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
@@ -85,16 +86,17 @@ def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[P
     Raises:
         UsageError: both were asked for.
     """
-    from onnxfq.commands.progress_bar import progress
+    from onnxfq.system.progress_bar import progress_bar
 
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")
     console = messages(quiet=quiet)
-    with progress(console) as report:
+    with progress_bar(console, with_option_names) as report:
         if not verbose:
             yield report
             return
         handler, log = _Lines(report), logging.getLogger("onnxfq")
+        handler.addFilter(lambda record: record.name != STAGES)  # progress shows them
         level = log.level
         log.addHandler(handler)
         log.setLevel(logging.DEBUG)

@@ -179,8 +179,8 @@ def _summary(report: Report) -> Table:
         rise = "" if change is None else f"{100 * change:+.3g} %"
         _add(table, figure.name, _with_error(figure.baseline), _with_error(figure.value), rise)
     for latency in report.latency:
-        old, new = f"{latency.reference_ms:.3g} ms", f"{latency.candidate_ms:.3g} ms"
-        _add(table, f"time, {latency.case}", old, new, f"{latency.speedup:.2f}x as fast{_interval(latency)}")
+        old, new = (f"{time} ms" for time in latency.time_texts)
+        _add(table, f"time, {latency.label}", old, new, f"{latency.speedup_text}{_interval(latency)}")
     floats = Counter(bool(s.float_bytes) for s in report.skipped)
     _add(table, "nodes with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", "")
     for row in _group_rows(report):
@@ -190,7 +190,8 @@ def _summary(report: Report) -> Table:
 
 
 def _interval(latency: Latency) -> str:
-    return "" if latency.low is None or latency.high is None else f" [{latency.low:.2f}, {latency.high:.2f}]"
+    ends = latency.interval_texts
+    return "" if ends is None else f" [{', '.join(ends)}]"
 
 
 def _group_rows(report: Report) -> Iterator[tuple[str, ...]]:

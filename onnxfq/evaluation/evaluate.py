@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import get_type_hints
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig, find_tokenizer
 from onnxfq.evaluation.result import Evaluation
 from onnxfq.evaluation.tasks import check_task_name, choose_task
 from onnxfq.evaluation.tasks.task import Task
+from onnxfq.graph import AnyModel, model_name, on_disk
 from onnxfq.metrics.gates import Gates
 from onnxfq.model_files import find_model
-from onnxfq.progress import Progress, silent
+from onnxfq.progress import Progress
 from onnxfq.session import resolve_provider, runtime_version
+from onnxfq.setting_types import check_types
+from onnxfq.system.following import following
 from onnxfq.version import VERSION
 
 
 def evaluate(
-    model: str | Path,
-    baseline: str | Path | None = None,
+    model: AnyModel,
+    baseline: AnyModel | None = None,
     *,
     text: str | Path | None = None,
     data: str | Path | None = None,
@@ -34,14 +39,15 @@ def evaluate(
     min_cosine: str | float | None = None,
     max_error: str | float | None = None,
     max_drop: str | float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Evaluation:
     """Measure how good a model is, and how far it is from the one it was made from.
 
     Both models run through the data together, sample by sample; nothing but numbers is kept of a sample.
 
     Args:
-        model: an ONNX file, or a folder that holds one, or an encoder and a decoder in optimum's layout.
+        model: an ONNX file, or a folder that holds one, or an encoder and a decoder in optimum's layout; or
+            an `onnx.ModelProto` with all its tensors.
         baseline: what it is compared with, such as the model before quantization; None compares with nothing.
         text: running text (.txt) for the perplexity of a language model, or for the error of a model's outputs.
         data: passages whose last word is to be found, pairs of sentences with scores, samples with labels, texts with
@@ -57,7 +63,7 @@ def evaluate(
         min_cosine: gate: smallest mean cosine of sentences or outputs.
         max_error: gate: largest relative MSE over the floating outputs.
         max_drop: gate: how far scores (accuracy, Spearman, BLEU, chrF) may be below the baseline's, 0.01 or "1%".
-        progress: called with (what, done, total) as work goes on.
+        progress: True shows a bar on stderr; or a function, called with (what, done, total) as work goes on.
 
     Returns:
         What was measured. Gates that fail do not raise: see `Evaluation.require`.
@@ -73,23 +79,28 @@ def evaluate(
         >>> found.require()["perplexity"].samples
         4
     """
+    check_types(
+        {"task": task, "text": text, "data": data, "tokenizer": tokenizer, "seq_len": seq_len, "samples": samples,
+         "provider": provider, "threads": threads}, get_type_hints(evaluate),
+    )  # fmt: skip
     gates = Gates.parse(
         {"max_ppl_increase": max_ppl_increase, "max_kl": max_kl, "min_cosine": min_cosine, "max_error": max_error,
          "max_drop": max_drop}
     )  # fmt: skip
     _check(task, gates, baseline, samples=samples, seq_len=seq_len, threads=threads)
-    source = find_model(Path(model))
-    original = None if baseline is None else find_model(Path(baseline))
-    config = EvaluationConfig(
-        source, original, _path(text), _path(data), find_tokenizer(_path(tokenizer), source, original), seq_len,
-        samples, resolve_provider(provider), threads, progress or silent,
-    )  # fmt: skip
-    chosen = choose_task(task, config)
-    gates.refuse_unmeasured(chosen.metrics(config), chosen.name)
-    metrics, outputs = chosen.run(config)
+    with ExitStack() as opened:
+        source = find_model(opened.enter_context(on_disk(model)))
+        original = None if baseline is None else find_model(opened.enter_context(on_disk(baseline, "baseline")))
+        config = EvaluationConfig(
+            source, original, _path(text), _path(data), find_tokenizer(_path(tokenizer), source, original), seq_len,
+            samples, resolve_provider(provider), threads, opened.enter_context(following(progress)),
+        )  # fmt: skip
+        chosen = choose_task(task, config)
+        gates.refuse_unmeasured(chosen.metrics(config), chosen.name)
+        metrics, outputs = chosen.run(config)
     return Evaluation(
-        model=str(model),
-        baseline=None if baseline is None else str(baseline),
+        model=model_name(model),
+        baseline=None if baseline is None else model_name(baseline),
         task=chosen.name,
         provider=config.provider,
         metrics=tuple(metrics),
@@ -103,7 +114,7 @@ def evaluate(
 
 
 def _check(
-    task: str, gates: Gates, baseline: str | Path | None, *, samples: int | None, seq_len: int, threads: int | None
+    task: str, gates: Gates, baseline: AnyModel | None, *, samples: int | None, seq_len: int, threads: int | None
 ) -> None:
     check_task_name(task)
     for name, value in (("samples", samples), ("seq_len", seq_len), ("threads", threads)):

@@ -8,11 +8,13 @@ from typing import Any
 from onnxfq.metrics.gates import Gate, Gated
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.system.notebook import notebook_table
+from onnxfq.system.terminal import one_line
 
 JSON_VERSION = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Evaluation(Gated):
     """What was measured of a model, beside the same of a baseline where there is one.
 
@@ -46,6 +48,20 @@ class Evaluation(Gated):
     onnxfq_version: str = ""
     runtime_version: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        models = " against ".join(one_line(path) for path in (self.model, self.baseline) if path)
+        known = [f"{metric.name} {metric.value:.4g}" for metric in self.metrics if metric.value is not None]
+        facts = "; ".join(filter(None, (f"{self.task}: {', '.join(known)}" if known else self.task, self._gates_text)))
+        return f"<Evaluation {models}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (m.name, *("–" if value is None else f"{value:.4g}" for value in (m.value, m.baseline, m.difference)))
+            for m in self.metrics
+        ]
+        notes = [*(f"Gate {gate}" for gate in self.gates), *self.warnings]
+        return notebook_table(self.model, (self.task, "model", "baseline", "difference"), rows, notes)
 
     def __getitem__(self, name: str) -> Metric:
         """A metric by its name."""

@@ -7,6 +7,7 @@ from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
+from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import Fed, single_node
@@ -17,9 +18,11 @@ from onnxfq.graph.tensors import NUMPY_TYPES, type_name
 from onnxfq.graph.weight_chain import Transpose
 
 __all__ = [
+    "IN_MEMORY",
     "MICROSOFT",
     "NUMPY_TYPES",
     "QUANTIZED_SUFFIX",
+    "AnyModel",
     "Body",
     "Constant",
     "Fed",
@@ -40,6 +43,8 @@ __all__ = [
     "gram_model",
     "loaded_bytes",
     "make_node",
+    "model_name",
+    "on_disk",
     "partition",
     "save",
     "single_node",

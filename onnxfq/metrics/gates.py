@@ -24,7 +24,7 @@ class Gate:
         measured: what was measured; None where there is no such metric, and then the gate fails.
         passed: whether it holds.
         relative: whether limit and measured are fractions of the baseline's metric.
-        note: why nothing was measured; "" where something was.
+        note: why nothing was measured, or of what interval the measured one is the end that counts; else "".
         in_sample: whether it was measured on the very samples that the model was calibrated with.
     """
 
@@ -38,11 +38,13 @@ class Gate:
 
     @property
     def measured_text(self) -> str:
-        """What was measured, for people: `0.02`, `2.6 %`, `without a figure (…)`."""
+        """What was measured, for people: `0.02`, `2.6 %`, `0.97 (lower bound of …)`, `without a figure (…)`."""
         if self.measured is None:
-            return f"without a figure ({self.note})" if self.note else "without a figure"
-        number = f"{100 * self.measured:.4g} %" if self.relative else f"{self.measured:.4g}"
-        return f"{number} in-sample" if self.in_sample else number
+            figure = "without a figure"
+        else:
+            figure = f"{100 * self.measured:.4g} %" if self.relative else f"{self.measured:.4g}"
+            figure += " in-sample" if self.in_sample else ""
+        return f"{figure} ({self.note})" if self.note else figure
 
     @property
     def limit_text(self) -> str:
@@ -73,6 +75,15 @@ class Gated:
         """
         self._require(self.gates)
         return self
+
+    @property
+    def _gates_text(self) -> str:
+        """Whether the gates hold, in few words: `1 of 2 gates failed: max-kl`; "" without gates."""
+        failed = [gate.name for gate in self.gates if not gate.passed]
+        count = f"{len(self.gates)} gate{'s' if len(self.gates) > 1 else ''}"
+        if failed:
+            return f"{len(failed)} of {count} failed: {', '.join(failed)}"
+        return f"{count} passed" if self.gates else ""
 
     def _require(self, gates: Iterable[Gate]) -> None:
         failed = [str(gate) for gate in gates if not gate.passed]
@@ -127,7 +138,7 @@ class Gates:
         max_error: largest relative MSE over the floating outputs.
         max_drop: how far metrics that are better when higher (accuracy, Spearman, BLEU, chrF) may be below the
             baseline's.
-        min_speedup: smallest speed-up over all cases that were timed.
+        min_speedup: smallest speed-up over all cases that were timed; the lower bounds of their intervals count.
     """
 
     max_ppl_increase: Limit | None = None
@@ -185,7 +196,7 @@ class Gates:
             measured = worst(known) if known and len(known) == len(values) else None
             passed = measured is not None and worst(measured, limit.value) == limit.value
             missing = [metric for metric, value in zip(concerned, values, strict=True) if value is None]
-            note = "" if measured is not None else _why(missing)
+            note = _why(missing) if measured is None else _about(name, concerned, measured)
             yield Gate(name.replace("_", "-"), limit.value, measured, passed, limit.relative, note)
 
 
@@ -208,6 +219,12 @@ def _limited(name: str, metric: Metric, limit: Limit) -> float | None:
         return metric.value
     change = metric.relative_difference if limit.relative else metric.difference
     return -change if name == "max_drop" and change is not None else change
+
+
+def _about(name: str, metrics: Sequence[Metric], measured: float) -> str:
+    """Of a speed-up, of what the figure is the bound."""
+    told = (metric.note or "" for metric in metrics if metric.value == measured)
+    return next(told, "") if name == "min_speedup" else ""
 
 
 def _why(metrics: Sequence[Metric]) -> str:

@@ -78,7 +78,7 @@ class Rewriting:
             return
         self._replace(planned, known.names, bias, solved.shift if solved else None)
         self._reports[index] = report
-        _LOGGER.info("%s", _line(report))
+        _LOGGER.debug("%s", _line(report))
         self._expected[index] = Expected.of(planned, known.names, known.digest)
 
     def refuse_damaged(self, names: Iterable[str] = ()) -> None:

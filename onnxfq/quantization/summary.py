@@ -16,8 +16,6 @@ from onnxfq.solvers import algorithm_text
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
-SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
-
 
 def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], calibration: str = "") -> Report:
     """The report of a run, as far as it is known before anything is compared.
@@ -67,12 +65,18 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
 
 
 def speed_warnings(latency: Sequence[Latency]) -> Iterator[str]:
-    """What to do about cases in which the output is clearly slower than the original."""
-    slower = [f"{x.case}, {x.speedup:.2f}x" for x in latency if (x.high or x.speedup) < SLOWER_BELOW]
+    """Cases in which the output is clearly slower than the original, and what the times are where they are others."""
+    slower = [f"{x.label}, {x.speedup_text}" for x in latency if x.verdict == "slower"]
     if slower:
         yield (
-            f"Slower than the original in some cases ({'; '.join(slower)}). For many rows at once larger blocks "
-            "(`block_size=128`) or `bits=8` are faster; `min_speedup` makes speed a gate."
+            f"Slower than the original in some cases ({'; '.join(slower)}). Which bits and block size are fastest "
+            "depends on the processor and the model's sizes: `onnxfq benchmark` measures candidates side by side, and "
+            "`min_speedup` makes speed a gate."
+        )
+    if any(x.clock == "processor" for x in latency):
+        yield (
+            "Other programs kept the processors busy: speed is told by the time for which one thread was on a "
+            "processor. With all threads, on a quiet machine, times are shorter and speed-ups may differ."
         )
 
 

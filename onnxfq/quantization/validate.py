@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxfq.benchmarking.latency import Latency, compare_latency
+from onnxfq.benchmarking.latency import Latency, compare_speed
 from onnxfq.calibration.pieces import Pieces
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.feeds import Feeds
@@ -132,11 +132,7 @@ class _Whole:
         cases = {"first sample" if inputs.decode is None else "prefill": inputs.feeds[0]}
         if inputs.decode is not None:
             cases["decode, 1 token"] = inputs.decode
-        timed = (
-            compare_latency(self.original, self.quantized, feed, case=case, seconds=LATENCY_SECONDS)
-            for case, feed in cases.items()
-        )
-        return tuple(timed), ""
+        return compare_speed(self.original, self.quantized, cases, seconds=LATENCY_SECONDS), ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnxfq.benchmarking.latency import Latency
+from onnxfq.benchmarking.speed_verdict import speed_metric
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import LOGITS_WORDS, OutputAccuracy, worst_metrics
 
@@ -42,8 +43,7 @@ def _accuracy(outputs: Sequence[OutputAccuracy]) -> Iterator[Metric]:
 def _slowest(latencies: Sequence[Latency]) -> Metric:
     if not latencies:
         return Metric("speedup", None, note="models that are run piece by piece are not timed")
-    slowest = min(latencies, key=lambda latency: latency.speedup)
-    return Metric("speedup", slowest.speedup, note=f"of {slowest.case}")
+    return min((speed_metric(x.label, x.speedup, x.low, x.high) for x in latencies), key=lambda found: found.value or 0)
 
 
 def _no_text() -> Metric:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from onnxfq.graph import IN_MEMORY
 from onnxfq.reports.report import Report
 
 FROM_PYTHON = "given: from Python"
@@ -25,7 +26,11 @@ _FLAGS = {
 
 def command_line(report: Report) -> str:
     """The command that makes the run again, every setting named so that no default matters; quoted for a shell."""
-    words = ["onnxfq", "inspect" if report.output is None else "quantize", _path(report.source)]
+    words = [
+        "onnxfq",
+        "inspect" if report.output is None else "quantize",
+        "MODEL" if report.source == IN_MEMORY else _path(report.source),
+    ]
     if report.output is not None:
         words += ["-o", _path(report.output)]
     for name, value in _settings(report):
@@ -35,7 +40,8 @@ def command_line(report: Report) -> str:
 
 def python_call(report: Report) -> str:
     """The same as a Python expression."""
-    places = [repr(report.source)] + ([repr(report.output)] if report.output is not None else [])
+    source = "model" if report.source == IN_MEMORY else repr(report.source)
+    places = [source] + ([repr(report.output)] if report.output is not None else [])
     settings = [f"{name}={'samples' if value == FROM_PYTHON else repr(value)}" for name, value in _settings(report)]
     verb = "inspect" if report.output is None else "quantize"
     return f"onnxfq.{verb}({', '.join([*places, *settings])})"

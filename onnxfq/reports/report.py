@@ -11,10 +11,13 @@ from onnxfq.errors import DataError
 from onnxfq.metrics.gates import Gate, Gated, Gates
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.reports.brief import brief_error, brief_rows
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured
 from onnxfq.reports.reading import build, read_object
 from onnxfq.rules import Skip
+from onnxfq.system.notebook import notebook_table
+from onnxfq.system.terminal import one_line, size_text
 
 JSON_VERSION = 1  # of report.schema.json: new members leave it, a member that goes or changes its meaning raises it
 
@@ -137,7 +140,7 @@ class Estimate:
     memory_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report(Gated):
     """Everything a run of `quantize` or `inspect` found, did and measured.
 
@@ -201,6 +204,18 @@ class Report(Gated):
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
 
+    def __repr__(self) -> str:
+        size, models = self.size, " → ".join(one_line(path) for path in (self.source, self.output) if path)
+        sizes = f"{size_text(size.source_bytes)} → {size_text(size.output_bytes)}"
+        facts = (sizes, brief_error(self.outputs, written=self.output is not None), self._gates_text)
+        return f"<Report {models}: {'; '.join(filter(None, facts))}>"
+
+    def _repr_html_(self) -> str:
+        sizes = (self.size.source_bytes, self.size.output_bytes)
+        rows = list(brief_rows(sizes, self.outputs, self.latency, self.language))
+        notes = [*(f"Gate {gate}" for gate in self.gates), *self.warnings]
+        return notebook_table(self.output or self.source, ("", "original", "quantized", ""), rows, notes)
+
     def with_gates(self, gates: Gates) -> Report:
         """The report with its metrics held against limits, which become its gates."""
         metrics = measured(self.outputs, self.latency, self.language)
@@ -226,7 +241,7 @@ class Report(Gated):
             max_kl: largest mean KL, in nats, over outputs that are logits.
             min_cosine: smallest mean cosine over the floating outputs.
             max_ppl_increase: how far the perplexity may be above the original's, 0.5 or "1%".
-            min_speedup: smallest speed-up over all cases that were timed.
+            min_speedup: smallest speed-up over all cases that were timed; the lower bounds of their intervals count.
 
         Raises:
             GateError: one does not hold.

@@ -21,6 +21,7 @@ from onnxfq.benchmarking import cases as timed_cases
 from onnxfq.benchmarking.benchmark_config import BenchmarkConfig, bandwidth_of, choose_clock, choose_lengths
 from onnxfq.benchmarking.clocks import PROCESSOR, WALL, Disturbance
 from onnxfq.benchmarking.footprint import Footprint, measure_footprint, peak_memory
+from onnxfq.benchmarking.measurements import Case, Speedup, Timing
 from onnxfq.cli import run
 from onnxfq.graph import Graph
 from support.models import model, write, write_external
@@ -296,6 +297,17 @@ def test_other_use_of_the_memory_is_told() -> None:
     assert not list(benchmarking._warnings((), WALL, 0.95))
     (told,) = benchmarking._warnings((), WALL, 0.6)
     assert told.startswith("Memory was read at between 60% and 100% of the speed shown")
+
+
+def test_a_speed_up_that_nothing_is_known_of_is_told_and_fails_its_gate() -> None:
+    speedups = (Speedup("old", 2.0, 0.9, 4.0, precise=False), Speedup("old", 2.0, 1.99, 2.01, precise=True))
+    case = Case("decode", 1, 16, 9, (Timing("m", 1.0, 2.0, 9),) * 3, speedups)
+    told = list(benchmarking._warnings((case,), WALL, 1.0))
+    assert told[0] == "1 speed-ups are unknown: the machine is busy."
+    for limit, passed in ((1.0, False), (0.9, True)):
+        (gate,) = benchmarking._gates(limit, (case,))
+        assert (gate.passed, gate.measured) == (passed, 0.9)
+        assert gate.note == "lower bound of 0.90 to 4.00, decode, batch 1, after 16 tokens; the machine was busy"
 
 
 @pytest.mark.cuda

@@ -15,7 +15,7 @@ import pytest
 from onnxfq.arrays import Array
 from onnxfq.benchmarking import latency
 from onnxfq.benchmarking.clocks import Clock
-from onnxfq.benchmarking.latency import Latency, compare_latency
+from onnxfq.benchmarking.latency import Latency, compare_latency, compare_speed
 from onnxfq.benchmarking.paired import FEWEST, Rounds, time_side_by_side
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
@@ -36,7 +36,11 @@ class Timed(Session):
     """A model whose runs take the given seconds, in turn; warm-up counts. Its input is text: it runs unbound."""
 
     def __init__(self, clock: Standing, name: str, seconds: Iterator[float]) -> None:
-        self.clock, self.name, self.seconds = clock, name, seconds
+        self.clock, self.name, self.seconds, self.provider = clock, name, seconds, "cpu"
+        self.threads: int | None = None
+
+    def reload(self, threads: int) -> None:
+        self.threads = threads
 
     def signature(self) -> Signature:
         return Signature((TensorSpec("x", "string", (1,)),), ())
@@ -51,7 +55,7 @@ class Timed(Session):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Standing:
     clock = Standing()
     monkeypatch.setattr(latency, "WALL", Clock("wall", clock))
-    monkeypatch.setattr(latency, "time_side_by_side", lambda *a, **k: time_side_by_side(*a, **k, elapsed=clock))
+    monkeypatch.setattr(latency, "time_side_by_side", lambda *a, **k: time_side_by_side(*a, **{**k, "elapsed": clock}))
     return clock
 
 
@@ -68,7 +72,7 @@ def test_runs_are_interleaved_after_a_warm_up_that_does_not_count(clock: Standin
     assert result.reference_p95_ms == pytest.approx(np.percentile([10, 20, 30] * 2, 95))
     assert result.candidate_p95_ms == pytest.approx(np.percentile([5, 5, 60] * 2, 95))
     assert result.speedup == pytest.approx(2.0)  # median of 2, 4 and 0.5
-    assert [result.low, result.high] == pytest.approx([0.5, 4.0])
+    assert [result.low, result.high] == pytest.approx([0.5**2 / 4, 4.0**2 / 0.5])  # of 3, beyond the extremes
     json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
@@ -95,6 +99,44 @@ def test_the_speed_up_is_that_of_the_times_beside_it() -> None:
         assert found.speedup == pytest.approx(median(old / new for new, old in zip(*medians, strict=True)))
         assert found.reference_ms / found.candidate_ms == pytest.approx(found.speedup)
         assert (found.low or 9e9) <= found.speedup <= (found.high or 0.0)
+
+
+class Told:
+    """How much of the time was spent waiting for a processor, whenever somebody asks."""
+
+    def __init__(self, *shares: float | None) -> None:
+        self.shares = iter(shares)
+
+    def share(self) -> float | None:
+        return next(self.shares)
+
+
+@pytest.mark.parametrize(("shares", "clocks", "threads"), [
+    ([0.0] * 3, ["wall"] * 2, None), ([None] * 3, ["wall"] * 2, None), ([0.5] * 2, ["processor"] * 2, 1),
+    ([0.0, 0.05, 0.5], ["processor"] * 2, 1), ([0.0, 0.5, 0.5], ["processor"] * 2, 1),
+])  # fmt: skip
+def test_a_busy_machine_s_clock_is_the_processor_s(
+    shares: list[float | None], clocks: list[str], threads: int | None, clock: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "Disturbance", lambda: Told(*shares))
+    monkeypatch.setattr(latency, "PROCESSOR", Clock("processor", clock))
+    old, new = (Timed(clock, name, repeat(t)) for name, t in (("old", 0.02), ("new", 0.01)))
+    found = compare_speed(old, new, {"prefill": {}, "decode": {}})
+    assert [x.case for x in found] == ["prefill", "decode"]
+    assert [x.clock for x in found] == clocks
+    assert [x.label for x in found] == ([f"{x.case} (one thread)" for x in found] if threads else ["prefill", "decode"])
+    assert (old.threads, new.threads) == (threads, threads)
+    assert [x.speedup for x in found] == pytest.approx([2.0, 2.0])
+    monkeypatch.setattr(latency, "Disturbance", lambda: Told(0.5, 0.5, 0.5))
+    old.provider = new.provider = "cuda"
+    assert {x.clock for x in compare_speed(old, new, {"prefill": {}})} == {"wall"}  # nobody else tells a device's time
+
+
+def test_a_session_loaded_again_gives_the_same(build_model: Callable[..., bytes]) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) { y = Neg(x) }'
+    session = Session(build_model(text))
+    session.reload(threads=1)
+    assert session.run({"x": np.ones(2, np.float32)})["y"].tolist() == [-1, -1]
 
 
 def test_a_clock_too_coarse_divides_nothing_by_zero(clock: Standing) -> None:

@@ -25,8 +25,8 @@ def score(name: str, value: float | None, **given: float | str) -> Metric:
     return Metric(name, value, higher_is_better=True, **given)  # type: ignore[arg-type]
 
 
-def run(speedup: float) -> Latency:
-    return Latency("run", 1.0, 1.0, 1.0, 1.0, speedup, 5)
+def run(speedup: float, low: float | None = None, high: float | None = None) -> Latency:
+    return Latency("run", 1.0, 1.0, 1.0, 1.0, speedup, 5, low, high)
 
 
 def gates(
@@ -61,7 +61,20 @@ def test_an_error_without_a_figure_fails_and_says_why(outputs: list[OutputAccura
 
 @pytest.mark.parametrize(("limit", "passed"), [(1.5, True), (1.6, False)])
 def test_the_smallest_speedup_counts(limit: float, passed: bool) -> None:
-    assert gates([], [run(2.0), run(1.5)], min_speedup=limit) == [Gate("min-speedup", limit, 1.5, passed)]
+    assert gates([], [run(2.0), run(1.5)], min_speedup=limit) == [
+        Gate("min-speedup", limit, 1.5, passed, note="of run")
+    ]
+
+
+@pytest.mark.parametrize(("low", "high", "limit", "text"), [
+    (0.97, 1.05, 1.0, "min-speedup: 0.97 (lower bound of 0.97 to 1.05, run), limit 1: failed"),
+    (1.1, 1.3, 1.1, "min-speedup: 1.1 (lower bound of 1.10 to 1.30, run), limit 1.1: passed"),
+    (0.5, 3.0, 1.0, "min-speedup: 0.5 (lower bound of 0.50 to 3.00, run; the machine was busy), limit 1: failed"),
+    (2.0, 9.0, 1.5, "min-speedup: 2 (lower bound of 2.00 to 9.00, run; the machine was busy), limit 1.5: passed"),
+])  # fmt: skip
+def test_the_lower_bound_of_the_interval_counts(low: float, high: float, limit: float, text: str) -> None:
+    (gate,) = gates([], [run(20.0, 19.0, 21.0), run(2.2, low, high)], min_speedup=limit)
+    assert str(gate) == text
 
 
 def test_a_speedup_without_a_figure_fails() -> None:

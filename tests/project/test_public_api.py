@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,7 +81,10 @@ def test_inspect_takes_the_same_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", [onnxfq.quantize, onnxfq.inspect])
 def test_unknown_settings_are_a_type_error(call: Callable[..., object], tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"Unknown settings: blocksize, exlude\. There are: scheme, bits"):
+    with pytest.raises(
+        TypeError,
+        match=r"Unknown settings: blocksize, exlude\. There are: scheme, bits.* Did you mean block_size, exclude\?$",
+    ):
         call(tmp_path / "m.onnx", exlude="x", blocksize=32)
 
 
@@ -135,6 +139,51 @@ def test_paths_are_text_or_paths() -> None:
 def test_values_that_make_no_sense_are_refused(changes: Changes) -> None:
     with pytest.raises(UsageError, match="or more"):
         choose_options(None, changes)
+
+
+WRONG_TYPES: dict[str, object] = {
+    "samples": "3", "seq_len": 2.5, "seed": True, "memory": 1.5, "threads": "2", "validate": 1, "allow_slow": "no",
+    "resume": None, "algorithm": 3, "provider": None, "tokenizer": 5, "work_dir": 1, "eval_text": 1, "embeddings": [8],
+    "max_error": [1], "max_kl": {}, "min_cosine": (), "max_ppl_increase": b"1", "min_speedup": True, "scheme": "int4",
+    "schemes": 3, "include": 3, "exclude": [3], "calib": 3, "executor": 3, "bits": 4.0, "block_size": 32.0,
+    "symmetric": "maybe", "activations": 8,
+}  # fmt: skip
+
+
+def test_every_setting_refuses_values_of_other_types_by_name() -> None:
+    assert set(WRONG_TYPES) == set(get_type_hints(Changes))
+    for name, value in WRONG_TYPES.items():
+        with pytest.raises((UsageError, onnxfq.SchemeError)) as caught:
+            choose_options(None, {name: value})  # type: ignore[misc]
+        message = str(caught.value)
+        assert name in message
+        assert "got" in message
+
+
+def test_the_types_that_are_wanted_are_told() -> None:
+    for name, value, told in (
+        ("scheme", "int4", "`scheme` must be a Scheme (got str). Write onnxfq.Scheme(bits=4)"),
+        ("samples", "3", "`samples` must be a whole number (got '3')."),
+        ("threads", "3", "`threads` must be a whole number or None (got '3')."),
+        ("tokenizer", 5, "`tokenizer` must be a path or None (got 5)."),
+        ("max_error", [1], "`max_error` must be a number or text or None (got [1])."),
+        ("validate", 1, "`validate` must be True or False (got 1)."),
+    ):
+        with pytest.raises(UsageError) as caught:
+            choose_options(None, {name: value})  # type: ignore[misc]
+        assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(("call", "settings"), [
+    (onnxfq.benchmark, {"lengths": "16", "batches": [1.5], "tokens": "3", "seconds": "1", "loads": None}),
+    (onnxfq.evaluate, {"seq_len": "16", "samples": 1.5, "task": 3, "text": 3, "provider": None, "threads": True}),
+])  # fmt: skip
+def test_other_verbs_refuse_values_of_other_types_by_name(
+    call: Callable[..., object], settings: dict[str, object]
+) -> None:
+    for name, value in settings.items():
+        with pytest.raises(UsageError, match=rf"`{name}` must be .* \(got "):
+            call("m.onnx", **{name: value})
 
 
 def test_self_is_a_word_and_not_a_path() -> None:
@@ -197,3 +246,31 @@ def test_progress_is_told_in_order(tmp_path: Path) -> None:
     stages = list(dict.fromkeys(what for what, _, _ in told))
     assert stages == ["checking the original", "solving", "writing", "verifying", "comparing with the original"]
     assert [done for what, done, total in told if what == "solving" and total == 2] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("progress", [True, False, None])
+def test_progress_is_shown_on_stderr_where_it_is_asked_for(
+    progress: bool | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnxfq.quantize(pair(tmp_path / "m.onnx"), algorithm="rtn", validate=False, progress=progress)
+    onnxfq.inspect(tmp_path / "m.onnx", progress=progress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.split() == (["solving", "writing", "verifying", "reading"] if progress else [])
+    with pytest.raises(UsageError, match=r"`progress` must be True, or a function .* \(got 3\)"):
+        onnxfq.inspect(tmp_path / "m.onnx", progress=3)  # type: ignore[arg-type]
+
+
+def test_stages_go_to_the_log_at_info_and_details_at_debug(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "onnxfq")
+    onnxfq.quantize(pair(tmp_path / "m.onnx"), algorithm="rtn")
+    stages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert stages == ["checking the original", "solving", "writing", "verifying", "comparing with the original"]
+    assert any("first" in record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG)
+    assert {record.name.partition(".")[0] for record in caplog.records} == {"onnxfq"}
+
+
+def test_the_log_has_no_handler_that_writes() -> None:
+    code = "import logging, onnxfq; print([type(handler).__name__ for handler in logging.getLogger('onnxfq').handlers])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['NullHandler']\n"

@@ -155,7 +155,7 @@ def test_figures_of_a_run_are_there() -> None:
         "95.0%",
         "2.00× as fast",
         "50.0%",
-        "30 ms",
+        "30.0 ms",
         "given: texts.jsonl",
         "5.127",
     ):
@@ -248,8 +248,8 @@ def test_a_speed_up_is_shown_with_its_interval_where_that_is_known() -> None:
     text = parsed(run()).text
     assert "0.67× as fast 0.65 to 0.69" in text
     assert "in 50 and 90 rounds" in text
-    assert "its 95 % interval" in text
-    assert "its 95 % interval" not in parsed(run(latency=run().latency[1:])).text
+    assert "its 99 % interval" in text
+    assert "its 99 % interval" not in parsed(run(latency=run().latency[1:])).text
 
 
 def test_models_of_a_folder_are_told_apart() -> None:

@@ -220,7 +220,7 @@ def test_tables_fit_80_columns_and_lose_nothing(show: object, capsys: Output) ->
     lines = printed(show, report(), capsys)
     assert max(map(len, lines)) <= 80
     text = " ".join(lines)
-    for part in ("200 MB", "40 MB", "4.26", "123 ms", "2.70x", "Some targets run slower", "90.2%"):
+    for part in ("200 MB", "40 MB", "4.26", "123.5 ms", "2.70x", "Some targets run slower", "90.2%"):
         assert part in text
     assert text.count("…") == 0
 
@@ -314,12 +314,16 @@ def test_one_line() -> None:
 
 
 def test_an_output_that_is_slower_is_told_with_a_remedy() -> None:
-    fast = Latency("decode, 1 token", 4.0, 5.0, 1.0, 2.0, 4.0, 10)
-    assert list(speed_warnings([fast])) == []
-    slow = replace(fast, case="prefill", speedup=0.8)
-    (warning,) = speed_warnings([fast, slow])
-    assert warning.startswith("Slower than the original in some cases (prefill, 0.80x).")
-    assert "`block_size=128`" in warning
+    fast = Latency("decode, 1 token", 4.0, 5.0, 1.0, 2.0, 4.0, 10, 3.9, 4.1)
+    alike = replace(fast, case="other", speedup=0.9, low=0.85, high=0.96)
+    unknown = replace(fast, case="busy", speedup=0.5, low=0.3, high=0.9)
+    assert list(speed_warnings([fast, alike, unknown])) == []
+    slow = replace(fast, case="prefill", speedup=0.8, low=0.78, high=0.81)
+    (warning,) = speed_warnings([fast, alike, unknown, slow])
+    assert warning.startswith("Slower than the original in some cases (prefill, 0.80x as fast).")
+    assert "`onnxfq benchmark` measures" in warning
+    (warning,) = speed_warnings([replace(alike, clock="processor")])
+    assert warning.startswith("Other programs kept the processors busy")
 
 
 def test_a_folder_for_the_report_that_vanishes_during_the_run_costs_no_result(

@@ -30,12 +30,12 @@ import onnxfq
 import onnxfq.quantization.validate
 from onnxfq import cli
 from onnxfq.calibration.checkpoint import Checkpoint
-from onnxfq.commands.progress_bar import progress
 from onnxfq.errors import OnnxfqError
 from onnxfq.feeds import load_feeds
 from onnxfq.quantization.solved_weight import parted
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
+from onnxfq.system.progress_bar import progress_bar
 from onnxfq.system.terminal import one_line
 from tools.fuzzing.case import MODEL, SECRET, SECRET_NAME, Case
 from tools.fuzzing.oracle import differs
@@ -175,7 +175,7 @@ def model_job(case: Case, folder: Path) -> tuple[str, str]:
         return run_cli("inspect", str(source), "--provider", "cpu", *(["--json"] if case.settings == JSON else []))
     err = io.StringIO()
     try:
-        with progress(Console(file=err, width=100)) as told:
+        with progress_bar(Console(file=err, width=100)) as told:
             report = onnxfq.quantize(source, output, provider="cpu", progress=told, **SETTINGS[case.settings])
     except OnnxfqError as error:
         left = [path.name for path in output.parent.iterdir() if path.suffix != ".work"]  # for --resume

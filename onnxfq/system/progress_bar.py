@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from onnxfq.commands.option_names import with_option_names
 from onnxfq.progress import Progress as OnProgress
 from onnxfq.system.terminal import one_line
 
@@ -17,10 +16,19 @@ SECONDS_BETWEEN_LINES = 2.0
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[OnProgress]:
-    """A function to call with (what, done, total) while inside; a total of 0 marks a remark, which stays."""
+def progress_bar(console: Console, words: Callable[[str], str] = str) -> Iterator[OnProgress]:
+    """A function to call with (what, done, total) while inside; a total of 0 marks a remark, which stays.
+
+    Args:
+        console: where to show it.
+        words: says a remark in the words of those who read it there.
+    """
+
+    def line(text: str) -> None:
+        console.print(one_line(words(text)), markup=False, highlight=False, soft_wrap=True, emoji=False)
+
     if not console.is_terminal:
-        yield _plain(console)
+        yield _plain(line)
         return
     columns = (
         SpinnerColumn(),
@@ -31,17 +39,17 @@ def progress(console: Console) -> Iterator[OnProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        yield _live(bar, console)
+        yield _live(bar, line)
 
 
-def _live(bar: Progress, console: Console) -> OnProgress:
+def _live(bar: Progress, line: Callable[[str], None]) -> OnProgress:
     """One line that changes, its clock starting anew with each stage."""
     stage, task = "", bar.add_task("loading", total=1)
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal stage
         if not total:
-            _print(console, what)
+            line(what)
         elif what != stage:
             stage = what
             bar.reset(task, description=one_line(what), completed=done, total=total)
@@ -51,7 +59,7 @@ def _live(bar: Progress, console: Console) -> OnProgress:
     return report
 
 
-def _plain(console: Console) -> OnProgress:
+def _plain(show: Callable[[str], None]) -> OnProgress:
     """One line for each new stage and remark; how far a stage is, where it takes long."""
     stage, last = "", 0.0
 
@@ -64,10 +72,6 @@ def _plain(console: Console) -> OnProgress:
         else:
             return
         stage, last = what, monotonic()
-        _print(console, line)
+        show(line)
 
     return report
-
-
-def _print(console: Console, line: str) -> None:
-    console.print(one_line(with_option_names(line)), markup=False, highlight=False, soft_wrap=True, emoji=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from onnxfq.commands import progress_bar as progress_module
-from onnxfq.commands.progress_bar import progress
+from onnxfq.system import progress_bar as progress_module
+from onnxfq.system.progress_bar import progress_bar
 
 Output = pytest.CaptureFixture[str]
 
@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def lines_of(steps: list[tuple[float, str, int, int]], clock: Clock, capsys: Output) -> list[str]:
-    with progress(Console(stderr=True, force_terminal=False)) as tell:
+    with progress_bar(Console(stderr=True, force_terminal=False)) as tell:
         for seconds, what, done, total in steps:
             clock.now += seconds
             tell(what, done, total)
@@ -52,7 +52,7 @@ def test_remarks_stay_and_are_no_stage(clock: Clock, capsys: Output) -> None:
 
 def test_on_a_terminal_a_line_changes_and_remarks_stay(capsys: Output) -> None:
     console = Console(stderr=True, force_terminal=True, width=80)
-    with progress(console) as tell:
+    with progress_bar(console) as tell:
         tell("[red]solving", 1, 2)
         tell("This takes long.", 0, 0)
         tell("[red]solving", 2, 2)
