@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -86,8 +85,6 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
-    # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     occupy_standard_streams()
     handle_signals()
     try:

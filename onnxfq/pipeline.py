@@ -34,8 +34,9 @@ from onnxfq.reports.report import Report, TargetReport
 from onnxfq.rules import expected_mean_square
 from onnxfq.solvers import algorithm_text
 from onnxfq.system.allocator import keep_memory
-from onnxfq.system.compiled import limited_threads
+from onnxfq.system.loop_cache import announced
 from onnxfq.system.output import check_place, staging
+from onnxfq.system.threads import limited_threads
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
@@ -76,8 +77,13 @@ def quantize(
     target = source.default_output(chosen) if output is None else Path(output)
     check_place(target, folder=source.is_folder)
     keep_memory()
-    with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
-        report = _quantize(source, target, chosen, workers, progress or silent)
+    tell = progress or silent
+    with (
+        limited_threads(chosen.threads),
+        opened(chosen.executor, threads=chosen.threads) as workers,
+        announced(lambda: tell("compiling loops for this processor, once: some seconds", 0, 0)),
+    ):
+        report = _quantize(source, target, chosen, workers, tell)
     return replace(report, seconds=perf_counter() - start)
 
 

@@ -26,11 +26,11 @@ from threadpoolctl import threadpool_info
 from onnxfq.errors import ExecutorError, UsageError
 from onnxfq.executors.cluster import Cluster, address_of, connected, killed_worker
 from onnxfq.session import runtime_version
-from onnxfq.system.compiled import limited_threads
+from onnxfq.system.threads import limited_threads
 from onnxfq.version import VERSION
 
 _LOOK_EVERY = 5.0  # seconds, at whether those that are waited for are still there
-_ALONE = threading.Lock()  # compiled loops and limits on threads are a process's, not a thread's
+_ALONE = threading.Lock()  # limits on the threads of matrix products are a process's, not a thread's
 
 
 class RemoteTask(Protocol):

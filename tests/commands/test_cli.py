@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import pytest
 
 from onnxfq import cli, pipeline
 from onnxfq.session import available_providers
+from onnxfq.system.threads import thread_count
 from onnxfq.version import VERSION
 from support.models import model as parse
 from support.models import write
@@ -235,9 +235,9 @@ def test_long_work_is_announced(
 
 
 def test_threads_hold_for_one_run_only(model: Path) -> None:
-    before = numba.get_num_threads()
+    before = thread_count()
     seen = []
-    pipeline.quantize(model, threads=1, validate=False, progress=lambda *_: seen.append(numba.get_num_threads()))
+    pipeline.quantize(model, threads=1, validate=False, progress=lambda *_: seen.append(thread_count()))
     assert set(seen) == {1}
-    assert numba.get_num_threads() == before
+    assert thread_count() == before
     assert quantize(model, "--algorithm", "rtn", "--threads", "100000") == 0
