@@ -12,11 +12,11 @@ from onnxfq.commands import arguments as arg
 from onnxfq.commands.console import (
     INTERRUPTED,
     WRONG_USAGE,
-    messages,
     print_error,
     print_json,
     report_progress,
     reported,
+    results,
 )
 from onnxfq.commands.measure import benchmark, evaluate, show_reports
 from onnxfq.commands.quantize import inspect, quantize
@@ -52,7 +52,7 @@ def export(
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         files = exporting.export(model, output, task=task, dtype=dtype.value, progress=progress)
     for file in files:
-        messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
+        results(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 @app.command()
@@ -66,7 +66,7 @@ def doctor(as_json: arg.JsonFlag = False) -> None:
     if as_json:
         print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
     else:
-        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), messages())
+        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), results())
 
 
 @app.callback(invoke_without_command=True)

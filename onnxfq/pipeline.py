@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +15,7 @@ from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.executors.executor import HERE, Workers, opened
 from onnxfq.executors.serialization import forget_loaded
 from onnxfq.graph import TensorFile, save
+from onnxfq.model_files import makes_folder, output_of
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.progress import Progress, Steps, silent
 from onnxfq.quantization.apply import Rewriting
@@ -22,7 +24,7 @@ from onnxfq.quantization.calibrate import Calibration, calibrate
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
-from onnxfq.quantization.plan import announce_cost, plan, refuse_idle
+from onnxfq.quantization.plan import announce_cost, is_idle, plan
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
@@ -35,7 +37,7 @@ from onnxfq.rules import expected_mean_square
 from onnxfq.solvers import algorithm_text
 from onnxfq.system.allocator import keep_memory
 from onnxfq.system.loop_cache import announced
-from onnxfq.system.output import check_place, staging
+from onnxfq.system.output import check_place, parent_made, staging
 from onnxfq.system.threads import limited_threads
 from onnxfq.version import VERSION
 
@@ -54,13 +56,15 @@ def quantize(
 
     Args:
         model: an ONNX file, or a folder that holds some (such as an optimum export), whose other files are copied.
-        output: the file or folder to write; by default beside the source, `model.int4.onnx` or `FOLDER-int4`.
+        output: the file or folder to write; by default beside the source, `model.int4.onnx` or `FOLDER-int4`. For a
+            single file, a folder that is there, or a name with a slash behind it, is where it is written.
         options: all settings at once.
         progress: called with (what, done, total) as work goes on; a total of 0 marks a remark, not a stage.
         **changes: single settings, by the names of `Options` and `Scheme` (`bits=4, block_size=128`, …).
 
     Returns:
-        What was done and measured. Gates that fail do not raise: see `Report.require`.
+        What was done and measured. Gates that fail do not raise: see `Report.require`. A model that is quantized
+        already is left as it is, nothing is written, and `output` is None.
 
     Raises:
         OnnxfqError: with what is wrong and what to do about it; then nothing was written, or the message says that
@@ -74,11 +78,12 @@ def quantize(
     """
     start = perf_counter()
     source, chosen = Source.of(Path(model)), choose_options(options, changes)
-    target = source.default_output(chosen) if output is None else Path(output)
+    target = output_of(source.path, output, chosen.scheme.bits)
     check_place(target, folder=source.is_folder)
     keep_memory()
     tell = progress or silent
     with (
+        parent_made(target) if makes_folder(source.path, output) else nullcontext(),
         limited_threads(chosen.threads),
         opened(chosen.executor, threads=chosen.threads) as workers,
         announced(lambda: tell("compiling loops for this processor, once: some seconds", 0, 0)),
@@ -107,8 +112,13 @@ def inspect(model: str | Path, *, options: Options | None = None, **changes: Unp
     source, chosen = Source.of(Path(model)), choose_options(options, changes)
     given = chosen.calib is not None or chosen.algorithm != "auto"  # data may still come
     jobs = plan(source, chosen, HERE, calibrated=given)
+    return _expected(source, jobs, chosen)
+
+
+def _expected(source: Source, jobs: Sequence[Job], options: Options) -> Report:
+    """What will become of models, or what is left to do for them."""
     reports = [summarize(job, None, expected_targets(job)) for job in jobs]
-    return merge(source.path, None, reports, chosen) if source.is_folder else reports[0]
+    return merge(source.path, None, reports, options) if source.is_folder else reports[0]
 
 
 def _quantize(source: Source, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
@@ -116,7 +126,8 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
     jobs = plan(source, options, workers, calibrated=options.calib is not None)
     files = [file for job in jobs for file in job.graph.files]
     source.refuse_output(output, files)
-    refuse_idle(jobs)
+    if is_idle(jobs):
+        return _expected(source, jobs, options)
     refuse_unmeasurable(source.path, jobs)
     works = [find_work(job, output, job.graph.path.stem if source.is_folder else "") for job in jobs]
     with staging(output) as folder:
