@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,6 +20,7 @@ from onnxfq.commands.console import (
     results,
 )
 from onnxfq.commands.measure import benchmark, evaluate, show_reports
+from onnxfq.commands.panels import arranged, examples
 from onnxfq.commands.quantize import inspect, quantize
 from onnxfq.errors import OnnxfqError
 from onnxfq.system.process import handle_signals, ignore_signals, occupy_standard_streams, settle_streams
@@ -27,16 +29,22 @@ from onnxfq.system.terminal import one_line
 app = typer.Typer(
     name="onnxfq",
     help="Make exported ONNX models small and fast without making them worse, and prove it.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (quantize, inspect, evaluate, benchmark):
-    app.command()(verb)
-app.command("report")(show_reports)
+_VERBS: dict[str, Callable[..., None]] = {
+    "quantize": quantize,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "benchmark": benchmark,
+    "report": show_reports,
+}
+for name, verb in _VERBS.items():
+    app.command(name, epilog=examples(name))(arranged(verb))
 
 
-@app.command()
+@app.command(epilog=examples("export"))
+@arranged
 @reported
 def export(
     model: arg.CheckpointArgument,

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from onnxfq.commands.option_names import declare_options, with_option_names
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
+from onnxfq.runtime_distributions import conflict
 from onnxfq.system.terminal import Lasting, one_line
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[P
         raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")
     console = messages(quiet=quiet)
     with progress(console) as report:
+        if wrong := conflict():
+            report(f"Note: {wrong}", 0, 0)
         if not verbose:
             yield report
             return

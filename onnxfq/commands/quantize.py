@@ -134,7 +134,7 @@ def _choose(**given: Unpack[Changes]) -> Options:
     from onnxfq.input_files import refuse_missing
     from onnxfq.options import SELF, choose_options
 
-    chosen = choose_options(None, given)
-    if isinstance(chosen.calib, str) and chosen.calib != SELF:
-        refuse_missing(Path(chosen.calib))
-    return chosen
+    calib = given.get("calib")
+    if isinstance(calib, str) and calib != SELF:
+        refuse_missing(Path(calib))
+    return choose_options(None, given)
