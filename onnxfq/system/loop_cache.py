@@ -112,7 +112,8 @@ def cache_folder() -> Path | None:
     for root in _roots():
         folder = root / name
         with suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             if _is_ours(folder) and _is_ours(root):
                 tempfile.TemporaryFile(dir=folder).close()
                 _remove_old(root, folder)

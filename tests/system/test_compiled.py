@@ -135,6 +135,15 @@ def test_what_others_may_write_is_not_run(places: Path) -> None:
     assert cache_folder().is_relative_to(places / "tmp")  # type: ignore[union-attr]
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs users")
+def test_users_who_share_new_files_with_a_group_have_a_cache(places: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        assert cache_folder().is_relative_to(places / "cache")  # type: ignore[union-attr]
+    finally:
+        os.umask(before)
+
+
 def test_what_was_made_for_other_loops_long_ago_goes(places: Path) -> None:
     old, young = (places / "cache" / "onnxfq" / f"loops-{name}" for name in ("old", "young"))
     for folder in (old, young):
