@@ -11,7 +11,7 @@ from typing import Any, TypedDict, cast
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError, UsageError
-from onnxfq.executors.check import check_executor
+from onnxfq.executors.accepted import check_executor
 from onnxfq.metrics.gates import Gates
 from onnxfq.providers import facts
 from onnxfq.scheme import Scheme

@@ -49,5 +49,5 @@ def why_not_imported(error: Exception) -> str:
             "`pip install onnxruntime`, which is smaller."
         )
     reason = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
-    remedy = conflict() or f"Run `pip install --force-reinstall {next(iter(found))}`."
+    remedy = conflict() or f"Run `pip uninstall {next(iter(found))}`, then `pip install {next(iter(found))}`."
     return f"ONNX Runtime ({', '.join(found)}) cannot be imported: {reason}. {remedy}"

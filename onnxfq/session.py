@@ -52,11 +52,7 @@ _PROBE = (
 
 
 def runtime_version() -> str:
-    """ONNX Runtime's version, such as `1.23.0`.
-
-    Raises:
-        ProviderError: it cannot be imported.
-    """
+    """ONNX Runtime's version, such as `1.23.0`."""
     return str(_runtime().__version__)
 
 

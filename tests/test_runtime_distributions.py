@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def test_two_are_named_with_the_remedy(alone: Path) -> None:
     assert "`pip uninstall onnxruntime-gpu onnxruntime`, then `pip install onnxruntime-gpu`" in said
 
 
+def test_the_list_for_the_small_runtime_is_what_the_package_needs_besides() -> None:
+    root = Path(__file__).resolve().parents[1]
+    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    lines = (root / "requirements-cpu.txt").read_text().splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    runtimes = [line for line in needed if line.startswith("onnxruntime")]
+    assert [line.split(";")[0] for line in runtimes] == ["onnxruntime-gpu>=1.23", "onnxruntime>=1.23"]
+    assert sorted(listed) == sorted([*(set(needed) - set(runtimes)), "onnxruntime>=1.23"])
+
+
 def test_runs_say_so_once_on_stderr(site: Path, tmp_path: Path, capsys: Output) -> None:
     install(site, "onnxruntime-directml", "ort-nightly")
     assert quantize(pair(tmp_path / "m.onnx"), *QUICK) == 0
@@ -113,7 +124,9 @@ def test_none_installed_is_an_error_with_the_remedy(tmp_path: Path, alone: Path,
 @pytest.mark.usefixtures("broken")
 def test_one_that_cannot_be_imported_is_named(alone: Path) -> None:
     install(alone, "onnxruntime-gpu")
-    with pytest.raises(ProviderError, match=r"onnxruntime-gpu\) cannot be imported: libonnx.*--force-reinstall"):
+    with pytest.raises(
+        ProviderError, match=r"onnxruntime-gpu\) cannot be imported: libonnx.*pip uninstall onnxruntime-gpu"
+    ):
         session.runtime_version()
 
 

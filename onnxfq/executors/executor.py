@@ -24,7 +24,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from onnxfq.errors import ExecutorError
-from onnxfq.executors.check import check_executor
+from onnxfq.executors.accepted import check_executor
 from onnxfq.executors.cluster import Cluster, address_of, connected, killed_worker
 from onnxfq.session import runtime_version
 from onnxfq.system.threads import limited_threads
