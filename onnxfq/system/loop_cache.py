@@ -94,11 +94,11 @@ class _Place:
         return str(self._first_line)
 
 
-class _Kept(CompileResultCacheImpl):  # type: ignore[misc] # numba has no types
+class _OwnPlace(CompileResultCacheImpl):  # type: ignore[misc] # numba has no types
     _locator_classes = (_Place,)
 
 
-LoopCache._impl_class = _Kept
+LoopCache._impl_class = _OwnPlace
 
 
 @cache
