@@ -21,9 +21,11 @@ def distributions() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = version(name)
+            found[name] = version(name) or "of no known version"
         except PackageNotFoundError:
             continue
+        except OSError:  # it is there and cannot be read
+            found[name] = "of no known version"
     return found
 
 

@@ -64,6 +64,13 @@ def test_every_distribution_is_noticed_and_one_alone_is_right(alone: Path, name:
     assert conflict() == ""
 
 
+def test_one_without_a_version_is_there_all_the_same(alone: Path) -> None:
+    install(alone, "onnxruntime", "onnxruntime-gpu")
+    (alone / "onnxruntime_gpu-1.99.0.dist-info" / "METADATA").write_text("Name: onnxruntime-gpu\n")
+    assert distributions() == {"onnxruntime-gpu": "of no known version", "onnxruntime": "1.99.0"}
+    assert "onnxruntime-gpu of no known version and" in conflict()
+
+
 def test_two_are_named_with_the_remedy(alone: Path) -> None:
     install(alone, "onnxruntime", "onnxruntime-gpu")
     said = conflict()
