@@ -123,8 +123,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.calibrated", "--out", os.devnull]
         command += ["--algorithm", arguments.algorithm, "--memory", arguments.memory, "--child"]
         files = [str(folder / "model.onnx"), str(folder / "o.onnx"), str(calib)]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-        done = subprocess.run([*command, *files], cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+        done = subprocess.run([*command, *files], cwd=ROOT, check=True, stdout=subprocess.PIPE)
         output = sum(file.stat().st_size for file in folder.glob("o.onnx*"))
     row = json.loads(done.stdout)
     print(row)

@@ -22,7 +22,7 @@ from typing import Any
 import onnxfq
 from benchmarks.machine import write
 from benchmarks.tools import ROOT
-from onnxfq.benchmarking.bandwidth import processors
+from onnxfq.system.threads import processors
 
 TARGET = 0.03  # largest ratio over smallest, less 1
 LOADS = ("none of its own", "one busy process a processor")

@@ -162,7 +162,6 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, default=32)
     parser.add_argument("--calib", type=Path)
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as onnxfq's command line does
     np.random.seed(0)  # noqa: NPY002 (what other tools use)
     tool = TOOLS[arguments.tool]
     try:

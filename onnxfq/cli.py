@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,13 +13,14 @@ from onnxfq.commands import arguments as arg
 from onnxfq.commands.console import (
     INTERRUPTED,
     WRONG_USAGE,
-    messages,
     print_error,
     print_json,
     report_progress,
     reported,
+    results,
 )
 from onnxfq.commands.measure import benchmark, evaluate, show_reports
+from onnxfq.commands.panels import arranged, examples
 from onnxfq.commands.quantize import inspect, quantize
 from onnxfq.errors import OnnxfqError
 from onnxfq.system.process import handle_signals, ignore_signals, occupy_standard_streams, settle_streams
@@ -28,16 +29,22 @@ from onnxfq.system.terminal import one_line
 app = typer.Typer(
     name="onnxfq",
     help="Make exported ONNX models small and fast without making them worse, and prove it.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (quantize, inspect, evaluate, benchmark):
-    app.command()(verb)
-app.command("report")(show_reports)
+_VERBS: dict[str, Callable[..., None]] = {
+    "quantize": quantize,
+    "inspect": inspect,
+    "evaluate": evaluate,
+    "benchmark": benchmark,
+    "report": show_reports,
+}
+for name, verb in _VERBS.items():
+    app.command(name, epilog=examples(name))(arranged(verb))
 
 
-@app.command()
+@app.command(epilog=examples("export"))
+@arranged
 @reported
 def export(
     model: arg.CheckpointArgument,
@@ -53,7 +60,7 @@ def export(
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         files = exporting.export(model, output, task=task, dtype=dtype.value, progress=progress)
     for file in files:
-        messages(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
+        results(quiet=quiet).print(one_line(str(file)), markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 @app.command()
@@ -67,7 +74,7 @@ def doctor(as_json: arg.JsonFlag = False) -> None:
     if as_json:
         print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
     else:
-        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), messages())
+        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), results())
 
 
 @app.callback(invoke_without_command=True)
@@ -86,8 +93,6 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; a crash is no failed gate and gets another code than 1."""
-    # Threads of compiled loops sleep between loops instead of spinning: on a busy machine that is several times faster.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     occupy_standard_streams()
     handle_signals()
     try:

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator, Sequence
 
 from onnxfq.rules.matmul_nbits_kernels import COLUMNS, rows
+from onnxfq.runtime_distributions import conflict, distributions
 from onnxfq.scheme import BLOCK_SIZES
 from onnxfq.session import available_providers, runtime_version
 from onnxfq.version import VERSION
@@ -22,6 +23,9 @@ def environment() -> Iterator[tuple[str, str]]:
     yield "onnxfq", VERSION
     yield "Python", platform.python_version()
     yield "ONNX Runtime", runtime_version()
+    yield "installed as", ", ".join(f"{name} {version}" for name, version in distributions().items()) or "unknown"
+    if wrong := conflict():
+        yield "wrong", wrong
     yield "providers", ", ".join(available_providers())
     yield "machine", f"{platform.machine()}, {os.cpu_count()} processors"
 

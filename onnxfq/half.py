@@ -5,10 +5,10 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint16Array, Uint32Array
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 _TILE = 32  # rows and columns of a square that both sides of a transposition keep in the cache
 
@@ -16,7 +16,15 @@ _TILE = 32  # rows and columns of a square that both sides of a transposition ke
 def to_float32(stored: npt.NDArray[np.generic], columns: slice) -> Float32Array:
     """Some columns of an array [K, N] of half precision, C-contiguous, as float32 [K, columns]."""
     out = np.empty((stored.shape[0], columns.stop - columns.start), np.float32)
-    _widen(stored.view(np.uint16), columns.start, stored.dtype == np.float16, out.view(np.uint32), out)
+    spread(
+        _widen,
+        out.shape[0],
+        stored.view(np.uint16),
+        columns.start,
+        stored.dtype == np.float16,
+        out.view(np.uint32),
+        out,
+    )
     return out
 
 
@@ -32,9 +40,11 @@ def _half(value: np.uint16) -> np.uint32:
     return bits | special | ((half & np.uint32(0x7FFF)) << np.uint32(13))
 
 
-@compiled(parallel=True)
-def _widen(stored: Uint16Array, start: int, is_half: bool, bits: Uint32Array, out: Float32Array) -> None:
-    for row in prange(out.shape[0]):
+@compiled()
+def _widen(
+    begin: int, end: int, stored: Uint16Array, start: int, is_half: bool, bits: Uint32Array, out: Float32Array
+) -> None:
+    for row in range(begin, end):
         values, line, numbers = stored[row, start : start + out.shape[1]], bits[row], out[row]
         for i in range(line.size):
             line[i] = _half(values[i]) if is_half else np.uint32(values[i]) << np.uint32(16)
@@ -45,22 +55,22 @@ def _widen(stored: Uint16Array, start: int, is_half: bool, bits: Uint32Array, ou
 
 def transposed(part: npt.NDArray[np.generic]) -> Float32Array:
     """[K, rows] of any float type → [rows, K] float32, contiguous."""
-    out = np.empty(part.shape[::-1], np.float32)
+    out, strips = np.empty(part.shape[::-1], np.float32), -(-part.shape[0] // _TILE)
     if part.dtype == np.float32:
-        _turn(np.asarray(part, np.float32), out)
+        spread(_turn, strips, np.asarray(part, np.float32), out)
     elif part.dtype == np.float16:
-        _turn_half(part.view(np.uint16), out.view(np.uint32), out)
+        spread(_turn_half, strips, part.view(np.uint16), out.view(np.uint32), out)
     elif part.dtype == ml_dtypes.bfloat16:
-        _turn_bfloat(part.view(np.uint16), out.view(np.uint32))
+        spread(_turn_bfloat, strips, part.view(np.uint16), out.view(np.uint32))
     else:
         out[...] = part.T
     return out
 
 
-@compiled(parallel=True)
-def _turn(part: Float32Array, out: Float32Array) -> None:
+@compiled()
+def _turn(begin: int, end: int, part: Float32Array, out: Float32Array) -> None:
     k, n = part.shape
-    for strip in prange((k + _TILE - 1) // _TILE):  # what is read stands together; what is written is in the cache
+    for strip in range(begin, end):  # what is read stands together; what is written is in the cache
         top = strip * _TILE
         for left in range(0, n, _TILE):
             for row in range(left, min(n, left + _TILE)):
@@ -69,10 +79,10 @@ def _turn(part: Float32Array, out: Float32Array) -> None:
                     line[i] = part[top + i, row]
 
 
-@compiled(parallel=True)
-def _turn_half(part: Uint16Array, bits: Uint32Array, out: Float32Array) -> None:
+@compiled()
+def _turn_half(begin: int, end: int, part: Uint16Array, bits: Uint32Array, out: Float32Array) -> None:
     k, n = part.shape
-    for strip in prange((k + _TILE - 1) // _TILE):
+    for strip in range(begin, end):
         top = strip * _TILE
         for left in range(0, n, _TILE):
             for row in range(left, min(n, left + _TILE)):
@@ -83,11 +93,11 @@ def _turn_half(part: Uint16Array, bits: Uint32Array, out: Float32Array) -> None:
                     values[i] *= _HALF_SCALE
 
 
-@compiled(parallel=True)
-def _turn_bfloat(part: Uint16Array, bits: Uint32Array) -> None:
+@compiled()
+def _turn_bfloat(begin: int, end: int, part: Uint16Array, bits: Uint32Array) -> None:
     """Bfloat16 is the upper half of a float32."""
     k, n = part.shape
-    for strip in prange((k + _TILE - 1) // _TILE):
+    for strip in range(begin, end):
         top = strip * _TILE
         for left in range(0, n, _TILE):
             for row in range(left, min(n, left + _TILE)):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+
+from onnxfq.errors import DataError
 
 # What becomes inputs of a model, and what each holds; `feeds.readers` has a reader for each.
 FEED_FILES = {
@@ -23,3 +26,13 @@ def listed(suffixes: Iterable[str], last: str = "or") -> str:
     """`.npz, .jsonl or .txt`."""
     *first, end = suffixes
     return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuse data that are not there.
+
+    Raises:
+        DataError: they are not.
+    """
+    if not path.exists():
+        raise DataError(f"There is no file {path}. Give a {listed(FEED_FILES)} file, or a folder of .npz files.")

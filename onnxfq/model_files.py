@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from onnxfq.errors import ModelError
+from onnxfq.foreign_files import refuse_foreign
+from onnxfq.missing_models import missing, no_models
 
 MODEL_SUFFIX = ".onnx"
 ENCODER, DECODER, MERGED = "encoder_model.onnx", "decoder_model.onnx", "decoder_model_merged.onnx"
@@ -27,10 +30,59 @@ def models_of(folder: Path) -> list[Path]:
     """
     models = sorted(path for path in folder.glob(f"*{MODEL_SUFFIX}") if path.is_file())
     if not models:
-        below = next(folder.glob(f"*/*{MODEL_SUFFIX}"), None)
-        hint = f" There is '{below}': give the folder '{below.parent}'." if below else ""
-        raise ModelError(f"No ONNX model in '{folder}' (wanted *.onnx). Export one there, or name the file.{hint}")
+        raise no_models(folder)
     return models
+
+
+def check_models(path: Path) -> None:
+    """Refuse, before anything heavy is imported, a path that leads to no model, or to what only looks like one.
+
+    Raises:
+        ModelError: there is nothing, or something else.
+    """
+    if is_folder(path):
+        for model in models_of(path):
+            refuse_foreign(model)
+    elif not _leads_somewhere(path):
+        raise missing(path)
+    else:
+        refuse_foreign(path)
+
+
+def _leads_somewhere(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):  # something is in the way; whoever reads the model says what
+        return True
+    return True
+
+
+def output_of(source: Path, output: str | Path | None, bits: int) -> Path:
+    """What is written: beside the source where nothing is said, and into a folder that is named for a single file.
+
+    Args:
+        source: the model, or a folder of models.
+        output: as the user named it; a slash behind it makes it a folder, as being one does.
+        bits: of the weights, part of the name.
+    """
+    if is_folder(source):
+        whole = source.resolve()
+        return whole.with_name(f"{whole.name}-int{bits}") if output is None else Path(output)
+    name = f"{source.stem}.int{bits}{MODEL_SUFFIX}"
+    if output is None:
+        return source.with_name(name)
+    return Path(output) / name if _has_slash(output) or is_folder(Path(output)) else Path(output)
+
+
+def makes_folder(source: Path, output: str | Path | None) -> bool:
+    """Whether the folder of the output is to be made: a single file, and a slash behind the name."""
+    return output is not None and not is_folder(source) and _has_slash(output)
+
+
+def _has_slash(output: str | Path) -> bool:
+    return str(output).endswith(("/", os.sep))
 
 
 def is_encoder_decoder(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast, get_type_hints
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError, UsageError
-from onnxfq.executors.executor import check_executor
+from onnxfq.executors.accepted import check_executor
 from onnxfq.metrics.gates import Gates
 from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
@@ -260,6 +260,7 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
     if "memory" in given:
         given["memory"] = parse_bytes(given["memory"], "`memory`")
     chosen = replace(options or Options(), **given)
+    _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
     if options is None and "scheme" not in given and pieces.get("symmetric") is None:
         pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint8Array, Uint64Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 _CHUNK_WORDS = 8192  # 64 KiB are hashed as one unit of parallel work
 _LANES = 4
@@ -29,14 +29,16 @@ def pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: int
         width: bytes of a row.
     """
     packed = np.empty((codes.shape[0], width), np.uint8)
-    _pack_rows(np.ascontiguousarray(codes), padding, block_size, bits, packed)
+    spread(_pack_rows, codes.shape[0], np.ascontiguousarray(codes), padding, block_size, bits, packed)
     return packed
 
 
 def unpack_rows(packed: Uint8Array, bits: int, k: int) -> Uint8Array:
     """Codes [N, k] from bytes [N, width]: the inverse of `pack_rows`."""
     codes = np.empty((packed.shape[0], k), np.uint8)
-    _unpack_rows(np.ascontiguousarray(packed), bits, codes)
+    source = np.ascontiguousarray(packed).view()
+    source.flags.writeable = False  # whatever it is: every other kind of array is compiled for again
+    spread(_unpack_rows, codes.shape[0], source, bits, codes)
     return codes
 
 
@@ -103,19 +105,21 @@ def fingerprint(codes: Uint8Array, scale: Float32Array, zero_point: Uint8Array) 
         whole = raw.size - raw.size % 8
         words = raw[:whole].view(np.uint64)
         lanes = np.empty((-(-words.size // _CHUNK_WORDS), _LANES), np.uint64)
-        _hash_chunks(words, lanes)
+        spread(_hash_chunks, lanes.shape[0], words, lanes)
         digest.update(lanes.tobytes())
         digest.update(raw[whole:].tobytes())
     return digest.hexdigest()
 
 
-@compiled(parallel=True)
-def _pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: int, packed: Uint8Array) -> None:
+@compiled()
+def _pack_rows(
+    begin: int, end: int, codes: Uint8Array, padding: Uint8Array, block_size: int, bits: int, packed: Uint8Array
+) -> None:
     """Pack each row of `codes` [N, K] into `packed` [N, bytes]; beyond K stands the block's value of `padding`."""
-    n, k = codes.shape
+    k = codes.shape[1]
     per_byte = 8 // bits
     whole = k // per_byte
-    for row in prange(n):
+    for row in range(begin, end):
         if bits == 8:
             for i in range(whole):
                 packed[row, i] = codes[row, i]
@@ -135,13 +139,13 @@ def _pack_rows(codes: Uint8Array, padding: Uint8Array, block_size: int, bits: in
             packed[row, i] = byte
 
 
-@compiled(parallel=True)
-def _unpack_rows(packed: Uint8Array, bits: int, codes: Uint8Array) -> None:
+@compiled()
+def _unpack_rows(begin: int, end: int, packed: Uint8Array, bits: int, codes: Uint8Array) -> None:
     """Fill `codes` [N, K] from the rows of `packed` [N, bytes], leaving out what lies beyond K."""
-    n, k = codes.shape
+    k = codes.shape[1]
     per_byte = 8 // bits
     whole = k // per_byte
-    for row in prange(n):
+    for row in range(begin, end):
         if bits == 8:
             for i in range(whole):
                 codes[row, i] = packed[row, i]
@@ -157,11 +161,11 @@ def _unpack_rows(packed: Uint8Array, bits: int, codes: Uint8Array) -> None:
             codes[row, column] = (packed[row, whole] >> (column % per_byte * bits)) & ((1 << bits) - 1)
 
 
-@compiled(parallel=True)
-def _hash_chunks(words: Uint64Array, lanes: Uint64Array) -> None:
+@compiled()
+def _hash_chunks(begin: int, end: int, words: Uint64Array, lanes: Uint64Array) -> None:
     """Four interleaved multiply-and-rotate hashes of every chunk of `words`; each step can be undone."""
     factor = np.uint64(0x9E3779B97F4A7C15)
-    for chunk in prange(lanes.shape[0]):
+    for chunk in range(begin, end):
         start = chunk * _CHUNK_WORDS
         stop = min(words.size, start + _CHUNK_WORDS)
         h0 = h1 = h2 = h3 = factor

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +17,7 @@ from onnxfq.errors import UsageError
 from onnxfq.executors.executor import HERE, Workers, opened
 from onnxfq.executors.serialization import forget_loaded
 from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, save
+from onnxfq.model_files import makes_folder, output_of
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.apply import Rewriting
@@ -26,7 +28,7 @@ from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
-from onnxfq.quantization.plan import announce_cost, plan, plan_without_data, refuse_idle
+from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_without_data
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
@@ -38,9 +40,10 @@ from onnxfq.reports.report import Report, TargetReport
 from onnxfq.rules import expected_mean_square
 from onnxfq.solvers import AUTO, algorithm_text
 from onnxfq.system.allocator import keep_memory
-from onnxfq.system.compiled import limited_threads
 from onnxfq.system.following import following
-from onnxfq.system.output import check_place, staging
+from onnxfq.system.loop_cache import announced
+from onnxfq.system.output import check_place, parent_made, staging
+from onnxfq.system.threads import limited_threads
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
@@ -61,14 +64,16 @@ def quantize(
     Args:
         model: an ONNX file, or a folder that holds some (such as an optimum export), whose other files are copied; or
             an `onnx.ModelProto` with all its tensors.
-        output: the file or folder to write; by default beside the source, `model.int4.onnx` or `FOLDER-int4`.
+        output: the file or folder to write; by default beside the source, `model.int4.onnx` or `FOLDER-int4`. For a
+            single file, a folder that is there, or a name with a slash behind it, is where it is written.
         options: all settings at once.
         progress: True shows a bar on stderr; or a function, called with (what, done, total) as work goes on; a total
             of 0 marks a remark, not a stage.
         **changes: single settings, by the names of `Options` and `Scheme` (`bits=4, block_size=128`, …).
 
     Returns:
-        What was done and measured. Gates that fail do not raise: see `Report.require`.
+        What was done and measured. Gates that fail do not raise: see `Report.require`. A model that is quantized
+        already is left as it is, nothing is written, and `output` is None.
 
     Raises:
         OnnxfqError: with what is wrong and what to do about it; then nothing was written, or the message says that
@@ -86,10 +91,15 @@ def quantize(
         raise UsageError("A model in memory has no place of its own. Name the file to write with `output=PATH`.")
     with on_disk(model) as path, following(progress) as tell:
         source = Source.of(path)
-        target = source.default_output(chosen) if output is None else Path(output)
+        target = output_of(source.path, output, chosen.scheme.bits)
         check_place(target, folder=source.is_folder)
         keep_memory()
-        with limited_threads(chosen.threads), opened(chosen.executor, threads=chosen.threads) as workers:
+        with (
+            parent_made(target) if makes_folder(source.path, output) else nullcontext(),
+            limited_threads(chosen.threads),
+            opened(chosen.executor, threads=chosen.threads) as workers,
+            announced(lambda: tell("compiling loops for this processor, once: some seconds", 0, 0)),
+        ):
             report = _quantize(source, target, chosen, workers, tell)
     return replace(_named(report, model), seconds=perf_counter() - start)
 
@@ -123,9 +133,7 @@ def inspect(
     with on_disk(model) as path, following(progress) as tell:
         tell("reading", 0, 1)
         source = Source.of(path)
-        jobs = plan(source, chosen, HERE, calibrated=given)
-        reports = [summarize(job, None, expected_targets(job)) for job in jobs]
-        report = merge(source.path, None, reports, chosen) if source.is_folder else reports[0]
+        report = _expected(source, plan(source, chosen, HERE, calibrated=given), chosen)
     return _named(report, model)
 
 
@@ -133,12 +141,19 @@ def _named(report: Report, model: AnyModel) -> Report:
     return replace(report, source=IN_MEMORY) if model_name(model) == IN_MEMORY else report
 
 
+def _expected(source: Source, jobs: Sequence[Job], options: Options) -> Report:
+    """What will become of models, or what is left to do for them."""
+    reports = [summarize(job, None, expected_targets(job)) for job in jobs]
+    return merge(source.path, None, reports, options) if source.is_folder else reports[0]
+
+
 def _quantize(source: Source, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
     """Quantize every model of a source: all is staged, and appears at once."""
     jobs = plan(source, options, workers, calibrated=options.calib is not None)
     files = [file for job in jobs for file in job.graph.files]
     source.refuse_output(output, files)
-    refuse_idle(jobs)
+    if is_idle(jobs):
+        return _expected(source, jobs, options)
     refuse_unmeasurable(source.path, jobs)
     works = [find_work(job, output, job.graph.path.stem if source.is_folder else "") for job in jobs]
     with staging(output) as folder:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.scheme import ScaleType
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 STORED_TYPES: dict[ScaleType, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),
@@ -102,14 +102,14 @@ class WeightRange:
 def weight_range(weight: Float32Array) -> WeightRange:
     """What a weight of some elements takes up."""
     sums = np.empty(weight.shape[0], np.float64)
-    _row_energies(weight, sums)
+    spread(_row_energies, weight.shape[0], weight, sums)
     return WeightRange(float(sums.sum()), float(weight.min()), float(weight.max()))
 
 
 def squared_error(weight: Float32Array, q: QuantizedWeight) -> float:
     """Σ (w − dequantized)² in float64, without building the dequantized weight; the same for any thread count."""
     rows = np.empty(weight.shape[0], np.float64)
-    _row_errors(weight, q.codes, q.scale, q.zero_point, q.block_size, rows)
+    spread(_row_errors, weight.shape[0], weight, q.codes, q.scale, q.zero_point, q.block_size, rows)
     return float(rows.sum())
 
 
@@ -119,9 +119,9 @@ _RUN = 256  # how many float32 squares are added up before the sum goes into a f
 _REORDERED = frozenset({"reassoc", "nsz"})
 
 
-@compiled(parallel=True, fastmath=_REORDERED)
-def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
-    for row in prange(weight.shape[0]):
+@compiled(fastmath=_REORDERED)
+def _row_energies(begin: int, end: int, weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
+    for row in range(begin, end):
         values = weight[row]
         total = 0.0
         for i in range(values.size):
@@ -130,8 +130,10 @@ def _row_energies(weight: Float32Array, rows: npt.NDArray[np.float64]) -> None:
         rows[row] = total
 
 
-@compiled(parallel=True, fastmath=_REORDERED)
+@compiled(fastmath=_REORDERED)
 def _row_errors(
+    begin: int,
+    end: int,
     weight: Float32Array,
     codes: Uint8Array,
     scale: Float32Array,
@@ -139,8 +141,8 @@ def _row_errors(
     block_size: int,
     rows: npt.NDArray[np.float64],
 ) -> None:
-    n, k = weight.shape
-    for row in prange(n):
+    k = weight.shape[1]
+    for row in range(begin, end):
         total = 0.0
         for block in range(scale.shape[1]):
             step = scale[row, block]

@@ -21,6 +21,7 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError, ProviderError
 from onnxfq.providers import FALLBACK, PROVIDERS, ProviderName, facts
+from onnxfq.runtime_distributions import conflict, why_not_imported
 from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -243,9 +244,12 @@ def dtype_name(array: Array) -> str:
 
 @functools.cache
 def _runtime() -> ModuleType:
-    import onnxruntime
+    try:
+        import onnxruntime
 
-    onnxruntime.set_default_logger_severity(_FATAL)
+        onnxruntime.set_default_logger_severity(_FATAL)
+    except (ImportError, AttributeError) as error:  # the latter: a package of which only a part is left
+        raise ProviderError(why_not_imported(error)) from error
     module: ModuleType = onnxruntime
     return module
 
@@ -267,7 +271,7 @@ def _why_unusable(provider: ProviderName) -> str:
     if known.built_in:
         return ""
     if known.ort_name not in _runtime().get_available_providers():
-        return "this ONNX Runtime was built without it"
+        return f"this ONNX Runtime was built without it. {conflict()}".rstrip(". ")
     not_loaded = _preload() if known.preloads else ""
     try:
         session = _runtime().InferenceSession(

@@ -18,9 +18,6 @@ import onnx.parser
 import pytest
 from hypothesis import settings
 
-# Threads that wait give their core to the other worker and to processes; read when a compiled loop first runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 ROOT = Path(__file__).resolve().parent.parent
 
 sys.path.append(str(ROOT))  # for `benchmarks`; at the end, so that the installed onnxfq is the one that is tested

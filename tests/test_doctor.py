@@ -63,12 +63,12 @@ def test_the_table_is_short_and_fits_80_columns(capsys: Output) -> None:
     assert [row[-1] for row in table if row[-1] not in text] == []
 
 
-def test_doctor_prints_on_stderr(capsys: Output) -> None:
+def test_doctor_prints_on_stdout(capsys: Output) -> None:
     assert cli.run(["doctor"]) == 0
     out, err = capsys.readouterr()
-    assert out == ""
+    assert err == ""
     for text in (VERSION, "ONNX Runtime", "MatMulNBits", *available_providers()):
-        assert text in err
+        assert text in out
 
 
 def test_doctor_as_json_keeps_every_kernel(capsys: Output) -> None:

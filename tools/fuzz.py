@@ -83,7 +83,7 @@ class Worker:
         self.stop()
         command = [sys.executable, "-m", "tools.fuzzing.worker", str(self._folder), *self._flags]
         path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive", "NUMBA_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": path}
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd=ROOT
         )

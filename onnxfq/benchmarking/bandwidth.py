@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,12 +92,7 @@ class DeviceBandwidth(Bandwidth):
         return self._repeated.run()
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@compiled(nogil=True)
+@compiled()
 def _sum(values: npt.NDArray[np.int64]) -> np.int64:
     """Their sum: the cheapest use of all of them."""
     total = np.int64(0)

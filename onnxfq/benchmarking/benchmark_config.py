@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxfq.benchmarking.bandwidth import Bandwidth, DeviceBandwidth, HostBandwidth, processors
+from onnxfq.benchmarking.bandwidth import Bandwidth, DeviceBandwidth, HostBandwidth
 from onnxfq.benchmarking.clocks import PROCESSOR, WALL, Clock
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.feeds import longest, role
@@ -17,6 +17,7 @@ from onnxfq.model_files import find_model, is_folder
 from onnxfq.progress import Progress
 from onnxfq.providers import ProviderName, facts
 from onnxfq.session import Session, resolve_provider
+from onnxfq.system.threads import processors
 
 CLOCKS = ("wall", "processor")
 KINDS = ("all", "prefill", "decode")

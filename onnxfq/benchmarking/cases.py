@@ -7,7 +7,6 @@ from statistics import median
 
 import numpy as np
 
-from onnxfq.benchmarking.bandwidth import processors
 from onnxfq.benchmarking.benchmark_config import BenchmarkConfig
 from onnxfq.benchmarking.clocks import Disturbance, spin_idle_cpus
 from onnxfq.benchmarking.footprint import measure_footprint
@@ -18,6 +17,7 @@ from onnxfq.errors import UsageError
 from onnxfq.graph import weight_bytes
 from onnxfq.providers import facts
 from onnxfq.session import Session
+from onnxfq.system.threads import processors
 
 
 def plan_workloads(config: BenchmarkConfig) -> list[Workload]:

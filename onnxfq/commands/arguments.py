@@ -61,9 +61,13 @@ ModelArgument = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None,
+    str | None,  # no Path, which would drop the slash behind a folder
     typer.Option(
-        "-o", "--output", metavar="OUT", readable=False, help="What to write.", show_default="MODEL.int4.onnx, DIR-int4"
+        "-o",
+        "--output",
+        metavar="OUT|DIR/",
+        help="What to write, or the folder to write it into.",
+        show_default="MODEL.int4.onnx, DIR-int4",
     ),
 ]
 

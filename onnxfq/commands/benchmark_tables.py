@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxfq.benchmarking.measurements import Benchmark, Case, Timing
-from onnxfq.commands.printing import add, note, say, table
+from onnxfq.commands.printing import add, say, table
 from onnxfq.system.terminal import printable, size_text
 
 
@@ -27,8 +27,6 @@ def show_benchmark(found: Benchmark, console: Console) -> None:
     for case in found.cases:
         _show_case(case, labels, console)
     say(console, f"Memory is read at {size_text(found.bandwidth)}/s, measured in this run: the limit of decoding.")
-    for warning in found.warnings:
-        note(console, warning)
     for gate in found.gates:
         say(console, f"Gate {gate}", style="green" if gate.passed else "bold red")
 

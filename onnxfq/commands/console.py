@@ -1,8 +1,9 @@
-"""What the command line says and how a command ends: messages on stderr, JSON on stdout, exit codes."""
+"""What the command line says and how a command ends: results on stdout, messages on stderr, exit codes."""
 
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import sys
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from onnxfq.commands.option_names import declare_options, with_option_names
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
+from onnxfq.runtime_distributions import conflict
 from onnxfq.system.following import STAGES
 from onnxfq.system.terminal import Lasting, one_line
 
@@ -66,6 +69,17 @@ def messages(*, quiet: bool = False) -> Console:
     return Console(file=stream, stderr=True, quiet=quiet)  # type: ignore[arg-type]
 
 
+def results(*, quiet: bool = False) -> Console:
+    """Where results go: stdout, or nowhere."""
+    return Console(file=Lasting(sys.stdout or io.StringIO()), quiet=quiet)  # type: ignore[arg-type]
+
+
+def remark(text: str, *, quiet: bool = False) -> None:
+    """Print one line on stderr, settings by the names of their options."""
+    line = one_line(with_option_names(text))
+    messages(quiet=quiet).print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 def _notes(error: BaseException) -> str:
     """What was added to an error on its way up."""
     return "".join(f" {note}" for note in getattr(error, "__notes__", ()))
@@ -92,6 +106,8 @@ def report_progress(*, quiet: bool = False, verbose: bool = False) -> Iterator[P
         raise UsageError("--quiet and --verbose contradict each other. Drop one of them.")
     console = messages(quiet=quiet)
     with progress_bar(console, with_option_names) as report:
+        if wrong := conflict():
+            report(f"Note: {wrong}", 0, 0)
         if not verbose:
             yield report
             return
@@ -120,20 +136,29 @@ class _Lines(logging.Handler):
 
 
 def show(result: Report, *, as_json: bool, quiet: bool = False) -> None:
-    """Print a report: on stdout as JSON, or on stderr as tables."""
+    """Print a report on stdout, as JSON or as tables."""
     from onnxfq.commands.tables import show_inspection, show_report
 
-    show_as(result, show_inspection if result.output is None else show_report, as_json=as_json, quiet=quiet)
+    tables = show_inspection if result.output is None else show_report
+    show_as(result, tables, result.warnings, as_json=as_json, quiet=quiet)
 
 
 def show_as(
-    result: AnyResult, tables: Callable[[AnyResult, Console], None], *, as_json: bool, quiet: bool = False
+    result: AnyResult,
+    tables: Callable[[AnyResult, Console], None],
+    notes: Iterable[str],
+    *,
+    as_json: bool,
+    quiet: bool = False,
 ) -> None:
-    """Print a result: on stdout as JSON, or on stderr as tables."""
+    """Print a result on stdout, as JSON or as tables, and then what is to be noted on stderr."""
     if as_json:
         print_json(result.to_json())
-    else:
-        tables(result, messages(quiet=quiet))
+        return
+    tables(result, results(quiet=quiet))
+    for text in notes:
+        noted = Text("Note: ", style="yellow").append(one_line(with_option_names(text)), style="default")
+        messages(quiet=quiet).print(noted)
 
 
 def end_by_gates(gates: Iterable[Gate], kept: str = "") -> None:

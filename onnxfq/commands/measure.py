@@ -12,8 +12,10 @@ from onnxfq.commands.console import (
     show,
     show_as,
 )
+from onnxfq.commands.report_path import check_report, check_report_path
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.task_choice import TaskChoice
+from onnxfq.model_files import check_models
 
 if TYPE_CHECKING:
     from onnxfq.reports.compare import ReportComparison
@@ -42,6 +44,8 @@ def evaluate(
     threads: arg.Threads = None,
 ) -> None:
     """Measure how good a model is, and how far it is from the one it was made from. Changes nothing."""
+    for path in filter(None, (model, baseline)):
+        check_models(path)
     from onnxfq.commands.tables import show_evaluation
     from onnxfq.evaluation import evaluate as evaluating
 
@@ -51,7 +55,7 @@ def evaluate(
             samples=samples, provider=provider.value, threads=threads, max_ppl_increase=max_ppl_increase,
             max_kl=max_kl, min_cosine=min_cosine, max_error=max_error, max_drop=max_drop, progress=progress,
         )  # fmt: skip
-    show_as(result, show_evaluation, as_json=as_json, quiet=quiet)
+    show_as(result, show_evaluation, result.warnings, as_json=as_json, quiet=quiet)
     end_by_gates(result.gates)
 
 
@@ -75,32 +79,35 @@ def benchmark(
     verbose: arg.Verbose = False,
 ) -> None:
     """Measure how fast a model is, beside what it was made from: decoding, prefill, load time, memory, size."""
+    for path in (model, *(baseline or ())):
+        check_models(path)
+    given = (("--cpus", cpus), ("--lengths", lengths), ("--batches", batches))
+    numbers = {name: None if text is None else _numbers(text, name) for name, text in given}
     from onnxfq.benchmarking import benchmark as benchmarking
     from onnxfq.commands.benchmark_tables import show_benchmark
 
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         result = benchmarking.benchmark(
             model, baseline or (), provider=provider.value, threads=threads, clock=clock.value, only=only.value,
-            cpus=None if cpus is None else _numbers(cpus, "--cpus"),
-            lengths=None if lengths is None else _numbers(lengths, "--lengths"),
-            batches=_numbers(batches, "--batches"), tokens=tokens, seconds=seconds, loads=loads,
+            cpus=numbers["--cpus"], lengths=numbers["--lengths"], batches=numbers["--batches"] or (),
+            tokens=tokens, seconds=seconds, loads=loads,
             min_speedup=min_speedup, progress=progress,
         )  # fmt: skip
-    show_as(result, show_benchmark, as_json=as_json, quiet=quiet)
+    show_as(result, show_benchmark, result.warnings, as_json=as_json, quiet=quiet)
     end_by_gates(result.gates)
 
 
 @reported
 def show_reports(reports: arg.ReportsArgument, output: arg.ReportOutput = None, as_json: arg.JsonFlag = False) -> None:
     """Show a report again or turn it into a page; several: compare the runs."""
+    for path in reports:
+        check_report(path)
+        if output:
+            check_report_path(output, path)
     from onnxfq.commands.tables import show_comparison
     from onnxfq.reports.compare import compare_reports
-    from onnxfq.reports.files import check_report_path
     from onnxfq.reports.report import Report
 
-    if output:
-        for path in reports:
-            check_report_path(output, path)
     loaded = [Report.load(path) for path in reports]
     result: Report | ReportComparison
     if len(loaded) == 1:
@@ -108,7 +115,7 @@ def show_reports(reports: arg.ReportsArgument, output: arg.ReportOutput = None, 
         show(result, as_json=as_json)
     else:
         result = compare_reports(reports, loaded)
-        show_as(result, show_comparison, as_json=as_json)
+        show_as(result, show_comparison, result.remarks, as_json=as_json)
     if output:
         result.save(output)
 

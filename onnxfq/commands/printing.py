@@ -18,11 +18,6 @@ def say(console: Console, text: str | Text, style: str = "") -> None:
     console.print(text if isinstance(text, Text) else Text(one_line(with_option_names(text)), style=style))
 
 
-def note(console: Console, text: str) -> None:
-    """Print a remark or a warning."""
-    say(console, Text("Note: ", style="yellow").append(one_line(with_option_names(text)), style="default"))
-
-
 def table(*columns: str) -> Table:
     """A table without lines, whose first column gives way and folds where the others need the room."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
 import typer
 
 from onnxfq.commands import arguments as arg
 from onnxfq.commands.config import check_config_path, save_settings
 from onnxfq.commands.console import (
     end_by_gates,
+    remark,
     report_progress,
     reported,
     show,
 )
+from onnxfq.commands.report_path import check_report_path
 from onnxfq.errors import OutputError
+from onnxfq.model_files import check_models, output_of
+
+if TYPE_CHECKING:
+    from onnxfq.options import Changes, Options
 
 
 @reported
@@ -57,16 +66,15 @@ def quantize(
     executor: arg.ExecutorOption = None,
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
-    from onnxfq import pipeline
-    from onnxfq.reports.files import check_report_path
-
+    check_models(model)
+    target = None if output is None else output_of(model, output, bits)
     if report:
-        check_report_path(report, model, output)
+        check_report_path(report, model, target)
     if save_config:
-        check_config_path(save_config, model, output)
+        check_config_path(save_config, model, target)
     with report_progress(quiet=quiet, verbose=verbose) as progress:
-        result = pipeline.quantize(
-            model, output, progress=progress, bits=bits, block_size=block_size, symmetric=symmetric,
+        chosen = _choose(
+            bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
             calib=calib, tokenizer=tokenizer, samples=samples,
@@ -75,8 +83,14 @@ def quantize(
             validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
         )  # fmt: skip
+        from onnxfq import pipeline
+
+        result = pipeline.quantize(model, output, options=chosen, progress=progress)
     try:
-        show(result, as_json=as_json, quiet=quiet)
+        if result.output is None and not as_json:
+            remark(f"'{model}' is quantized already: nothing was left to do, and nothing was written.", quiet=quiet)
+        else:
+            show(result, as_json=as_json, quiet=quiet)
     except OutputError as error:
         error.add_note(f"The model is complete: '{result.output}'.")
         raise
@@ -105,12 +119,24 @@ def inspect(
     as_json: arg.JsonFlag = False,
 ) -> None:
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
-    from onnxfq import pipeline
-
-    result = pipeline.inspect(
-        model, bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
+    check_models(model)
+    chosen = _choose(
+        bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
         schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),
         allow_slow=allow_slow,
     )  # fmt: skip
-    show(result, as_json=as_json)
+    from onnxfq import pipeline
+
+    show(pipeline.inspect(model, options=chosen), as_json=as_json)
+
+
+def _choose(**given: Unpack[Changes]) -> Options:
+    """The settings, refused where they make no sense before anything that takes long to import is needed."""
+    from onnxfq.input_files import refuse_missing
+    from onnxfq.options import SELF, choose_options
+
+    calib = given.get("calib")
+    if isinstance(calib, str) and calib != SELF:
+        refuse_missing(Path(calib))
+    return choose_options(None, given)

@@ -13,7 +13,6 @@ from rich.text import Text
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.commands.option_names import with_option_names
 from onnxfq.commands.printing import add as _add
-from onnxfq.commands.printing import note as _note
 from onnxfq.commands.printing import say as _say
 from onnxfq.commands.printing import table as _table
 from onnxfq.evaluation.result import Evaluation
@@ -34,7 +33,6 @@ def show_report(report: Report, console: Console) -> None:
     if report.outputs:
         _show_accuracy(report, console)
     _show_skips(report, console)
-    _show_warnings(report, console)
     _show_gates(report, console)
 
 
@@ -58,7 +56,6 @@ def show_inspection(report: Report, console: Console) -> None:
     console.print(_summary(report))
     seconds, memory = report.estimate.seconds, size_text(report.estimate.memory_bytes)
     _say(console, f"Estimate: {seconds:.0f} s and {memory} of memory with --algorithm {report.algorithm}.")
-    _show_warnings(report, console)
 
 
 def show_comparison(comparison: ReportComparison, console: Console) -> None:
@@ -80,8 +77,6 @@ def show_comparison(comparison: ReportComparison, console: Console) -> None:
             _add(settings, name, *values)
         console.print(settings)
     _show_changes(comparison, labels, console)
-    for remark in comparison.remarks:
-        _note(console, remark)
 
 
 def _show_changes(comparison: ReportComparison, labels: Sequence[str], console: Console) -> None:
@@ -124,7 +119,6 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for metric in evaluation.metrics:
         if metric.note:
             _say(console, f"{metric.name.replace('_', ' ')}: {metric.note}", style="dim")
-    _show_warnings(evaluation, console)
     _show_gates(evaluation, console)
 
 
@@ -264,8 +258,3 @@ def _with_error(value: float | None, error: float | None = None, sign: str = "")
 def _show_gates(report: Report | Evaluation, console: Console) -> None:
     for gate in report.gates:
         _say(console, f"Gate {gate}", style="green" if gate.passed else "bold red")
-
-
-def _show_warnings(report: Report | Evaluation, console: Console) -> None:
-    for warning in report.warnings:
-        _note(console, warning)

@@ -23,14 +23,15 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from onnxfq.errors import ExecutorError, UsageError
+from onnxfq.errors import ExecutorError
+from onnxfq.executors.accepted import check_executor
 from onnxfq.executors.cluster import Cluster, address_of, connected, killed_worker
 from onnxfq.session import runtime_version
-from onnxfq.system.compiled import limited_threads
+from onnxfq.system.threads import limited_threads
 from onnxfq.version import VERSION
 
 _LOOK_EVERY = 5.0  # seconds, at whether those that are waited for are still there
-_ALONE = threading.Lock()  # compiled loops and limits on threads are a process's, not a thread's
+_ALONE = threading.Lock()  # limits on the threads of matrix products are a process's, not a thread's
 
 
 class RemoteTask(Protocol):
@@ -157,27 +158,6 @@ def opened(executor: str | Executor | None, *, threads: int | None = None) -> It
         workers = Workers(executor, threads=threads, cluster=cluster)
         stack.callback(workers.cancel)
         yield workers
-
-
-def check_executor(executor: object) -> None:
-    """Refuse what is not an executor, or one whose processes cannot work.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if isinstance(executor, str):
-        address_of(executor)
-    elif executor is not None and not isinstance(executor, Executor):
-        raise UsageError(
-            f"`executor` must be dask:ADDRESS or an executor of concurrent.futures (got {type(executor).__name__}). "
-            "Give one, or leave it out to do everything in this process."
-        )
-    context = getattr(executor, "_mp_context", None)  # of ProcessPoolExecutor, which tells it in no other way
-    if context is not None and context.get_start_method() == "fork":
-        raise UsageError(
-            "A process that is forked while threads run may stop for ever (got a ProcessPoolExecutor that forks). "
-            "Give ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))."
-        )
 
 
 @cache

@@ -16,7 +16,7 @@ from onnxfq.feeds.generate import fill
 from onnxfq.feeds.jsonl import read_jsonl
 from onnxfq.feeds.npz import read_npz
 from onnxfq.feeds.text import Text
-from onnxfq.input_files import listed
+from onnxfq.input_files import listed, refuse_missing
 from onnxfq.signature import Signature
 
 Sample = tuple[Feed, str]  # with the words that say where it stands
@@ -91,8 +91,7 @@ def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterato
     """Samples, each with the words that say where it stands."""
     if path.is_dir():
         return _read_folder(path, signature)
-    if not path.exists():
-        raise DataError(f"There is no file {path}. Give a {listed(READERS)} file, or a folder of .npz files.")
+    refuse_missing(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is of no known kind (got {path.suffix or 'no suffix'!r}). Use {listed(READERS)}.")

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from onnx import ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
+from onnxfq.foreign_files import refuse_foreign
 from onnxfq.graph.bodies import Body, Node, bodies
 from onnxfq.graph.checks import check_calls, checker_copy, garbled
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
@@ -28,6 +29,7 @@ from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
 from onnxfq.graph.wire import LIFT_BYTES, lift
+from onnxfq.missing_models import missing
 from onnxfq.signature import Signature
 
 MICROSOFT = "com.microsoft"
@@ -254,17 +256,16 @@ class Graph:
 
 
 def _parse(path: Path) -> tuple[ModelProto, _Stamp]:
+    refuse_foreign(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelError(f"'{path}' is not a file. Give an ONNX file or a folder with ONNX files.")
         with path.open("rb") as file:
             stamp = _stamp(os.fstat(file.fileno()))
-            if not path.stat().st_size:
-                raise ModelError(f"'{path}' is empty. Export or fetch the model again.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 skeleton = lift(view, str(path))
     except FileNotFoundError as error:
-        raise ModelError(f"No such file: '{path}'. Give the path of an ONNX file, or of a folder with some.") from error
+        raise missing(path) from error
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     try:

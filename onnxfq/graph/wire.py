@@ -51,7 +51,10 @@ class _Reader:
         value = shift = 0
         while True:
             if at >= end or shift > 63:
-                raise ModelError(f"'{self.file}' is not a whole ONNX model: it breaks off or is garbled at byte {at}.")
+                raise ModelError(
+                    f"'{self.file}' is not a whole ONNX model: it breaks off or is garbled at byte {at}. "
+                    "Fetch or export it again."
+                )
             byte = self.data[at]
             at += 1
             value |= (byte & 0x7F) << shift
@@ -75,7 +78,7 @@ class _Reader:
         if stop > end or number == 0:
             raise ModelError(
                 f"'{self.file}' is not a whole ONNX model: the field at byte {at} ends beyond its message "
-                f"(got {stop - at} bytes, at most {end - at} are there). Is the file truncated, or not ONNX at all?"
+                f"(got {stop - at} bytes, at most {end - at} are there). Fetch or export it again, if it is one."
             )
         return number, kind, at, stop
 

@@ -59,16 +59,18 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, workers)
 
 
-def refuse_idle(jobs: Sequence[Job]) -> None:
-    """Refuse a source in which nothing is to be done; of several models, some may be left as they are.
+def is_idle(jobs: Sequence[Job]) -> bool:
+    """Whether nothing is left to do, because it has been done; of several models, some may be left as they are.
 
     Raises:
-        ModelError: nothing to quantize, with the reasons.
+        ModelError: nothing could ever be quantized, with the reasons.
     """
-    if any(job.planned or any(skip.quantized for skip in job.skips) for job in jobs):
-        return
-    for job in jobs:
-        refuse_nothing(job.graph, job.skips)
+    if any(job.planned for job in jobs):
+        return False
+    if not any(skip.quantized for job in jobs for skip in job.skips):
+        for job in jobs:
+            refuse_nothing(job.graph, job.skips)
+    return True
 
 
 def announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None:

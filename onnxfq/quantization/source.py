@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxfq.model_files import MODEL_SUFFIX, is_folder, models_of
-from onnxfq.options import Options
+from onnxfq.model_files import is_folder, models_of
 from onnxfq.quantization.folder import copy_companions, expected_files, refuse_overlap
 from onnxfq.system.output import commit_files, commit_folder, refuse_losing, refuse_overwriting
 
@@ -37,13 +36,6 @@ class Source:
             ModelError: a folder has none.
         """
         return models_of(self.path) if self.is_folder else [self.path]
-
-    def default_output(self, options: Options) -> Path:
-        """`model.int4.onnx` beside `model.onnx`, `FOLDER-int4` beside `FOLDER`."""
-        suffix = f"int{options.scheme.bits}"
-        if self.is_folder:
-            return self.path.resolve().with_name(f"{self.path.resolve().name}-{suffix}")
-        return self.path.with_name(f"{self.path.stem}.{suffix}{MODEL_SUFFIX}")
 
     def refuse_output(self, output: Path, files: Sequence[Path]) -> None:
         """Refuse an output that would change the source.

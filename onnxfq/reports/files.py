@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from onnxfq.errors import OutputError, UsageError
+from onnxfq.errors import OutputError
 from onnxfq.reports.compare import ReportComparison
-from onnxfq.reports.formats import WRITERS, writer_of
+from onnxfq.reports.formats import WRITERS
 from onnxfq.reports.page import comparison_page, report_page
 from onnxfq.reports.report import Report
 from onnxfq.system.durable import write_durably
@@ -35,27 +34,3 @@ def _write(document: Report | ReportComparison, path: Path, text: str) -> None:
         raise OutputError(
             f"Cannot write the report '{path}' ({error.strerror or error}). {done}Choose another place for it."
         ) from error
-
-
-def check_report_path(path: Path, source: Path | None = None, output: Path | None = None) -> None:
-    """Refuse a report that could not be written, or would change the source or the output, before any work.
-
-    Raises:
-        UsageError: its name ends neither in .json nor in .html, its place cannot be written, or it is or lies in source
-            or output.
-    """
-    writer_of(path)
-    if not path.parent.is_dir():
-        raise UsageError(f"Cannot write the report: the folder '{path.parent}' does not exist. Create it first.")
-    if not _writable(path):
-        raise UsageError(f"Cannot write the report '{path}': it is a folder, or not writable. Choose another place.")
-    for what, taken in (("source", source), ("output", output)):
-        if taken is not None and path.resolve().is_relative_to(taken.resolve()):
-            raise UsageError(f"The report '{path}' would change the {what} '{taken}'. Choose another place for it.")
-
-
-def _writable(path: Path) -> bool:
-    try:
-        return not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
-    except OSError:  # a name too long, or the like
-        return False

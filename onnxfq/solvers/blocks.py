@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Float64Array, Uint8Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 _LARGEST = float(np.finfo(np.float32).max)
 _LANES = 8  # sums run in this many interleaved parts, so that they vectorise without reordering additions
@@ -23,14 +23,14 @@ def block_ranges(weight: Float32Array, block_size: int) -> tuple[Float32Array, F
     n, k = weight.shape
     lowest = np.empty((n, -(-k // block_size)), np.float32)
     highest = np.empty_like(lowest)
-    _ranges(weight, block_size, lowest, highest)
+    spread(_ranges, n, weight, block_size, lowest, highest)
     return lowest, highest
 
 
 def encode(weight: Float32Array, scale: Float32Array, zero_point: Uint8Array, bits: int, block_size: int) -> Uint8Array:
     """The nearest codes [N, K] on a grid; what lies outside takes the outermost finite point of it."""
     codes = np.empty(weight.shape, np.uint8)
-    _encode(weight, scale, zero_point, np.float32((1 << bits) - 1), block_size, codes)
+    spread(_encode, weight.shape[0], weight, scale, zero_point, np.float32((1 << bits) - 1), block_size, codes)
     return codes
 
 
@@ -64,15 +64,19 @@ def squared_errors(
     """
     errors = np.empty(scale.shape, np.float64)
     weights = np.ones(weight.shape[1], np.float32) if importance is None else importance
-    _errors(weight, scale, zero_point, np.float32((1 << bits) - 1), block_size, weights, errors)
+    spread(
+        _errors, weight.shape[0], weight, scale, zero_point, np.float32((1 << bits) - 1), block_size, weights, errors
+    )
     return errors
 
 
 # Weights are finite, and least and greatest do not depend on the order in which they are looked for.
-@compiled(parallel=True, fastmath=frozenset({"nnan", "nsz", "reassoc"}))
-def _ranges(weight: Float32Array, block_size: int, lowest: Float32Array, highest: Float32Array) -> None:
-    n, k = weight.shape
-    for row in prange(n):
+@compiled(fastmath=frozenset({"nnan", "nsz", "reassoc"}))
+def _ranges(
+    begin: int, end: int, weight: Float32Array, block_size: int, lowest: Float32Array, highest: Float32Array
+) -> None:
+    k = weight.shape[1]
+    for row in range(begin, end):
         for block in range(lowest.shape[1]):
             values = weight[row, block * block_size : min(k, (block + 1) * block_size)]
             low = np.float32(0)
@@ -101,8 +105,10 @@ def _nearest(value: np.float32, step: np.float32, low: np.float32, high: np.floa
     return rounded
 
 
-@compiled(parallel=True)
+@compiled()
 def _encode(
+    begin: int,
+    end: int,
     weight: Float32Array,
     scale: Float32Array,
     zero_point: Uint8Array,
@@ -110,8 +116,8 @@ def _encode(
     block_size: int,
     codes: Uint8Array,
 ) -> None:
-    n, k = weight.shape
-    for row in prange(n):
+    k = weight.shape[1]
+    for row in range(begin, end):
         for block in range(scale.shape[1]):
             step = scale[row, block]
             zero = np.float32(zero_point[row, block])
@@ -122,8 +128,10 @@ def _encode(
                 places[i] = np.uint8(np.int32(_nearest(values[i], step, low, high) + zero))
 
 
-@compiled(parallel=True)
+@compiled()
 def _errors(
+    begin: int,
+    end: int,
     weight: Float32Array,
     scale: Float32Array,
     zero_point: Uint8Array,
@@ -132,8 +140,8 @@ def _errors(
     importance: Float32Array,
     errors: Float64Array,
 ) -> None:
-    n, k = weight.shape
-    for row in prange(n):
+    k = weight.shape[1]
+    for row in range(begin, end):
         lanes = np.empty(_LANES, np.float64)
         for block in range(scale.shape[1]):
             first = block * block_size

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import SMALLEST_SCALE, QuantizedWeight, WeightRange
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.blocks import limits_of, spanning_grid
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 _TOGETHER = 256  # outputs that are rounded side by side
 
@@ -35,14 +35,28 @@ def round_columns(stored: Float32Array, columns: slice, scheme: Scheme) -> tuple
     codes, scale = np.empty((n, k), np.uint8), np.empty((n, -(-k // block_size)), np.float32)
     zero_point, found = np.empty(scale.shape, np.uint8), np.empty((-(-n // _TOGETHER), 4))
     smallest = np.float32(SMALLEST_SCALE["float32"])
-    _round(stored, columns.start, block_size, scheme.levels - 1, smallest, codes, scale, zero_point, found)
+    spread(
+        _round,
+        found.shape[0],
+        stored,
+        columns.start,
+        block_size,
+        scheme.levels - 1,
+        smallest,
+        codes,
+        scale,
+        zero_point,
+        found,
+    )
     q = QuantizedWeight(codes, scale, zero_point, scheme.bits, block_size, "float32")
     energies, errors, least, largest = found.T
     return q, float(errors.sum()), WeightRange(float(energies.sum()), float(least.min()), float(largest.max()))
 
 
-@compiled(parallel=True)
+@compiled()
 def _round(
+    begin: int,
+    end: int,
     stored: Float32Array,
     start: int,
     block_size: int,
@@ -54,7 +68,7 @@ def _round(
     found: npt.NDArray[np.float64],
 ) -> None:
     n, k = codes.shape
-    for strip in prange(found.shape[0]):
+    for strip in range(begin, end):
         left = strip * _TOGETHER
         width = min(n - left, _TOGETHER)
         low, high = np.empty(_TOGETHER, np.float32), np.empty(_TOGETHER, np.float32)

@@ -34,7 +34,7 @@ def descend(draft: Draft, hessian: Float32Array, column_batch: int, *, refit: bo
         _visit_batch(gradient, within, inverse[first:last], error, draft.codes, *grid, first)
 
 
-@compiled(nogil=True)
+@compiled()
 def _visit_batch(
     gradient: Float32Array,
     hessian: Float32Array,
@@ -76,7 +76,7 @@ def _visit_batch(
             start = end
 
 
-@compiled(nogil=True)
+@compiled()
 def _sum_blocks(hessian: Float32Array, span: int, sums: Float32Array) -> None:
     """The column sums of every block's own part of the objective."""
     for j in range(sums.size):
@@ -85,7 +85,7 @@ def _sum_blocks(hessian: Float32Array, span: int, sums: Float32Array) -> None:
             sums[i] += hessian[j, i]
 
 
-@compiled(nogil=True)
+@compiled()
 def _visit_codes(
     gradient: Float32Array,
     hessian: Float32Array,
@@ -113,7 +113,7 @@ def _visit_codes(
                 gradient[i] += delta * line[i]
 
 
-@compiled(nogil=True)
+@compiled()
 def _fit_block(
     gradient: Float32Array,
     hessian: Float32Array,
@@ -147,7 +147,7 @@ def _fit_block(
     return best_grid(step, lowest, highest, squares, mixed, ones, pull, total, split)
 
 
-@compiled(nogil=True)
+@compiled()
 def _move_block(
     gradient: Float32Array,
     hessian: Float32Array,

@@ -32,7 +32,7 @@ def code_with_feedback(draft: Draft, curvature: Curvature, column_batch: int) ->
             wanted[:, last:] -= part @ factor[first:last, last:]
 
 
-@compiled(nogil=True)
+@compiled()
 def _code_batch(
     wanted: Float32Array,
     factor: Float32Array,

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.quantized import round_scale
@@ -14,6 +13,7 @@ from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import squared_errors
 from onnxfq.solvers.range_grid import range_grid
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 CANDIDATES = 16  # grids tried at once: a multiple of what vector units hold
 FINEST = 0.02  # stages go on until neighbouring candidates' scales differ by less than this
@@ -92,7 +92,9 @@ def _fit_blocks(
     factors, shifts = _stages(min(block_size, weight.shape[1]), scheme)
     ratio, zero = np.empty_like(scale), np.empty_like(zero_point)
     top = np.float32(scheme.levels - 1)
-    _search(weight, importance, scale, zero_point, factors, shifts, top, block_size, ratio, zero)
+    spread(
+        _search, weight.shape[0], weight, importance, scale, zero_point, factors, shifts, top, block_size, ratio, zero
+    )
     return ratio, zero
 
 
@@ -110,7 +112,7 @@ def _fit_tensor(
     best = (np.inf, np.float32(1), np.float32(zero_point[0, 0]))
     for factors, shifts in zip(*_stages(weight.size, scheme), strict=True):
         ratios, zeros = best[1] * factors, np.clip(best[2] + shifts, np.float32(0), top)
-        _row_sums(weight, importance, scale[0, 0], ratios, zeros, top, sums)
+        spread(_row_sums, weight.shape[0], weight, importance, scale[0, 0], ratios, zeros, top, sums)
         best = _pick(sums.sum(axis=0, dtype=np.float64), ratios, zeros, *best)
     return np.full_like(scale, best[1]), np.full_like(zero_point, best[2])
 
@@ -169,8 +171,10 @@ def _add(
             squares[c] += h * t * t
 
 
-@compiled(parallel=True)
+@compiled()
 def _row_sums(
+    begin: int,
+    end: int,
     weight: Float32Array,
     importance: Float32Array,
     scale: np.float32,
@@ -181,14 +185,16 @@ def _row_sums(
 ) -> None:
     """The three sums of `_add` for every row, [N, 3, CANDIDATES]."""
     inverses = np.float32(1) / ratios
-    for row in prange(weight.shape[0]):
+    for row in range(begin, end):
         s = sums[row]
         s[:] = 0
         _add(weight[row], importance, np.float32(1) / scale, ratios, inverses, -zeros, top - zeros, s[0], s[1], s[2])
 
 
-@compiled(parallel=True)
+@compiled()
 def _search(
+    begin: int,
+    end: int,
     weight: Float32Array,
     importance: Float32Array,
     scale: Float32Array,
@@ -201,8 +207,8 @@ def _search(
     zero: Uint8Array,
 ) -> None:
     """All stages for every block; weights are measured in steps of the block's min/max grid."""
-    n, k = weight.shape
-    for row in prange(n):
+    k = weight.shape[1]
+    for row in range(begin, end):
         ratios = np.empty(CANDIDATES, np.float32)  # allocated one by one: views of one array would not vectorise
         zeros = np.empty(CANDIDATES, np.float32)
         inverses = np.empty(CANDIDATES, np.float32)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from onnxfq.arrays import Float32Array, Float64Array, Uint8Array
 from onnxfq.quantized import SMALLEST_SCALE, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import block_ranges, spanning_grid
 from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 
 def range_grid(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> tuple[Float32Array, Uint8Array]:
@@ -36,12 +36,14 @@ def range_grid(weight: Float32Array, scheme: Scheme, scale_type: ScaleType) -> t
 def _grid(lowest: Float32Array, highest: Float32Array, top: int) -> tuple[Float32Array, Uint8Array]:
     """The usual case in one pass: the same numbers as by the way of `round_scale`."""
     scale, zero_point = np.empty(lowest.shape, np.float32), np.empty(lowest.shape, np.uint8)
-    _fill_grid(lowest, highest, top, np.float32(SMALLEST_SCALE["float32"]), scale, zero_point)
+    spread(_fill_grid, lowest.shape[0], lowest, highest, top, np.float32(SMALLEST_SCALE["float32"]), scale, zero_point)
     return scale, zero_point
 
 
-@compiled(parallel=True)
+@compiled()
 def _fill_grid(
+    begin: int,
+    end: int,
     lowest: Float32Array,
     highest: Float32Array,
     top: int,
@@ -49,7 +51,7 @@ def _fill_grid(
     scale: Float32Array,
     zero_point: Uint8Array,
 ) -> None:
-    for row in prange(lowest.shape[0]):
+    for row in range(begin, end):
         for block in range(lowest.shape[1]):
             low, high = np.float64(lowest[row, block]), np.float64(highest[row, block])
             scale[row, block], zero_point[row, block] = spanning_grid(low, high, top, smallest)

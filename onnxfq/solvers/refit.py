@@ -66,14 +66,14 @@ def _refit(
         zero_point[row] += move
 
 
-@compiled(nogil=True)
+@compiled()
 def rounded(value: np.float32, split: np.float32) -> np.float32:
     """The nearest number with fewer bits (Veltkamp's splitting)."""
     spread = np.float32(value * split)
     return np.float32(spread - np.float32(spread - value))
 
 
-@compiled(nogil=True)
+@compiled()
 def best_grid(
     step: np.float32,
     lowest: float,

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 
-import numba
 import numpy as np
 from threadpoolctl import ThreadpoolController
+
+from onnxfq.system.threads import thread_count
 
 CHUNK = 64  # rows; never derived from the number of threads
 
@@ -21,8 +22,7 @@ def row_threads(n: int) -> Iterator[EachChunk]:
     """Threads for the rows of one weight.
 
     Inside, matrix products run on the calling thread alone: how they are summed up depends on how many threads share
-    one. Work handed over must not call loops compiled with `parallel=True`, which one thread may enter at a time.
-    Sums beyond float32 are no reason for a warning: whoever compares results finds them not to be numbers.
+    one. Sums beyond float32 are no reason for a warning: whoever compares results finds them not to be numbers.
 
     Args:
         n: how many rows there are.
@@ -33,7 +33,7 @@ def row_threads(n: int) -> Iterator[EachChunk]:
     chunks = [slice(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
     with (
         products_alone(),
-        ThreadPoolExecutor(numba.get_num_threads()) as pool,
+        ThreadPoolExecutor(thread_count()) as pool,
         np.errstate(over="ignore", invalid="ignore"),
     ):
 

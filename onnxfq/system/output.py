@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from onnxfq.errors import OnnxfqError, OutputError, UsageError
@@ -209,6 +209,29 @@ def _swap(moves: Sequence[tuple[Path, Path]]) -> None:
     for new, place in moves:
         if new.exists():
             new.rename(place)
+
+
+@contextmanager
+def parent_made(output: Path) -> Iterator[None]:
+    """Make the folder of an output; it goes again where nothing is written into it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    folder = output.parent
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"Cannot make the folder '{folder}' ({reason}). Choose another place with `output`."
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def check_place(output: Path, *, folder: bool) -> None:

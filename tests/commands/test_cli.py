@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numba
 import pytest
 
 from onnxfq import cli, pipeline
 from onnxfq.session import available_providers
+from onnxfq.system.threads import thread_count
 from onnxfq.version import VERSION
 from support.models import model as parse
 from support.models import write
-from support.tiny import QUICK, entries, inspect, pair, quantize, weight
+from support.tiny import QUICK, contents, entries, inspect, pair, quantize, weight
 
 EVIL = "[bold]evil[/bold] :warning: \x1b[31mred\x07 \u202e\x9b2J"
 SHOWN = "[bold]evil[/bold] :warning: \\x1b[31mred\\x07 \\u202e\\x9b2J"
@@ -40,21 +40,73 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 Output = pytest.CaptureFixture[str]
 
 
-def test_quantize_writes_beside_the_source_and_prints_on_stderr_only(model: Path, capsys: Output) -> None:
+def test_quantize_writes_beside_the_source_prints_tables_on_stdout_and_the_rest_on_stderr(
+    model: Path, capsys: Output
+) -> None:
     assert quantize(model, *QUICK) == 0
     assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
     out, err = capsys.readouterr()
+    assert "m.int4.onnx" in out
+    assert "bytes quantized" in out
+    for text in ("verifying", "Note: NOT VALIDATED"):
+        assert text in err
+        assert text not in out
+    assert "bytes quantized" not in err
+
+
+def test_quiet_prints_neither(model: Path, capsys: Output) -> None:
+    assert quantize(model, *QUICK, "-q") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_folder_as_output_of_a_file_is_where_it_is_written(model: Path, capsys: Output) -> None:
+    folder = model.parent / "there"
+    folder.mkdir()
+    assert quantize(model, *QUICK, "-o", folder) == 0
+    assert entries(folder) == ["m.int4.onnx"]
+    assert str(folder / "m.int4.onnx") in capsys.readouterr().out
+    assert quantize(model, *QUICK, "--bits", "8", "-o", f"{folder}/", "--report", folder / "r.json") == 0
+    assert entries(folder) == ["m.int4.onnx", "m.int8.onnx", "r.json"]
+
+
+def test_a_slash_behind_the_output_makes_the_folder(model: Path, capsys: Output) -> None:
+    assert quantize(model, *QUICK, "-o", f"{model.parent}/new/") == 0
+    assert entries(model.parent / "new") == ["m.int4.onnx"]
+    assert quantize(model, *QUICK, "-o", f"{model.parent}/nowhere/new/") == 3
+    assert "Cannot make the folder" in capsys.readouterr().err
+    assert quantize(model, *QUICK, "-o", f"{model}/") == 3
+    assert entries(model.parent) == ["m.onnx", "new"]
+
+
+def test_a_folder_that_was_made_in_vain_goes_again(model: Path) -> None:
+    assert quantize(model, *QUICK, "-o", f"{model.parent}/new/", "--include", "nowhere") == 2
+    assert entries(model.parent) == ["m.onnx"]
+
+
+def test_what_is_quantized_already_is_left_in_one_line(model: Path, capsys: Output) -> None:
+    assert quantize(model, *QUICK) == 0
+    done = model.with_name("m.int4.onnx")
+    before = contents(model.parent)
+    capsys.readouterr()
+    assert quantize(done, "-o", model.with_name("again.onnx"), "--max-kl", "1") == 0
+    out, err = capsys.readouterr()
     assert out == ""
-    assert "m.int4.onnx" in err
-    assert "NOT VALIDATED" in err
+    assert err.splitlines()[-1] == (f"'{done}' is quantized already: nothing was left to do, and nothing was written.")
+    assert len(err.splitlines()) == 1
+    assert quantize(done, "-q") == 0
+    assert capsys.readouterr() == ("", "")
+    assert quantize(done, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["output"], told["targets"]) == (None, [])
+    assert contents(model.parent) == before
 
 
 def test_validation_is_on_by_default_and_says_where_its_inputs_come_from(model: Path, capsys: Output) -> None:
     assert quantize(model, "--algorithm", "rtn") == 0
-    err = capsys.readouterr().err
-    assert "relative MSE" in err
-    assert "as fast" in err
-    assert "inputs generated" in err
+    out, err = capsys.readouterr()
+    assert "relative MSE" in out
+    assert "as fast" in out
+    assert "inputs generated" in out
     assert "made up" in err
 
 
@@ -85,8 +137,8 @@ def test_inspect_tells_the_same_and_writes_nothing(model: Path, capsys: Output) 
     assert told["output"] is None
     assert inspect(model) == 0
     out, err = capsys.readouterr()
-    assert out == ""
-    assert "Estimate" in err
+    assert "Estimate" in out
+    assert err == ""
     assert entries(model.parent) == ["m.onnx"]
 
 
@@ -209,7 +261,7 @@ def test_names_reach_the_terminal_as_text_only(evil: Path, capsys: Output, comma
     assert command(evil, "--exclude", "evil", *quick) == 0
     out, err = capsys.readouterr()
     assert not set("\x1b\x07\x9b\u202e") & set(out + err)
-    assert SHOWN in err
+    assert SHOWN in out
 
 
 def test_names_in_errors_reach_the_terminal_as_text_only(evil: Path, capsys: Output) -> None:
@@ -235,9 +287,9 @@ def test_long_work_is_announced(
 
 
 def test_threads_hold_for_one_run_only(model: Path) -> None:
-    before = numba.get_num_threads()
+    before = thread_count()
     seen = []
-    pipeline.quantize(model, threads=1, validate=False, progress=lambda *_: seen.append(numba.get_num_threads()))
+    pipeline.quantize(model, threads=1, validate=False, progress=lambda *_: seen.append(thread_count()))
     assert set(seen) == {1}
-    assert numba.get_num_threads() == before
+    assert thread_count() == before
     assert quantize(model, "--algorithm", "rtn", "--threads", "100000") == 0

@@ -16,14 +16,17 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full h
 
 
 @posix
-@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", pytest.param("2>/dev/full", marks=full), "closed pipe"])
+@pytest.mark.parametrize(
+    "streams",
+    ["2>&-", "<&- >&- 2>&-", *(pytest.param(f"{n}>/dev/full", marks=full) for n in (1, 2)), "closed pipe"],
+)
 def test_a_run_that_nobody_listens_to_succeeds(tmp_path: Path, streams: str) -> None:
     model = pair(tmp_path / "m.onnx")
     command = [sys.executable, "-m", "onnxfq", "quantize", str(model), "-o", str(tmp_path / "out.onnx"), *QUICK]
     if streams == "closed pipe":
         read, write = os.pipe()
         os.close(read)
-        done = subprocess.run(command, stderr=write, check=False)
+        done = subprocess.run(command, stdout=write, stderr=write, check=False)
         os.close(write)
     else:
         done = subprocess.run(["sh", "-c", f'exec "$@" {streams}', "sh", *command], check=False)

@@ -248,8 +248,8 @@ def test_a_model_that_is_quantized_already(tmp_path: Path, capsys: Output) -> No
     path = pair(tmp_path / "m.onnx")
     assert quantize(path, *QUICK) == 0
     assert quantize(tmp_path / "m.int4.onnx", "--algorithm", "rtn", "-o", tmp_path / "again.onnx") == 0
-    assert "already quantized: nothing was left to do" in capsys.readouterr().err
-    assert operators(tmp_path / "again.onnx") == ["MatMulNBits", "MatMulNBits"]
+    assert "is quantized already: nothing was left to do" in capsys.readouterr().err
+    assert entries(tmp_path) == ["m.int4.onnx", "m.onnx"]
 
 
 def test_activations_that_the_cpu_does_not_take(tmp_path: Path, capsys: Output) -> None:

@@ -70,8 +70,8 @@ def test_data_that_cannot_be_used(kind: str, tmp_path: Path, capsys: Output) -> 
 def test_data_that_fit_are_used_and_named(tmp_path: Path, capsys: Output) -> None:
     calib = npz(tmp_path, x=np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32))
     assert quantize(pair(tmp_path / "m.onnx"), "--algorithm", "rtn", "--calib", calib) == 0
-    err = capsys.readouterr().err
-    assert "given: data.npz" in err
+    out, err = capsys.readouterr()
+    assert "given: data.npz" in out
     assert "made up" not in err
 
 

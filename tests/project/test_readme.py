@@ -215,7 +215,7 @@ def test_what_the_first_command_prints_is_what_the_readme_shows(
     monkeypatch.setenv("COLUMNS", "120")
     (shown,) = SHOWN.findall(README.read_text(encoding="utf-8"))
     run_here(shown[0])
-    printed = [line.split() for line in capsys.readouterr().err.splitlines()]
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     for line in (line for line in shown[1].splitlines() if line.strip(" ─")):
         words = line.split()
         measured = line.lstrip().startswith(("time,", "logits"))

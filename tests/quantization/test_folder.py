@@ -94,7 +94,7 @@ def test_inspect_changes_nothing(export: Path, capsys: Output) -> None:
     assert len(told["targets"]) == 4
     assert told["gates"] == []
     assert inspect(export) == 0
-    assert "decoder_model.onnx: h" in " ".join(capsys.readouterr().err.split())
+    assert "decoder_model.onnx: h" in " ".join(capsys.readouterr().out.split())
     assert contents(export.parent) == before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -18,6 +17,7 @@ from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers import BEST_WITHOUT_DATA, SOLVERS, Solver, algorithm_text, make_solver
 from onnxfq.statistics import Statistics
+from onnxfq.system.threads import limited_threads
 from support.calibration import disturbed, inputs, measured, row_losses
 from support.pairs import pairs
 from support.weights import (
@@ -178,15 +178,13 @@ def test_layout_and_inputs_are_left_alone(algorithm: str) -> None:
 def test_same_bytes_for_any_number_of_threads(algorithm: str, granularity: int | Granularity, symmetric: bool) -> None:
     solver, scheme, weight = solver_of(algorithm), Scheme(4, granularity, symmetric), normal(200, K)
     statistics = statistics_for(solver, K, tokens=600)
-    threads = numba.get_num_threads()
     solved = []
-    for count in (1, min(2, threads)):
-        numba.set_num_threads(count)
+    for count in (1, 2):
         own = None if statistics is None else replace(statistics)  # nothing derived from it is left
-        q = solver.solve(weight, scheme, own, scale_type="float16")
-        scale = None if own is None else solver.input_scale([weight], scheme, own, scale_type="float16")
+        with limited_threads(count):
+            q = solver.solve(weight, scheme, own, scale_type="float16")
+            scale = None if own is None else solver.input_scale([weight], scheme, own, scale_type="float16")
         solved.append((*content(q), b"" if scale is None else scale.tobytes()))
-    numba.set_num_threads(threads)
     assert solved[0] == solved[1]
 
 

@@ -154,9 +154,10 @@ def test_a_missing_parent_folder(model: Path, capsys: Output) -> None:
 def test_a_folder_for_a_file(model: Path, capsys: Output) -> None:
     folder = model.parent / "folder"
     folder.mkdir()
+    (folder / f"{model.stem}.int4.onnx").mkdir()  # in the very place of the result
     assert quantize(model, "-o", folder, *QUICK) == 2
-    assert str(folder / "model.int4.onnx") in capsys.readouterr().err
-    assert entries(folder) == []
+    assert str(folder / f"{model.stem}.int4.onnx" / "model.int4.onnx") in capsys.readouterr().err
+    assert entries(folder) == [f"{model.stem}.int4.onnx"]
 
 
 @posix

@@ -88,7 +88,6 @@ class Runner:
     """
 
     def __init__(self, folder: Path, *, traces: bool) -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.environ["COLUMNS"] = "400"
         import onnx  # noqa: F401 - children find it imported
         import onnx_graphsurgeon  # noqa: F401

@@ -35,6 +35,7 @@ from onnxfq.feeds import load_feeds
 from onnxfq.quantization.solved_weight import parted
 from onnxfq.scheme import Scheme
 from onnxfq.signature import Signature, TensorSpec
+from onnxfq.system.loop_cache import cache_folder
 from onnxfq.system.progress_bar import progress_bar
 from onnxfq.system.terminal import one_line
 from tools.fuzzing.case import MODEL, SECRET, SECRET_NAME, Case
@@ -68,9 +69,8 @@ class Watch:
     def __init__(self) -> None:
         self.on = False
         self.opened: list[str] = []
-        self.allowed = tuple(
-            os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, "/usr", "/lib", "/proc/self", "/sys", ROOT)
-        )
+        machine = (sys.prefix, sys.base_prefix, "/usr", "/lib", "/proc/self", "/sys")
+        self.allowed = tuple(os.path.realpath(p) for p in (*machine, ROOT, cache_folder() or ROOT))
         sys.addaudithook(self._hook)
         libc = ctypes.CDLL(None, use_errno=True)
         self._libc, self._notify = libc, libc.inotify_init1(os.O_NONBLOCK) if hasattr(libc, "inotify_init1") else -1
