@@ -21,6 +21,7 @@ from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
 from onnxfq.graph.checks import check_calls, checker_copy, garbled
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
+from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
@@ -275,6 +276,7 @@ def _parse(path: Path) -> tuple[ModelProto, _Stamp]:
     name = garbled(model)
     if name:
         raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
+    spell_domain(model)
     return model, stamp
 
 
