@@ -34,7 +34,7 @@ class Measured:
 
     Attributes:
         names: of the value in the original, and in the quantized model where it differs.
-        transposed: it is [K, tokens].
+        transposed: it is [K, tokens], or [..., K, tokens].
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
         k: columns (rows where transposed) that the stage's weights want.
     """
@@ -141,8 +141,11 @@ class Running:
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
         original, *twin = (values[name] for name in measured.names)
-        k = measured.k
-        if original.ndim == 0 or original.shape[0 if measured.transposed else -1] != k:
+        k, transposed = measured.k, measured.transposed
+        if transposed and original.ndim > 2:
+            original, *twin = (np.swapaxes(value, -1, -2) for value in (original, *twin))
+            transposed = False
+        if original.ndim == 0 or original.shape[0 if transposed else -1] != k:
             raise DataError(
                 f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a "
                 f"weight of {k} rows. Give data that fit the model (`calib`), or export it again."
@@ -152,7 +155,7 @@ class Running:
                 original.dtype,
                 k,
                 crossed=bool(twin),
-                transposed=measured.transposed,
+                transposed=transposed,
                 rounded_in=measured.rounded_in,
                 provider=self._program.provider,
                 threads=self._program.threads,

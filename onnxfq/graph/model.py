@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from blake3 import blake3
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
-from onnx import ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, Node, bodies
@@ -25,6 +25,7 @@ from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
+from onnxfq.graph.ranks import Ranks
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
@@ -56,6 +57,7 @@ class Graph:
         self.bodies = bodies(model)
         self._stamps = stamps
         self.edits = Edits(self.bodies)
+        self._ranks = Ranks(model, self.bodies)
 
     @classmethod
     def load(cls, path: Path) -> Graph:
@@ -180,6 +182,16 @@ class Graph:
         overridable = self.model.ir_version >= OVERRIDABLE_FROM_IR
         return resolve(node.body, node.inputs[index], self.path, overridable=overridable)
 
+    def rank(self, node: Node, index: int) -> int | None:
+        """How many dimensions the node's input number `index` has; None where nothing tells."""
+        return self._ranks.of(node.body, node.inputs[index])
+
+    def opset(self, node: Node) -> int:
+        """The version of ONNX's operator set that the node is written for; 0 where none is imported."""
+        root = node.body.root
+        holder = root.proto if isinstance(root.proto, FunctionProto) else self.model
+        return max((known.version for known in holder.opset_import if not known.domain), default=0)
+
     def producer(self, node: Node, index: int) -> Node | None:
         """The node whose first output is the node's input number `index`; None where there is no such node."""
         name = node.inputs[index]
@@ -227,6 +239,7 @@ class Graph:
         self.edits.apply(self.model)
         self.bodies = bodies(self.model)
         self.edits = Edits(self.bodies)
+        self._ranks = Ranks(self.model, self.bodies)
 
     def set_metadata(self, values: dict[str, str]) -> None:
         """Set entries of `metadata_props`, replacing those of the same key."""

@@ -33,16 +33,6 @@ FAKE: dict[str, Array] = {"s": SCALE, "z": np.array(0, np.int8)}
 SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "computed": ("t = Transpose (x)  skipped = MatMul (x, t)", {}, COMPUTED),
     "computed Gemm": ("skipped = Gemm <transB = 1> (x, x)", {}, COMPUTED),
-    "left": (
-        "t = Transpose (x)  skipped = MatMul (l, t)",
-        {"l": grid(32, 64)},
-        "the constant weight is the left operand",
-    ),
-    "left in Gemm": (
-        "skipped = Gemm <transB = 1> (l, x)",
-        {"l": grid(32, 64)},
-        "the constant weight is the left operand",
-    ),
     "both": (
         "skipped = MatMul (l, w)",
         {"l": grid(32, 64), "w": W},
@@ -51,7 +41,7 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "3-D": (
         "skipped = MatMul (x, v)",
         {"v": np.stack([W, W])},
-        "unsupported shape: the weight has 3 dimensions [2, 64, 32], not 2",
+        "unsupported shape: the weight is a batch of matrices [2, 64, 32], MatMulNBits multiplies by one",
     ),
     "1-D": (
         "skipped = MatMul (x, v)",
