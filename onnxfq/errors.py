@@ -79,7 +79,7 @@ class DataError(OnnxfqError):
     Example:
         >>> onnxfq.quantize("model.onnx", calib="nowhere.txt")
         Traceback (most recent call last):
-        onnxfq.errors.DataError: There is no file nowhere.txt. Give a .npz, .jsonl or .txt file, or ...
+        onnxfq.errors.DataError: There is no file nowhere.txt. Give a .npz, .npy, .jsonl or .txt file, or ...
     """
 
 

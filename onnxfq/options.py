@@ -41,7 +41,7 @@ class Options:
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
         allow_slow: write formats that run slower than floating point.
-        calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of .npz files;
+        calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
             samples from Python, a dict of arrays each; or "self", with which the model makes its own. None: no
             calibration, and inputs made up for the comparison.
         tokenizer: the folder of tokenizer.json; None looks beside the model.

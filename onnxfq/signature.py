@@ -28,7 +28,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """All inputs a caller must feed, and all outputs, in the model's order."""
+    """What callers feed and get, in the model's order.
+
+    Attributes:
+        inputs: all that a caller must feed.
+        outputs: all that it gives.
+        defaults: inputs that have a value of their own, in whose place a caller may feed another.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    defaults: tuple[TensorSpec, ...] = ()

@@ -115,7 +115,7 @@ Calib = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|DIR|self",
-        help=f"Inputs to calibrate with and to compare on: {listed(FEED_FILES)}, a folder of .npz, or self.",
+        help=f"Inputs to calibrate with and to compare on: {listed(FEED_FILES)}, a folder of arrays, or self.",
         show_default="no calibration; made up for the comparison",
     ),
 ]

@@ -100,7 +100,8 @@ def element_type(spec: TensorSpec) -> np.dtype[np.generic]:
 
 
 def _complete(feed: Mapping[str, Array], signature: Signature, sizes: Sizes, rng: np.random.Generator | None) -> Feed:
-    return {spec.name: feed[spec.name] if spec.name in feed else _make(spec, sizes, rng) for spec in signature.inputs}
+    made = {spec.name: feed[spec.name] if spec.name in feed else _make(spec, sizes, rng) for spec in signature.inputs}
+    return made | {spec.name: feed[spec.name] for spec in signature.defaults if spec.name in feed}
 
 
 def _make(spec: TensorSpec, sizes: Sizes, rng: np.random.Generator | None) -> Array:
