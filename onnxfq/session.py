@@ -118,6 +118,7 @@ class Session:
         self._check_provider()
         self._signature = _signature(self._session)
         self._dtypes = {spec.name: spec.dtype for spec in self._signature.inputs}
+        self._defaults = {spec.name: spec.dtype for spec in self._signature.defaults}
         self._outputs = tuple(spec.name for spec in self._signature.outputs if spec.dtype not in NOT_ARRAYS)
         used = {spec.dtype for spec in (*self._signature.inputs, *self._signature.outputs)}
         self._by_value = "bfloat16" in used
@@ -200,9 +201,10 @@ class Session:
     def _check_feed(self, feed: Mapping[str, Array]) -> None:
         """Names and element types; shapes are ONNX Runtime's to judge."""
         problems = [f"{name} is missing" for name in self._dtypes if name not in feed]
-        problems += [f"{name} is not an input" for name in feed if name not in self._dtypes]
+        known = self._dtypes | self._defaults
+        problems += [f"{name} is not an input" for name in feed if name not in known]
         for name, array in feed.items():
-            got, wanted = dtype_name(array), self._dtypes.get(name)
+            got, wanted = dtype_name(array), known.get(name)
             if wanted is not None and got != wanted:
                 problems.append(f"{name} is {got}, wanted {wanted}")
         if problems:
@@ -308,8 +310,8 @@ def _options(threads: int | None, folder: Path | None, config: Mapping[str, str]
 
 
 def _signature(session: onnxruntime.InferenceSession) -> Signature:
-    inputs = tuple(_spec(argument) for argument in session.get_inputs())
-    return Signature(inputs, tuple(_spec(argument) for argument in session.get_outputs()))
+    groups = session.get_inputs(), session.get_outputs(), session.get_overridable_initializers()
+    return Signature(*(tuple(_spec(argument) for argument in group) for group in groups))
 
 
 def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:

@@ -109,6 +109,10 @@ Exclude = Annotated[
     list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
 ]
 AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats that run slower than floating point.")]
+ConstantInputs = Annotated[
+    bool,
+    typer.Option("--constant-inputs", help="Inputs with values of their own are constants, which no caller replaces."),
+]
 
 # Inputs
 Calib = Annotated[

@@ -31,6 +31,8 @@ def convert(feed: Mapping[str, Array], signature: Signature) -> Feed:
 
 def to_type(array: Array, spec: TensorSpec) -> Array:
     """An array in the type of an input; as it is where a value would be lost, or another kind of number is meant."""
+    if array.dtype.kind == "O" and all(isinstance(item, str) for item in array.flat):
+        return array.astype(str)  # of a type whose bytes are its text
     known = is_float(spec) or is_integer(spec) or spec.dtype == "bool"
     if not known or not _is_number(array):
         return array

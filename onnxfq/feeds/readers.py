@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
     feeds = tuple(complete(feed, signature, where) for feed, where in found)
     if not feeds:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
+    _refuse_mixed(feeds, signature, path.name)
     return Feeds(feeds, f"given: {path.resolve().name}")
 
 
@@ -72,7 +73,23 @@ def given_feeds(given: Iterable[Mapping[str, Array]], signature: Signature, *, s
         raise DataError(
             "There are no samples in `calib`. Give at least one, and a list where they are read more than once."
         )
+    _refuse_mixed(feeds, signature, "those given")
     return Feeds(tuple(feeds), "given: from Python")
+
+
+def _refuse_mixed(feeds: Sequence[Feed], signature: Signature, where: str) -> None:
+    """An input that has a value of its own is fed in all samples or in none: what depends on it is one or the other.
+
+    Raises:
+        DataError: it is given in some.
+    """
+    for spec in signature.defaults:
+        given = [number for number, feed in enumerate(feeds, start=1) if spec.name in feed]
+        if given and len(given) < len(feeds):
+            raise DataError(
+                f"{spec.name}, which has a value of its own, is given in some samples of {where} and not in others "
+                f"(got it in {len(given)} of {len(feeds)}, first in sample {given[0]}). Give it in all or in none."
+            )
 
 
 def complete(feed: Feed, signature: Signature, where: str) -> Feed:

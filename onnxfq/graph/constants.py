@@ -25,6 +25,7 @@ _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 _LONGEST_CHAIN = 64  # nodes
 _MOST_LOOKED_AT = 256  # names, to find out whether a value depends on constants alone
+_REPLACEABLE = "the weight is a graph input too, whose value callers may replace (`constant_inputs=True`: none does)"
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
 
@@ -148,7 +149,7 @@ class _Resolver:
         """What defines a name: a tensor, a node to go back through, or neither."""
         if name in home.initializers:
             if name in home.inputs and (self.overridable or home.parent):
-                return NotConstant(f"the weight '{name}' is a graph input too, whose value callers may replace")
+                return NotConstant(_REPLACEABLE)
             return read_header(home.initializers[name], self.model)
         if name in home.sparse:
             return NotConstant(f"the weight '{name}' is stored sparse")

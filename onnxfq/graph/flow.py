@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,6 +39,7 @@ class Flow:
     Args:
         graph: the model, before its edits are carried out.
         decide: tells the value of an If's condition; None for what may go either way, which then stays one step.
+        fed: inputs that are fed, whatever values of their own they have.
 
     Attributes:
         steps: in an order in which they can run.
@@ -47,7 +48,7 @@ class Flow:
         read_elsewhere: names that branches read which are never taken; other callers may take them.
     """
 
-    def __init__(self, graph: Graph, decide: Decide = lambda name: None) -> None:
+    def __init__(self, graph: Graph, decide: Decide = lambda name: None, fed: Collection[str] = ()) -> None:
         self._decide = decide
         self._taken: set[str] = set()
         self.bodies: list[Body] = []
@@ -55,6 +56,8 @@ class Flow:
         self.read_elsewhere: set[str] = set()
         self._scopes = {id(body.proto): body for body in graph.bodies}
         self.steps = list(self._open(graph.bodies[0]))
+        for name in fed:
+            self.constants.pop(name, None)
 
     @cached_property
     def writers(self) -> dict[str, Step]:

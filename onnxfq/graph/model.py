@@ -22,7 +22,7 @@ from onnxfq.graph.bodies import Body, Node, bodies
 from onnxfq.graph.checks import check_calls, checker_copy, garbled
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.domains import spell_domain
-from onnxfq.graph.editing import Edits
+from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.ranks import Ranks
@@ -60,8 +60,12 @@ class Graph:
         self._ranks = Ranks(model, self.bodies)
 
     @classmethod
-    def load(cls, path: Path) -> Graph:
+    def load(cls, path: Path, *, constant_inputs: bool = False) -> Graph:
         """Read a model's structure, and check that all its tensors are there.
+
+        Args:
+            path: the file.
+            constant_inputs: no caller replaces the values that inputs have: they become constants.
 
         Raises:
             ModelError: no such file, not ONNX, damaged, external data missing or outside the model's folder.
@@ -74,6 +78,8 @@ class Graph:
             )
         if not model.HasField("graph") or not model.graph.node:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantize. Is it an ONNX model?")
+        if constant_inputs and model.ir_version >= OVERRIDABLE_FROM_IR:
+            drop_defaults(model)
         graph = cls(path, model, {path: stamp})
         check_calls(model, graph.bodies, path)
         graph._check_attributes()

@@ -36,7 +36,7 @@ class Calibration:
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
-        flow = Flow(job.graph, lambda name: always(feeds, name))
+        flow = Flow(job.graph, lambda name: always(feeds, name), fed=feeds[0])
         targets = [p.target for p in job.planned]
         stages = find_stages(flow, targets)
         self.stages = [stage for stage in stages if stage.source]

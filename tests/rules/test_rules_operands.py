@@ -141,8 +141,9 @@ def test_a_left_operand_of_gemm(turned: tuple[int, int], added: str, tmp_path: P
     bias = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     inputs = declared(x, "x") + (f", {declared(shape, 'z')}" if name == "z" else "")
     term = f", {name}" if name else ""
-    proto = model(f"y = Gemm <alpha = 0.5, beta = 1.5, transA = {a}, transB = {b}> (w, x{term})", x=inputs,
-                  y="float[32, 5] y", constants={"w": W if a else LEFT} | ({"c": bias} if name == "c" else {}))  # fmt: skip
+    constants = {"w": W if a else LEFT} | ({"c": bias} if name == "c" else {})
+    body = f"y = Gemm <alpha = 0.5, beta = 1.5, transA = {a}, transB = {b}> (w, x{term})"
+    proto = model(body, x=inputs, y="float[32, 5] y", constants=constants)
     outcome = proven(proto, tmp_path, feed=fed(x))
     assert outcome.op_types.count("Transpose") == (1 if b else 2)
     assert_twice_is_once(outcome.output)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxfq.errors import ModelError
 from support import models
 from support.models import Array, K, constant, grid, model, proven, reasons
 
@@ -170,8 +171,22 @@ def test_initializers_that_callers_may_replace(tmp_path: Path) -> None:
     proto.graph.initializer.append(models.tensor(W, "fixed"))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("y2", 1, ["M", 32]))
     outcome = proven(proto, tmp_path)
-    assert reasons(outcome.report) == {"y": "the weight 'w' is a graph input too, whose value callers may replace"}
+    reason = "the weight is a graph input too, whose value callers may replace (`constant_inputs=True`: none does)"
+    assert reasons(outcome.report) == {"y": reason}
     assert [i.name for i in outcome.model.graph.input] == ["x", "w"]
+
+
+@pytest.mark.parametrize("ir", [3, 4, 8])
+def test_the_values_of_inputs_are_constants_where_the_user_says_so(ir: int, tmp_path: Path) -> None:
+    """What the reason names as the remedy works, and only then are the inputs gone."""
+    path = models.write(with_inputs(ir), tmp_path / "in.onnx")
+    if ir > 3:
+        with pytest.raises(ModelError, match=r"1x the weight is a graph input too.*`constant_inputs=True`"):
+            models.quantized_by_rtn(path)
+    outcome = proven(path, tmp_path, constant_inputs=True)
+    assert outcome.op_types == ["MatMulNBits"]
+    assert [i.name for i in outcome.model.graph.input] == ["x"]
+    assert outcome.report.settings["constant_inputs"] is True
 
 
 def test_a_shape_that_callers_may_replace(tmp_path: Path) -> None:
