@@ -11,8 +11,6 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.model import Graph, make_node
 
-# Values that are no arrays cannot be kept between two runs; what makes them is run again where they are wanted.
-_NO_ARRAYS = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence"})
 _RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")
 
 Decide = Callable[[str], bool | None]  # the value that the condition of an If always has, if it has one
@@ -49,7 +47,7 @@ class Flow:
     """
 
     def __init__(self, graph: Graph, decide: Decide = lambda name: None, fed: Collection[str] = ()) -> None:
-        self._decide = decide
+        self._graph, self._decide = graph, decide
         self._taken: set[str] = set()
         self.bodies: list[Body] = []
         self.constants: dict[str, TensorProto | SparseTensorProto] = {}
@@ -75,10 +73,13 @@ class Flow:
 
     @cached_property
     def static(self) -> frozenset[str]:
-        """Names that are computed again wherever they are wanted: they depend on no input, or are no arrays."""
+        """Names that are computed again wherever they are wanted.
+
+        They depend on no input, or are no arrays, which cannot be kept between two runs.
+        """
         fixed, no_arrays = set[str](), set[str]()
         for step in self.steps:
-            if step.node.op_type in _NO_ARRAYS:
+            if not all(self._graph.is_array(step.node, name) for name in step.writes):
                 no_arrays.update(step.writes)
             elif not step.node.op_type.startswith(_RANDOM) and all(
                 n in fixed or n in self.constants for n in step.reads

@@ -25,10 +25,10 @@ from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
-from onnxfq.graph.ranks import Ranks
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
+from onnxfq.graph.value_types import ValueTypes
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.signature import Signature
 
@@ -57,7 +57,7 @@ class Graph:
         self.bodies = bodies(model)
         self._stamps = stamps
         self.edits = Edits(self.bodies)
-        self._ranks = Ranks(model, self.bodies)
+        self._types = ValueTypes(model, self.bodies)
 
     @classmethod
     def load(cls, path: Path, *, constant_inputs: bool = False) -> Graph:
@@ -190,7 +190,11 @@ class Graph:
 
     def rank(self, node: Node, index: int) -> int | None:
         """How many dimensions the node's input number `index` has; None where nothing tells."""
-        return self._ranks.of(node.body, node.inputs[index])
+        return self._types.rank(node.body, node.inputs[index])
+
+    def is_array(self, node: Node, name: str) -> bool:
+        """Whether a value that the node sees is an array, and no sequence or the like."""
+        return self._types.is_array(node.body, name)
 
     def opset(self, node: Node) -> int:
         """The version of ONNX's operator set that the node is written for; 0 where none is imported."""
@@ -245,7 +249,7 @@ class Graph:
         self.edits.apply(self.model)
         self.bodies = bodies(self.model)
         self.edits = Edits(self.bodies)
-        self._ranks = Ranks(self.model, self.bodies)
+        self._types = ValueTypes(self.model, self.bodies)
 
     def set_metadata(self, values: dict[str, str]) -> None:
         """Set entries of `metadata_props`, replacing those of the same key."""
