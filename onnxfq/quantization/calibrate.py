@@ -11,11 +11,13 @@ from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.stages import Stage, find_stages
 from onnxfq.calibration.streams import Streams
+from onnxfq.errors import OperatorError
 from onnxfq.feeds import Feeds, always
 from onnxfq.graph import Flow, TensorFile
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight, joined, parted
+from onnxfq.quantization.validate import WITHOUT_RUNNING
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Fold, find_bias, find_fold, fold
 from onnxfq.statistics import Statistics
@@ -151,6 +153,8 @@ def calibrate(job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: Tenso
     calibration = Calibration(job, feeds, checkpoint, tensor_file)
     try:
         yield calibration
+    except OperatorError as error:
+        raise OperatorError(f"{error} {WITHOUT_RUNNING}") from error
     finally:
         calibration.streams.close()
 

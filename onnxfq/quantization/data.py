@@ -66,7 +66,7 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
             passages=_passages(job, shown) if options.wants_perplexity else None,
         )
         runtime = Runtime(job.provider, job.threads, options.memory, folder)
-        comparison = prepare_comparison(job.graph, inputs, runtime, progress)
+        comparison = prepare_comparison(job.graph, inputs, runtime, progress, calibrated=needed)
     return Data(feeds if needed else None, comparison)
 
 
