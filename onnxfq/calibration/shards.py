@@ -161,7 +161,7 @@ class Running:
                 threads=self._program.threads,
                 apart=self._apart,
             )
-        self.gram.add(original, twin[0] if twin else None, _rows(masks, original.size // max(1, k)))
+        self.gram.add(original, twin[0] if twin else None, token_rows(masks, original.size // max(1, k)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ def count_tokens(feed: Mapping[str, Array], masks: Sequence[Array]) -> int:
 def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[Squares]:
     """Squared error and squared size of rows [..., N] of both models; what is not finite counts in neither."""
     original = original.reshape(-1, original.shape[-1])
-    rows = _rows(masks, len(original))
+    rows = token_rows(masks, len(original))
     original, quantized = original[rows], quantized.reshape(-1, quantized.shape[-1])[rows]
     step, found = max(1, _AT_ONCE // original.shape[1]), []
     for start in range(0, len(original), step):
@@ -219,7 +219,7 @@ def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[
     return found
 
 
-def _rows(masks: Sequence[Array], count: int) -> Array:
+def token_rows(masks: Sequence[Array], count: int) -> Array:
     """Which of so many tokens count: those of the mask that is about so many, all where there is none."""
     for mask in masks:
         if mask.size == count:
