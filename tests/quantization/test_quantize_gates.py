@@ -227,7 +227,7 @@ def masked(folder: Path) -> Path:
     )
 
 
-LIMITS = {"max_error": 0.5, "min_cosine": 0.5}
+LIMITS: dict[str, Any] = {"max_error": 0.5, "min_cosine": 0.5}
 
 
 def test_a_comparison_that_met_no_quantized_weight_passes_no_gate(tmp_path: Path) -> None:
