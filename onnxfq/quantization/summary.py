@@ -22,7 +22,8 @@ CALIBRATION_TEXTS = (
 )
 UNSEEN = (
     "The comparison shows nothing: weights were changed and no output is, so that no quantized weight reaches an "
-    "output with these inputs, such as a mask that hides everything. Give inputs that the model is used with: `calib=FILE`."
+    "output with these inputs, such as a mask that hides everything. Give inputs that the model is used with: "
+    "`calib=FILE`."
 )
 SLOWER_BELOW = 0.95  # speed-ups nearer to 1 may be noise
 
