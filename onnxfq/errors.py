@@ -5,6 +5,7 @@ OnnxfqError
 │   ├── SchemeError            a quantization scheme that does not exist, or not on this provider
 │   └── ProviderError          an execution provider that was asked for is not there
 ├── ModelError                 the model cannot be read or handled (exit code 3)
+│   └── OperatorError          ONNX Runtime lacks an operator of it, so that it cannot be run
 ├── DataError                  calibration or validation data cannot be used (exit code 3)
 ├── ExecutorError              work that was sent elsewhere cannot be done or did not come back (exit code 3)
 ├── OutputError                the result cannot be written (exit code 3)
@@ -73,13 +74,22 @@ class ModelError(OnnxfqError):
     """
 
 
+class OperatorError(ModelError):
+    """The model has an operator that ONNX Runtime lacks: it can be quantized, but not run.
+
+    Example:
+        >>> issubclass(onnxfq.OperatorError, onnxfq.ModelError)
+        True
+    """
+
+
 class DataError(OnnxfqError):
     """Calibration or validation data do not fit the model or cannot be read.
 
     Example:
         >>> onnxfq.quantize("model.onnx", calib="nowhere.txt")
         Traceback (most recent call last):
-        onnxfq.errors.DataError: There is no file nowhere.txt. Give a .npz, .jsonl or .txt file, or ...
+        onnxfq.errors.DataError: There is no file nowhere.txt. Give a .npz, .npy, .jsonl or .txt file, or ...
     """
 
 

@@ -10,9 +10,11 @@ from onnxfq.errors import DataError
 # What becomes inputs of a model, and what each holds; `feeds.readers` has a reader for each.
 FEED_FILES = {
     ".npz": "an array for each input, the first axis counting samples",
+    ".npy": "the array of a model with one input, the first axis counting samples",
     ".jsonl": 'a sample a line, an object with "text", or "input_ids", or the inputs of the model by name',
     ".txt": "running text, cut into windows of consecutive tokens",
 }
+ARRAY_FILES = (".npz", ".npy")  # a folder may hold many of them
 RUNNING_TEXT = ".txt"  # whole texts, and the only one that is no list of samples
 # What becomes records, by the names of columns; `feeds.records` reads them.
 RECORD_FILES = {

@@ -43,7 +43,9 @@ class Options:
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
         allow_slow: write formats that run slower than floating point.
-        calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of .npz files;
+        constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
+            caller replaces them, and the output does not list them.
+        calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
             samples from Python, a dict of arrays each; or "self", with which the model makes its own. None: no
             calibration, and inputs made up for the comparison.
         tokenizer: the folder of tokenizer.json; None looks beside the model.
@@ -84,6 +86,7 @@ class Options:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     allow_slow: bool = False
+    constant_inputs: bool = False
     calib: CalibrationData | None = None
     tokenizer: str | Path | None = None
     samples: int = 128
@@ -180,7 +183,7 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
-        names = ("embeddings", "allow_slow", "samples", "seq_len", "seed", "validate", *GATES)
+        names = ("embeddings", "allow_slow", "constant_inputs", "samples", "seq_len", "seed", "validate", *GATES)
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
@@ -210,6 +213,7 @@ class Changes(TypedDict, total=False):
     include: Sequence[str]
     exclude: Sequence[str]
     allow_slow: bool
+    constant_inputs: bool
     calib: CalibrationData | None
     tokenizer: str | Path | None
     samples: int

@@ -261,6 +261,7 @@ def _solve_and_rewrite(
             if solved is None:
                 solved = _calibrate_and_solve(job, calibration, position, rewriting.missing(stage.targets), steps)
                 calibration.save(position, solved)
+            calibration.weigh_rounding(solved)
             calibration.scale_inputs(stage, solved)
             for index in stage.targets:
                 rewriting.apply(index, solved.get(index), calibration.biases.get(index))

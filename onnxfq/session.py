@@ -19,10 +19,10 @@ import ml_dtypes
 import numpy as np
 
 from onnxfq.arrays import Array
-from onnxfq.errors import DataError, ModelError, ProviderError
+from onnxfq.errors import DataError, ModelError, OperatorError, ProviderError
 from onnxfq.providers import FALLBACK, PROVIDERS, ProviderName, facts
 from onnxfq.runtime_distributions import conflict, why_not_imported
-from onnxfq.signature import Signature, TensorSpec
+from onnxfq.signature import Signature, runtime_spec
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -32,15 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 
 NOT_ARRAYS = frozenset({"sequence", "optional", "map", "sparse"})  # types of values that no numpy array holds
 
-_NUMPY_NAMES = {
-    "float": "float32",
-    "double": "float64",
-    "float8e4m3fn": "float8_e4m3fn",
-    "float8e4m3fnuz": "float8_e4m3fnuz",
-    "float8e5m2": "float8_e5m2",
-    "float8e5m2fnuz": "float8_e5m2fnuz",
-}
-_CONTAINERS = {"seq": "sequence", "optional": "optional", "map": "map", "sparse_tensor": "sparse"}
+_UNKNOWN_OPERATOR = re.compile(r"([^\s:]+(?::\S+?)?)\(-?\d+\) is not a registered function/op")
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16, which numpy alone does not know
 _FATAL = 4  # logging severity: what goes wrong arrives as an exception, nothing is printed beside it
 
@@ -119,6 +111,7 @@ class Session:
         self._check_provider()
         self._signature = _signature(self._session)
         self._dtypes = {spec.name: spec.dtype for spec in self._signature.inputs}
+        self._defaults = {spec.name: spec.dtype for spec in self._signature.defaults}
         self._outputs = tuple(spec.name for spec in self._signature.outputs if spec.dtype not in NOT_ARRAYS)
         self._by_value = "bfloat16" in {s.dtype for s in (*self._signature.inputs, *self._signature.outputs)}
         _LOGGER.debug("session: %s on %s, threads: %s", self.name, provider, threads or "all")
@@ -182,6 +175,11 @@ class Session:
             if call := re.search(r"SystemError : (\d+)", str(error)):  # what a system call answered
                 why = os.strerror(int(call[1]))
                 raise ModelError(f"Cannot read '{self._place}' ({why}). Check permissions and the disk.") from error
+            if lacking := _UNKNOWN_OPERATOR.search(str(error)):
+                raise OperatorError(
+                    f"ONNX Runtime {runtime_version()} has no operator {lacking[1]}, without which {self.name} cannot "
+                    "run: it belongs to a library of its own, or to a newer ONNX Runtime."
+                ) from error
             raise ModelError(
                 f"ONNX Runtime {runtime_version()} cannot load {self.name} on {self.provider}: {_reason(error)}. "
                 "Check the model with onnx.checker; a newer ONNX Runtime may know operators that this one lacks."
@@ -206,9 +204,10 @@ class Session:
     def _check_feed(self, feed: Mapping[str, Array]) -> None:
         """Names and element types; shapes are ONNX Runtime's to judge."""
         problems = [f"{name} is missing" for name in self._dtypes if name not in feed]
-        problems += [f"{name} is not an input" for name in feed if name not in self._dtypes]
+        known = self._dtypes | self._defaults
+        problems += [f"{name} is not an input" for name in feed if name not in known]
         for name, array in feed.items():
-            got, wanted = dtype_name(array), self._dtypes.get(name)
+            got, wanted = dtype_name(array), known.get(name)
             if wanted is not None and got != wanted:
                 problems.append(f"{name} is {got}, wanted {wanted}")
         if problems:
@@ -317,16 +316,8 @@ def _options(threads: int | None, folder: Path | None, config: Mapping[str, str]
 
 
 def _signature(session: onnxruntime.InferenceSession) -> Signature:
-    return Signature(tuple(map(_spec, session.get_inputs())), tuple(map(_spec, session.get_outputs())))
-
-
-def _spec(argument: onnxruntime.NodeArg) -> TensorSpec:
-    container, _, element = argument.type.partition("(")
-    if container in _CONTAINERS:
-        return TensorSpec(argument.name, _CONTAINERS[container], None)
-    element = element.rstrip(")")
-    shape = tuple(None if isinstance(size, int) and size < 0 else size for size in argument.shape)
-    return TensorSpec(argument.name, _NUMPY_NAMES.get(element, element), shape or None)
+    groups = session.get_inputs(), session.get_outputs(), session.get_overridable_initializers()
+    return Signature(*(tuple(runtime_spec(a.name, a.type, a.shape) for a in group) for group in groups))
 
 
 def _reason(error: Exception) -> str:

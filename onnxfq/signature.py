@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Dimension = int | str | None
+
+_NUMPY_NAMES = {
+    "float": "float32",
+    "double": "float64",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+}
+_CONTAINERS = {"seq": "sequence", "optional": "optional", "map": "map", "sparse_tensor": "sparse"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +39,30 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """All inputs a caller must feed, and all outputs, in the model's order."""
+    """What callers feed and get, in the model's order.
+
+    Attributes:
+        inputs: all that a caller must feed.
+        outputs: all that it gives.
+        defaults: inputs that have a value of their own, in whose place a caller may feed another.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    defaults: tuple[TensorSpec, ...] = ()
+
+
+def runtime_spec(name: str, kind: str, shape: Sequence[Dimension]) -> TensorSpec:
+    """What ONNX Runtime says of an input or output.
+
+    Args:
+        name: of it.
+        kind: such as "tensor(float)" or "seq(tensor(int64))".
+        shape: negative where nothing is known.
+    """
+    container, _, element = kind.partition("(")
+    if container in _CONTAINERS:
+        return TensorSpec(name, _CONTAINERS[container], None)
+    element = element.rstrip(")")
+    sizes = tuple(None if isinstance(size, int) and size < 0 else size for size in shape)
+    return TensorSpec(name, _NUMPY_NAMES.get(element, element), sizes or None)

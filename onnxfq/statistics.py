@@ -11,6 +11,7 @@ import numpy as np
 from onnxfq.arrays import Float64Array
 
 Derived = TypeVar("Derived")
+_NO_VARIANCE = 1e-6  # of the second moments: what float32 sums leave when means are taken away from equal values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +104,14 @@ class Statistics:
         )
 
     def centred(self) -> Statistics:
-        """The same about the means: what remains to be minimized where a bias takes up the mean error."""
+        """The same about the means: what remains to be minimized where a bias takes up the mean error.
+
+        Inputs that do not vary, such as a single token, leave nothing but rounding errors: then they are as they are.
+        """
         if self.gram is None or self.mean is None or self.float_mean is None:
             return self
         gram = self.gram - np.outer(self.mean, self.mean)
+        if gram.trace() <= _NO_VARIANCE * self.gram.trace():
+            return self
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
         return replace(self, gram=gram, cross=cross)

@@ -55,7 +55,7 @@ class Pieces:
         self, graph: Graph, feeds: Sequence[Feed], runtime: Runtime, outputs: Sequence[str] | None = None
     ) -> None:
         self._graph, self._feeds, self._runtime = graph, feeds, runtime
-        self._flow = Flow(graph, lambda name: always(feeds, name))
+        self._flow = Flow(graph, lambda name: always(feeds, name), fed=feeds[0])
         self._names = [s.name for s in graph.signature.outputs if outputs is None or s.name in outputs]
         steps = self._flow.ancestors(self._names)
         limit, widens = runtime.memory // PART_OF_MEMORY, facts(runtime.provider).widens_half

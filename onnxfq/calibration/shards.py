@@ -34,7 +34,7 @@ class Measured:
 
     Attributes:
         names: of the value in the original, and in the quantized model where it differs.
-        transposed: it is [K, tokens].
+        transposed: it is [K, tokens], or [..., K, tokens].
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
         k: columns (rows where transposed) that the stage's weights want.
     """
@@ -141,8 +141,11 @@ class Running:
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
         original, *twin = (values[name] for name in measured.names)
-        k = measured.k
-        if original.ndim == 0 or original.shape[0 if measured.transposed else -1] != k:
+        k, transposed = measured.k, measured.transposed
+        if transposed and original.ndim > 2:
+            original, *twin = (np.swapaxes(value, -1, -2) for value in (original, *twin))
+            transposed = False
+        if original.ndim == 0 or original.shape[0 if transposed else -1] != k:
             raise DataError(
                 f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a "
                 f"weight of {k} rows. Give data that fit the model (`calib`), or export it again."
@@ -152,13 +155,13 @@ class Running:
                 original.dtype,
                 k,
                 crossed=bool(twin),
-                transposed=measured.transposed,
+                transposed=transposed,
                 rounded_in=measured.rounded_in,
                 provider=self._program.provider,
                 threads=self._program.threads,
                 apart=self._apart,
             )
-        self.gram.add(original, twin[0] if twin else None, _rows(masks, original.size // max(1, k)))
+        self.gram.add(original, twin[0] if twin else None, token_rows(masks, original.size // max(1, k)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ def count_tokens(feed: Mapping[str, Array], masks: Sequence[Array]) -> int:
 def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[Squares]:
     """Squared error and squared size of rows [..., N] of both models; what is not finite counts in neither."""
     original = original.reshape(-1, original.shape[-1])
-    rows = _rows(masks, len(original))
+    rows = token_rows(masks, len(original))
     original, quantized = original[rows], quantized.reshape(-1, quantized.shape[-1])[rows]
     step, found = max(1, _AT_ONCE // original.shape[1]), []
     for start in range(0, len(original), step):
@@ -216,7 +219,7 @@ def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[
     return found
 
 
-def _rows(masks: Sequence[Array], count: int) -> Array:
+def token_rows(masks: Sequence[Array], count: int) -> Array:
     """Which of so many tokens count: those of the mask that is about so many, all where there is none."""
     for mask in masks:
         if mask.size == count:

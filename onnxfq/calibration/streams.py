@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from onnxfq.arrays import Array, Float64Array
 from onnxfq.calibration.pieces import PART_OF_MEMORY, Runtime, held
 from onnxfq.calibration.segments import Segment, cut
@@ -20,6 +22,7 @@ from onnxfq.calibration.shards import (
     Squares,
     count_tokens,
     run_shard,
+    token_rows,
 )
 from onnxfq.calibration.stages import Stage
 from onnxfq.calibration.statistics_session import Gram, Totals
@@ -31,6 +34,8 @@ from onnxfq.graph import QUANTIZED_SUFFIX, Flow, Graph, TensorFile, ValueInfo, c
 from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
+
+_LOOKED_AT = 16  # samples, and rows of each
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
@@ -68,6 +73,7 @@ class Streams:
 
     Attributes:
         dropped: samples that gave NaN or infinity, with the value in which they did.
+        seen: [tokens, K], some inputs of the stage that was run up to last, in the quantized model.
         errors: of each point computed so far.
     """
 
@@ -94,6 +100,7 @@ class Streams:
         self._alive = list(range(len(feeds)))
         self._shards = _shards([count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)])
         self.dropped: dict[int, str] = {}
+        self.seen: Float64Array = np.empty((0, 0))
         self.errors: dict[str, ErrorSum] = {}
         _LOGGER.debug("%d stages in %d segments, %d samples each", len(stages), len(self._segments), len(feeds))
 
@@ -153,10 +160,25 @@ class Streams:
         program = self._program(segment, measured, tensor_file)
         run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
         sums = run(program, tell)
+        if index < len(self._stages):
+            self.seen = self._look_at(self._stages[index])
         for name in segment.frees:
             self._values.free(name)
             self._values.free(name + QUANTIZED_SUFFIX)
         return sums.statistics() if sums else None
+
+    def _look_at(self, stage: Stage) -> Float64Array:
+        """Some rows of a stage's inputs: of a few samples, spread over each."""
+        found = [np.empty((0, stage.k))]
+        for sample in self._alive[:_LOOKED_AT]:
+            value = self._get(self._both(stage.source)[-1], sample)
+            value = np.swapaxes(value, -1, -2) if stage.transposed else value
+            if value.ndim == 0 or value.shape[-1] != stage.k:
+                continue
+            flat = value.reshape(-1, stage.k)
+            rows = token_rows(self._masks[sample], len(flat))
+            found.append(flat[rows[:: max(1, len(rows) // _LOOKED_AT)][:_LOOKED_AT]].astype(np.float64))
+        return np.concatenate(found)
 
     def _program(self, segment: Segment, measured: Measured | None, tensor_file: TensorFile) -> Program:
         computed = {name for step in segment.steps for name in step.writes}

@@ -35,7 +35,7 @@ class Values:
     """Keeps arrays until they are freed.
 
     Args:
-        memory: bytes to hold in memory; what comes beyond that goes to disk.
+        memory: bytes to hold in memory; what comes beyond that goes to disk, but for texts.
         folder: for the files.
 
     Attributes:
@@ -63,7 +63,7 @@ class Values:
         kept = self._kept.setdefault(name, _Kept())
         before = kept.samples.pop(sample, None)
         self.held -= 0 if before is None or isinstance(before, _Spilled) else before.nbytes
-        if self.held + array.nbytes <= self.memory or not array.nbytes:
+        if self.held + array.nbytes <= self.memory or not array.nbytes or array.dtype.hasobject:
             kept.samples[sample] = array
             self.held += array.nbytes
         else:

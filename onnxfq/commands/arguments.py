@@ -113,13 +113,17 @@ Exclude = Annotated[
     list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
 ]
 AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats that run slower than floating point.")]
+ConstantInputs = Annotated[
+    bool,
+    typer.Option("--constant-inputs", help="Inputs with values of their own are constants, which no caller replaces."),
+]
 
 # Inputs
 Calib = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|DIR|self",
-        help=f"Inputs to calibrate with, some held back to compare on: {listed(FEED_FILES)}, a folder of .npz, self.",
+        help=f"Inputs to calibrate with, some held back to compare on: {listed(FEED_FILES)}, a folder of arrays, self.",
         show_default="no calibration; made up for the comparison",
     ),
 ]

@@ -45,6 +45,7 @@ def quantize(
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
+    constant_inputs: arg.ConstantInputs = False,
     max_error: arg.MaxError = None,
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
@@ -77,7 +78,7 @@ def quantize(
             bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
-            calib=calib, tokenizer=tokenizer, samples=samples,
+            constant_inputs=constant_inputs, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
@@ -116,6 +117,7 @@ def inspect(
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
+    constant_inputs: arg.ConstantInputs = False,
     as_json: arg.JsonFlag = False,
 ) -> None:
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
@@ -124,7 +126,7 @@ def inspect(
         bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
         schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),
-        allow_slow=allow_slow,
+        allow_slow=allow_slow, constant_inputs=constant_inputs,
     )  # fmt: skip
     from onnxfq import pipeline
 

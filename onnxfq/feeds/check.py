@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
-from onnxfq.feeds.names import is_float, role
+from onnxfq.feeds.convert import PIXELS, fits
+from onnxfq.feeds.names import is_float, is_integer, role
 from onnxfq.session import dtype_name
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
@@ -25,16 +26,15 @@ def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
         DataError: with every problem: unknown names, types, shapes, ids beyond the vocabulary, NaN and infinity.
     """
     check_names(feed, signature, where)
-    problems = [
-        problem for spec in signature.inputs if spec.name in feed for problem in _problems(spec, feed[spec.name])
-    ]
+    given = [spec for spec in (*signature.inputs, *signature.defaults) if spec.name in feed]
+    problems = [problem for spec in given for problem in _problems(spec, feed[spec.name])]
     if problems:
         raise DataError(f"The data do not fit the model (in {where}): {'; '.join(problems)}.")
 
 
 def check_names(names: Mapping[str, object], signature: Signature, where: str) -> None:
     """Refuse names that the model does not have."""
-    known = [spec.name for spec in signature.inputs]
+    known = [spec.name for spec in (*signature.inputs, *signature.defaults)]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise DataError(
@@ -50,10 +50,10 @@ def shape_text(shape: tuple[Dimension, ...] | None) -> str:
 def _problems(spec: TensorSpec, array: Array) -> Iterator[str]:
     got = dtype_name(array)
     if got != spec.dtype:
-        yield f"{spec.name} is {got}, wanted {spec.dtype}"
+        yield f"{spec.name} is {got}, wanted {spec.dtype}{_why_not_converted(spec, array)}"
         return
-    if not _fits(spec.shape, array.shape):
-        yield f"{spec.name} has shape {shape_text(array.shape)}, wanted {shape_text(spec.shape)}"
+    if not fits(spec.shape, array.shape):
+        yield f"{spec.name} has shape {shape_text(array.shape)}, wanted {shape_text(spec.shape)}{_turned(spec, array)}"
     if array.size == 0:
         if role(spec) != "cache":
             yield f"{spec.name} is empty"
@@ -67,9 +67,21 @@ def _problems(spec: TensorSpec, array: Array) -> Iterator[str]:
         )
 
 
-def _fits(wanted: tuple[Dimension, ...] | None, got: tuple[int, ...]) -> bool:
-    if wanted is None:
-        return True
-    if len(wanted) != len(got):
-        return False
-    return all(size == number for size, number in zip(wanted, got, strict=True) if isinstance(size, int))
+def _why_not_converted(spec: TensorSpec, array: Array) -> str:
+    """What speaks against turning numbers of one type into those of another."""
+    if is_float(spec) and array.dtype == PIXELS:
+        return " (pixels? give them scaled as the model wants them, with .astype)"
+    numbers = spec.dtype == "bool" or is_integer(spec) or is_float(spec)
+    return " (some values do not fit into that type)" if numbers and array.dtype.kind in "fiub" else ""
+
+
+def _turned(spec: TensorSpec, array: Array) -> str:
+    """The remedy where the channels of images stand at the wrong end."""
+    if spec.shape is None or array.ndim < 3 or len(spec.shape) != array.ndim:
+        return ""
+    axes = range(array.ndim)
+    for order in ((0, axes[-1], *axes[1:-1]), (0, *axes[2:], 1)):
+        fixed = sum(isinstance(size, int) for size in spec.shape[1:])
+        if fixed and fits(spec.shape, tuple(array.shape[axis] for axis in order)):
+            return f" (channels at the other end: array.transpose{order} has them where the model wants them)"
+    return ""

@@ -12,11 +12,13 @@ from onnxfq.errors import DataError
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
 from onnxfq.feeds.shapes import Sizes, sizes_of
+from onnxfq.session import NOT_ARRAYS
 from onnxfq.signature import Signature, TensorSpec
 
 UNKNOWN_VOCABULARY = 100  # ids that nearly every embedding has
 UNKNOWN_RANGE = 2  # integers of which nothing is known
 CACHE_SCALE = 0.1  # standard deviation of made-up keys and values
+_NO_DATA = "No file of data holds such values: skip the comparison with `validate=False`."
 _REMEDY = "Give inputs with `calib=FILE.npz`, or skip the comparison with `validate=False`."
 
 
@@ -100,7 +102,8 @@ def element_type(spec: TensorSpec) -> np.dtype[np.generic]:
 
 
 def _complete(feed: Mapping[str, Array], signature: Signature, sizes: Sizes, rng: np.random.Generator | None) -> Feed:
-    return {spec.name: feed[spec.name] if spec.name in feed else _make(spec, sizes, rng) for spec in signature.inputs}
+    made = {spec.name: feed[spec.name] if spec.name in feed else _make(spec, sizes, rng) for spec in signature.inputs}
+    return made | {spec.name: feed[spec.name] for spec in signature.defaults if spec.name in feed}
 
 
 def _make(spec: TensorSpec, sizes: Sizes, rng: np.random.Generator | None) -> Array:
@@ -160,4 +163,5 @@ def _refuse_what_cannot_be_made_up(signature: Signature) -> None:
 
 def _not_numbers(specs: list[TensorSpec]) -> str:
     listed = ", ".join(f"{spec.name} ({spec.dtype})" for spec in specs)
-    return f"No data can be made up for inputs that are not arrays of numbers: {listed}. {_REMEDY}"
+    remedy = _NO_DATA if any(spec.dtype in NOT_ARRAYS for spec in specs) else _REMEDY
+    return f"No data can be made up for inputs that are not arrays of numbers: {listed}. {remedy}"

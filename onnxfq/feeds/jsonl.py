@@ -14,10 +14,10 @@ from onnxfq.errors import DataError
 from onnxfq.feeds.check import check_names
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
-from onnxfq.feeds.names import is_float, is_integer
 from onnxfq.feeds.text import Text
 from onnxfq.signature import Signature, TensorSpec
 
+_TEXT = "text"
 _NUMBERS = (int, float, bool)
 # Types that the elements of an array may have together.
 _PLAIN = [{str}, *(set(kinds) for n in range(4) for kinds in itertools.combinations(_NUMBERS, n))]
@@ -71,19 +71,35 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
 
 def _parse_sample(sample: dict[str, Any], signature: Signature, text: Text, where: str) -> Feed | None:
     """A model's inputs; None for blank text."""
-    if "text" in sample:
-        if not isinstance(sample["text"], str):
-            raise DataError(f'"text" must be a string (in {where}; got {type(sample["text"]).__name__}).')
-        return text.encode(sample["text"])
+    specs = {spec.name: spec for spec in (*signature.inputs, *signature.defaults)}
+    if _TEXT in sample and _is_to_encode(sample[_TEXT], specs.get(_TEXT), where):
+        encoded = text.encode(sample[_TEXT])
+        others = {name: specs[name] for name in sample if name in specs and name not in {_TEXT, *(encoded or ())}}
+        return encoded and encoded | {name: to_array(sample[name], spec, where) for name, spec in others.items()}
     if list(sample) == ["input_ids"]:
         return text.from_ids(sample["input_ids"], where)
     check_names(sample, signature, where)
-    specs = [spec for spec in signature.inputs if spec.name in sample]
-    return {spec.name: to_array(sample[spec.name], spec, where) for spec in specs}
+    return {name: to_array(sample[name], spec, where) for name, spec in specs.items() if name in sample}
+
+
+def _is_to_encode(value: object, spec: TensorSpec | None, where: str) -> bool:
+    """Whether what stands under "text" is for the tokenizer; else it is the model's input of that name.
+
+    Raises:
+        DataError: neither.
+    """
+    if isinstance(value, str):
+        return spec is None or spec.dtype != "string"
+    if spec is None:
+        raise DataError(
+            f'"{_TEXT}" must be a string (in {where}; got {type(value).__name__}). Give ids under the name of the '
+            "model's input."
+        )
+    return False
 
 
 def to_array(value: object, spec: TensorSpec, where: str) -> Array:
-    """An array of the input's type from JSON's lists, with the batch axis that they may lack."""
+    """An array from JSON's lists; of what type the input is, and how many axes it has, is not looked at."""
     objects = np.asarray(value, object)
     items = list(objects.flat) if objects.ndim <= _MOST_DIMENSIONS else [None]
     longest = max((len(item) for item in items if isinstance(item, str)), default=0)
@@ -91,17 +107,4 @@ def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     array = np.asarray(value) if plain else objects
     if array.dtype == object:  # lists of different lengths, objects, numbers and text, numbers beyond 64 bits
         raise DataError(f"{spec.name} is not an array (in {where}). Give numbers or text, in lists of equal lengths.")
-    array = _cast(array, spec)
-    missing_batch = spec.shape is not None and array.ndim == len(spec.shape) - 1
-    return array[np.newaxis] if missing_batch else array
-
-
-def _cast(array: Array, spec: TensorSpec) -> Array:
-    """JSON knows one kind of integer and one of float; anything else keeps its type, for the check to refuse."""
-    if array.size == 0:  # [] is of no type
-        return array.astype(element_type(spec))
-    fits_integer = is_integer(spec) and array.dtype.kind in "iu"
-    if fits_integer or (is_float(spec) and array.dtype.kind in "iuf"):
-        cast = array.astype(element_type(spec))
-        return array if fits_integer and (cast != array).any() else cast
-    return array
+    return array.astype(element_type(spec)) if array.size == 0 else array  # [] is of no type

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,50 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.check import check_names, shape_text
+from onnxfq.feeds.convert import fits, lacks_batch_axis
 from onnxfq.feeds.feed import Feed
-from onnxfq.feeds.generate import element_type
-from onnxfq.signature import Signature, TensorSpec
-from onnxfq.system.archive import StoredArray, open_archive
+from onnxfq.feeds.names import role
+from onnxfq.signature import Dimension, Signature, TensorSpec
+from onnxfq.system.archive import StoredArray, open_archive, open_array
+
+_NAMELESS = "arr_0"  # what numpy.savez calls an array that it is given without a name
 
 
-def read_npz(path: Path, signature: Signature) -> Iterator[tuple[Feed, str]]:
+def read_npz(path: Path, signature: Signature, *, whole: bool = False) -> Iterator[tuple[Feed, str]]:
     """Each sample with the words that say where it stands.
 
     An array with as many axes as the input is cut along its first into batches of one (or of the size that the model
-    fixes, what is left over being dropped); with one axis more, each element is a whole input.
+    fixes, what is left over being dropped); with one axis more, each element is a whole input. Where first axes differ,
+    and the model allows that, or an array is one element of a batch, the file is one sample.
+
+    Args:
+        path: the file.
+        signature: the model's inputs.
+        whole: the file is one sample in any case.
 
     Raises:
         DataError: the file cannot be read, an input is unknown, or the arrays disagree about the number of samples.
     """
-    with open_archive(path) as arrays:
+    with _opened(path, signature) as arrays:
         check_names(arrays, signature, path.name)
-        specs = {spec.name: spec for spec in signature.inputs}
+        specs = {spec.name: spec for spec in (*signature.inputs, *signature.defaults)}
+        if arrays and (whole or _is_one_sample(arrays, specs)):
+            yield {name: array.all() for name, array in arrays.items()}, path.name
+            return
         for index in range(_count(arrays, specs, path)):
             where = f"sample {index + 1} of {path.name}"
             yield {name: _sample(array, specs[name]) for name, array in arrays.items()}, where
+
+
+def is_one_sample(path: Path, signature: Signature) -> bool:
+    """Whether the arrays of a file are the inputs of one run, and no first axis counts samples.
+
+    Raises:
+        DataError: the file cannot be read, or an input is unknown.
+    """
+    with _opened(path, signature) as arrays:
+        check_names(arrays, signature, path.name)
+        return _is_one_sample(arrays, {spec.name: spec for spec in (*signature.inputs, *signature.defaults)})
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -43,11 +67,47 @@ def read_arrays(path: Path) -> dict[str, Array]:
         return {name: array.take(array.shape[0]) if array.shape else array.take(1)[0] for name, array in arrays.items()}
 
 
-def _to_type(array: Array, spec: TensorSpec) -> Array:
-    """A .npz file has no bfloat16: float32 stands for it."""
-    if spec.dtype == "bfloat16" and array.dtype == np.float32:
-        return array.astype(element_type(spec))
-    return array
+@contextmanager
+def _opened(path: Path, signature: Signature) -> Iterator[Mapping[str, StoredArray]]:
+    """The arrays of a .npz file by name, or that of a .npy file; one without a name is the only input that there is."""
+    if path.suffix.lower() == ".npy":
+        with open_array(path) as array:
+            yield {_only_input(path, signature): array}
+        return
+    with open_archive(path) as arrays:
+        nameless = list(arrays) == [_NAMELESS] and _NAMELESS not in {spec.name for spec in signature.inputs}
+        yield {_only_input(path, signature): arrays[_NAMELESS]} if nameless else arrays
+
+
+def _only_input(path: Path, signature: Signature) -> str:
+    """The input that an array without a name is for.
+
+    Raises:
+        DataError: there are several.
+    """
+    names = [spec.name for spec in signature.inputs if role(spec) == "data"] or [s.name for s in signature.inputs]
+    if len(names) == 1:
+        return names[0]
+    raise DataError(
+        f"{path.name} holds one array without a name, and the model takes several: {', '.join(names)}. Write a .npz "
+        f"file with numpy.savez(path, {', '.join(f'{name}=…' for name in names)})."
+    )
+
+
+def _is_one_sample(arrays: Mapping[str, StoredArray], specs: Mapping[str, TensorSpec]) -> bool:
+    """Whether every array is a whole input, equal dimensions are equal, and first axes cannot count samples."""
+    known: dict[Dimension, int] = {}
+    single = False
+    for name, array in arrays.items():
+        spec = specs[name]
+        single |= lacks_batch_axis(array.shape, spec)
+        shape = (1, *array.shape) if lacks_batch_axis(array.shape, spec) else array.shape
+        if spec.shape is None or not fits(spec.shape, shape):
+            return False
+        names = ["first" if axis == 0 and size is None else size for axis, size in enumerate(spec.shape)]
+        if any(known.setdefault(size, got) != got for size, got in zip(names, shape, strict=True) if size is not None):
+            return False
+    return single or len({array.shape[0] // _batch(array, specs[name]) for name, array in arrays.items()}) > 1
 
 
 def _count(arrays: Mapping[str, StoredArray], specs: Mapping[str, TensorSpec], path: Path) -> int:
@@ -88,5 +148,5 @@ def _batch(array: StoredArray, spec: TensorSpec) -> int:
 def _sample(array: StoredArray, spec: TensorSpec) -> Array:
     """The next sample of an array."""
     if _is_stacked(array, spec):
-        return _to_type(np.asarray(array.take(1)[0]), spec)
-    return _to_type(array.take(_batch(array, spec)), spec)
+        return np.asarray(array.take(1)[0])
+    return array.take(_batch(array, spec))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds.check import check
+from onnxfq.feeds.convert import convert
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.generate import fill
 from onnxfq.feeds.jsonl import read_jsonl
-from onnxfq.feeds.npz import read_npz
+from onnxfq.feeds.npz import is_one_sample, read_npz
 from onnxfq.feeds.text import Text
-from onnxfq.input_files import listed, refuse_missing
+from onnxfq.input_files import ARRAY_FILES, listed, refuse_missing
 from onnxfq.signature import Signature
 
 Sample = tuple[Feed, str]  # with the words that say where it stands
@@ -26,8 +27,8 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
     """Read inputs for a model; what follows from them (masks, positions, an empty cache) is filled in.
 
     Args:
-        path: one of `input_files.FEED_FILES`, or a folder of .npz files. Lines of blank text are passed over; running
-            text is encoded as a whole and cut into consecutive windows of `seq_len` tokens.
+        path: one of `input_files.FEED_FILES`, or a folder of .npz or .npy files. Lines of blank text are passed over;
+            running text is encoded as a whole and cut into consecutive windows of `seq_len` tokens.
         signature: the model's inputs.
         tokenizer: the folder with tokenizer.json, or that file; only text needs it.
         samples: how many to read at most, the first ones.
@@ -45,6 +46,7 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
     feeds = tuple(complete(feed, signature, where) for feed, where in found)
     if not feeds:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
+    _refuse_mixed(feeds, signature, path.name)
     return Feeds(feeds, f"given: {path.resolve().name}")
 
 
@@ -74,17 +76,34 @@ def given_feeds(
         raise DataError(
             f"There are no samples in `{what}`. Give at least one, and a list where they are read more than once."
         )
+    _refuse_mixed(feeds, signature, "those given")
     return Feeds(tuple(feeds), "given: from Python")
 
 
+def _refuse_mixed(feeds: Sequence[Feed], signature: Signature, where: str) -> None:
+    """An input that has a value of its own is fed in all samples or in none: what depends on it is one or the other.
+
+    Raises:
+        DataError: it is given in some.
+    """
+    for spec in signature.defaults:
+        given = [number for number, feed in enumerate(feeds, start=1) if spec.name in feed]
+        if given and len(given) < len(feeds):
+            raise DataError(
+                f"{spec.name}, which has a value of its own, is given in some samples of {where} and not in others "
+                f"(got it in {len(given)} of {len(feeds)}, first in sample {given[0]}). Give it in all or in none."
+            )
+
+
 def complete(feed: Feed, signature: Signature, where: str) -> Feed:
-    """Check a feed against a model and add the inputs that follow from it.
+    """Convert a feed to the types of a model's inputs, check it, and add the inputs that follow from it.
 
     Raises:
         DataError: it does not fit, or lacks inputs that do not follow from it.
     """
-    check(feed, signature, where)
-    return fill(feed, signature)
+    converted = convert(feed, signature)
+    check(converted, signature, where)
+    return fill(converted, signature)
 
 
 def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
@@ -112,10 +131,14 @@ def _read_windows(path: Path, signature: Signature, text: Text, samples: int) ->
 
 
 def _read_folder(path: Path, signature: Signature) -> Iterator[Sample]:
-    files = sorted(path.glob("*.npz"))
+    """Samples of all files; where one can only be a whole sample, each of them is one."""
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in ARRAY_FILES)
     if not files:
-        raise DataError(f"There are no .npz files in the folder {path}. Give a folder that holds some.")
-    return itertools.chain.from_iterable(read_npz(file, signature) for file in files)
+        raise DataError(
+            f"There are no {listed(ARRAY_FILES)} files in the folder {path}. Give a folder that holds some."
+        )
+    whole = any(is_one_sample(file, signature) for file in files)
+    return itertools.chain.from_iterable(read_npz(file, signature, whole=whole) for file in files)
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -130,6 +153,7 @@ def read_lines(path: Path) -> Iterator[str]:
 # A reader for each of `FEED_FILES`; of text, it is told how many samples are wanted at most.
 READERS: dict[str, Callable[[Path, Signature, Text, int], Iterator[Sample]]] = {
     ".npz": _read_arrays,
+    ".npy": _read_arrays,
     ".jsonl": _read_json_lines,
     ".txt": _read_windows,
 }

@@ -15,7 +15,7 @@ from onnxfq.graph.save import save
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, type_name
-from onnxfq.graph.weight_chain import Transpose
+from onnxfq.graph.weight_chain import Reshape, Transpose
 
 __all__ = [
     "IN_MEMORY",
@@ -32,6 +32,7 @@ __all__ = [
     "NodeProto",
     "NotConstant",
     "OnDisk",
+    "Reshape",
     "Scratch",
     "Step",
     "Submodel",

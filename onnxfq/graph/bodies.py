@@ -109,8 +109,8 @@ class Node:
 
     @property
     def domain(self) -> str:
-        """The operator's domain; "" for ONNX's own ("ai.onnx" is the same)."""
-        return "" if self.proto.domain == "ai.onnx" else str(self.proto.domain)
+        """The operator's domain; "" for ONNX's own."""
+        return str(self.proto.domain)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -55,12 +55,12 @@ def checker_copy(model: ModelProto) -> ModelProto:
     for held in iter_tensors(copy):
         if held.proto.data_location == TensorProto.EXTERNAL:
             held.proto.CopyFrom(TensorProto(name=held.proto.name, data_type=held.proto.data_type, dims=[0]))
-    version = max((known.version for known in copy.opset_import if known.domain in ("", "ai.onnx")), default=0)
+    version = max((known.version for known in copy.opset_import if not known.domain), default=0)
     added = [
         node
         for body in bodies(copy)
         for node in body.proto.node
-        if node.domain in ("", "ai.onnx") and version < _RUNTIME_OPERATORS.get(node.op_type, 0)
+        if not node.domain and version < _RUNTIME_OPERATORS.get(node.op_type, 0)
     ]
     for node in added:
         node.domain = _UNCHECKED
@@ -114,4 +114,4 @@ def _order(calls: Mapping[_Key, Iterable[_Key]], path: Path) -> list[_Key]:
 
 def _key(item: FunctionProto | NodeProto) -> _Key:
     name = item.name if isinstance(item, FunctionProto) else item.op_type
-    return "" if item.domain == "ai.onnx" else str(item.domain), str(name), str(getattr(item, "overload", ""))
+    return str(item.domain), str(name), str(getattr(item, "overload", ""))

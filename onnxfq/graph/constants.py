@@ -16,15 +16,17 @@ from onnx import TensorProto
 from onnxfq.arrays import Array
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
 from onnxfq.graph.external_data import Scratch
-from onnxfq.graph.tensors import Tensor, read_header, tensor_proto, type_name
+from onnxfq.graph.tensors import Tensor, bit_width, read_header, tensor_proto, type_name
 from onnxfq.graph.weight_chain import Cast, Ints, WeightChain, is_detour, steps
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+_CODE_BITS = 8  # of an integer that stands for a quantized weight
 _LONGEST_CHAIN = 64  # nodes
 _MOST_LOOKED_AT = 256  # names, to find out whether a value depends on constants alone
+_REPLACEABLE = "the weight is a graph input too, whose value callers may replace (`constant_inputs=True`: none does)"
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
 
@@ -148,7 +150,7 @@ class _Resolver:
         """What defines a name: a tensor, a node to go back through, or neither."""
         if name in home.initializers:
             if name in home.inputs and (self.overridable or home.parent):
-                return NotConstant(f"the weight '{name}' is a graph input too, whose value callers may replace")
+                return NotConstant(_REPLACEABLE)
             return read_header(home.initializers[name], self.model)
         if name in home.sparse:
             return NotConstant(f"the weight '{name}' is stored sparse")
@@ -227,30 +229,48 @@ def _not_cast(stored: int, wanted: int) -> NotConstant:
 
 def _not_followed(node: Node) -> NotConstant:
     """Why the way back ends at a node."""
-    if not _from_constants(node):
+    makers = _constant_makers(node)
+    if not makers:
         return NotConstant(_COMPUTED)
-    if node.op_type == "DequantizeLinear":
+    if any(maker.op_type == "DequantizeLinear" for maker in makers):
         return NotConstant("already quantized: its weight comes from DequantizeLinear", quantized=True)
+    codes = next((kind for maker in makers if maker.op_type == "Cast" and (kind := _codes(maker))), "")
+    if codes:  # such as (Cast(codes) − zero point) · scale
+        return NotConstant(f"already quantized: its weight is cast from {codes}", quantized=True)
     return NotConstant(f"no constant weight: {node.op_type} makes it from constants, fold these first")
 
 
-def _from_constants(node: Node) -> bool:
-    """Whether all that a node depends on is constant; no for whatever takes long to tell."""
-    pending, seen, looked_at = [node], {(node.body, node.outputs)}, 0
+def _codes(cast: Node) -> str:
+    """The type of a Cast's input, where that is a stored matrix of integers that are no larger than a byte."""
+    home = cast.body.home_of(cast.inputs[0]) if cast.inputs else None
+    if home is None:
+        return ""
+    maker = home.producers.get(cast.inputs[0])
+    literal = _literal(Node(maker, home), cast.inputs[0]) if maker is not None and maker.op_type == "Constant" else None
+    stored = home.initializers.get(cast.inputs[0], literal)
+    to_float = cast.integer("to", 0) in _FLOATS
+    small = stored is not None and len(stored.dims) > 1 and 0 < bit_width(stored.data_type) <= _CODE_BITS
+    return type_name(stored.data_type) if stored is not None and small and to_float else ""
+
+
+def _constant_makers(node: Node) -> list[Node]:
+    """The nodes that make a value of constants alone; none where it depends on more, or that takes long to tell."""
+    pending, found, seen, looked_at = [node], list[Node](), {(node.body, node.outputs)}, 0
     while pending:
         node = pending.pop()
+        found.append(node)
         looked_at += len(node.proto.input)
         if looked_at > _MOST_LOOKED_AT or len(seen) > _LONGEST_CHAIN or len(node.proto.attribute) > _LONGEST_CHAIN:
-            return False
+            return []
         foreign = node.domain not in ("", "com.microsoft") or any(a.HasField("g") for a in node.proto.attribute)
         if foreign or not (node.inputs or node.op_type == "Constant"):
-            return False
+            return []
         for name in filter(None, node.inputs):
             home = node.body.home_of(name)
             if home is None or name in home.inputs:
-                return False
+                return []
             source = Node(home.producers[name], home) if name in home.producers else None
             if source and (home, source.outputs) not in seen:
                 seen.add((home, source.outputs))
                 pending.append(source)
-    return True
+    return found

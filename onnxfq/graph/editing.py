@@ -134,8 +134,14 @@ def _modernize_inputs(model: ModelProto) -> None:
     """Before IR version 4 every initializer had to be a graph input; from there on that means "may be overridden"."""
     if model.ir_version >= OVERRIDABLE_FROM_IR:
         return
-    names = {t.name for t in model.graph.initializer}
-    kept = [i for i in model.graph.input if i.name not in names]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
+    drop_defaults(model)
     model.ir_version = OVERRIDABLE_FROM_IR
+
+
+def drop_defaults(model: ModelProto) -> None:
+    """Take the graph inputs away that have a value of their own, which is then constant."""
+    names = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
+    kept = [i for i in model.graph.input if i.name not in names]
+    if len(kept) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(kept)

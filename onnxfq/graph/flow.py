@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,8 +11,6 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.model import Graph, make_node
 
-# Values that are no arrays cannot be kept between two runs; what makes them is run again where they are wanted.
-_NO_ARRAYS = frozenset({"SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SplitToSequence"})
 _RANDOM = ("Random", "Bernoulli", "Multinomial", "Dropout")
 
 Decide = Callable[[str], bool | None]  # the value that the condition of an If always has, if it has one
@@ -39,6 +37,7 @@ class Flow:
     Args:
         graph: the model, before its edits are carried out.
         decide: tells the value of an If's condition; None for what may go either way, which then stays one step.
+        fed: inputs that are fed, whatever values of their own they have.
 
     Attributes:
         steps: in an order in which they can run.
@@ -47,14 +46,16 @@ class Flow:
         read_elsewhere: names that branches read which are never taken; other callers may take them.
     """
 
-    def __init__(self, graph: Graph, decide: Decide = lambda name: None) -> None:
-        self._decide = decide
+    def __init__(self, graph: Graph, decide: Decide = lambda name: None, fed: Collection[str] = ()) -> None:
+        self._graph, self._decide = graph, decide
         self._taken: set[str] = set()
         self.bodies: list[Body] = []
         self.constants: dict[str, TensorProto | SparseTensorProto] = {}
         self.read_elsewhere: set[str] = set()
         self._scopes = {id(body.proto): body for body in graph.bodies}
         self.steps = list(self._open(graph.bodies[0]))
+        for name in fed:
+            self.constants.pop(name, None)
 
     @cached_property
     def writers(self) -> dict[str, Step]:
@@ -72,10 +73,13 @@ class Flow:
 
     @cached_property
     def static(self) -> frozenset[str]:
-        """Names that are computed again wherever they are wanted: they depend on no input, or are no arrays."""
+        """Names that are computed again wherever they are wanted.
+
+        They depend on no input, or are no arrays, which cannot be kept between two runs.
+        """
         fixed, no_arrays = set[str](), set[str]()
         for step in self.steps:
-            if step.node.op_type in _NO_ARRAYS:
+            if not all(self._graph.is_array(step.node, name) for name in step.writes):
                 no_arrays.update(step.writes)
             elif not step.node.op_type.startswith(_RANDOM) and all(
                 n in fixed or n in self.constants for n in step.reads

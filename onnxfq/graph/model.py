@@ -15,19 +15,21 @@ import numpy.typing as npt
 import onnx
 from blake3 import blake3
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
-from onnx import ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxfq.errors import ModelError
 from onnxfq.foreign_files import refuse_foreign
 from onnxfq.graph.bodies import Body, Node, bodies
 from onnxfq.graph.checks import check_calls, checker_copy, garbled
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
-from onnxfq.graph.editing import Edits
+from onnxfq.graph.domains import spell_domain
+from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
+from onnxfq.graph.value_types import ValueTypes
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.missing_models import missing
 from onnxfq.signature import Signature
@@ -57,10 +59,15 @@ class Graph:
         self.bodies = bodies(model)
         self._stamps = stamps
         self.edits = Edits(self.bodies)
+        self._types = ValueTypes(model, self.bodies)
 
     @classmethod
-    def load(cls, path: Path) -> Graph:
+    def load(cls, path: Path, *, constant_inputs: bool = False) -> Graph:
         """Read a model's structure, and check that all its tensors are there.
+
+        Args:
+            path: the file.
+            constant_inputs: no caller replaces the values that inputs have: they become constants.
 
         Raises:
             ModelError: no such file, not ONNX, damaged, external data missing or outside the model's folder.
@@ -73,6 +80,8 @@ class Graph:
             )
         if not model.HasField("graph") or not model.graph.node:
             raise ModelError(f"'{path}' holds no graph with nodes: there is nothing to quantize. Is it an ONNX model?")
+        if constant_inputs and model.ir_version >= OVERRIDABLE_FROM_IR:
+            drop_defaults(model)
         graph = cls(path, model, {path: stamp})
         check_calls(model, graph.bodies, path)
         graph._check_attributes()
@@ -181,6 +190,20 @@ class Graph:
         overridable = self.model.ir_version >= OVERRIDABLE_FROM_IR
         return resolve(node.body, node.inputs[index], self.path, overridable=overridable)
 
+    def rank(self, node: Node, index: int) -> int | None:
+        """How many dimensions the node's input number `index` has; None where nothing tells."""
+        return self._types.rank(node.body, node.inputs[index])
+
+    def is_array(self, node: Node, name: str) -> bool:
+        """Whether a value that the node sees is an array, and no sequence or the like."""
+        return self._types.is_array(node.body, name)
+
+    def opset(self, node: Node) -> int:
+        """The version of ONNX's operator set that the node is written for; 0 where none is imported."""
+        root = node.body.root
+        holder = root.proto if isinstance(root.proto, FunctionProto) else self.model
+        return max((known.version for known in holder.opset_import if not known.domain), default=0)
+
     def producer(self, node: Node, index: int) -> Node | None:
         """The node whose first output is the node's input number `index`; None where there is no such node."""
         name = node.inputs[index]
@@ -228,6 +251,7 @@ class Graph:
         self.edits.apply(self.model)
         self.bodies = bodies(self.model)
         self.edits = Edits(self.bodies)
+        self._types = ValueTypes(self.model, self.bodies)
 
     def set_metadata(self, values: dict[str, str]) -> None:
         """Set entries of `metadata_props`, replacing those of the same key."""
@@ -276,6 +300,7 @@ def _parse(path: Path) -> tuple[ModelProto, _Stamp]:
     name = garbled(model)
     if name:
         raise ModelError(f"'{path}' is damaged, or not ONNX at all: the name {name} is not UTF-8 text.")
+    spell_domain(model)
     return model, stamp
 
 

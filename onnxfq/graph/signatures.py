@@ -8,7 +8,7 @@ from pathlib import Path
 from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxfq.graph.bodies import Body, Node
-from onnxfq.graph.constants import NotConstant, resolve
+from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, NotConstant, resolve
 from onnxfq.graph.tensors import type_name
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
@@ -22,12 +22,18 @@ _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def read_signature(model: ModelProto, bodies: list[Body], path: Path) -> Signature:
-    """The inputs that callers must feed (those without a default) and the outputs."""
+    """The inputs that callers must feed, those that have a default, and the outputs."""
     main = bodies[0]
     given = [info for info in model.graph.input if info.name not in main.initializers]
+    replaceable = model.graph.input if model.ir_version >= OVERRIDABLE_FROM_IR else ()
+    defaults = [info for info in replaceable if info.name in main.initializers]
     ids = [info.name for info in given if info.type.tensor_type.elem_type in _INTEGERS]
     rows = _vocabularies(ids, bodies, path)
-    return Signature(tuple(_spec(i, rows) for i in given), tuple(_spec(o, {}) for o in model.graph.output))
+    return Signature(
+        tuple(_spec(info, rows) for info in given),
+        tuple(_spec(info, {}) for info in model.graph.output),
+        tuple(_spec(info, {}) for info in defaults),
+    )
 
 
 def _spec(info: ValueInfoProto, vocabularies: Mapping[str, int]) -> TensorSpec:

@@ -23,6 +23,7 @@ from onnxfq.graph.model import Graph
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, ONNX_TYPES, clear_values, embed, read_header, refer
 
+_TEXT = "OSUT"  # numpy's kinds of arrays of text
 QUANTIZED_SUFFIX = "/twin"  # added to the names of values of the quantized model that differ from the original's
 
 
@@ -182,7 +183,7 @@ def _common_folder(model: Path) -> Path:
 def _input(name: str, value: ValueInfo) -> ValueInfoProto:
     info = ValueInfoProto(name=name)
     tensor = info.type.tensor_type
-    tensor.elem_type = ONNX_TYPES[value.dtype]
+    tensor.elem_type = TensorProto.STRING if value.dtype.kind in _TEXT else ONNX_TYPES[value.dtype]
     tensor.shape.SetInParent()
     for size in value.shape:
         tensor.shape.dim.append(TensorShapeProto.Dimension(**({} if size is None else {"dim_value": size})))

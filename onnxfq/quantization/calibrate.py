@@ -11,10 +11,13 @@ from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.stages import Stage, find_stages
 from onnxfq.calibration.streams import Streams
+from onnxfq.errors import OperatorError
 from onnxfq.feeds import Feeds, always
 from onnxfq.graph import Flow, TensorFile
 from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.comparison import WITHOUT_RUNNING
 from onnxfq.quantization.job import Job
+from onnxfq.quantization.rounding import Rounding, measure_rounding, rounding_note
 from onnxfq.quantization.solved_weight import SolvedWeight, joined, parted
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Fold, expected_mean_square, find_bias, find_fold, fold
@@ -37,7 +40,8 @@ class Calibration:
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
-        flow = Flow(job.graph, lambda name: always(feeds, name))
+        self._rounding: dict[int, Rounding] = {}
+        flow = Flow(job.graph, lambda name: always(feeds, name), fed=feeds[0])
         targets = [p.target for p in job.planned]
         stages = find_stages(flow, targets)
         self.stages = [stage for stage in stages if stage.source]
@@ -92,6 +96,13 @@ class Calibration:
         self._job.graph.check_unchanged()  # a checkpoint belongs to the model that its identity names
         self._checkpoint.save(position, *joined(solved))
 
+    def weigh_rounding(self, solved: Mapping[int, SolvedWeight]) -> None:
+        """Measure how much of the error of a stage's weights is its inputs' rounding."""
+        for index, weight in solved.items():
+            found = measure_rounding(self._job.planned[index], weight, self.streams.seen)
+            if found is not None:
+                self._rounding[index] = found
+
     def scale_inputs(self, stage: Stage, solved: Mapping[int, SolvedWeight]) -> None:
         """Divide the inputs of a stage by what its weights were multiplied by, in the graph and in the streams."""
         scales = [weight.input_scale for weight in solved.values() if weight.input_scale is not None]
@@ -130,6 +141,8 @@ class Calibration:
         )
         if missed:
             notes.append(f"{_nodes(missed)} quantized without data: no sample got that far.")
+        rounding = rounding_note(dict(enumerate(self._job.planned)), self._rounding)
+        notes += [rounding] if rounding else []
         return notes
 
     def _point(self, index: int) -> str:
@@ -155,6 +168,8 @@ def calibrate(job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: Tenso
     calibration = Calibration(job, feeds, checkpoint, tensor_file)
     try:
         yield calibration
+    except OperatorError as error:
+        raise OperatorError(f"{error} {WITHOUT_RUNNING}") from error
     finally:
         calibration.streams.close()
 

@@ -21,6 +21,8 @@ from onnxfq.signature import Signature
 
 GENERATED_SAMPLES = 8
 GENERATED_TOKENS = 64
+WITHOUT_RUNNING = "To quantize it without running it: `validate=False`, and no `calib`."
+_WITHOUT_COMPARING = "To quantize it without comparing it with the original: `validate=False`."
 MeasuredOn = Literal["held-out", "in-sample", "generated", ""]
 
 
@@ -96,10 +98,19 @@ def prepare_inputs(
     return Inputs(feeds, measured_on if given else "generated", in_sample, decode, passages)
 
 
-def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress: Progress) -> Comparison:
+def prepare_comparison(
+    graph: Graph, inputs: Inputs, runtime: Runtime, progress: Progress, *, calibrated: bool
+) -> Comparison:
     """Run the original, so that inputs that do not suit it fail before the long work.
 
     A model that fits into the memory is run once; another one on all inputs, piece by piece, and what it gives is kept.
+
+    Args:
+        graph: the original.
+        inputs: for both models.
+        runtime: where and how.
+        progress: told about every step.
+        calibrated: the model has to run for the solver too, not for the comparison alone.
 
     Raises:
         ModelError: the original does not load or run.
@@ -116,7 +127,7 @@ def prepare_comparison(graph: Graph, inputs: Inputs, runtime: Runtime, progress:
         run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
         _check_passages(graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     except ModelError as error:
-        raise ModelError(f"{error} To quantize it without comparing it with the original: `validate=False`.") from error
+        raise ModelError(f"{error} {WITHOUT_RUNNING if calibrated else _WITHOUT_COMPARING}") from error
     return Comparison(inputs, runtime, loaded)
 
 

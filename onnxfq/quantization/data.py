@@ -99,7 +99,7 @@ def _prepare_comparison(
         passages=_passages(job, judged) if options.wants_perplexity else None,
     )
     runtime = Runtime(job.provider, job.threads, options.memory, folder)
-    return prepare_comparison(job.graph, inputs, runtime, progress)
+    return prepare_comparison(job.graph, inputs, runtime, progress, calibrated=calibration is not None)
 
 
 def _judged(job: Job) -> Feeds | None:

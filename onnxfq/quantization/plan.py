@@ -50,7 +50,7 @@ def plan_without_data(job: Job) -> Job:
 
 
 def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
-    graph = Graph.load(path)
+    graph = Graph.load(path, constant_inputs=options.constant_inputs)
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
     found, skips = find(graph, options.include, options.exclude)

@@ -124,6 +124,7 @@ def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
         "data": _digest(feeds),
         "targets": hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
         "scheme": job.scheme,
+        "constant_inputs": job.options.constant_inputs,
         "algorithm": algorithm_text(job.solver),
         "provider": job.provider,
         "onnxfq": VERSION,

@@ -16,6 +16,12 @@ from onnxfq.solvers import algorithm_text
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
+UNSEEN = (
+    "The comparison shows nothing: weights were changed and no output is, so that no quantized weight reaches an "
+    "output with these inputs, such as a mask that hides everything. Give inputs that the model is used with: "
+    "`calib=FILE`."
+)
+
 
 def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], calibration: str = "") -> Report:
     """The report of a run, as far as it is known before anything is compared.
@@ -61,6 +67,8 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
             *speed_warnings(validation.latency),
         ),
     )
+    if found.shows_nothing:
+        found = replace(found, warnings=(UNSEEN, *found.warnings))
     return found.with_gates(job.options.gates)
 
 

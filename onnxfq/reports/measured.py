@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.benchmarking.speed_verdict import speed_metric
@@ -29,6 +30,12 @@ def measured(
     if not outputs and not latencies:
         return [Metric(name, None, note="the models were not compared") for name in (*_MISSING, *_OTHERS)]
     return [*_accuracy(outputs), _slowest(latencies), *(language or [_no_text()])]
+
+
+def unseen(metrics: Iterable[Metric]) -> list[Metric]:
+    """The same, without values for accuracy: of a comparison that met no quantized weight."""
+    note = "no output depends on a quantized weight with these inputs"
+    return [replace(m, value=None, note=note) if m.name in (*_MISSING, "top1") else m for m in metrics]
 
 
 _OTHERS = ("speedup", "perplexity")

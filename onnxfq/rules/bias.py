@@ -47,6 +47,8 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
         outputs: names that the model returns.
     """
     node = target.node
+    if target.left:  # a row that is added runs across the outputs
+        return None
     if len(node.inputs) > 2 and node.inputs[2]:
         value = _row(graph, node, 2, target.n)
         return Bias(node, value) if value is not None and node.real("beta", 1.0) else None

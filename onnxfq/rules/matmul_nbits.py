@@ -3,6 +3,8 @@
     MatMul(A, B)                      → MatMulNBits(A, quantized Bᵀ)
     Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantized alpha·B′ᵀ, bias) [→ Add(C)]
 
+Where A is the constant, both operands change places, and what is fed and the product are transposed.
+
 B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside a byte. Zero points are packed the same
 way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that
 padded weights are 0.
@@ -20,17 +22,14 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float64Array
 from onnxfq.graph import (
-    MICROSOFT,
     Constant,
     Fed,
     Graph,
     Node,
-    NodeProto,
     NotConstant,
     TensorFile,
     make_node,
     single_node,
-    type_name,
 )
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
 from onnxfq.providers import ProviderName, facts
@@ -38,6 +37,8 @@ from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.bias import shifted
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
+from onnxfq.rules.product_steps import added, expanded, linked, swapped, swapped_back
+from onnxfq.rules.product_weights import PRODUCTS, find_weight
 from onnxfq.rules.rule import (
     TOLERANCE_FLOAT,
     TOLERANCE_HALF,
@@ -48,11 +49,9 @@ from onnxfq.rules.rule import (
     Tensors,
     TensorType,
 )
-from onnxfq.rules.target import SCALE_TYPES, Skip, Target
+from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import Scheme
 
-SMALLEST_WEIGHT = 1024
-_FUSED = frozenset({"FusedMatMul", "FusedGemm", "TransposeMatMul", "Attention", "MultiHeadAttention", "GemmFastGelu"})
 _PROBE_ROWS = 3
 _MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
@@ -62,22 +61,12 @@ class MatMulNBits(Rule):
 
     operator = "MatMulNBits"
     kind = "weights"
-    replaces = ("MatMul", "Gemm")
+    replaces = PRODUCTS
     inputs: ClassVar[Mapping[str, int]] = {"B": 1, "scales": 2, "zero_points": 3}
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
         """See `Rule.match`."""
-        if node.op_type in _FUSED and node.domain == MICROSOFT:
-            return _fused(graph, node)
-        if node.op_type not in self.replaces or node.domain:
-            return None
-        if node.references:
-            given = ", ".join(node.references)
-            return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
-        weight = graph.constant(node, 1)
-        if isinstance(weight, NotConstant):
-            return _not_constant(graph, node, weight)
-        return _target(graph, node, weight)
+        return find_weight(graph, node)
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
         """See `Rule.kernel`."""
@@ -114,12 +103,13 @@ class MatMulNBits(Rule):
         """See `Rule.rewrite`; a shift goes into a Gemm's own bias, which must be constant (see `find_bias`)."""
         (weight,) = weights
         target, node = weight.target, weight.target.node
-        source, product = node.inputs[0], node.outputs[0]
-        before, after = [], []
-        inputs = [source, *(weight.names.get(name, "") for name in self.inputs)]
-        if target.source_transposed:
-            inputs[0] = graph.edits.fresh_name(f"{source}_transposed")
-            before = [make_node("Transpose", [source], [inputs[0]], perm=[1, 0])]
+        fed, before = target.source, []
+        turn = swapped(graph, target)
+        if turn:
+            fed = graph.edits.fresh_name(f"{target.source}_transposed")
+            before = turn(target.source, fed)
+        inputs = [fed, *(weight.names.get(name, "") for name in self.inputs)]
+        steps = [("turned", swapped_back(graph, target)), ("narrow", expanded(graph, target, tensor_file))]
         bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
         if bias and node.real("beta", 1.0) != 0.0:
             joined = facts(weight.kernel.provider).fuses_bias  # elsewhere kernels are fast without a bias only
@@ -127,10 +117,10 @@ class MatMulNBits(Rule):
             if row and joined:
                 inputs += ["", row]
             else:
-                product = graph.edits.fresh_name(f"{product}_product")
-                after = _add(graph, target, product, row, tensor_file)
+                steps.append(("product", added(graph, target, row, tensor_file)))
         while not inputs[-1]:
             inputs = inputs[:-1]
+        product, after = linked(graph, [(word, step) for word, step in steps if step], node.outputs[0])
         attributes = self.attributes(target.n, target.k, weight.kernel)
         quantized = make_node(self.operator, inputs, [product], domain=self.domain, **attributes)
         graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
@@ -200,57 +190,11 @@ def _activations(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)
 
 
-def _fused(graph: Graph, node: Node) -> Skip | None:
-    if not any(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs[:3]) if name):
-        return None
-    reason = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
-    return Skip(node.name, node.op_type, reason)
-
-
-def _not_constant(graph: Graph, node: Node, weight: NotConstant) -> Skip:
-    left = graph.constant(node, 0)
-    if isinstance(left, Constant) and not weight.quantized and len(left.shape) > 1:
-        return Skip(node.name, node.op_type, "the constant weight is the left operand", nbytes=left.leaf.nbytes)
-    return Skip(node.name, node.op_type, weight.reason, quantized=weight.quantized)
-
-
-def _target(graph: Graph, node: Node, weight: Constant) -> Sequence[Target] | Skip:
-    def skip(reason: str) -> Skip:
-        return Skip(node.name, node.op_type, reason, nbytes=weight.leaf.nbytes)
-
-    if isinstance(graph.constant(node, 0), Constant):
-        return skip("both inputs are constant: nothing is computed at run time")
-    if len(weight.shape) != 2:
-        return skip(f"unsupported shape: the weight has {len(weight.shape)} dimensions {list(weight.shape)}, not 2")
-    scale_type = SCALE_TYPES.get(type_name(weight.type))
-    if scale_type is None:
-        wanted = "MatMulNBits computes in float32, float16 or bfloat16"
-        return skip(f"unsupported type: {type_name(weight.type)} weights ({wanted})")
-    gemm = node.op_type == "Gemm"
-    transposed = not (gemm and node.integer("transB", 0))
-    k, n = weight.shape if transposed else weight.shape[::-1]
-    if n * k < SMALLEST_WEIGHT:
-        return skip(f"too small: {n * k} weights (fewer than {SMALLEST_WEIGHT} are not worth it)")
-    target = Target(
-        name=node.name,
-        node=node,
-        weight=weight,
-        n=n,
-        k=k,
-        transposed=transposed,
-        alpha=node.real("alpha", 1.0) if gemm else 1.0,
-        scale_type=scale_type,
-        source=node.inputs[0],
-        source_transposed=gemm and bool(node.integer("transA", 0)),
-    )
-    return (target,)
-
-
 def _row(
     graph: Graph, target: Target, bias: Constant | NotConstant, shift: Float64Array | None, tensor_file: TensorFile
 ) -> str:
     """The name of a Gemm's C as [N] with beta and the shift in it, where it is such a constant."""
-    if isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
+    if target.left or isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
         return ""
     name, beta = target.node.inputs[2], target.node.real("beta", 1.0)
     if beta == 1.0 and len(bias.shape) == 1 and shift is None:
@@ -258,15 +202,3 @@ def _row(
     return graph.add_tensor(
         bias.home, f"{name}_row", tensor_file, shifted(bias, np.zeros(1) if shift is None else shift, beta)
     )
-
-
-def _add(graph: Graph, target: Target, product: str, row: str, tensor_file: TensorFile) -> list[NodeProto]:
-    """Nodes that add beta · C to the product; `row` is that sum where it is known."""
-    term, beta, nodes = row or target.node.inputs[2], target.node.real("beta", 1.0), []
-    if beta != 1.0 and not row:
-        value = np.array(beta, STORED_TYPES[target.scale_type])
-        factor = graph.add_tensor(target.node.body, f"{term}_beta", tensor_file, value)
-        scaled = graph.edits.fresh_name(f"{term}_scaled")
-        nodes = [make_node("Mul", [term, factor], [scaled])]
-        term = scaled
-    return [*nodes, make_node("Add", [product, term], [target.node.outputs[0]])]

@@ -29,7 +29,8 @@ _LONGEST = 8
 
 def expected_mean_square(graph: Graph, target: Target) -> Float64Array | None:
     """E[x²] of each of a target's K inputs, relative to their mean; None where no normalization comes before it."""
-    source = _producer(graph, target.node, 0) if target.source and not target.source_transposed else None
+    known = target.source and not target.source_transposed
+    source = _producer(graph, target.node, target.node.inputs.index(target.source)) if known else None
     if source is None:
         return None
     if source.op_type in OPERATORS:

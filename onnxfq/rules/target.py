@@ -61,8 +61,10 @@ class Target:
         alpha: a factor that belongs into the weight (Gemm).
         scale_type: the type of the node's activations, in which scales are stored.
         source: the activations that the weight is multiplied with; "" where it is not, and no data tell about it.
-        source_transposed: these are [K, tokens].
+        source_transposed: these are [K, tokens], or [..., K, tokens].
         slot: which of the node's weights it is.
+        left: it is the product's left operand; the outputs are the product's last dimension but one.
+        unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Target:
     source: str = ""
     source_transposed: bool = False
     slot: int = 0
+    left: bool = False
+    unit_dimensions: int = 0
 
     @property
     def key(self) -> Hashable:

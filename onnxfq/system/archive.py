@@ -1,4 +1,4 @@
-"""Arrays in .npz files, read as far as they are wanted. Nothing that a file says about itself is believed.
+"""Arrays in .npz and .npy files, read as far as they are wanted. Nothing that a file says about itself is believed.
 
 What its headers claim is held against the bytes that are there before memory is taken for it; a compressed file gives
 a sample at a time, so that a few kilobytes which unpack to gigabytes take no more memory than one sample of them.
@@ -127,8 +127,24 @@ def open_archive(path: Path) -> Iterator[dict[str, StoredArray]]:
                 if name in arrays or name == info.filename:
                     raise _DamagedError(f"{info.filename!r} is not an array, or is there twice")
                 _check_sizes(info, size)
-                arrays[name] = _open(stack.enter_context(file.open(info)), info, path, name)
+                compressed = info.compress_type != zipfile.ZIP_STORED
+                stream = stack.enter_context(file.open(info))
+                arrays[name] = _open(stream, info.file_size, path, name, compressed=compressed)
         yield arrays
+
+
+@contextmanager
+def open_array(path: Path) -> Iterator[StoredArray]:
+    """The array of a .npy file, not read yet.
+
+    Raises:
+        DataError: it is none, is damaged, or holds objects.
+    """
+    with ExitStack() as stack:
+        with _naming_file(path):
+            stream = stack.enter_context(path.open("rb"))
+            array = _open(stream, path.stat().st_size, path, path.name)
+        yield array
 
 
 def write_archive(stream: IO[bytes], arrays: Mapping[str, npt.NDArray[Any]], facts: object) -> None:
@@ -173,7 +189,7 @@ def _check_sizes(info: zipfile.ZipInfo, size: int) -> None:
         raise _DamagedError(f"{info.filename!r} claims {info.file_size} bytes, which are not there")
 
 
-def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> StoredArray:
+def _open(stream: IO[bytes], size: int, path: Path, name: str, *, compressed: bool = False) -> StoredArray:
     start = stream.read(len(_MAGIC) + 2)
     count = _LENGTH_BYTES.get((start[-2], start[-1])) if start.startswith(_MAGIC) and len(start) == 8 else None
     if count is None:
@@ -182,10 +198,9 @@ def _open(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, name: str) -> St
     if length > _LONGEST_HEADER:
         raise _DamagedError(f"'{name}' has a header of {length} bytes")
     shape, dtype, turned = _described(stream.read(length).decode("latin1"), name)
-    wanted, there = math.prod(shape) * dtype.itemsize, info.file_size - len(start) - count - length
+    wanted, there = math.prod(shape) * dtype.itemsize, size - len(start) - count - length
     if wanted > there:
         raise _DamagedError(f"'{name}' declares a shape {list(shape)} of {wanted} bytes, but {there} bytes of data")
-    compressed = info.compress_type != zipfile.ZIP_STORED
     return StoredArray(shape, dtype, path, name, stream, turned and len(shape) > 1, compressed)
 
 

@@ -45,18 +45,18 @@ def as_text(name: str, text: str) -> Callable[[Path], Path]:
 X = np.zeros((4, 64), np.float32)
 BAD_DATA: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "missing": (lambda folder: folder / "nowhere.npz", ("There is no file", "nowhere.npz")),
-    "of another kind": (as_text("data.csv", "1,2\n"), ("data.csv", "Use .npz, .jsonl or .txt")),
+    "of another kind": (as_text("data.csv", "1,2\n"), ("data.csv", "Use .npz, .npy, .jsonl or .txt")),
     "unknown input": (lambda folder: npz(folder, x=X, mask=X), ("no such inputs", "mask", "Its inputs: x")),
     "no input": (lambda folder: npz(folder), ("no samples",)),
     "wrong shape": (lambda folder: npz(folder, x=X[:, :63]), ("[1, 63]", "[M, 64]")),
-    "wrong rank": (lambda folder: npz(folder, x=X[0]), ("shape [64]", "[M, 64]")),
-    "wrong type": (lambda folder: npz(folder, x=X.astype(np.int64)), ("int64", "float32")),
+    "wrong rank": (lambda folder: npz(folder, x=X[0][:63]), ("shape [63]", "[M, 64]")),
+    "wrong type": (lambda folder: npz(folder, x=X.astype(np.complex64)), ("complex64", "float32")),
     "not finite": (lambda folder: npz(folder, x=X + np.float32(np.nan)), ("NaN",)),
     "empty": (lambda folder: npz(folder, x=X[:0]), ("no samples",)),
     "not an archive": (as_text("data.npz", "x" * 100), ("data.npz", "numpy.savez")),
     "not JSON": (as_text("data.jsonl", "{'x': 1}\n"), ("data.jsonl",)),
     "text without a tokenizer": (as_text("data.jsonl", '{"text": "Hello"}\n'), ("tokenizer.json", "--tokenizer")),
-    "an empty folder": (empty_folder, ("no .npz files",)),
+    "an empty folder": (empty_folder, ("no .npz or .npy files",)),
 }
 
 

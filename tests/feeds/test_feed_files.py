@@ -131,11 +131,14 @@ def test_jsonl_values_take_the_input_s_type(dtype: str, value: list[Any], wanted
     ("array", "message"),
     [
         (np.ones((2, 4, 5), np.float32), r"pixels has shape \[1, 4, 5\], wanted \[batch, 3, \?\]\."),
-        (np.ones((2, 3, 5)), r"sample 1 of data\.npz\): pixels is float64, wanted float32\."),
+        (
+            np.full((2, 3, 5), 1e300),
+            r"sample 1 of data\.npz\): pixels is float64, wanted float32 \(some values do not fit",
+        ),
         (np.ones((2, 3, 0), np.float32), r"pixels is empty"),
         (np.full((2, 3, 1), np.nan, np.float32), r"pixels holds NaN or infinity"),
         (np.full((2, 3, 1), -np.inf, np.float32), r"pixels holds NaN or infinity"),
-        (np.ones((3, 5), np.float32), r"in data\.npz\): pixels has shape \[3, 5\], wanted \[batch, 3, \?\]\."),
+        (np.ones((4, 5), np.float32), r"in data\.npz\): pixels has shape \[4, 5\], wanted \[batch, 3, \?\]\."),
         (np.array(1, np.float32), r"pixels has shape \[\], wanted \[batch, 3, \?\]\."),
         (
             np.ones((0, 3, 5), np.float32),
@@ -149,9 +152,9 @@ def test_arrays_that_do_not_fit_are_refused(array: np.ndarray, message: str, tmp
 
 
 def test_all_problems_of_a_sample_come_at_once(tmp_path: Path) -> None:
-    path = write_npz(tmp_path, input_ids=np.array([[3, 99]]), attention_mask=np.ones((1, 2), np.int32))
+    path = write_npz(tmp_path, input_ids=np.array([[3, 99]]), attention_mask=np.full((1, 2), 0.5))
     ids = r"input_ids holds ids from 3 to 99, wanted 0 to 15 \(is the tokenizer .*\)"
-    message = ids + "; attention_mask is int32, wanted int64"
+    message = ids + "; attention_mask is float64, wanted int64"
     with pytest.raises(DataError, match=message):
         load(path, ENCODER)
 
@@ -224,7 +227,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
         ({"input_ids": [2**31]}, '"input_ids" must be a list of token ids'),
         ({"input_ids": []}, "input_ids is empty"),
         ({"input_ids": [[[1]]], "attention_mask": [1]}, r"input_ids has shape \[1, 1, 1\], wanted \[batch, sequence\]"),
-        ({"input_ids": [1.5], "attention_mask": [1]}, "input_ids is float64, wanted int64"),
+        ({"input_ids": [1.5], "attention_mask": [1]}, r"input_ids is float64, wanted int64 \(some values"),
         (
             {"input_ids": [[1], [2, 3]], "attention_mask": [1]},
             r"input_ids is not an array \(in line 2 .*lists of equal",
@@ -245,14 +248,14 @@ def test_json_s_nan_is_refused(tmp_path: Path) -> None:
 
 
 def test_integers_beyond_the_input_s_type_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="x is int64, wanted int32"):
+    with pytest.raises(DataError, match=r"x is int64, wanted int32 \(some values do not fit"):
         load(write_lines(tmp_path, {"x": [2**40, 1]}), Signature((TensorSpec("x", "int32", ("n", 2)),), ()))
 
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1")
     with pytest.raises(
-        DataError, match=r"data\.csv is of no known kind \(got '\.csv'\)\. Use \.npz, \.jsonl or \.txt\."
+        DataError, match=r"data\.csv is of no known kind \(got '\.csv'\)\. Use \.npz, \.npy, \.jsonl or \.txt\."
     ):
         load(tmp_path / "data.csv", ENCODER)
     (tmp_path / "data").write_text("1")
@@ -261,12 +264,12 @@ def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no file .*none\.npz\. Give a \.npz, \.jsonl or \.txt file"):
+    with pytest.raises(DataError, match=r"There is no file .*none\.npz\. Give a \.npz, \.npy, \.jsonl or \.txt file"):
         load(tmp_path / "none.npz", ENCODER)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There are no \.npz files in the folder"):
+    with pytest.raises(DataError, match=r"There are no \.npz or \.npy files in the folder"):
         load(tmp_path, ENCODER)
 
 
@@ -292,7 +295,32 @@ def test_numbers_below_one_are_refused(samples: int, seq_len: int, setting: str,
 def test_there_is_a_reader_for_every_kind_of_file_that_help_and_messages_name() -> None:
     assert list(READERS) == list(FEED_FILES)
     assert RUNNING_TEXT in READERS
-    assert listed(FEED_FILES) == ".npz, .jsonl or .txt"
+    assert listed(FEED_FILES) == ".npz, .npy, .jsonl or .txt"
+
+
+# A model's input called "text"
+
+TEXT = TensorSpec("text", "int64", ("batch", 3), vocabulary=16)
+CLIP = Signature((TEXT, PIXELS), ())
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [[1, 2, 3]]])
+def test_ids_under_text_are_the_input_of_that_name(ids: list[Any], tmp_path: Path) -> None:
+    path = write_lines(tmp_path, {"text": ids, "pixels": [[1, 2], [3, 4], [5, 6]]})
+    (feed,) = load(path, CLIP)
+    assert feed["text"].tolist() == [[1, 2, 3]]
+    assert feed["text"].dtype == np.int64
+    assert feed["pixels"].shape == (1, 3, 2)
+
+
+def test_a_string_under_text_needs_the_tokenizer_whatever_the_input_is_called(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Text needs the model's tokenizer\. Name its folder with `tokenizer=DIR`"):
+        load(write_lines(tmp_path, {"text": "a photo", "pixels": [[1], [2], [3]]}), CLIP)
+
+
+def test_a_string_under_text_is_the_input_of_that_name_where_it_takes_strings(tmp_path: Path) -> None:
+    words = Signature((TensorSpec("text", "string", ("batch",)),), ())
+    assert load(write_lines(tmp_path, {"text": ["a photo"]}, {"text": "b"}), words)[0]["text"].tolist() == ["a photo"]
 
 
 # From Python

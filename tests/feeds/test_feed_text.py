@@ -63,6 +63,14 @@ def lines(*texts: str) -> str:
     return "\n".join(json.dumps({"text": text, "label": 0}) for text in texts)
 
 
+def test_text_beside_other_inputs_and_an_input_of_that_name(folder: Path) -> None:
+    clip = Signature((ids("text"), TensorSpec("pixels", "float32", ("batch", 2))), ())
+    sample = json.dumps({"text": "a b", "pixels": [0.5, 1], "label": "cat"})
+    (feed,) = load(folder, sample, suffix="jsonl", signature=clip)
+    assert feed["text"].tolist() == [[CLS, A, B, SEP]]
+    assert feed["pixels"].tolist() == [[0.5, 1]]
+
+
 def test_lines_are_encoded_with_special_tokens_and_neither_padded_nor_cut(folder: Path) -> None:
     feeds = load(folder, lines("a b", "", " \n", "c a b d a"), suffix="jsonl")
     assert rows(feeds) == [[CLS, A, B, SEP], [CLS, C, A, B, D, A, SEP]]

@@ -201,10 +201,44 @@ def test_names_with_spaces_slashes_and_letters_of_other_scripts(tmp_path: Path) 
     assert outcome.report.targets[0].name == "/слой 1/MatMul"
 
 
-def test_onnxs_own_domain_by_its_long_name(tmp_path: Path) -> None:
-    proto = model("y = Gemm <beta = 2.0> (x, w, c)", x="float[M, 64] x, float[1] c", w=W)
-    proto.opset_import[0].domain = "ai.onnx"
-    assert proven(proto, tmp_path).op_types == ["MatMulNBits", "Mul", "Add"]
+IMPORTS = {
+    "long": [("ai.onnx", 17)],
+    "short": [("", 17)],
+    "twice": [("", 17), ("", 17)],
+    "both": [("", 17), ("ai.onnx", 17)],
+    "the last counts": [("", 11), ("ai.onnx", 9), ("", 17)],
+}
+
+
+@pytest.mark.parametrize("long_names", [False, True])
+@pytest.mark.parametrize("imports", IMPORTS)
+def test_onnxs_own_domain_in_all_its_spellings(imports: str, long_names: bool, tmp_path: Path) -> None:
+    body = "y = Gemm <beta = 2.0> (x, w, c)  z = Squeeze (y, axes)"
+    proto = model(body, x="float[1, 64] x, float[1] c", y="float[1, 32] y, float[32] z", w=W, axes=np.array([0]))
+    for node in proto.graph.node if long_names else ():
+        node.domain = "ai.onnx"
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(*one) for one in IMPORTS[imports])
+    outcome = proven(proto, tmp_path)
+    assert outcome.op_types == ["MatMulNBits", "Mul", "Add", "Squeeze"]
+    assert [(o.domain, o.version) for o in outcome.model.opset_import] == [("", 17), ("com.microsoft", 1)]
+    assert {node.domain for node in outcome.model.graph.node} == {"", "com.microsoft"}
+
+
+def test_the_long_name_inside_branches_and_functions(tmp_path: Path) -> None:
+    """ONNX Runtime does not run the function of the source; it runs that of the output."""
+    function = '<domain: "local", opset_import: ["" : 17]> twice (a) => (b) { b = Add (a, a) }'
+    then, other = "t () => (float[M, 64] p) { p = Neg (x) }", "e () => (float[M, 64] q) { q = Abs (x) }"
+    body = f"c = If (on) <then_branch = {then}, else_branch = {other}>  d = local.twice (c)  y = MatMul (d, w)"
+    proto = model(body, x="float[M, 64] x, bool on", domains=', "local" : 1', functions=function, w=W)
+    short = models.write(proto, tmp_path / "short.onnx")
+    for node in (models.branch(proto.graph.node[0], "then_branch").node[0], proto.functions[0].node[0]):
+        node.domain = "ai.onnx"
+    models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
+    models.compare(short, tmp_path / "out.onnx", {"on": np.array(True)})
+    written = onnx.load(tmp_path / "out.onnx")
+    nodes = [models.branch(written.graph.node[0], "then_branch").node[0], written.functions[0].node[0]]
+    assert [node.domain for node in nodes] == ["", ""]
 
 
 def test_microsofts_domain_that_is_imported_already(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import onnx.numpy_helper
 import pytest
 
 from onnxfq import pipeline
-from support.models import Array, branch, find, model, write, write_external
-from support.sampled import calibrated, tokens
+from support.models import EXACT, Array, branch, find, model, write, write_external
+from support.sampled import calibrated, error, tokens
 from support.tiny import weight
 
 Feeds = list[dict[str, Array]]
@@ -244,3 +244,68 @@ def test_sequences_and_optional_inputs_between_stages(tmp_path: Path) -> None:
     constants = small(0, 1) | {"top": np.array(2, np.float32)}
     done = calibrated(model(body, y="float[P, 64] y", constants=constants), tmp_path, tokens(60, 80))
     assert {target.tokens for target in done.report.targets} == {140}
+
+
+# Values that are no arrays of numbers, between two stages: h is one stage's output, t reaches the next.
+NO_NUMBERS = {
+    "sequence": "s = SequenceConstruct(h, x) t = SequenceAt(s, zero)",
+    "split": "s = SplitToSequence <axis = 1> (h, half) u = SequenceErase(s, zero) "
+    "p = ConcatFromSequence <axis = 1> (s) t = Tanh(p)",
+    "identity": "s = SequenceConstruct(h) i = Identity(s) t = SequenceAt(i, zero)",
+    "map": "s = SequenceConstruct(h) "
+    "m = SequenceMap <body = b (float[M, 64] v) => (float[M, 64] o) { o = Tanh(v) }> (s) t = SequenceAt(m, zero)",
+    "optional": "s = Optional(h) u = OptionalHasElement(s) t = OptionalGetElement(s)",
+    "function": "s = local.pair (h, x) t = SequenceAt(s, zero)",
+    "undecided If": "b = ReduceSum <keepdims = 0> (x) c = Less(b, top) s = If (c) <"
+    "then_branch = p () => (seq(float[M, 64]) q) { q = SequenceConstruct(h) }, "
+    "else_branch = r () => (seq(float[M, 64]) v) { w = Neg(h) v = SequenceConstruct(w) }> t = SequenceAt(s, zero)",
+    "Loop": "e = SequenceConstruct(h) s = Loop (two, yes, e) <body = b (int64 i, bool go, seq(float[M, 64]) a) => "
+    "(bool on, seq(float[M, 64]) z) { on = Identity(go) z = SequenceInsert(a, h) }> t = SequenceAt(s, zero)",
+}
+
+
+@pytest.mark.parametrize("memory", [10**9, 0])
+@pytest.mark.parametrize("case", NO_NUMBERS)
+def test_values_that_are_no_arrays_between_stages(case: str, memory: int, tmp_path: Path) -> None:
+    """They are read behind the cut too, and calibrated, compared and run piece by piece all the same."""
+    constants = small(0, 1, 2) | {
+        "zero": np.array(0), "half": np.array(32), "top": np.array(0, np.float32), "two": np.array(2),
+        "yes": np.array(True),
+    }  # fmt: skip
+    again = {"optional": "OptionalGetElement(s)", "map": "SequenceAt(m, zero)"}.get(case, "SequenceAt(s, zero)")
+    wide = "" if case != "split" else "x"
+    last = "k = Add(g, a)" if not wide else "z = Concat <axis = 1> (a, a) k = Add(g, z)"
+    body = f"h = MatMul(x, w0) {NO_NUMBERS[case]} g = MatMul(t, w1) a = {again} {last} y = MatMul(k, w2)"
+    pair = '<opset_import: ["": 18], domain: "local"> pair (a, b) => (s) { s = SequenceConstruct(a, b) }'
+    proto = model(body, y="float[M, 64] y", opset=18, domains=', "local" : 1', functions=pair, constants=constants)
+    done = calibrated(proto, tmp_path, tokens(60, 80), memory=memory, validate=True)
+    assert {name: target.tokens for name, target in done.targets.items()} == dict.fromkeys("hgy", 140)
+    assert done.report.outputs[0].relative_mse == pytest.approx(done.error, rel=0.5)
+
+
+def encoder(keys: str, values: str) -> str:
+    texts = "strings" if '"' in keys else "int64s"
+    others = "int64s" if texts == "strings" else "strings"
+    return f"ai.onnx.ml.LabelEncoder <keys_{texts} = [{keys}], values_{others} = [{values}]>"
+
+
+@pytest.mark.parametrize("memory", [10**9, 0])
+def test_texts_across_a_cut(memory: int, tmp_path: Path) -> None:
+    """Of inputs, and made on the way: read again behind the stage before."""
+    names = '"cat", "dog", "fish"'
+    body = (
+        f"u = {encoder(names, '1, 2, 3')} (words) n = {encoder('1, 2, 3', names)} (u) "
+        "e = Gather(table, u) h = MatMul(e, w0) t = Tanh(h) "
+        f"v = {encoder(names, '3, 2, 1')} (n) d = {encoder(names, '2, 3, 1')} (words) "
+        "f = Gather(table, v) i = Gather(table, d) a = Add(t, f) b = Add(a, i) y = MatMul(b, w1)"
+    )
+    constants = small(0, 1) | {"table": weight(7)[:4]}
+    proto = model(body, x="string[M] words", y="float[M, 64] y", domains=', "ai.onnx.ml" : 2', constants=constants)
+    words = np.array(["cat", "dog", "fish"])
+    samples = [{"words": words[np.random.default_rng(seed).integers(3, size=40)]} for seed in range(4)]
+    samples[0] = {"words": samples[0]["words"].astype(object)}
+    source, output = write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    report = pipeline.quantize(source, output, calib=samples, memory=memory, scheme=EXACT)
+    assert [target.tokens for target in report.targets] == [160, 160]
+    assert error(source, output, samples) < 0.001
+    assert len(report.outputs) == 1

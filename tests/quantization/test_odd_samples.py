@@ -64,6 +64,20 @@ def test_any_number_of_tokens(tmp_path: Path, lengths: tuple[int, ...]) -> None:
     assert done.targets["y"].tokens == sum(lengths)
 
 
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_a_single_token_does_no_harm_to_others(tmp_path: Path, mean: float) -> None:
+    """A bias takes up all of a single token's error: what remains to be minimized is rounding noise."""
+    proto = model("y = Gemm(x, w, b)", y="float[M, 64] y", w=weight(), b=weight()[0])
+    path, rng = write(proto, tmp_path / "in.onnx"), np.random.default_rng(0)
+    x = (mean + rng.standard_normal((200, 64))).astype(np.float32)
+    error = {}
+    for name, samples in {"one": [{"x": x[:1]}], "none": None}.items():
+        pipeline.quantize(path, tmp_path / f"{name}.onnx", calib=samples, scheme=EXACT, validate=False)
+        wanted, got = (Session(p).run({"x": x})["y"] for p in (path, tmp_path / f"{name}.onnx"))
+        error[name] = float(np.square(got - wanted).sum() / np.square(wanted).sum())
+    assert error["one"] < 1.5 * error["none"]
+
+
 def test_samples_without_tokens_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in sample 2 of those given.* x is empty"):
         pipeline.quantize(two(tmp_path), calib=tokens(20, 0, 20))

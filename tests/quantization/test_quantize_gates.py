@@ -209,3 +209,56 @@ def test_gates_of_a_folder_run_piece_by_piece_do_not_vanish(model: Path) -> None
     pair(model.with_name("other.onnx"))
     report = onnxfq.quantize(model.parent, memory="1kB", max_error=9, min_speedup=0, **SETTINGS)
     assert [(gate.name, gate.passed) for gate in report.gates] == [("max-error", True), ("min-speedup", False)]
+
+
+# A comparison that meets no quantized weight
+
+
+def masked(folder: Path) -> Path:
+    """Where True means padding, a mask of ones hides the product; a mask that is made up is all ones."""
+    return write_graph(
+        """masked (float[rows, 64] x, bool[rows, 1] padding_mask) => (float[rows, 64] y, float[rows, 64] z) {
+            p = MatMul(x, w)
+            y = Where(padding_mask, b, p)
+            z = Neg(y)
+        }""",
+        folder / "masked.onnx",
+        {"w": table(1, 64, 64), "b": table(2, 1, 64)[0]},
+    )
+
+
+LIMITS: dict[str, Any] = {"max_error": 0.5, "min_cosine": 0.5}
+
+
+def test_a_comparison_that_met_no_quantized_weight_passes_no_gate(tmp_path: Path) -> None:
+    report = onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx", **LIMITS)
+    assert [output.relative_mse for output in report.outputs] == [0.0, 0.0]
+    assert report.shows_nothing
+    assert "The comparison shows nothing" in report.warnings[0]
+    assert [(gate.passed, gate.measured) for gate in report.gates] == [(False, None)] * 2
+    with pytest.raises(GateError, match="no output depends on a quantized weight with these inputs"):
+        report.require()
+    with pytest.raises(GateError, match="max-error"):
+        onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx").require(max_error=0.5)
+
+
+def test_inputs_that_show_the_weights_are_compared(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((9, 64)).astype(np.float32)
+    samples = [{"x": x, "padding_mask": np.arange(9)[:, np.newaxis] > 6}]
+    report = onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx", calib=samples, **LIMITS)
+    assert not report.shows_nothing
+    assert report.outputs[0].relative_mse
+    assert report.require().passed
+
+
+def test_weights_that_lose_nothing_may_leave_outputs_as_they_are(tmp_path: Path) -> None:
+    """Exactly 0 is the right value where four bits hold the weights."""
+    weight = np.tile(np.arange(16, dtype=np.float32) - 8, (64, 4)).T.copy() / 8
+    path = write_graph(
+        "m (float[3, 64] x) => (float[3, 64] y) { y = MatMul(x, w) }", tmp_path / "m.onnx", {"w": weight}
+    )
+    x = np.round(np.random.default_rng(0).standard_normal((3, 64)) * 4).astype(np.float32)
+    settings: dict[str, Any] = {"activations": "float", "algorithm": "rtn"}
+    report = onnxfq.quantize(path, tmp_path / "out.onnx", calib=[{"x": x}], max_error=0.5, **settings)
+    assert report.outputs[0].relative_mse == 0.0
+    assert report.require().passed

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxfq.errors import ModelError
 from support import models
 from support.models import Array, K, constant, grid, model, proven, reasons
 
@@ -33,16 +34,6 @@ FAKE: dict[str, Array] = {"s": SCALE, "z": np.array(0, np.int8)}
 SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "computed": ("t = Transpose (x)  skipped = MatMul (x, t)", {}, COMPUTED),
     "computed Gemm": ("skipped = Gemm <transB = 1> (x, x)", {}, COMPUTED),
-    "left": (
-        "t = Transpose (x)  skipped = MatMul (l, t)",
-        {"l": grid(32, 64)},
-        "the constant weight is the left operand",
-    ),
-    "left in Gemm": (
-        "skipped = Gemm <transB = 1> (l, x)",
-        {"l": grid(32, 64)},
-        "the constant weight is the left operand",
-    ),
     "both": (
         "skipped = MatMul (l, w)",
         {"l": grid(32, 64), "w": W},
@@ -51,7 +42,7 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
     "3-D": (
         "skipped = MatMul (x, v)",
         {"v": np.stack([W, W])},
-        "unsupported shape: the weight has 3 dimensions [2, 64, 32], not 2",
+        "unsupported shape: the weight is a batch of matrices [2, 64, 32], MatMulNBits multiplies by one",
     ),
     "1-D": (
         "skipped = MatMul (x, v)",
@@ -98,6 +89,27 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
         "f = Cast <to = 1> (v)  skipped = MatMul (x, f)",
         {"v": eight(W)},
         "already quantized: its weight is cast from int8",
+    ),
+    "codes, cast and scaled": (
+        "f = Cast <to = 1> (q)  v = Mul (f, s)  skipped = MatMul (x, v)",
+        {"q": eight(W), "s": SCALE},
+        "already quantized: its weight is cast from int8",
+    ),
+    "codes, cast, moved and scaled": (
+        "f = Cast <to = 1> (q)  g = Cast <to = 1> (z)  d = Sub (f, g)  u = Mul (d, s)  v = Transpose (u)"
+        "  skipped = MatMul (x, v)",
+        {"q": (eight(W).T.astype(np.int16) + 128).astype(np.uint8), "s": SCALE, "z": np.array(128, np.uint8)},
+        "already quantized: its weight is cast from uint8",
+    ),
+    "codes and one more factor behind DequantizeLinear": (
+        "d = DequantizeLinear (q, s)  v = Mul (d, s)  skipped = MatMul (x, v)",
+        {"q": eight(W), "s": SCALE},
+        "already quantized: its weight comes from DequantizeLinear",
+    ),
+    "a factor that is cast from integers is no code": (
+        "f = Cast <to = 1> (n)  v = Mul (w2, f)  skipped = MatMul (x, v)",
+        {"w2": W, "n": np.array(2, np.int8)},
+        "no constant weight: Mul makes it from constants, fold these first",
     ),
     "cast to integers": (
         "i = Cast <to = 6> (x)  v = Cast <to = 6> (w2)  skipped = MatMul (i, v)",
@@ -180,8 +192,22 @@ def test_initializers_that_callers_may_replace(tmp_path: Path) -> None:
     proto.graph.initializer.append(models.tensor(W, "fixed"))
     proto.graph.output.append(onnx.helper.make_tensor_value_info("y2", 1, ["M", 32]))
     outcome = proven(proto, tmp_path)
-    assert reasons(outcome.report) == {"y": "the weight 'w' is a graph input too, whose value callers may replace"}
+    reason = "the weight is a graph input too, whose value callers may replace (`constant_inputs=True`: none does)"
+    assert reasons(outcome.report) == {"y": reason}
     assert [i.name for i in outcome.model.graph.input] == ["x", "w"]
+
+
+@pytest.mark.parametrize("ir", [3, 4, 8])
+def test_the_values_of_inputs_are_constants_where_the_user_says_so(ir: int, tmp_path: Path) -> None:
+    """What the reason names as the remedy works, and only then are the inputs gone."""
+    path = models.write(with_inputs(ir), tmp_path / "in.onnx")
+    if ir > 3:
+        with pytest.raises(ModelError, match=r"1x the weight is a graph input too.*`constant_inputs=True`"):
+            models.quantized_by_rtn(path)
+    outcome = proven(path, tmp_path, constant_inputs=True)
+    assert outcome.op_types == ["MatMulNBits"]
+    assert [i.name for i in outcome.model.graph.input] == ["x"]
+    assert outcome.report.settings["constant_inputs"] is True
 
 
 def test_a_shape_that_callers_may_replace(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What stands around a quantized product, so that its result is that of the MatMul or Gemm in whose place it is.
+
+[Transpose →] MatMulNBits [→ Transpose] [→ Expand] [→ Add]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnxfq.graph import Graph, NodeProto, TensorFile, make_node
+from onnxfq.quantized import STORED_TYPES
+from onnxfq.rules.target import Target
+
+Step = Callable[[str, str], list[NodeProto]]  # nodes from one value to another
+_SLICES_BY_INPUTS_FROM = 10  # the operator set from which Slice takes its limits as inputs
+
+
+def swapped(graph: Graph, target: Target) -> Step | None:
+    """Swap the last two dimensions of what is fed; None where the last one is that of the weight's inputs."""
+    if not target.source_transposed:
+        return None
+    return lambda value, result: [make_node("Transpose", [value], [result], perm=_swap(_rank(graph, target) or 2))]
+
+
+def swapped_back(graph: Graph, target: Target) -> Step | None:
+    """Swap the last two dimensions of the product, where the weight was the left operand of a matrix."""
+    rank = _rank(graph, target) or 2
+    if not target.left or rank == 1:
+        return None
+    return lambda value, result: [make_node("Transpose", [value], [result], perm=_swap(rank))]
+
+
+def expanded(graph: Graph, target: Target, tensor_file: TensorFile) -> Step | None:
+    """Put dimensions of 1 before the product's, where the weight [1, …, 1, K, N] has more than what it multiplies."""
+    rank, wanted = _rank(graph, target), target.unit_dimensions + 2
+    if not target.unit_dimensions or (rank or 0) >= wanted:
+        return None
+
+    def step(value: str, result: str) -> list[NodeProto]:
+        if rank is None:
+            *before, shape = _measured_shape(graph, target, tensor_file)
+        else:
+            before, shape = [], _constant(graph, target, [1] * (wanted if rank > 1 else wanted - 1), tensor_file)
+        return [*before, make_node("Expand", [value, shape], [result])]
+
+    return step
+
+
+def added(graph: Graph, target: Target, row: str, tensor_file: TensorFile) -> Step:
+    """Add beta · C to the product; `row` is that term where it is known."""
+
+    def step(value: str, result: str) -> list[NodeProto]:
+        term, beta, nodes = row or target.node.inputs[2], target.node.real("beta", 1.0), []
+        if beta != 1.0 and not row:
+            array = np.array(beta, STORED_TYPES[target.scale_type])
+            factor = graph.add_tensor(target.node.body, f"{term}_beta", tensor_file, array)
+            scaled = graph.edits.fresh_name(f"{term}_scaled")
+            nodes = [make_node("Mul", [term, factor], [scaled])]
+            term = scaled
+        return [*nodes, make_node("Add", [value, term], [result])]
+
+    return step
+
+
+def linked(graph: Graph, steps: Sequence[tuple[str, Step]], output: str) -> tuple[str, list[NodeProto]]:
+    """The value that the first of some steps reads, and all their nodes, the last of which gives `output`.
+
+    Args:
+        graph: the model.
+        steps: each with a word for what it reads.
+        output: a name; without steps, the value itself.
+    """
+    names = [*(graph.edits.fresh_name(f"{output}_{word}") for word, _ in steps), output]
+    nodes = [node for (_, step), value, result in zip(steps, names, names[1:], strict=False)
+             for node in step(value, result)]  # fmt: skip
+    return names[0], nodes
+
+
+def _measured_shape(graph: Graph, target: Target, tensor_file: TensorFile) -> list[NodeProto | str]:
+    """Nodes that make the shape to expand to, and its name: [1, …, 1, rows, 1], without rows for a vector."""
+    source, fresh = target.source, graph.edits.fresh_name
+    shape, rows, wanted = fresh(f"{source}_shape"), fresh(f"{source}_rows"), fresh(f"{source}_wanted")
+    if graph.opset(target.node) < _SLICES_BY_INPUTS_FROM:
+        cut = make_node("Slice", [shape], [rows], starts=[-2], ends=[-1], axes=[0])
+    else:
+        limits = [_constant(graph, target, [limit], tensor_file) for limit in (-2, -1)]
+        cut = make_node("Slice", [shape, *limits], [rows])
+    ones = [_constant(graph, target, [1] * count, tensor_file) for count in (target.unit_dimensions, 1)]
+    joined = make_node("Concat", [ones[0], rows, ones[1]], [wanted], axis=0)
+    return [make_node("Shape", [source], [shape]), cut, joined, wanted]
+
+
+def _constant(graph: Graph, target: Target, values: Sequence[int], tensor_file: TensorFile) -> str:
+    array = np.array(values, np.int64)
+    return graph.add_tensor(target.node.body, f"{target.node.outputs[0]}_dimensions", tensor_file, array)
+
+
+def _rank(graph: Graph, target: Target) -> int | None:
+    """Of what the weight is multiplied with."""
+    return graph.rank(target.node, 1 if target.left else 0)
+
+
+def _swap(rank: int) -> list[int]:
+    return [*range(rank - 2), rank - 1, rank - 2]
