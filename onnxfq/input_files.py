@@ -37,4 +37,6 @@ def refuse_missing(path: Path) -> None:
         DataError: they are not.
     """
     if not path.exists():
-        raise DataError(f"There is no file {path}. Give a {listed(FEED_FILES)} file, or a folder of .npz files.")
+        raise DataError(
+            f"There is no file {path}. Give a {listed(FEED_FILES)} file, or a folder of {listed(ARRAY_FILES)} files."
+        )

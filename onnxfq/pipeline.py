@@ -181,7 +181,7 @@ def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work 
     with working(work, job, data.calibration, source_hash, progress) as checkpoint:
         report = _write(job, staged, data, checkpoint, source_hash, progress)
         if data.comparison is None:
-            return report
+            return report.with_gates(job.options.gates)
         progress("comparing with the original", 0, 1)
         try:
             report = with_validation(report, validate(job.graph, staged, data.comparison, progress), job)

@@ -11,6 +11,7 @@ import numpy as np
 from onnxfq.arrays import Float64Array
 
 Derived = TypeVar("Derived")
+_FADING = 1024  # tokens, beside which made-up ones are worth half
 _NO_VARIANCE = 1e-6  # of the second moments: what float32 sums leave when means are taken away from equal values
 
 
@@ -62,19 +63,21 @@ class Statistics:
         """The same after some more tokens that nobody saw: inputs about zero, each independent of the others.
 
         A few tokens say nothing of most directions, and what is fitted to them alone is worse on others than what is
-        made without data. So many made-up tokens count little beside thousands, and outweigh a handful.
+        made without data. Made-up tokens outweigh a handful, and fade beside thousands, faster than by their number:
+        these know better.
 
         Args:
             mean_square: [K], how large inputs are relative to each other; None: all alike. They are made as large, on
                 the whole, as those that were seen.
-            weight: how many tokens these count as; 0 changes nothing.
+            weight: how many tokens these count as beside a few; half of it beside 1024, and so on; 0 changes nothing.
         """
         if self.gram is None or not weight:
             return self
         size = self.gram.diagonal().mean()
         known = mean_square is not None and np.isfinite(mean_square).all() and mean_square.mean() > 0
         prior = mean_square * (size / mean_square.mean()) if known and mean_square is not None else size
-        seen = self.tokens / (self.tokens + weight)
+        worth = weight / (1 + self.tokens / _FADING)
+        seen = self.tokens / (self.tokens + worth)
 
         def joined(moments: Float64Array | None) -> Float64Array | None:
             if moments is None:

@@ -12,11 +12,12 @@ from typer.models import OptionInfo
 PANELS = {
     "Weights": (
         "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm", "include", "exclude",
-        "allow_slow",
+        "allow_slow", "constant_inputs",
     ),
-    "Data": ("calib", "tokenizer", "samples", "seq_len", "seed", "text", "data", "eval_text"),
+    "Data": ("calib", "tokenizer", "samples", "seq_len", "seed", "text", "data"),
     "Comparison and gates": (
-        "no_validate", "max_error", "max_kl", "min_cosine", "max_ppl_increase", "max_drop", "min_speedup",
+        "eval_data", "eval_text", "no_validate", "max_error", "max_kl", "min_cosine", "max_ppl_increase", "max_drop",
+        "min_speedup",
     ),
     "Timing": ("only", "lengths", "batches", "tokens", "seconds", "loads", "clock", "cpus"),
     "Machine": ("provider", "memory", "threads", "executor", "work_dir", "resume"),

@@ -138,7 +138,7 @@ def _choose(**given: Unpack[Changes]) -> Options:
     from onnxfq.input_files import refuse_missing
     from onnxfq.options import SELF, choose_options
 
-    calib = given.get("calib")
-    if isinstance(calib, str) and calib != SELF:
-        refuse_missing(Path(calib))
+    for data in (given.get("calib"), given.get("eval_data")):
+        if isinstance(data, str | Path) and data != SELF:
+            refuse_missing(Path(data))
     return choose_options(None, given)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
-from onnxfq.errors import UsageError
+from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds import (
     ENOUGH_SAMPLES,
     ENOUGH_TOKENS,
@@ -29,6 +29,8 @@ from onnxfq.quantization.comparison import GENERATED_SAMPLES, Comparison, prepar
 from onnxfq.quantization.job import Job
 from onnxfq.session import Session
 from onnxfq.system.terminal import size_text
+
+NOT_COMPARED = "NOT COMPARED: the output was verified, but there is nothing to compare it with the original on."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,18 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
         feeds, held_out = hold_out(feeds, options.samples)
-    comparison = None
+    calibration, comparison = feeds if needed else None, None
+    notes: list[str] = []
     if options.validate:
         progress("checking the original", 0, 1)
         chosen = judged or held_out or feeds
-        comparison = _prepare_comparison(job, feeds if needed else None, chosen, folder, progress)
-    calibration = feeds if needed else None
-    return Data(calibration, comparison, tuple(_notes(job, calibration, comparison)))
+        try:
+            comparison = _prepare_comparison(job, calibration, chosen, folder, progress)
+        except DataError as error:
+            if chosen is not None:
+                raise
+            notes.append(f"{NOT_COMPARED} {error}")
+    return Data(calibration, comparison, (*notes, *_notes(job, calibration, comparison)))
 
 
 def _prepare_comparison(
