@@ -19,6 +19,7 @@ from onnxfq.progress import Progress, Steps, silent
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, calibrate
+from onnxfq.quantization.contents import contents
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
@@ -146,7 +147,8 @@ def _quantize_model(job: Job, staged: Path, data: Data, work: Work | None, progr
         kernels_run = verify(staged, expected, job.provider)
         report = summarize(job, staged, targets, data.origin)
         size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
-        report = replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
+        report = replace(report, size=size, contents=contents(job.graph, size.output_bytes))
+        report = replace(report, kernels_run=kernels_run, warnings=(*report.warnings, *notes))
         if data.comparison is None:
             return report
         progress("comparing with the original", 0, 1)

@@ -38,6 +38,7 @@ class OutputAccuracy:
         nonfinite: elements that are NaN or infinite in one model and different in the other.
         shared_nonfinite: elements that are NaN in both, or the same infinity; left out of all other values.
         note: what to know about these values; None where there is nothing.
+        samples: how many feeds they come from; 0 where that is not known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class OutputAccuracy:
     nonfinite: int = 0
     shared_nonfinite: int = 0
     note: str | None = None
+    samples: int = 0
 
     @property
     def is_float(self) -> bool:
@@ -125,7 +127,7 @@ def compare_outputs(
         count += 1
     if not count:
         raise DataError("There is nothing to compare the models on (got 0 samples). Give at least one.")
-    return [output.result() for output in outputs]
+    return [replace(output.result(), samples=count) for output in outputs]
 
 
 def _shared_outputs(reference: Session, candidate: Session) -> list[str]:
