@@ -152,10 +152,10 @@ def change_chart(names: Sequence[str], changes: Sequence[Sequence[float | None]]
             if group:
                 ratio, n = max(group, key=lambda item: abs(y.place(item[0]) - y.place(1.0)))
                 at = y.place(ratio)
-                marks.append(
-                    Mark(x.place(n + 1), at, at, f"{_cut(names[n])}: {figure_text(ratio)}", f"run{run % 5 + 1}")
-                )
-    text = f"Errors relative to run A, from {figure_text(min(known))} to {figure_text(max(known))} times; below 1 is better than A."
+                says = f"{_cut(names[n])}: {figure_text(ratio)}"
+                marks.append(Mark(x.place(n + 1), at, at, says, f"run{run % 5 + 1}"))
+    span = f"{figure_text(min(known))} to {figure_text(max(known))} times"
+    text = f"Errors relative to run A, from {span}; below 1 is better than A."
     title = "Error of each layer relative to run A"
     return Chart("changes", title, text, "layer", "times A's error", x.ticks, y.ticks, marks)
 

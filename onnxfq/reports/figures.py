@@ -24,12 +24,12 @@ def figure_text(value: float, samples: int = 0) -> str:
 
 def cosine_text(value: float, samples: int = 0) -> str:
     """With the digits that tell it from 1: 0.9973, 0.83."""
-    return f"{value:.{_decimals(1 - value, _digits(samples) - 1)}f}"
+    return f"{value:.{_decimals(1 - value, _digits(samples))}f}"
 
 
 def share_text(value: float, samples: int = 0) -> str:
     """In per cent, with the digits that tell it from 0 and from 100 %: 84.2 %, 99.98 %."""
-    decimals = _decimals(min(value, 1 - value) if 0 < value < 1 else 1.0, _digits(samples) - 1)
+    decimals = _decimals(min(value, 1 - value), _digits(samples))
     return f"{100 * value:.{max(0, decimals - 2)}f} %"
 
 
@@ -51,7 +51,7 @@ def _digits(samples: int) -> int:
 
 
 def _decimals(distance: float, digits: int) -> int:
-    """Decimals that show so many significant digits of a distance below 1."""
-    if not 0.0 < abs(distance) < 1.0:
+    """Decimals that show all but one of so many significant digits of a distance, and no fewer than so many."""
+    if not 0.0 < distance < 1.0:
         return digits
-    return min(_MOST_DECIMALS, max(digits, digits - 1 - math.floor(math.log10(abs(distance)))))
+    return min(_MOST_DECIMALS, max(digits, digits - 2 - math.floor(math.log10(distance))))

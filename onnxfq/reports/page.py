@@ -75,9 +75,10 @@ def report_page(report: Report) -> str:
         layers=layers,
         worst=worst,
         measured=any(layer.measured for layer in layers),
-        error_charts=[c for c in (error_chart(layers, worst), bits_chart(layers, worst)) if c],
+        errors=[layer.error for layer in layers if layer.error is not None],
+        error_chart=error_chart(layers, worst),
+        bits_chart=bits_chart(layers, worst),
         range_charts=[c for c in ranges if c],
-        groups=groups,
         common=_common(report, groups),
         kinds=sorted({t.op_type for t in report.targets} | {s.op_type for s in report.skipped}),
         reasons=reasons,
@@ -120,14 +121,14 @@ def _common(report: Report, groups: Sequence[LayerGroup]) -> dict[str, str]:
 def _slices(report: Report) -> list[Slice]:
     """What the output's files consist of, each part where it is drawn."""
     parts = parts_of(report)
-    total = max(1, sum(part.after for part in parts))
+    total = max(report.size.output_bytes, sum(part.after for part in parts), 1)
     slices, start = [], 0.0
     for index, part in enumerate(parts):
         share = part.after / total
         series = "part0" if part.quantized else "rest" if part.name in (SMALL, REST) else f"part{1 + index % 3}"
         slices.append(Slice(part, share, start, series))
         start += share
-    return slices if report.contents else []
+    return slices
 
 
 @cache
@@ -144,7 +145,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "size": size_text, "figure": _or_nothing(figure_text), "cosine": _or_nothing(cosine_text),
         "share": _or_nothing(share_text), "uncertain": _or_nothing(uncertain_text), "percent": _percent, "name": _name,
-        "mille": _mille,
+        "breaks": _breaks, "mille": _mille,
     }  # fmt: skip
     environment.tests["known_for"] = lambda name, rows: _any(rows, name)
     environment.globals |= {"FEW_ROWS": FEW_ROWS, "MOST_PRINTED": MOST_PRINTED, "MOST_NAMES": MOST_NAMES}
@@ -189,6 +190,11 @@ def _percent(value: float | None) -> str:
 def _name(text: str) -> str:
     cut = len(text) - LONGEST_NAME
     return text if cut <= 0 else f"{shortened(text, LONGEST_NAME)} ({cut} characters left out)"
+
+
+def _breaks(text: str) -> Markup:
+    """Names of nodes break behind slashes, where they must, rather than inside words."""
+    return Markup("/<wbr>").join(printable(text).split("/"))
 
 
 def _mille(share: float) -> str:
