@@ -56,5 +56,5 @@ def together(parts: Iterable[Sequence[Content]]) -> tuple[Content, ...]:
 def largest(contents: Sequence[Content], total: int, most: int = 2) -> str:
     """The largest parts that are weights: `98 % of its bytes are LSTM weights, 1 % Conv weights`; "" without any."""
     weights = [row for row in contents if row.what not in (SMALL, REST) and 100 * row.bytes >= total][:most]
-    told = [f"{100 * row.bytes / total:.0f} % {row}" for row in weights]
+    told = [f"{100 * row.bytes // total} % {row}" for row in weights]
     return ", ".join(told).replace(" % ", " % of its bytes are ", 1)

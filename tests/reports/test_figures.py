@@ -18,7 +18,7 @@ def test_few_samples_give_two_digits_and_many_three(value: float, few: str, many
 
 @pytest.mark.parametrize(
     ("value", "few", "many"),
-    [(0.99731, "0.997", "0.9973"), (0.83412, "0.83", "0.834"), (1.0, "1.00", "1.000"), (0.999944, "0.99994", "0.999944"),
+    [(0.99731, "0.997", "0.9973"), (0.83412, "0.83", "0.834"), (1.0, "1.00", "1.000"), (0.99994, "0.99994", "0.999940"),
      (-0.2, "-0.20", "-0.200"), (0.0, "0.00", "0.000")],
 )  # fmt: skip
 def test_a_cosine_is_told_from_1(value: float, few: str, many: str) -> None:

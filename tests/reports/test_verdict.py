@@ -65,7 +65,7 @@ def test_an_output_without_figures_is_broken_whatever_the_others_are() -> None:
 
 
 def test_nothing_compared_is_never_called_good() -> None:
-    text = OutputAccuracy("label", "string", 3, note="not compared: it is no array")
+    text = OutputAccuracy("label", "sequence", 3, note="not compared: it is no array")
     assert loss_of([]).level == loss_of([text, OutputAccuracy("y", "float32")]).level == ""
     assert str(verdict(run(outputs=(text,)))) == "NOT COMPARED: no output has elements that could be compared."
     assert verdict(run(outputs=(), latency=())).word == "NOT VALIDATED"
