@@ -32,8 +32,8 @@ def floats(*shape: int) -> Array:
 
 def lstm(tail: str = "s = Squeeze(h, one) y = MatMul(s, w)", **weights: Array) -> onnx.ModelProto:
     body = f"h, a, b = LSTM<hidden_size = {H}>(x, W, R) {tail}"
-    shape = {"x": f"float[M, B, {H}] x", "y": "float[M, B, N] y"}
-    return model(body, **shape, W=floats(1, 4 * H, H), R=floats(1, 4 * H, H), **weights)
+    given = {"W": floats(1, 4 * H, H), "R": floats(1, 4 * H, H), **weights}
+    return model(body, x=f"float[M, B, {H}] x", y="float[M, B, N] y", constants=given)
 
 
 def test_weights_are_named_by_their_operators_and_add_up_to_the_file(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_is_predicted_is_what_comes(tmp_path: Path) -> None:
 
 def test_what_nothing_can_be_done_with_is_named_in_the_refusal(tmp_path: Path) -> None:
     source = write(lstm("y = Squeeze(h, one)", one=np.array([1])), tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="it has no MatMul.* with a constant weight: 99 % of its bytes are LSTM"):
+    with pytest.raises(ModelError, match=r"it has no MatMul.* with a constant weight: 99 % of its bytes are LSTM"):
         onnxfq.quantize(source)
     with pytest.raises(ModelError, match=r"1x too small: .*; \d\d % of its bytes are LSTM weights"):
         onnxfq.quantize(write(lstm(one=np.array([1]), w=grid(H, 2)), tmp_path / "n.onnx"))
@@ -78,8 +78,8 @@ def test_what_nothing_can_be_done_with_is_named_in_the_refusal(tmp_path: Path) -
     ],
 )
 def test_kinds_of_weights(tmp_path: Path, body: str, shape: tuple[int, ...], named: str) -> None:
-    inputs = {"x": "float[M, 64] x, int64 i", "y": "float[M, N] y"}
-    source = write(model(body, **inputs, t=floats(*shape)), tmp_path / "m.onnx")
+    proto = model(body, x="float[M, 64] x, int64 i", y="float[M, N] y", t=floats(*shape))
+    source = write(proto, tmp_path / "m.onnx")
     assert rows(onnxfq.inspect(source).source_contents)[named] == 4 * np.prod(shape)
 
 
