@@ -19,8 +19,8 @@ from onnxfq.progress import Progress, Steps, silent
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, calibrate
-from onnxfq.quantization.contents import contents
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
+from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.plan import announce_cost, plan, refuse_idle

@@ -10,7 +10,7 @@ from onnxfq.graph import Graph
 from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.assign import assign, schemes_text
-from onnxfq.quantization.contents import contents
+from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights

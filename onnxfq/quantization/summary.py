@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.quantization.assign import Planned
-from onnxfq.quantization.contents import expected_contents
+from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
