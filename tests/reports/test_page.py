@@ -191,10 +191,14 @@ def test_figures_of_a_run_are_there() -> None:
 @pytest.mark.parametrize(
     ("report", "kind", "says"),
     [
-        (run(), "compared small", "SMALL LOSS: mean KL 0.01, top-1 agreement 95.0 %, on samples (given: texts.jsonl)."),
+        (
+            run(),
+            "compared negligible",
+            "NEGLIGIBLE LOSS: mean KL 0.01, top-1 agreement 95.0 %, on samples (given: texts.jsonl).",
+        ),
         (run(outputs=(), latency=()), "unproven ", "NOT VALIDATED:"),
         (inspected(), "inspected ", "INSPECTED: 3 nodes would be quantized"),
-        (run(gates=(Gate("max-error", 1.0, 0.1, passed=True),)), "passed small", "jsonl); the gate holds."),
+        (run(gates=(Gate("max-error", 1.0, 0.1, passed=True),)), "passed negligible", "jsonl); the gate holds."),
         (unknown(), "failed broken", "FAILED: the gate does not hold: max-error without a figure, limit 0.1. Broken: "),
     ],
 )
