@@ -19,6 +19,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps-minilm": lambda: tables.steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
     "bits2-minilm": lambda: tables.beyond(["bits2-minilm"]),
     "self-minilm": lambda: tables.beyond(["self-minilm"]),
+    "bands-opt-4m": lambda: tables.bands("bands-opt-4m"),
+    "bands-minilm": lambda: tables.bands("bands-minilm"),
     "granularity": tables.granularity,
     "throughput": lambda: tables.throughput("throughput"),
     "throughput-1b": lambda: tables.throughput("throughput-1b"),

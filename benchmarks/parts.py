@@ -85,6 +85,15 @@ PARTS: dict[str, Part] = {
             "--rows '+ refinement: the full stack'",
         },
     ),
+    "bands": Part(
+        "Errors, and what they cost at the task",
+        "What the bands of a report's verdict rest on. Changes are from the original's score, with their standard "
+        "error: from windows of text; from drawing pairs again.",
+        {
+            "bands-opt-4m": "benchmarks.bands decoder {decoder} --text {text_test} --calib {decoder_calib}",
+            "bands-minilm": "benchmarks.bands encoder {encoder} --sts {sts_test} --calib {encoder_calib}",
+        },
+    ),
     "granularity": Part(
         "Granularity against perplexity",
         "How much the perplexity of opt-4m rises at 4 bits with one scale for a tensor, a channel, or 128 weights; "

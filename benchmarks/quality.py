@@ -70,17 +70,44 @@ def judge_encoder(folder: Path, sts: Path) -> tuple[Judge, dict[str, float]]:
     flat = np.concatenate(reference).astype(np.float64)
     spread = float(((flat - flat.mean(axis=0)) ** 2).sum())
 
-    def correlation(states: list[Array]) -> float:
+    def similarities(states: list[Array]) -> Array:
         vectors = np.stack([s.mean(axis=0) for s in states]).astype(np.float64)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return spearman((vectors[: len(scores)] * vectors[len(scores) :]).sum(axis=1), scores)
+        return np.asarray((vectors[: len(scores)] * vectors[len(scores) :]).sum(axis=1))
+
+    before = similarities(reference)
 
     def judge(path: Path) -> dict[str, float]:
         states = list(hidden_states(session(path), tokenizer, sentences))
         error = sum(float(((s.astype(np.float64) - r) ** 2).sum()) for s, r in zip(states, reference, strict=True))
-        return {"relative_mse": round(error / spread, 5), "spearman": round(correlation(states), 5)}
+        return {
+            "relative_mse": round(error / spread, 5),
+            "cosine": round(_mean_cosine(np.concatenate(states), flat), 5),
+            **spearman_change(before, similarities(states), scores),
+        }
 
-    return judge, {"relative_mse": 0.0, "spearman": round(correlation(reference), 5), "tokens": len(flat)}
+    return judge, {"relative_mse": 0.0, "spearman": round(spearman(before, scores), 5), "tokens": len(flat)}
+
+
+def spearman_change(before: Array, after: Array, scores: Array, draws: int = 200) -> dict[str, float]:
+    """The rank correlation, its change from the original's, and the standard error of that (bootstrap over pairs)."""
+    random = np.random.default_rng(0)
+    changes = []
+    for _ in range(draws):
+        drawn = random.integers(0, len(scores), len(scores))
+        changes.append(spearman(after[drawn], scores[drawn]) - spearman(before[drawn], scores[drawn]))
+    value = spearman(after, scores)
+    return {
+        "spearman": round(value, 5),
+        "spearman_change": round(value - spearman(before, scores), 5),
+        "spearman_change_error": round(float(np.std(changes, ddof=1)), 5),
+    }
+
+
+def _mean_cosine(one: Array, other: Array) -> float:
+    """Of rows, one by one."""
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / lengths).mean())
 
 
 # Decoders ------------------------------------------------------------------------------------------------------------

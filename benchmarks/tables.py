@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tools import NOT_INSTALLED
+from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.reports.bands import loss_of
+from onnxfq.reports.figures import cosine_text, figure_text, share_text
 
 RESULTS = Path(__file__).parent / "results"
 BEYOND = {"bits2-minilm": "2 bits", "self-minilm": "4 bits, `--calib self`: no data given"}
@@ -69,6 +72,31 @@ def embeddings(name: str, figures: dict[str, str]) -> str:
         values = [f"{row[key]:.4g}" for key in figures]
         rows.append([kind, row["algorithm"], _size(row["file_bytes"]), *values, f"{row['one_token_speedup']:.2f}x"])
     return markdown(rows)
+
+
+def bands(name: str) -> str:
+    """What a model's files lost at its task, beside their errors and what the verdict says of these."""
+    result = read(name)
+    decoder = "perplexity" in result["original"]
+    figures = ["mean KL", "top-1", "perplexity"] if decoder else ["relative MSE", "cosine", "Spearman"]
+    rows: list[list[object]] = [["bits", "block", "algorithm", *figures, "verdict"]]
+    for row in result["rows"]:
+        first = f"; 2 in `{next(iter(row['schemes']))}`" if "schemes" in row else ""
+        rows.append([f"{row['bits']}{first}", row["block_size"], row["algorithm"], *_lost(row, result["original"])])
+    return markdown(rows)
+
+
+def _lost(row: dict[str, Any], original: dict[str, float]) -> list[str]:
+    """Both errors, the change of the task's score with its standard error, and the word."""
+    if "mean_kl" in row:
+        found = OutputAccuracy("logits", "float32", 1, relative_mse=0.0, kl=row["mean_kl"], top1=row["top1"])
+        rise, error = (100 * row[key] / original["perplexity"] for key in ("perplexity_rise", "perplexity_rise_error"))
+        texts = [figure_text(row["mean_kl"]), share_text(row["top1"]), f"{rise:+.2f} ± {error:.2f} %"]
+    else:
+        found = OutputAccuracy("hidden", "float32", 1, relative_mse=row["relative_mse"], cosine=row["cosine"])
+        change = f"{row['spearman_change']:+.4f} ± {row['spearman_change_error']:.4f}"
+        texts = [figure_text(row["relative_mse"]), cosine_text(row["cosine"]), change]
+    return [*texts, loss_of([found]).level]
 
 
 def quality(name: str, figures: dict[str, str]) -> str:

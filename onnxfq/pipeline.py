@@ -25,6 +25,7 @@ from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, calibrate
 from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
+from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
@@ -206,7 +207,8 @@ def _write(
     kernels_run = verify(staged, expected, job.provider)
     report = summarize(job, staged, targets, data.origin)
     size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
-    return replace(report, size=size, kernels_run=kernels_run, warnings=(*report.warnings, *data.notes, *notes))
+    report = replace(report, size=size, contents=contents(job.graph, size.output_bytes), kernels_run=kernels_run)
+    return replace(report, warnings=(*report.warnings, *data.notes, *notes))
 
 
 def _keep_better(

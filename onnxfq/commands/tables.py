@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
@@ -17,18 +16,23 @@ from onnxfq.commands.printing import say as _say
 from onnxfq.commands.printing import table as _table
 from onnxfq.evaluation.result import Evaluation
 from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.reports.bands import is_cache, worst_cache
 from onnxfq.reports.compare import ReportComparison
-from onnxfq.reports.layers import groups_of, layers_of
+from onnxfq.reports.figures import cosine_text, figure_text, share_text, uncertain_text
+from onnxfq.reports.parts import parts_of
 from onnxfq.reports.report import Report, SkipReport, TargetReport
+from onnxfq.reports.verdict import verdict
 from onnxfq.system.terminal import one_line, printable, size_text
 
 _FEW = 12
+_NOTHING = "-"
 
 
 def show_report(report: Report, console: Console) -> None:
-    """What was done, what it gained and cost, and whether the gates hold."""
+    """What it came to, in a word; what it gained and cost; what was left alone; and whether the gates hold."""
     heading = Text(printable(report.output or report.source), style="bold")
     _say(console, heading.append(f"  {report.scheme}, {report.algorithm}", style="not bold"))
+    _show_verdict(report, console)
     console.print(_summary(report))
     if report.outputs:
         _show_accuracy(report, console)
@@ -36,8 +40,18 @@ def show_report(report: Report, console: Console) -> None:
     _show_gates(report, console)
 
 
+def _show_verdict(report: Report, console: Console) -> None:
+    found = verdict(report)
+    bad = found.kind == "failed" or found.level in ("damaged", "broken")
+    style = "bold red" if bad else "bold green" if found.level in ("negligible", "small") else "bold yellow"
+    _say(console, Text(found.word, style=style).append(f": {one_line(found.text)}", style="default not bold"))
+
+
 def show_inspection(report: Report, console: Console) -> None:
-    """What would be quantized, and what not."""
+    """What would be quantized, and what not: sizes first, then node by node."""
+    _say(console, Text(printable(report.source), style="bold"))
+    _show_verdict(report, console)
+    console.print(_summary(report))
     operators = list(dict.fromkeys(target.operator for target in report.targets))
     for operator in operators:
         _say(console, f"Targets: {operator}" if len(operators) > 1 else "Targets", style="bold")
@@ -53,7 +67,6 @@ def show_inspection(report: Report, console: Console) -> None:
         for skip in report.skipped:
             _add(skipped, _name(skip), skip.op_type, with_option_names(skip.reason))
         console.print(skipped)
-    console.print(_summary(report))
     seconds, memory = report.estimate.seconds, size_text(report.estimate.memory_bytes)
     _say(console, f"Estimate: {seconds:.0f} s and {memory} of memory with --algorithm {report.algorithm}.")
 
@@ -98,7 +111,7 @@ def _show_changes(comparison: ReportComparison, labels: Sequence[str], console: 
 
 
 def _with_format(error: float | None, layer_format: str) -> str:
-    return layer_format if error is None else f"{error:.4g} {layer_format}"
+    return layer_format if error is None else f"{figure_text(error)} {layer_format}"
 
 
 def show_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -161,25 +174,24 @@ def _target_row(target: TargetReport) -> tuple[str, ...]:
 
 
 def _summary(report: Report) -> Table:
+    """Size, what it consists of, and speed."""
     table = Table("", "original", "quantized", "ratio", box=box.SIMPLE_HEAD, pad_edge=False)
     size = report.size
     _add(table, "file size", size_text(size.source_bytes), size_text(size.output_bytes), f"{size.ratio:.1%}")
+    for row in _part_rows(report):
+        _add(table, *row)
     if size.target_weights:
         before = 8 * size.target_float_bytes / size.target_weights
         after = size.bits_per_weight
         _add(table, "bits a quantized weight", f"{before:.2f}", f"{after:.2f}", f"{after / before:.1%}")
-    for figure in report.language:
-        change = figure.relative_difference
-        rise = "" if change is None else f"{100 * change:+.3g} %"
-        _add(table, figure.name, _with_error(figure.baseline), _with_error(figure.value), rise)
     for latency in report.latency:
         old, new = (f"{time} ms" for time in latency.time_texts)
         _add(table, f"time, {latency.label}", old, new, f"{latency.speedup_text}{_interval(latency)}")
-    floats = Counter(bool(s.float_bytes) for s in report.skipped)
-    _add(table, "nodes with weights", f"{len(report.targets) + floats[True]}", f"{len(report.targets)}", "")
-    for row in _group_rows(report):
-        _add(table, *row)
-    _add(table, "bytes quantized", "", "", f"{size.coverage:.1%}")
+    for figure in report.language:
+        change, error = figure.relative_difference, figure.difference_error
+        rise = "" if change is None else f"{100 * change:+.2g} %"
+        old, new = (_NOTHING if v is None else uncertain_text(v, error) for v in (figure.baseline, figure.value))
+        _add(table, figure.name, old, new, rise)
     return table
 
 
@@ -188,16 +200,12 @@ def _interval(latency: Latency) -> str:
     return "" if ends is None else f" [{', '.join(ends)}]"
 
 
-def _group_rows(report: Report) -> Iterator[tuple[str, ...]]:
-    """Size before and after of the layers of each operator and format, where there are several."""
-    groups = groups_of(layers_of(report))
-    several = len({group.operator for group in groups}) > 1
-    for group in groups if len(groups) > 1 else ():
-        before, after = group.float_bytes, group.bytes
-        ratio = f"{after / before:.1%}" if before else ""
-        kind = f"{group.operator} " if several else ""
-        sizes = (size_text(before), size_text(after)) if after else ("shared", "shared")
-        yield (f"{len(group.layers)}x {kind}{group.bits}-bit/{group.granularity}", *sizes, ratio)
+def _part_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """What the files consist of, before and after."""
+    for part in parts_of(report):
+        ratio = f"{part.after / part.before:.1%}" if part.quantized and part.before else ""
+        sizes = ("shared", "shared") if part.is_shared else (size_text(part.before), size_text(part.after))
+        yield (f"  {part.name}", *sizes, ratio)
 
 
 def _show_accuracy(report: Report, console: Console) -> None:
@@ -210,31 +218,37 @@ def _show_accuracy(report: Report, console: Console) -> None:
 
 
 def _output_table(shown: Sequence[OutputAccuracy]) -> Table:
-    """A line an output; of many outputs that are caches only the worst."""
+    """A line an output; of those that are caches only the worst."""
     table = _table("output", "relative MSE", "cosine", "KL", "top-1")
-    caches = [o for o in shown if _is_cache(o)] if len(shown) > _FEW else []
+    caches = [o for o in shown if is_cache(o)]
     for output in shown:
-        if output not in caches:
+        if not is_cache(output):
             _add(table, output.name, *_figures(output))
-    if caches:
-        worst = max(caches, key=lambda o: float("inf") if o.relative_mse is None else o.relative_mse)
-        _add(table, f"worst of {len(caches)} cache outputs: {worst.name}", *_figures(worst))
+    worst = worst_cache(caches)
+    if worst is not None:
+        name = worst.name if len(caches) == 1 else f"worst of {len(caches)} cache outputs: {worst.name}"
+        _add(table, name, *_figures(worst))
     return table
 
 
-def _is_cache(output: OutputAccuracy) -> bool:
-    return output.name.split(": ")[-1].startswith(("present", "past"))
-
-
 def _figures(output: OutputAccuracy) -> tuple[str, ...]:
+    few = output.samples
     if output.equal is not None:
-        return (f"{output.equal:.2%} equal", "", "", "")
+        return (f"{share_text(output.equal, few)} equal", "", "", "")
+    texts = (figure_text, cosine_text, figure_text, share_text)
     figures = (output.relative_mse, output.cosine, output.kl, output.top1)
-    return tuple("" if figure is None else f"{figure:.4g}" for figure in figures)
+    return tuple("" if f is None else text(f, few) for f, text in zip(figures, texts, strict=True))
 
 
 def _show_skips(report: Report, console: Console) -> None:
     """How many nodes were left alone for which reason; those with weights by name."""
+    with_weights = sum(bool(skip.float_bytes) for skip in report.skipped)
+    if with_weights:
+        _say(
+            console,
+            f"Quantized: {len(report.targets)} of {len(report.targets) + with_weights} nodes with weights",
+            style="dim",
+        )
     reasons: dict[str, list[SkipReport]] = {}
     for skip in report.skipped:
         reasons.setdefault(skip.reason, []).append(skip)
@@ -251,8 +265,8 @@ def _some_names(skips: Sequence[SkipReport]) -> Iterator[str]:
 def _with_error(value: float | None, error: float | None = None, sign: str = "") -> str:
     """`48.75 ± 0.31`; a dash where there is no value."""
     if value is None:
-        return "-"
-    return f"{value:{sign}.5g}" + (f" ± {error:.2g}" if error is not None else "")
+        return _NOTHING
+    return uncertain_text(value, error, sign) + (f" ± {error:.2g}" if error is not None else "")
 
 
 def _show_gates(report: Report | Evaluation, console: Console) -> None:

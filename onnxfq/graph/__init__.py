@@ -12,6 +12,7 @@ from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import Fed, single_node
 from onnxfq.graph.save import save
+from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, type_name
@@ -35,6 +36,7 @@ __all__ = [
     "Reshape",
     "Scratch",
     "Step",
+    "StoredTensor",
     "Submodel",
     "TensorFile",
     "Transpose",
@@ -49,6 +51,7 @@ __all__ = [
     "partition",
     "save",
     "single_node",
+    "stored_tensors",
     "type_name",
     "weight_bytes",
 ]

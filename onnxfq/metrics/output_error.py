@@ -38,6 +38,7 @@ class OutputAccuracy:
         nonfinite: elements that are NaN or infinite in one model and different in the other.
         shared_nonfinite: elements that are NaN in both, or the same infinity; left out of all other values.
         note: what to know about these values; None where there is nothing.
+        samples: how many feeds they come from, without those for which the reference gave no elements; 0: not known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class OutputAccuracy:
     nonfinite: int = 0
     shared_nonfinite: int = 0
     note: str | None = None
+    samples: int = 0
 
     @property
     def is_float(self) -> bool:
@@ -158,7 +160,7 @@ class _Output:
         self.name = spec.name
         self.blank = OutputAccuracy(spec.name, spec.dtype)
         self.sums = FloatSums(logits=_are_logits(spec.name)) if self.blank.is_float else EqualSums()
-        self.seen = 0
+        self.seen = self.samples = 0
         self.trouble: str | None = None
 
     def add(self, expected: Array | None, got: Array | None) -> None:
@@ -166,6 +168,7 @@ class _Output:
         if expected is None:
             return
         self.seen += expected.size
+        self.samples += expected.size > 0
         if got is None:
             self.trouble = "the candidate has no such output"
         elif got.shape != expected.shape:
@@ -175,7 +178,7 @@ class _Output:
 
     def result(self) -> OutputAccuracy:
         """The errors; none but counts where outputs could not be compared."""
-        result = replace(self.blank, elements=self.seen)
+        result = replace(self.blank, elements=self.seen, samples=self.samples)
         if result.dtype in NOT_ARRAYS:
             return replace(result, note="not compared: it is no array")
         if not self.seen:

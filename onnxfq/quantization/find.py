@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.graph import Graph
+from onnxfq.reports.contents import Content, largest
 from onnxfq.rules import RULES, Rule, Skip, Target, match
 
 
@@ -80,17 +81,19 @@ def _matches(expression: str, names: Sequence[str]) -> bool:
     return any(re.search(expression, name) for name in names)
 
 
-def refuse_nothing(graph: Graph, skips: Sequence[Skip]) -> None:
+def refuse_nothing(graph: Graph, skips: Sequence[Skip], contents: Sequence[Content]) -> None:
     """Refuse a model without a target, unless the reason is that it is quantized already.
 
     Raises:
-        ModelError: nothing to quantize, with the reasons.
+        ModelError: nothing to quantize, with the reasons, and with what the model's bytes are instead.
     """
     if any(skip.quantized for skip in skips):
         return
     reasons = Counter(skip.reason for skip in skips)
     listed = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(5))
-    raise ModelError(f"Nothing to quantize in '{graph.path}': {listed or 'it has no ' + operators('or')}.")
+    parts = largest(contents, graph.source_bytes)
+    told = [listed or f"it has no {operators('or')} with a constant weight", *([parts] if parts else [])]
+    raise ModelError(f"Nothing to quantize in '{graph.path}': {('; ' if listed else ': ').join(told)}.")
 
 
 def operators(conjunction: str) -> str:

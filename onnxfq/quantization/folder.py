@@ -11,6 +11,7 @@ from pathlib import Path
 from onnxfq.errors import ModelError, UsageError
 from onnxfq.model_files import MODEL_SUFFIX
 from onnxfq.options import Options
+from onnxfq.reports.contents import together as contents_together
 from onnxfq.reports.report import Estimate, Report, Size
 
 # Weights, of ONNX models or in other frameworks' formats: no companions of a quantized model.
@@ -119,6 +120,8 @@ def merge(
         language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),
         kernels_run=sum(r.kernels_run for r in marked),
+        contents=contents_together(r.contents for r in marked),
+        source_contents=contents_together(r.source_contents for r in marked),
     )
     return whole.with_gates(options.gates) if outputs else whole
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from onnxfq.executors.executor import HERE, Workers
 from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
+from onnxfq.reports.contents import Content
 from onnxfq.rules import Skip
 from onnxfq.solvers import Solver
 
@@ -28,7 +29,8 @@ class Job:
         planned: the weights to quantize, each with its scheme and kernel.
         scheme: in words.
         skips: the nodes left alone, with reasons.
-        kept_bytes: of the planned nodes' float weights, those that stay because other nodes read them too.
+        kept: bytes of the planned nodes' float weights that stay because other nodes read them too, by what they are.
+        contents: what the model's files consist of.
         workers: who does what need not be done here.
     """
 
@@ -39,8 +41,20 @@ class Job:
     planned: Sequence[Planned]
     scheme: str
     skips: Sequence[Skip]
-    kept_bytes: int = 0
+    kept: Mapping[Hashable, int] = field(default_factory=dict)
+    contents: Sequence[Content] = ()
     workers: Workers = HERE
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the float weights that stay."""
+        return sum(self.kept.values())
+
+    @property
+    def replaced(self) -> set[tuple[Body, str]]:
+        """The float weights that do not stay, by scope and name."""
+        weights = (p.target.weight for p in self.planned)
+        return {weight.names[-1] for weight in weights if weight.key[:2] not in self.kept}
 
     @property
     def threads(self) -> int | None:
@@ -48,18 +62,17 @@ class Job:
         return None if self.options.threads is None else min(self.options.threads, os.cpu_count() or 1)
 
 
-def kept_bytes(graph: Graph, planned: Sequence[Planned]) -> int:
+def kept_weights(graph: Graph, planned: Sequence[Planned]) -> dict[Hashable, int]:
     """Bytes of float weights that other nodes read too, such as an embedding that is also the output head."""
     uses = Counter((node.body.root, name) for node in graph.nodes() for name in set(node.inputs))
-    readers: defaultdict[tuple[Body, str], set[str]] = defaultdict(set)
+    readers: defaultdict[tuple[Body, str], set[tuple[Body, str]]] = defaultdict(set)
     for p in planned:
-        reader = p.target.node.outputs[0]
+        reader = p.target.node.body, p.target.node.outputs[0]  # branches of an If may use the same names
         for body, name in p.target.weight.names:
             readers[body.root, name].add(reader)
-            reader = name
-    kept = {
+            reader = body, name
+    return {
         p.target.weight.key[:2]: p.target.float_bytes
         for p in planned
         if any(uses[body.root, name] > len(readers[body.root, name]) for body, name in p.target.weight.names)
     }
-    return sum(kept.values())

@@ -11,9 +11,10 @@ from onnxfq.graph import Graph
 from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.assign import assign, schemes_text
+from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
-from onnxfq.quantization.job import Job, kept_bytes
+from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
 from onnxfq.session import resolve_provider
@@ -53,10 +54,11 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     graph = Graph.load(path, constant_inputs=options.constant_inputs)
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
-    found, skips = find(graph, options.include, options.exclude)
-    planned, left = assign(found, options, provider, calibrated=solver.calibrated)
-    scheme, kept = schemes_text(planned, options.scheme), kept_bytes(graph, planned)
-    return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, workers)
+    targets, skips = find(graph, options.include, options.exclude)
+    planned, left = assign(targets, options, provider, calibrated=solver.calibrated)
+    scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
+    found = contents(graph, graph.source_bytes)
+    return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, found, workers)
 
 
 def is_idle(jobs: Sequence[Job]) -> bool:
@@ -69,7 +71,7 @@ def is_idle(jobs: Sequence[Job]) -> bool:
         return False
     if not any(skip.quantized for job in jobs for skip in job.skips):
         for job in jobs:
-            refuse_nothing(job.graph, job.skips)
+            refuse_nothing(job.graph, job.skips, job.contents)
     return True
 
 

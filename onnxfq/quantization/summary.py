@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
@@ -28,10 +29,11 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
 
     Args:
         job: the model and what was decided.
-        output: what was written, None where nothing was.
+        output: what was written, None where nothing was; then its contents are predicted.
         targets: what became, or would become, of each planned node.
         calibration: where the solver's data come from; "" where it had none.
     """
+    size = _size(job, targets)
     return Report(
         source=str(job.graph.path),
         output=str(output) if output else None,
@@ -41,7 +43,9 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
         provider=job.provider,
         targets=tuple(targets),
         skipped=tuple(SkipReport.of(s) for s in job.skips),
-        size=_size(job, targets),
+        size=size,
+        contents=() if output else expected_contents(job, size.output_bytes, targets),
+        source_contents=tuple(job.contents),
         estimate=estimate(job),
         warnings=(*_plan_warnings(job), *(_comparison_warnings(job) if output else ())),
         onnxfq_version=VERSION,
@@ -94,8 +98,9 @@ def expected_targets(job: Job) -> list[TargetReport]:
     reports = []
     for p in job.planned:
         report = target_report(p, job.solver.name)
-        owner = first.setdefault(p.key, report.name)
-        reports.append(report if owner == report.name else replace(report, bytes=0, shares=owner))
+        shares = first.get(p.key)  # branches of an If may hold nodes of the same name
+        first.setdefault(p.key, report.name)
+        reports.append(report if shares is None else replace(report, bytes=0, shares=shares))
     return reports
 
 

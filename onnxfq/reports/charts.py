@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxfq.reports.axes import Axis, Tick, linear_axis, log_axis, order_axis, range_axis
+from onnxfq.reports.figures import figure_text
 from onnxfq.reports.layers import Layer, bins_of
 from onnxfq.system.terminal import shortened
 
@@ -79,9 +80,9 @@ class Chart:
 
 
 def error_chart(layers: Sequence[Layer], worst: Sequence[Layer]) -> Chart | None:
-    """Errors in the order of the network; None where none is known."""
+    """Errors in the order of the network; None where none is known, or all are the same."""
     known = [layer for layer in layers if layer.error is not None]
-    if not known:
+    if _alike(map(_error, known)):
         return None
     x, y = order_axis(len(layers)), log_axis([_error(layer) for layer in known])
     marks = [_error_mark(group, x, y, set(map(id, worst))) for group in bins_of(known, MOST_MARKS)]
@@ -94,9 +95,9 @@ def error_chart(layers: Sequence[Layer], worst: Sequence[Layer]) -> Chart | None
 
 
 def bits_chart(layers: Sequence[Layer], worst: Sequence[Layer]) -> Chart | None:
-    """Errors over true bits a weight; None where no error is known."""
+    """Errors over true bits a weight; None where no error is known, or all errors or all bits are the same."""
     known = [layer for layer in layers if layer.error is not None]
-    if not known:
+    if _alike(map(_error, known)) or _alike(layer.bits for layer in known):
         return None
     x = linear_axis([layer.bits for layer in known], margin=1.0)
     y = log_axis([_error(layer) for layer in known])
@@ -107,8 +108,7 @@ def bits_chart(layers: Sequence[Layer], worst: Sequence[Layer]) -> Chart | None:
         marks.append(Mark(x.place(layer.bits), at, at, _says(layer), _series(layer, bad)))
     marks = _distinct(marks) if len(marks) > MOST_MARKS else _side_by_side(marks)
     lowest, highest = min(layer.bits for layer in known), max(layer.bits for layer in known)
-    span = f"{lowest:.3g}" if f"{lowest:.3g}" == f"{highest:.3g}" else f"{lowest:.3g} to {highest:.3g}"
-    text = f"Errors of {len(known)} layers at {span} bits a weight."
+    text = f"Errors of {len(known)} layers at {figure_text(lowest)} to {figure_text(highest)} bits a weight."
     title = "Error against bits a weight, scales and zero points included"
     return Chart("bits", title, text, "bits a weight", "error", x.ticks, y.ticks, marks, (), _legend(known))
 
@@ -116,28 +116,28 @@ def bits_chart(layers: Sequence[Layer], worst: Sequence[Layer]) -> Chart | None:
 def range_chart(
     name: str, title: str, layers: Sequence[Layer], ranges: Callable[[Layer], Range | None]
 ) -> Chart | None:
-    """Smallest to largest value of each layer, in the order of the network; None where none is known."""
+    """Smallest to largest value of each layer, in the order of the network; None where none is known, or all alike."""
     known = [(layer, pair) for layer in layers if (pair := ranges(layer)) is not None]
-    if not known:
+    if _alike(low for _, (low, _) in known) and _alike(high for _, (_, high) in known):
         return None
     pairs = {layer.number: pair for layer, pair in known}
     x, y = order_axis(len(layers)), range_axis(list(pairs.values()))
     marks = [_range_mark(group, pairs, x, y) for group in bins_of([layer for layer, _ in known], MOST_MARKS)]
     low, high = min(p[0] for p in pairs.values()), max(p[1] for p in pairs.values())
     widest, _ = max(known, key=lambda item: max(map(abs, item[1])))
-    text = f"From {low:.4g} to {high:.4g}; the value farthest from zero is that of {_named(widest)}."
+    text = f"From {figure_text(low)} to {figure_text(high)}; the value farthest from zero is that of {_named(widest)}."
     return Chart(name, title, text, "layer", "value", x.ticks, y.ticks, marks)
 
 
 def change_chart(names: Sequence[str], changes: Sequence[Sequence[float | None]]) -> Chart | None:
-    """Errors of later runs relative to the first, layer by layer; None where there is nothing to compare.
+    """Errors of later runs relative to the first, layer by layer; None where no two differ.
 
     Args:
         names: of the layers.
         changes: of each layer, one ratio for each later run.
     """
     known = [ratio for row in changes for ratio in row if ratio is not None]
-    if not known:
+    if _alike(known):
         return None
     x, y = order_axis(len(names)), log_axis([*known, 0.5, 2.0])
     step = -(-len(names) // MOST_MARKS)
@@ -152,10 +152,17 @@ def change_chart(names: Sequence[str], changes: Sequence[Sequence[float | None]]
             if group:
                 ratio, n = max(group, key=lambda item: abs(y.place(item[0]) - y.place(1.0)))
                 at = y.place(ratio)
-                marks.append(Mark(x.place(n + 1), at, at, f"{_cut(names[n])}: {ratio:.4g}", f"run{run % 5 + 1}"))
-    text = f"Errors relative to run A, from {min(known):.4g} to {max(known):.4g} times; below 1 is better than A."
+                says = f"{_cut(names[n])}: {figure_text(ratio)}"
+                marks.append(Mark(x.place(n + 1), at, at, says, f"run{run % 5 + 1}"))
+    span = f"{figure_text(min(known))} to {figure_text(max(known))} times"
+    text = f"Errors relative to run A, from {span}; below 1 is better than A."
     title = "Error of each layer relative to run A"
     return Chart("changes", title, text, "layer", "times A's error", x.ticks, y.ticks, marks)
+
+
+def _alike(values: Iterable[float]) -> bool:
+    """Whether a drawing of them would say nothing: there is none, or one, or all read the same."""
+    return len({figure_text(value) for value in values}) < 2
 
 
 def _error_mark(group: Sequence[Layer], x: Axis, y: Axis, worst: set[int]) -> Mark:
@@ -172,7 +179,7 @@ def _range_mark(group: Sequence[Layer], pairs: dict[int, Range], x: Axis, y: Axi
     low = min(pairs[layer.number][0] for layer in group)
     high = max(pairs[layer.number][1] for layer in group)
     last = f" to {group[-1].number}" if len(group) > 1 else ""
-    text = f"{group[0].number}{last} {_named(group[0])}: {low:.4g} … {high:.4g}"
+    text = f"{group[0].number}{last} {_named(group[0])}: {figure_text(low)} … {figure_text(high)}"
     return Mark(x.place((group[0].number + group[-1].number) / 2), y.place(low), y.place(high), text, "range")
 
 
@@ -215,7 +222,7 @@ def _series(layer: Layer, worst: set[int]) -> str:
 
 
 def _says(layer: Layer) -> str:
-    return f"{_named(layer)}: {_error(layer):.4g}, {layer.bits:.3g} bits a weight"
+    return f"{_named(layer)}: {figure_text(_error(layer))}, {figure_text(layer.bits)} bits a weight"
 
 
 def _named(layer: Layer) -> str:
@@ -231,8 +238,8 @@ def _error(layer: Layer) -> float:
 
 
 def _least(layers: Sequence[Layer]) -> str:
-    return f"{min(map(_error, layers)):.3g}"
+    return figure_text(min(map(_error, layers)))
 
 
 def _largest(layers: Sequence[Layer]) -> str:
-    return f"{max(map(_error, layers)):.3g}"
+    return figure_text(max(map(_error, layers)))

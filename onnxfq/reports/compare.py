@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from onnxfq.errors import UsageError
 from onnxfq.metrics.metric import Metric
+from onnxfq.reports.figures import figure_text, overlap, share_text, uncertain_text
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.layers import Layer, layers_of
 from onnxfq.reports.report import JSON_VERSION, Report
@@ -22,13 +23,13 @@ Unit = Literal["bytes", "fraction", "bits", "ms", "times", "s", "nodes", ""]
 
 _TEXTS: dict[str, Callable[[float], str]] = {
     "bytes": size_text,
-    "fraction": "{:.1%}".format,
+    "fraction": share_text,
     "bits": "{:.2f}".format,
-    "ms": "{:.3g} ms".format,
+    "ms": lambda value: f"{figure_text(value)} ms",
     "times": "{:.2f}x".format,
-    "s": "{:.3g} s".format,
+    "s": lambda value: f"{figure_text(value)} s",
     "nodes": "{:.0f}".format,
-    "": "{:.4g}".format,
+    "": figure_text,
 }
 
 
@@ -48,26 +49,50 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class ComparedMetric:
-    """One figure of every run, None where a run has none."""
+    """One figure of every run, None where a run has none.
+
+    Attributes:
+        name: of the figure.
+        unit: of the values.
+        better: which of them are; "" where none is, or they cannot be set against each other.
+        values: one a run.
+        low: the lower end of each value's 95 % interval; empty where no run has one.
+        high: the upper end.
+    """
 
     name: str
     unit: Unit
     better: Better
     values: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
 
     @property
     def texts(self) -> list[str]:
         """For people."""
-        return ["" if value is None else _TEXTS[self.unit](value) for value in self.values]
+        return ["" if value is None else self._text(value, index) for index, value in enumerate(self.values)]
+
+    def _text(self, value: float, index: int) -> str:
+        low, high = self._interval(index, value)
+        return _TEXTS[self.unit](value) if self.unit or high <= low else uncertain_text(value, (high - low) / 4)
 
     @property
     def best(self) -> list[bool]:
-        """Which runs have the best figure; none where all read the same."""
+        """Which runs have the best figure; none where all read the same, or another may be as good."""
         known = [value for value in self.values if value is not None]
+        nobody = [False] * len(self.values)
         if not self.better or len(set(filter(None, self.texts))) < 2:
-            return [False] * len(self.values)
+            return nobody
         best = min(known) if self.better == "less" else max(known)
+        ranges = {value: self._interval(i, value) for i, value in enumerate(self.values) if value is not None}
+        if overlap([ranges.pop(best), *ranges.values()]):
+            return nobody
         return [value == best for value in self.values]
+
+    def _interval(self, index: int, value: float) -> tuple[float, float]:
+        """In which the value lies; nothing but itself where that is not known."""
+        low, high = (ends[index] if ends else None for ends in (self.low, self.high))
+        return (value if low is None else low, value if high is None else high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +201,53 @@ def _letter(index: int) -> str:
 
 
 def _figures(reports: Sequence[Report]) -> Iterator[ComparedMetric]:
+    """Size, accuracy, speed; no figure is better where it was measured on something else."""
+
     def figure(name: str, unit: Unit, better: Better, of: Callable[[Report], float | None]) -> ComparedMetric:
         return ComparedMetric(name, unit, better, tuple(of(report) for report in reports))
 
+    same = _same_inputs(reports)
+    less: Better = "less" if same else ""
+    more: Better = "more" if same else ""
     yield figure("file size", "bytes", "less", lambda r: r.size.output_bytes)
     yield figure("of the original", "fraction", "less", lambda r: r.size.ratio)
     yield figure("bits a quantized weight", "bits", "less", lambda r: r.size.bits_per_weight or None)
-    yield figure("bytes quantized", "fraction", "more", lambda r: r.size.coverage)
+    yield figure("weights left in floating point", "bytes", "less", _left_bytes)
     yield figure("nodes quantized", "nodes", "", lambda r: len(r.targets))
-    yield figure("largest relative MSE", "", "less", _largest_error)
+    yield figure("largest relative MSE", "", less, _largest_error)
     for name in dict.fromkeys(o.name for r in reports for o in r.outputs if o.kl is not None):
-        yield figure(f"KL, {name}", "", "less", lambda r, name=name: _of_output(r, name, "kl"))  # type: ignore[misc]
-        yield figure(f"top-1, {name}", "fraction", "more", lambda r, name=name: _of_output(r, name, "top1"))  # type: ignore[misc]
-    yield figure("perplexity", "", "less", lambda r: _largest(r.language))
+        yield figure(f"KL, {name}", "", less, lambda r, name=name: _of_output(r, name, "kl"))  # type: ignore[misc]
+        yield figure(f"top-1, {name}", "fraction", more, lambda r, name=name: _of_output(r, name, "top1"))  # type: ignore[misc]
+    yield _perplexity(reports)
     for case in dict.fromkeys(x.case for r in reports for x in r.latency):
-        yield figure(f"time, {case}", "ms", "less", lambda r, case=case: _of_case(r, case, "candidate_ms"))  # type: ignore[misc]
-        yield figure(f"speed-up, {case}", "times", "more", lambda r, case=case: _of_case(r, case, "speedup"))  # type: ignore[misc]
-    yield figure("time of the run", "s", "less", lambda r: r.seconds)
+        yield figure(f"time, {case}", "ms", "", lambda r, case=case: _of_case(r, case, "candidate_ms"))  # type: ignore[misc]
+        speedup = figure(f"speed-up, {case}", "times", more, lambda r, case=case: _of_case(r, case, "speedup"))  # type: ignore[misc]
+        low, high = (tuple(_of_case(r, case, end) for r in reports) for end in ("low", "high"))
+        yield replace(speedup, low=low, high=high)
+    yield figure("time of the run", "s", "", lambda r: r.seconds)
+
+
+def _same_inputs(reports: Sequence[Report]) -> bool:
+    """Whether all that were compared were so on the same inputs, and come from originals of the same size."""
+    inputs = {report.inputs for report in reports if report.inputs}
+    return len(inputs) < 2 and len({report.size.source_bytes for report in reports}) < 2
+
+
+def _left_bytes(report: Report) -> float | None:
+    left = sum(row.bytes for row in report.contents if row.is_float_weight)
+    return left if report.contents else None
+
+
+def _perplexity(reports: Sequence[Report]) -> ComparedMetric:
+    """With the interval of its difference from the original's, on the same texts."""
+    values = [_largest(report.language) for report in reports]
+    errors = [max((m.difference_error or 0.0 for m in report.language), default=0.0) for report in reports]
+    low, high = (
+        tuple(None if v is None else v + side * 2 * e for v, e in zip(values, errors, strict=True)) for side in (-1, 1)
+    )
+    texts = {metric.note for report in reports for metric in report.language}
+    same = len(texts) < 2 and len({report.size.source_bytes for report in reports}) < 2
+    return ComparedMetric("perplexity", "", "less" if same else "", tuple(values), low, high)
 
 
 def _largest_error(report: Report) -> float | None:

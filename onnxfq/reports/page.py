@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,9 +14,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from onnxfq.reports.bands import is_cache, worst_cache
 from onnxfq.reports.charts import bits_chart, change_chart, error_chart, range_chart
 from onnxfq.reports.compare import ReportComparison
+from onnxfq.reports.contents import REST, SMALL
+from onnxfq.reports.figures import cosine_text, figure_text, share_text, uncertain_text
 from onnxfq.reports.layers import LayerGroup, groups_of, layers_of, worst_of
+from onnxfq.reports.parts import Part, parts_of
 from onnxfq.reports.recipe import FROM_PYTHON, command_line, python_call
 from onnxfq.reports.report import Report, SkipReport
 from onnxfq.reports.verdict import verdict
@@ -30,11 +34,10 @@ MOST_PRINTED = 100  # rows of a folded table that are unfolded on paper
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part of the source's bytes."""
+class Slice:
+    """A part of the output's files in a drawing."""
 
-    label: str
-    bytes: int
+    part: Part
     share: float
     start: float
     series: str
@@ -72,13 +75,16 @@ def report_page(report: Report) -> str:
         layers=layers,
         worst=worst,
         measured=any(layer.measured for layer in layers),
-        error_charts=[c for c in (error_chart(layers, worst), bits_chart(layers, worst)) if c],
+        errors=[layer.error for layer in layers if layer.error is not None],
+        error_chart=error_chart(layers, worst),
+        bits_chart=bits_chart(layers, worst),
         range_charts=[c for c in ranges if c],
-        groups=groups,
         common=_common(report, groups),
         kinds=sorted({t.op_type for t in report.targets} | {s.op_type for s in report.skipped}),
         reasons=reasons,
-        parts=_parts(report, reasons),
+        slices=_slices(report),
+        caches=[o for o in report.outputs if is_cache(o)],
+        worst_cache=worst_cache(report.outputs),
         command=command_line(report),
         call=python_call(report),
         from_python=report.settings.get("calib") == FROM_PYTHON,
@@ -112,23 +118,17 @@ def _common(report: Report, groups: Sequence[LayerGroup]) -> dict[str, str]:
     return {name: next(iter(values)) if len(values) == 1 else "" for name, values in facts.items()}
 
 
-def _parts(report: Report, reasons: Sequence[Reason]) -> list[Part]:
-    """What the source's bytes are: quantized, left alone for a reason, and all that is no such weight."""
-    size = report.size
-    sizes = [("quantized", size.target_float_bytes)]
-    sizes += [(f"left alone: {reason.text}", reason.bytes) for reason in reasons if reason.bytes > 0]
-    rest = size.source_bytes - sum(count for _, count in sizes)
-    if rest > 0:
-        sizes.append(("everything else: norms, biases, other constants, the graph", rest))
-    total = max(size.source_bytes, sum(count for _, count in sizes))
-    parts, start = [], 0.0
-    for index, (label, count) in enumerate(sizes):
-        series = (
-            "part0" if index == 0 else "rest" if label.startswith("everything else") else f"part{1 + (index - 1) % 3}"
-        )
-        parts.append(Part(label, count, count / total, start, series))
-        start += count / total
-    return parts
+def _slices(report: Report) -> list[Slice]:
+    """What the output's files consist of, each part where it is drawn."""
+    parts = parts_of(report)
+    total = max(report.size.output_bytes, sum(part.after for part in parts), 1)
+    slices, start = [], 0.0
+    for index, part in enumerate(parts):
+        share = part.after / total
+        series = "part0" if part.quantized else "rest" if part.name in (SMALL, REST) else f"part{1 + index % 3}"
+        slices.append(Slice(part, share, start, series))
+        start += share
+    return slices
 
 
 @cache
@@ -142,7 +142,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"size": size_text, "figure": _figure, "percent": _percent, "name": _name, "mille": _mille}
+    environment.filters |= {
+        "size": size_text, "figure": _or_nothing(figure_text), "cosine": _or_nothing(cosine_text),
+        "share": _or_nothing(share_text), "uncertain": _or_nothing(uncertain_text), "percent": _percent, "name": _name,
+        "breaks": _breaks, "mille": _mille,
+    }  # fmt: skip
     environment.tests["known_for"] = lambda name, rows: _any(rows, name)
     environment.globals |= {"FEW_ROWS": FEW_ROWS, "MOST_PRINTED": MOST_PRINTED, "MOST_NAMES": MOST_NAMES}
     return environment
@@ -174,8 +178,9 @@ def _shown(value: object) -> object:
     return NOTHING if value is None else printable(str(value))
 
 
-def _figure(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4g}"
+def _or_nothing(text: Callable[..., str]) -> Callable[..., str]:
+    """The same, with a dash for a figure that is not known."""
+    return lambda value, *given: NOTHING if value is None else text(value, *given)
 
 
 def _percent(value: float | None) -> str:
@@ -185,6 +190,11 @@ def _percent(value: float | None) -> str:
 def _name(text: str) -> str:
     cut = len(text) - LONGEST_NAME
     return text if cut <= 0 else f"{shortened(text, LONGEST_NAME)} ({cut} characters left out)"
+
+
+def _breaks(text: str) -> Markup:
+    """Names of nodes break behind slashes, where they must, rather than inside words."""
+    return Markup("/<wbr>").join(printable(text).split("/"))
 
 
 def _mille(share: float) -> str:

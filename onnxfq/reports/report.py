@@ -12,6 +12,7 @@ from onnxfq.metrics.gates import Gate, Gated, Gates
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.brief import brief_error, brief_rows
+from onnxfq.reports.contents import Content
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured, unseen
 from onnxfq.reports.reading import build, read_object
@@ -171,6 +172,8 @@ class Report(Gated):
         runtime_version: of ONNX Runtime.
         settings: that decide about the result, to reproduce it with.
         seconds: the whole run took; None for `inspect`.
+        contents: what the output's files consist of (predicted by `inspect`), which adds up to their size.
+        source_contents: the same of the source.
 
     Example:
         >>> report = onnxfq.Report.load("report.json")
@@ -203,6 +206,8 @@ class Report(Gated):
     runtime_version: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
+    contents: tuple[Content, ...] = ()
+    source_contents: tuple[Content, ...] = ()
 
     def __repr__(self) -> str:
         size, models = self.size, " → ".join(one_line(path) for path in (self.source, self.output) if path)
@@ -286,6 +291,8 @@ class Report(Gated):
             "targets": [asdict(t) for t in self.targets],
             "skipped": [asdict(s) for s in self.skipped],
             "size": self.size.as_json(),
+            "contents": [asdict(c) for c in self.contents],
+            "source_contents": [asdict(c) for c in self.source_contents],
             "estimate": asdict(self.estimate),
             "inputs": self.inputs,
             "measured_on": self.measured_on,

@@ -1,12 +1,22 @@
-"""What a run came to, in one sentence."""
+"""What a run came to, in one sentence: gates that fail, else how much was lost, in a word of a scale."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxfq.reports.bands import Level, Loss, loss_of
 from onnxfq.reports.report import Report
 from onnxfq.system.terminal import size_text
+
+_WORDS: dict[Level, str] = {
+    "negligible": "NEGLIGIBLE LOSS",
+    "small": "SMALL LOSS",
+    "noticeable": "NOTICEABLE LOSS",
+    "damaged": "DAMAGED",
+    "broken": "BROKEN",
+    "": "NOT COMPARED",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,22 +26,25 @@ class Verdict:
     Attributes:
         kind: "failed" or "passed", where there are gates; "compared" with the original, without gates; "unproven",
             written and verified but not compared; "inspected", nothing written.
-        word: the same for people.
+        word: the same for people: how much was lost, unless a gate failed.
         text: the rest of the sentence.
+        level: how much was lost; "" where nothing was compared.
     """
 
     kind: Literal["failed", "passed", "compared", "unproven", "inspected"]
     word: str
     text: str
+    level: Level = ""
 
     def __str__(self) -> str:
-        """For people: `FAILED: 1 of 2 gates does not hold: …`."""
+        """For people: `SMALL LOSS: mean KL 0.026, top-1 agreement 88 %, on generated inputs.`."""
         return f"{self.word}: {self.text}"
 
 
 def verdict(report: Report) -> Verdict:
     """The verdict on a run; what was not compared with the original is never called passed."""
     size = f"{size_text(report.size.source_bytes)} → {size_text(report.size.output_bytes)}"
+    loss = loss_of(report.outputs)
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
         told = "; ".join(f"{gate.name} {gate.measured_text}, limit {gate.limit_text}" for gate in failed)
@@ -39,7 +52,8 @@ def verdict(report: Report) -> Verdict:
         which = (
             "the gate does" if many == 1 else f"{len(failed)} of {many} gates {'does' if len(failed) == 1 else 'do'}"
         )
-        return Verdict("failed", "FAILED", f"{which} not hold: {told}.")
+        besides = f" {_WORDS[loss.level].capitalize()}: {_figures(report, loss)}." if loss.level else ""
+        return Verdict("failed", "FAILED", f"{which} not hold: {told}.{besides}", loss.level)
     if report.output is None:
         nodes = _count(len(report.targets), "node")
         return Verdict("inspected", "INSPECTED", f"{nodes} would be quantized, {size}; nothing was written.")
@@ -47,15 +61,25 @@ def verdict(report: Report) -> Verdict:
         return Verdict(
             "unproven", "NOT VALIDATED", f"{size}; the written file was verified, but not compared with the original."
         )
-    if report.gates:
-        holds = "the gate holds" if len(report.gates) == 1 else f"all {len(report.gates)} gates hold"
-        return Verdict("passed", "PASSED", f"{holds}, {size}.")
-    return Verdict("compared", "COMPARED", f"with the original, {size}{_worst(report)}; no gates were set.")
+    holds = "the gate holds" if len(report.gates) == 1 else f"all {len(report.gates)} gates hold"
+    text = f"{_figures(report, loss)}{f'; {holds}' if report.gates else ''}."
+    return Verdict("passed" if report.gates else "compared", _WORDS[loss.level], text, loss.level)
 
 
-def _worst(report: Report) -> str:
-    errors = [o.relative_mse for o in report.outputs if o.relative_mse is not None]
-    return f", relative MSE up to {max(errors):.3g}" if errors else ""
+def _figures(report: Report, loss: Loss) -> str:
+    """What the word rests on, and which data that was measured on."""
+    if not loss.level:
+        return "no output has elements that could be compared"
+    return f"{loss.text}{_measured_on(report, loss.samples)}"
+
+
+def _measured_on(report: Report, samples: int) -> str:
+    if not report.inputs:
+        return ""
+    what = f"{samples} " if samples else ""
+    kind = "generated " if report.inputs == "generated" else ""
+    where = "" if kind else f" ({report.inputs})"
+    return f", on {what}{kind}{'sample' if samples == 1 else 'samples'}{where}"
 
 
 def _count(count: int, what: str) -> str:

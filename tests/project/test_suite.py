@@ -23,6 +23,7 @@ from benchmarks.precision import computes_in_half, read, write_float32, write_ha
 from onnxfq.benchmarking import bandwidth
 from onnxfq.benchmarking import cases as timed_cases
 from onnxfq.benchmarking.footprint import Footprint
+from onnxfq.reports import bands
 from tools.generate_decoder import Decoder, write_decoder
 
 Output = pytest.CaptureFixture[str]
@@ -40,6 +41,18 @@ def run(*arguments: str | Path) -> int:
 
 def test_the_page_is_what_the_results_say() -> None:
     assert (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8") == page()
+
+
+def test_the_guide_to_reports_shows_the_bands_and_what_they_rest_on() -> None:
+    guide = (ROOT / "onnxfq" / "reports" / "README.md").read_text(encoding="utf-8")
+    for index, level in enumerate(bands.LEVELS[:-1]):
+        limits = f"up to {bands.KL[index]:g} | from {bands.TOP1[index]:.0%} | up to {bands.RELATIVE_MSE[index]:g}"
+        limits = f"| {level} | {limits.replace('%', ' %')} | from {bands.COSINE[index]:g} |"
+        assert limits in guide
+    for name in ("bands-opt-4m", "bands-minilm"):
+        assert tables.bands(name) in guide, name
+    found = {row.split(" | ")[-1].strip(" |") for row in tables.bands("bands-opt-4m").splitlines()[2:]}
+    assert found == set(bands.LEVELS), "every word is met"
 
 
 def test_every_result_has_a_table_and_every_file_is_a_result() -> None:

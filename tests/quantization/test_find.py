@@ -133,17 +133,17 @@ def test_a_model_without_anything_to_do_is_refused_with_reasons(tmp_path: Path) 
     graph = Graph.load(models.write(proto, tmp_path / "in.onnx"))
     _, skips = find(graph, (), ())
     with pytest.raises(ModelError, match=r"Nothing to quantize in .*: 1x too small: 256 weights.*; 1x too small: 16"):
-        refuse_nothing(graph, skips)
+        refuse_nothing(graph, skips, ())
 
 
 def test_a_model_without_matmul_says_so(tmp_path: Path) -> None:
     graph = Graph.load(models.write(model("y = Relu (x)", y="float[M, 64] y"), tmp_path / "in.onnx"))
     with pytest.raises(ModelError, match="it has no MatMul, Gemm or Gather"):
-        refuse_nothing(graph, find(graph, (), ())[1])
+        refuse_nothing(graph, find(graph, (), ())[1], ())
 
 
 def test_a_quantized_model_is_not_refused(tmp_path: Path) -> None:
-    refuse_nothing(network(tmp_path), [Skip("a", "MatMulNBits", "already quantized", quantized=True)])
+    refuse_nothing(network(tmp_path), [Skip("a", "MatMulNBits", "already quantized", quantized=True)], ())
 
 
 def test_ten_thousand_nodes_take_no_time(tmp_path: Path) -> None:

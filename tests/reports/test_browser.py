@@ -35,6 +35,20 @@ CONTRAST = """(() => {
   return [least, where];
 })()"""
 
+# Words of a usual length that stand on two lines.
+BROKEN = """(() => {
+  const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range();
+  while (texts.nextNode()) {
+    if (texts.currentNode.parentElement.closest("svg, script")) continue;
+    for (const word of texts.currentNode.data.matchAll(/[\\w.]{2,24}/g)) {
+      range.setStart(texts.currentNode, word.index);
+      range.setEnd(texts.currentNode, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(r => r.top)).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+})()"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, make in ODD.items():
         make().save(made / f"{name}.html")
     compare_reports(["a.json", "b.json", "c.json"], [run(), mixed(), evil()]).save(made / "comparison.html")
+    compare_reports(["a.json", "b.json"], [run(), mixed()]).save(made / "two runs.html")
     return made
 
 
@@ -84,12 +99,20 @@ def test_every_chart_is_drawn(page: Page, folder: Path, name: str, width: int) -
         " return [b.width, b.height, m.length, [...m].every(p => { const r = p.getBBox({stroke: true});"
         " return r.x >= -1 && r.y >= -1 && r.x + r.width <= 1001 && r.y + r.height <= 1001; })]; })"
     )
-    assert len(sizes) == (1 if name in ("no target", "unknown", "inspected", "comparison") else 5)
+    few = ("no target", "one target", "unknown", "inspected", "comparison")
+    assert len(sizes) == (1 if name in few else 5 if name == "mixed" else 4)
     for wide, high, marks, inside in sizes:
         assert wide > 0.75 * min(width, 640)
         assert high > 30
         assert marks > 0
         assert inside
+
+
+@pytest.mark.parametrize("name", ["usual", "mixed", "folder", "many outputs", "inspected", "two runs"])
+def test_no_word_is_broken_on_a_phone(page: Page, folder: Path, name: str) -> None:
+    page.open(folder / f"{name}.html", width=PHONE)
+    page.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.run(BROKEN) == []
 
 
 @pytest.mark.parametrize("name", ["usual", "evil", "comparison"])
@@ -151,7 +174,8 @@ def printed(page: Page, folder: Path) -> int:
 def test_the_checks_can_fail(page: Page, tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text(
         "<!DOCTYPE html><meta name=viewport content='width=device-width'><body style='background:#fff'>"
-        "<p style='width:900px;color:#999'>wide and pale</p><img src=nowhere.png><script>nonsense()</script>"
+        "<p style='width:900px;color:#999'>wide and pale</p>"
+        "<p style='width:2em;overflow-wrap:anywhere'>unbreakable</p><img src=nowhere.png><script>nonsense()</script>"
     )
     page.complaints.clear()
     page.requests.clear()
@@ -160,3 +184,4 @@ def test_the_checks_can_fail(page: Page, tmp_path: Path) -> None:
     assert len(page.requests) == 2
     assert page.complaints
     assert page.run(CONTRAST)[0] < 4.5
+    assert "unbreakable" in page.run(BROKEN)

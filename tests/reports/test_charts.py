@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnxfq.reports.axes import Axis, linear_axis, log_axis, order_axis, range_axis
 from onnxfq.reports.charts import MOST_MARKS, Chart, bits_chart, change_chart, error_chart, range_chart
 from onnxfq.reports.layers import layers_of, worst_of
+from onnxfq.reports.report import Report
 from support.reports import layer, mixed, run
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -64,14 +65,19 @@ def test_an_outlier_does_not_hide_the_others() -> None:
     assert [t.text for t in axis.ticks][-1] == "1000"
 
 
+def unlike(count: int) -> Report:
+    """A run whose layers differ in their bits."""
+    return run(targets=tuple(layer(i, bytes=84_000 + 16_000 * (i % 2)) for i in range(count)))
+
+
 def charts(count: int) -> list[Chart]:
-    layers = layers_of(run(count))
+    layers = layers_of(unlike(count))
     worst = worst_of(layers)
     ranges = range_chart("weights", "Weights", layers, lambda layer: layer.target.weights)
     return [c for c in (error_chart(layers, worst), bits_chart(layers, worst), ranges) if c]
 
 
-@pytest.mark.parametrize("count", [1, 5, 300, 301, 2000])
+@pytest.mark.parametrize("count", [2, 5, 300, 301, 2000])
 def test_there_are_never_too_many_marks_and_the_worst_is_among_them(count: int) -> None:
     assert len(charts(count)) == 3
     for chart in charts(count):
@@ -83,8 +89,19 @@ def test_there_are_never_too_many_marks_and_the_worst_is_among_them(count: int) 
     assert worst_of(layers_of(run(count)))[0].name in top.text
 
 
+def test_what_is_the_same_of_all_layers_is_not_drawn() -> None:
+    assert charts(1) == charts(0) == []
+    assert [chart.name for chart in charts(2)] == ["errors", "bits", "weights"]
+    layers = layers_of(run(5))
+    assert bits_chart(layers, worst_of(layers)) is None, "all have the same bits"
+    same = layers_of(run(targets=tuple(layer(i, output_error=0.1, weights=(-1.0, 1.0)) for i in range(5))))
+    assert error_chart(same, worst_of(same)) is None
+    assert range_chart("weights", "Weights", same, lambda layer: layer.target.weights) is None
+    assert change_chart(["a", "b"], [[1.0], [1.0]]) is None
+
+
 def test_no_dot_hides_another() -> None:
-    layers = layers_of(run(60))
+    layers = layers_of(unlike(60))
     chart = bits_chart(layers, worst_of(layers))
     assert chart
     places = [(round(mark.x, 4), round(mark.high, 4)) for mark in chart.marks]

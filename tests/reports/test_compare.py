@@ -56,12 +56,45 @@ def test_settings_that_differ_are_told_and_no_others() -> None:
 def test_figures_name_the_best() -> None:
     found = {figure.name: figure for figure in compared(run(), better()).figures}
     assert found["time of the run"].values == (31.5, 20.0)
-    assert found["time of the run"].best == [False, True]
+    assert found["time of the run"].best == [False, False], "another day, another load"
     assert found["file size"].best == [False, False]
     assert found["KL, logits"].values == (0.01, 0.01)
     assert found["speed-up, decode, 1 token"].texts == ["2.00x", "2.00x"]
     assert ComparedMetric("x", "fraction", "more", (0.5, None, 0.25)).best == [True, False, False]
     assert ComparedMetric("x", "ms", "less", (1.0001, 1.0002)).best == [False, False], "they read the same"
+
+
+def test_nobody_is_the_best_where_another_may_be_as_good() -> None:
+    def best(low: tuple[float | None, ...], high: tuple[float | None, ...]) -> list[bool]:
+        return ComparedMetric("speed-up", "times", "more", (2.0, 1.8), low, high).best
+
+    assert best((1.9, 1.7), (2.1, 1.85)) == [True, False]
+    assert best((1.9, 1.7), (2.1, 1.9)) == [False, False], "the intervals touch"
+    assert best((1.8, None), (2.1, None)) == [False, False], "the other's value lies inside"
+    assert best((None, None), (None, None)) == [True, False]
+
+
+def test_nobody_is_the_best_on_other_inputs() -> None:
+    worse = replace(run().outputs[0], kl=0.5, top1=0.5, relative_mse=0.9)
+    figures = {figure.name: figure for figure in compared(run(), run(outputs=(worse,))).figures}
+    assert figures["KL, logits"].best == figures["top-1, logits"].best == [True, False]
+    other = run(outputs=(worse,), inputs="generated", size=replace(run().size, output_bytes=1))
+    figures = {figure.name: figure for figure in compared(run(), other).figures}
+    for name in ("KL, logits", "top-1, logits", "largest relative MSE", "speed-up, prefill"):
+        assert figures[name].better == "", name
+        assert figures[name].best == [False, False], name
+    assert figures["file size"].best == [False, True], "bytes are bytes"
+
+
+def test_perplexities_are_held_apart_by_their_error() -> None:
+    def told(value: float, error: float, note: str = "texts given: held-back.txt") -> ComparedMetric:
+        metric = replace(run().language[0], value=value, difference_error=error, note=note)
+        return next(f for f in compared(run(), run(language=(metric,))).figures if f.name == "perplexity")
+
+    assert told(50.1, 0.01).best == [False, True]
+    assert told(51.0, 0.2).best == [False, False]
+    assert told(50.1, 0.01).texts == ["51.50", "50.100"]
+    assert told(50.1, 0.01, "other texts").better == ""
 
 
 def test_errors_are_compared_with_their_like() -> None:

@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 
 from onnxfq.metrics.gates import Gate
+from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.compare import compare_reports
+from onnxfq.reports.figures import figure_text
 from onnxfq.reports.page import LONGEST_NAME, comparison_page, report_page
 from onnxfq.reports.report import Report
 from support.reports import EVIL, LONG, ODD, evil, folder, inspected, layer, mixed, run, unknown
 from support.tiny import QUICK, entries, pair, quantize
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "wbr"}
 LOADING = {"src", "href", "srcset", "action", "data", "poster", "formaction", "background", "xlink:href"}
-ORDER = ["verdict", "before-after", "layers", "ranges", "coverage", "again"]
+ORDER = ["verdict", "before-after", "contents", "layers", "ranges", "left-alone", "again"]
 
 
 class Parsed(HTMLParser):
@@ -31,6 +33,7 @@ class Parsed(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
         self._open: list[str] = []
+        self._goes_on = False  # a word, behind a place where it may break
         self.feed(page)
         self.close()
         assert self._open == []
@@ -38,6 +41,7 @@ class Parsed(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert len(dict(attrs)) == len(attrs), f"{tag} repeats an attribute"
         self.tags.append((tag, dict(attrs)))
+        self._goes_on = tag == "wbr"
         if tag not in VOID:
             self._open.append(tag)
 
@@ -48,8 +52,12 @@ class Parsed(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self._open[-1:] not in (["style"], ["script"]):
-            self.texts.append(data)
+        if self._open[-1:] in (["style"], ["script"]):
+            return
+        if self._goes_on:
+            data = self.texts.pop() + data
+        self._goes_on = False
+        self.texts.append(data)
 
     @property
     def text(self) -> str:
@@ -107,7 +115,22 @@ def test_nothing_is_loaded_and_nothing_runs_but_the_one_script(make: Callable[[]
         "th",
         "td",
     }
-    allowed |= {"div", "span", "strong", "b", "i", "small", "br", "bdi", "code", "pre", "details", "summary", "figure"}
+    allowed |= {
+        "div",
+        "span",
+        "strong",
+        "b",
+        "i",
+        "small",
+        "br",
+        "wbr",
+        "bdi",
+        "code",
+        "pre",
+        "details",
+        "summary",
+        "figure",
+    }
     allowed |= {"figcaption", "svg", "path", "rect"}
     assert {tag for tag, _ in tags} <= allowed
     for tag, attributes in tags:
@@ -152,12 +175,12 @@ def test_figures_of_a_run_are_there() -> None:
         "4.1 MB",
         "36.6%",
         "0.0123",
-        "95.0%",
+        "95.0 %",
         "2.00× as fast",
-        "50.0%",
+        "50.0 %",
         "30.0 ms",
         "given: texts.jsonl",
-        "5.127",
+        "5.13",
     ):
         assert part in page.text
     assert "onnxfq quantize models/m.onnx -o out/m.int4.onnx --bits 4 --block-size 32 --asymmetric" in page.text
@@ -168,11 +191,15 @@ def test_figures_of_a_run_are_there() -> None:
 @pytest.mark.parametrize(
     ("report", "kind", "says"),
     [
-        (run(), "compared", "COMPARED: with the original"),
-        (run(outputs=(), latency=()), "unproven", "NOT VALIDATED:"),
-        (inspected(), "inspected", "INSPECTED: 3 nodes would be quantized"),
-        (run(gates=(Gate("max-error", 1.0, 0.1, passed=True),)), "passed", "PASSED: the gate holds"),
-        (unknown(), "failed", "FAILED: the gate does not hold: max-error without a figure, limit 0.1."),
+        (
+            run(),
+            "compared negligible",
+            "NEGLIGIBLE LOSS: mean KL 0.01, top-1 agreement 95.0 %, on samples (given: texts.jsonl).",
+        ),
+        (run(outputs=(), latency=()), "unproven ", "NOT VALIDATED:"),
+        (inspected(), "inspected ", "INSPECTED: 3 nodes would be quantized"),
+        (run(gates=(Gate("max-error", 1.0, 0.1, passed=True),)), "passed negligible", "jsonl); the gate holds."),
+        (unknown(), "failed broken", "FAILED: the gate does not hold: max-error without a figure, limit 0.1. Broken: "),
     ],
 )
 def test_the_verdict_comes_first(report: Report, kind: str, says: str) -> None:
@@ -188,15 +215,16 @@ def charts(report: Report) -> list[str]:
 
 
 def test_charts_are_those_for_which_there_are_figures() -> None:
-    assert charts(run()) == ["errors", "bits", "weights", "activations", "coverage"]
-    assert charts(unknown()) == charts(inspected()) == charts(run(0)) == ["coverage"]
-    plain = run(targets=(layer(0, output_error=None, activations=None, tokens=0),))
-    assert charts(plain) == ["errors", "bits", "weights", "coverage"]
+    assert charts(run()) == ["contents", "errors", "weights", "activations"]
+    assert charts(mixed()) == ["contents", "errors", "bits", "weights", "activations"]
+    assert charts(unknown()) == charts(inspected()) == charts(run(0)) == ["contents"]
+    plain = run(targets=tuple(layer(i, output_error=None, activations=None, tokens=0) for i in range(2)))
+    assert charts(plain) == ["contents", "errors", "weights"]
     assert "Of the weights alone" in parsed(plain).text
 
 
 def test_every_chart_has_a_text_and_a_mark_for_every_layer() -> None:
-    page = parsed(run(30))
+    page = parsed(run(targets=tuple(layer(i, bytes=84_000 + 10_000 * (i % 2)) for i in range(30))))
     drawn = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
     assert len(drawn) == 5
     assert all(a["aria-label"] for a in drawn)
@@ -208,9 +236,9 @@ def test_every_chart_has_a_text_and_a_mark_for_every_layer() -> None:
 
 def test_the_worst_layers_are_named_worst_first() -> None:
     page = report_page(run(30))
-    listed = re.findall(r"<li><b>(\S+)</b> <bdi>(.*?)</bdi>", page)
+    listed = re.findall(r"<li><b>(\S+)</b> <bdi>(.*?)</bdi>", page.replace("<wbr>", ""))
     expected = sorted(run(30).targets, key=lambda t: -(t.output_error or 0.0))[:5]
-    assert listed == [(f"{t.output_error:.4g}", t.name) for t in expected]
+    assert listed == [(figure_text(t.output_error or 0.0), t.name) for t in expected]
 
 
 def test_columns_are_shown_only_where_layers_differ() -> None:
@@ -225,21 +253,44 @@ def test_columns_are_shown_only_where_layers_differ() -> None:
 
 def test_operators_formats_and_schemes_are_shown_where_there_are_several() -> None:
     alike, differing = parsed(run()), parsed(mixed())
-    for text in ("MatMulNBits", "Formats", "scheme scheme"):
+    for text in ("→ MatMulNBits", "scheme scheme"):
         assert text not in alike.text
-    for text in ("MatMul → MatMulNBits", "Gather → GatherBlockQuantized", "GatherBlockQuantized, 8 bits, block 128 1"):
+    for text in ("MatMul → MatMulNBits", "Gather → GatherBlockQuantized", "1x GatherBlockQuantized 8-bit/128 524 kB"):
         assert text in differing.text
     assert differing.text.count("int8, block 128, symmetric") == 1
     assert f"{mixed().scheme}; gptq; on cpu" in differing.text
     assert differing.text.count("8/128") == 1
     one = parsed(run(targets=(layer(0), layer(1, bits=8, granularity="channel"))))
-    assert "Formats format layers before after 4 bits, block 32 1 524 kB 84 kB 8 bits, per channel 1" in one.text
-    assert "MatMulNBits" not in one.text
+    assert "1x MatMulNBits 4-bit/32 524 kB 84 kB" in one.text
+    assert "1x MatMulNBits 8-bit/channel 524 kB 84 kB" in one.text
+
+
+def test_what_the_file_consists_of_is_shown_with_its_part() -> None:
+    text = parsed(run()).text
+    for part in (
+        "4x MatMulNBits 4-bit/32 2.1 MB 336 kB 22.4%",
+        "MatMul weights 400 kB 400 kB 26.7%",
+        "norms, biases, constants 10 kB 10 kB 0.7%",
+        "graph, and the rest 1.59 MB 754 kB 50.3%",
+    ):
+        assert part in text
+    assert "What the file would consist of" in parsed(inspected()).text
+    assert "Not known: the report is of an earlier version." in parsed(run(0, contents=())).text
+
+
+def test_caches_are_one_row_and_all_outputs_are_folded() -> None:
+    errors = {"present.0.key": 0.1, "present.0.value": 0.3, "present.1.key": 0.2}
+    caches = tuple(OutputAccuracy(name, "float32", 4, relative_mse=error) for name, error in errors.items())
+    text = parsed(run(outputs=(*run().outputs, *caches))).text
+    assert text.count("worst of 3 cache outputs: present.0.value 0.3") == 1
+    assert "All 5 outputs" in text
+    assert text.count("present.1.key") == 1
+    assert "cache outputs" not in parsed(run()).text
 
 
 def test_nodes_are_counted_by_the_kinds_that_there_are() -> None:
-    assert "4 of 6 nodes (MatMul)." in parsed(run()).text
-    assert "7 of 9 nodes (Gather, MatMul)." in parsed(mixed()).text
+    assert "4 of 6 nodes were quantized (MatMul)." in parsed(run()).text
+    assert "7 of 9 nodes were quantized (Gather, MatMul)." in parsed(mixed()).text
     assert "None: every node that can be quantized was." in parsed(run(skipped=())).text
     assert "The model has no node that can be quantized." in parsed(run(0, skipped=())).text
 
@@ -284,8 +335,8 @@ def test_a_page_is_the_same_each_time() -> None:
 def test_comparisons_show_the_format_of_every_layer_in_every_run() -> None:
     other = run(targets=(layer(0, bits=8, block_size=128, granularity=128), *run().targets[1:]))
     text = Parsed(comparison_page(compare_reports(["a.json", "b.json"], [run(), other]))).text
-    assert text.count("5.127 (4/32)") == 7
-    assert text.count("5.127 (8/128)") == 1
+    assert text.count("5.13 (4/32)") == 7
+    assert text.count("5.13 (8/128)") == 1
 
 
 @pytest.mark.parametrize("make", [evil, unknown, folder, mixed, inspected, lambda: run(0), lambda: run(2000)])

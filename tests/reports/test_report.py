@@ -20,6 +20,7 @@ from onnxfq.errors import OutputError, UsageError
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.quantization.summary import speed_warnings
+from onnxfq.reports.contents import EXPERTS, REST, WEIGHTS, Content
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 from onnxfq.system.terminal import one_line, printable, size_text
 from support.models import model as parse
@@ -220,7 +221,7 @@ def test_tables_fit_80_columns_and_lose_nothing(show: object, capsys: Output) ->
     lines = printed(show, report(), capsys)
     assert max(map(len, lines)) <= 80
     text = " ".join(lines)
-    for part in ("200 MB", "40 MB", "4.26", "123.5 ms", "2.70x", "90.2%"):
+    for part in ("200 MB", "40 MB", "4.26", "123.5 ms", "2.70x", "3x MatMulNBits"):
         assert part in text
     assert text.count("…") == 0
 
@@ -230,23 +231,25 @@ def test_a_report_shows_errors_gates_and_skips(capsys: Output) -> None:
     for part in (
         "model.int4.onnx int4, block 128",
         "inputs given: data.npz",
-        "logits 0.01235 0.99 0.01 0.9",
-        "ids 50.00% equal",
+        "logits 0.0123 0.990 0.01 90.0 %",
+        "ids 50.0 % equal",
         "odd: the reference is constant",
         "Left alone: 1x too small: 8 weights (/small/MatMul)",
         "Left alone: 1x no constant weight",
         "Gate max-error: 0.01235, limit 0.02: passed",
         "Gate min-speedup: 2.7, limit 3: failed",
-        "nodes with weights 4 3",
+        "Quantized: 3 of 4 nodes with weights",
     ):
         assert part in text
 
 
-def test_layers_are_summed_up_by_format_where_there_are_several(capsys: Output) -> None:
-    assert "x 4-bit" not in " ".join(printed(show_report, report(), capsys))
+def test_layers_are_summed_up_by_format(capsys: Output) -> None:
+    assert "3x MatMulNBits 4-bit/128 361 MB 48 MB 13.3%" in " ".join(
+        " ".join(printed(show_report, report(), capsys)).split()
+    )
     targets = (*report().targets, target("8", bits=8, granularity="channel", bytes=45_000_000))
     text = " ".join(" ".join(printed(show_report, report(targets=targets), capsys)).split())
-    assert "3x 4-bit/128 361 MB 48 MB 13.3% 1x 8-bit/channel 180 MB 45 MB 25.0%" in text
+    assert "3x MatMulNBits 4-bit/128 361 MB 48 MB 13.3% 1x MatMulNBits 8-bit/channel 180 MB 45 MB 25.0%" in text
     tables = replace(targets[-1], op_type="Gather", operator="GatherBlockQuantized")
     text = " ".join(" ".join(printed(show_report, report(targets=(*targets, tables)), capsys, width=120)).split())
     assert "1x GatherBlockQuantized 8-bit/channel" in text
@@ -278,11 +281,33 @@ def test_an_inspection_shows_every_node(capsys: Output) -> None:
     assert "75 s and 2.5 GB of memory" in text
 
 
-def test_many_cache_outputs_are_summed_up(capsys: Output) -> None:
-    caches = [OutputAccuracy(f"present.{i}.key", "float32", 4, relative_mse=i / 100, cosine=1.0) for i in range(20)]
+@pytest.mark.parametrize("count", [2, 20])
+def test_cache_outputs_are_summed_up(count: int, capsys: Output) -> None:
+    caches = [OutputAccuracy(f"present.{i}.key", "float32", 4, relative_mse=i / 100, cosine=1.0) for i in range(count)]
     text = " ".join(printed(show_report, report(outputs=(*report().outputs, *caches)), capsys, width=120))
-    assert "worst of 20 cache outputs: present.19.key" in text
-    assert "present.3.key" not in text
+    assert f"worst of {count} cache outputs: present.{count - 1}.key" in text
+    assert "present.0.key" not in text
+
+
+def test_the_verdict_is_printed_before_size_speed_errors_and_the_rest(capsys: Output) -> None:
+    text = " ".join(printed(show_report, report(), capsys))
+    order = ["FAILED", "file size", "time,", "Error against", "Left alone", "Note", "Gate"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+    text = " ".join(printed(show_inspection, report(output=None, gates=(), outputs=()), capsys))
+    assert text.index("INSPECTED") < text.index("file size") < text.index("Left alone")
+
+
+def test_what_was_left_as_it_was_is_printed_with_the_operator_that_reads_it(capsys: Output) -> None:
+    left = (Content(WEIGHTS, "LSTM", 30_000_000), Content(EXPERTS, "Gather", 2_000_000), Content(REST, "", 1_000_000))
+    text = " ".join(printed(show_report, report(contents=left, source_contents=left), capsys))
+    text = " ".join(text.split())
+    for part in ("LSTM weights 30 MB 30 MB", "experts' weights (Gather) 2 MB 2 MB", "graph, and the rest 1 MB 1 MB"):
+        assert part in text
+    many = tuple(Content(WEIGHTS, f"Op{i}", 1000 + i) for i in range(30))
+    text = " ".join(" ".join(printed(show_report, report(contents=many), capsys)).split())
+    assert "weights of 19 other kinds 19.2 kB" in text
+    assert "Op29 weights" in text
+    assert "Op0 weights" not in text
 
 
 def test_many_names_of_one_reason_are_cut(capsys: Output) -> None:

@@ -9,6 +9,7 @@ from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.reports.contents import QUANTIZED, REST, SMALL, WEIGHTS, Content
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 
 EVIL = (
@@ -73,6 +74,17 @@ def run(layers: int = 4, **changes: object) -> Report:
         runtime_version="1.31.1",
         settings={"bits": 4, "block_size": 32, "symmetric": False, "calib": "texts.jsonl", "exclude": ["lm_head"]},
         seconds=31.5,
+        contents=(
+            Content(QUANTIZED, "MatMulNBits", 84_000 * layers),
+            Content(WEIGHTS, "MatMul", 400_000),
+            Content(SMALL, "", 10_000),
+            Content(REST, "", max(0, 1_090_000 - 84_000 * layers)),
+        ),
+        source_contents=(
+            Content(WEIGHTS, "MatMul", 524_288 * layers + 400_000),
+            Content(SMALL, "", 10_000),
+            Content(REST, "", 1_590_000),
+        ),
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -99,6 +111,7 @@ def evil() -> Report:
         outputs=(OutputAccuracy(EVIL, EVIL, 4, relative_mse=0.1, note=EVIL),),
         latency=(Latency(EVIL, 1.0, 1.0, 1.0, 1.0, 1.0, 5),),
         language=(Metric("perplexity", None, note=EVIL),),
+        contents=(Content(WEIGHTS, EVIL, 7),),
     )
     texts = dict.fromkeys((*_TEXTS, "shares", "weighted", "model"), EVIL)
     return replace(

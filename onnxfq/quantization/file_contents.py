@@ -1,0 +1,104 @@
+"""What a model's files consist of: quantized weights, embeddings, and floating-point weights by who reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from onnxfq.graph import Body, Graph, Node, StoredTensor, stored_tensors
+from onnxfq.quantization.job import Job
+from onnxfq.reports.contents import (
+    BATCHED,
+    EMBEDDINGS,
+    EXPERTS,
+    QUANTIZED,
+    QUANTIZED_EMBEDDINGS,
+    REST,
+    SMALL,
+    WEIGHTS,
+    Content,
+    together,
+)
+from onnxfq.reports.report import TargetReport
+from onnxfq.rules import RULES, Rule
+
+_SMALL_BYTES = 1024
+_MATRIX = 2  # dimensions
+_OURS = {(rule.operator, rule.domain): rule for rule in RULES}
+# Other operators that read quantized weights.
+_QUANTIZED = frozenset(
+    {"DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm", "QMoE", "QAttention"}
+    | {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulBnb4", "MatMulFpQ4"}
+)
+_LOOKED_UP = ("Gather", "GatherND", "GatherElements")
+_STACKS = ("MoE",)  # whose weights are those of all experts
+
+
+def contents(
+    graph: Graph, total: int, without: Iterable[tuple[Body, str]] = (), more: Iterable[Content] = ()
+) -> tuple[Content, ...]:
+    """What the files consist of, the largest part first; the last, all that is no constant, makes the sum `total`.
+
+    Args:
+        graph: the model.
+        total: bytes of all its files.
+        without: constants that are not counted, by scope and name.
+        more: what is counted besides.
+    """
+    found = Counter[tuple[str, str]]()
+    for tensor in stored_tensors(graph, without):
+        found[_kind(tensor)] += tensor.nbytes
+    rows = [Content(what, operator, count) for (what, operator), count in found.items() if count]
+    rows += [row for row in more if row.bytes]
+    rest = Content(REST, "", max(0, total - sum(row.bytes for row in rows)))
+    return together([rows, [rest]])
+
+
+def expected_contents(job: Job, total: int, targets: Iterable[TargetReport]) -> tuple[Content, ...]:
+    """What the output's files will consist of.
+
+    Args:
+        job: what was decided.
+        total: bytes of all files to come.
+        targets: what will become of each planned node.
+    """
+    kinds = {rule.operator: _quantized(rule) for rule in RULES}
+    codes = [Content(kinds[target.operator], target.operator, target.bytes) for target in targets]
+    return contents(job.graph, total, job.replaced, codes)
+
+
+def _quantized(rule: Rule) -> str:
+    return QUANTIZED_EMBEDDINGS if rule.kind == "embeddings" else QUANTIZED
+
+
+def _kind(tensor: StoredTensor) -> tuple[str, str]:
+    """What a constant is, and the operators that read it."""
+    ours = [_OURS[key] for node, index in tensor.readers if (key := _key(node)) in _OURS and _holds(key, index)]
+    if ours:  # a table that is the output head too counts as the table
+        rule = next((rule for rule in ours if rule.kind == "embeddings"), ours[0])
+        return _quantized(rule), rule.operator
+    operators = sorted({node.op_type for node, _ in tensor.readers if node.op_type != "Shape"})
+    dimensions = sum(d != 1 for d in tensor.shape)
+    if dimensions < _MATRIX or tensor.nbytes < _SMALL_BYTES or not operators:
+        return SMALL, ""
+    return _role(tensor, operators, dimensions), ", ".join(operators)
+
+
+def _role(tensor: StoredTensor, operators: list[str], dimensions: int) -> str:
+    if not _QUANTIZED.isdisjoint(operators):
+        return QUANTIZED
+    looked_up = any(node.op_type in _LOOKED_UP and index == 0 for node, index in tensor.readers)
+    if dimensions > _MATRIX and (looked_up or not set(_STACKS).isdisjoint(operators)):
+        return EXPERTS
+    if looked_up:
+        return EMBEDDINGS
+    return BATCHED if dimensions > _MATRIX and "MatMul" in operators else WEIGHTS
+
+
+def _key(node: Node) -> tuple[str, str]:
+    return node.op_type, node.domain
+
+
+def _holds(key: tuple[str, str], index: int) -> bool:
+    """Whether an input of an operator of ours is one of its weight's tensors."""
+    return index in _OURS[key].inputs.values()
