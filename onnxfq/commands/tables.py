@@ -21,7 +21,7 @@ from onnxfq.reports.compare import ReportComparison
 from onnxfq.reports.figures import cosine_text, figure_text, share_text, uncertain_text
 from onnxfq.reports.parts import parts_of
 from onnxfq.reports.report import Report, SkipReport, TargetReport
-from onnxfq.reports.verdict import verdict
+from onnxfq.reports.verdict import in_sample_text, verdict
 from onnxfq.system.terminal import one_line, printable, size_text
 
 _FEW = 12
@@ -209,12 +209,15 @@ def _part_rows(report: Report) -> Iterator[tuple[str, ...]]:
 
 
 def _show_accuracy(report: Report, console: Console) -> None:
-    _say(console, f"Error against the original (inputs {report.inputs})", style="bold")
+    kind = f", {report.measured_on}" if report.measured_on in ("held-out", "in-sample") else ""
+    _say(console, f"Error against the original (inputs {report.inputs}{kind})", style="bold")
     shown = [o for o in report.outputs if o.note or o.elements]
     console.print(_output_table(shown))
     for output in shown:
         if output.note:
             _say(console, f"{output.name}: {output.note}")
+    if beside := in_sample_text(report):
+        _say(console, beside, style="dim")
 
 
 def _output_table(shown: Sequence[OutputAccuracy]) -> Table:

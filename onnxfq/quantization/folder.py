@@ -115,7 +115,6 @@ def merge(
         outputs=outputs,
         in_sample=tuple(o for r in marked for o in r.in_sample),
         measured_on=_least_sure(reports),
-        measured_samples=max(r.measured_samples for r in reports),
         latency=latency,
         language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),

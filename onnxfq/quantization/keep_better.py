@@ -39,7 +39,7 @@ class Judgement:
             kept: whether the other one was kept.
         """
         found = (
-            f"On {report.measured_samples} {report.measured_on} samples the {self.metric} is {self.with_data:.3g} when "
+            f"On {report.outputs[0].samples} {report.measured_on} samples the {self.metric} is {self.with_data:.3g} when "
             f"calibrated and {self.without_data:.3g} without data"
         )
         rest = (

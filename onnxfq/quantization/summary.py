@@ -61,7 +61,6 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
         outputs=validation.outputs,
         in_sample=validation.in_sample,
         measured_on=validation.inputs.measured_on,
-        measured_samples=len(validation.inputs.feeds),
         latency=validation.latency,
         language=validation.language,
         inputs=validation.inputs.feeds.origin,

@@ -23,7 +23,7 @@ from onnxfq.reports.layers import LayerGroup, groups_of, layers_of, worst_of
 from onnxfq.reports.parts import Part, parts_of
 from onnxfq.reports.recipe import FROM_PYTHON, command_line, python_call
 from onnxfq.reports.report import Report, SkipReport
-from onnxfq.reports.verdict import verdict
+from onnxfq.reports.verdict import in_sample_text, verdict
 from onnxfq.system.terminal import printable, shortened, size_text
 
 NOTHING = "–"
@@ -71,6 +71,7 @@ def report_page(report: Report) -> str:
         "report.html.j2",
         report=report,
         verdict=verdict(report),
+        in_sample=in_sample_text(report),
         name=PurePath(report.output or report.source).name or report.source,
         layers=layers,
         worst=worst,

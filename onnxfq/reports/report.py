@@ -160,7 +160,6 @@ class Report(Gated):
             those, or no sample calibrated.
         measured_on: what the samples of `outputs` are to calibration: "held-out" from it, "in-sample", or "generated";
             "" where nothing was compared.
-        measured_samples: how many these are.
         latency: original against output, empty where nothing was compared.
         language: perplexity of output and original (`baseline`) on texts, where it was asked for.
         inputs: where the inputs of the comparison came from; "" where nothing was compared.
@@ -194,7 +193,6 @@ class Report(Gated):
     outputs: tuple[OutputAccuracy, ...] = ()
     in_sample: tuple[OutputAccuracy, ...] = ()
     measured_on: str = ""
-    measured_samples: int = 0
     latency: tuple[Latency, ...] = ()
     language: tuple[Metric, ...] = ()
     inputs: str = ""
@@ -296,7 +294,6 @@ class Report(Gated):
             "estimate": asdict(self.estimate),
             "inputs": self.inputs,
             "measured_on": self.measured_on,
-            "measured_samples": self.measured_samples,
             "outputs": [asdict(o) for o in self.outputs],
             "in_sample": [asdict(o) for o in self.in_sample],
             "latency": [asdict(x) for x in self.latency],

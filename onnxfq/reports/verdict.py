@@ -44,7 +44,7 @@ class Verdict:
 def verdict(report: Report) -> Verdict:
     """The verdict on a run; what was not compared with the original is never called passed."""
     size = f"{size_text(report.size.source_bytes)} → {size_text(report.size.output_bytes)}"
-    loss = loss_of(report.outputs)
+    loss = Loss("") if report.shows_nothing else loss_of(report.outputs)
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
         told = "; ".join(f"{gate.name} {gate.measured_text}, limit {gate.limit_text}" for gate in failed)
@@ -68,6 +68,8 @@ def verdict(report: Report) -> Verdict:
 
 def _figures(report: Report, loss: Loss) -> str:
     """What the word rests on, and which data that was measured on."""
+    if report.shows_nothing:
+        return "no output changed at all, so that no quantized weight was met"
     if not loss.level:
         return "no output has elements that could be compared"
     return f"{loss.text}{_measured_on(report, loss.samples)}"
@@ -76,10 +78,21 @@ def _figures(report: Report, loss: Loss) -> str:
 def _measured_on(report: Report, samples: int) -> str:
     if not report.inputs:
         return ""
-    what = f"{samples} " if samples else ""
-    kind = "generated " if report.inputs == "generated" else ""
-    where = "" if kind else f" ({report.inputs})"
-    return f", on {what}{kind}{'sample' if samples == 1 else 'samples'}{where}"
+    count = f"{samples} " if samples else ""
+    noun = "sample" if samples == 1 else "samples"
+    if report.measured_on == "in-sample":
+        return f", in-sample: on the {count}{noun} that calibrated it"
+    kind = "generated" if report.inputs == "generated" else report.measured_on
+    return f", on {count}{f'{kind} ' if kind else ''}{noun}"
+
+
+def in_sample_text(report: Report) -> str:
+    """How much was lost on samples that calibration was fitted to, where that stands beside others; else nothing."""
+    loss = loss_of(report.in_sample)
+    if not loss.level:
+        return ""
+    samples = f"{loss.samples} " if loss.samples else ""
+    return f"In-sample, on {samples}of the samples that calibrated it: {loss.text}."
 
 
 def _count(count: int, what: str) -> str:

@@ -57,17 +57,17 @@ def error_of(source: Path, report: Report, samples: Samples) -> float:
 def test_the_error_is_that_of_samples_held_back_and_the_other_stands_beside_it(source: Path, memory: str) -> None:
     samples = correlated(64, 0)
     report = onnxfq.quantize(source, calib=samples, samples=48, memory=memory)
-    assert (report.measured_on, report.measured_samples) == ("held-out", 16)
+    assert (report.measured_on, report.outputs[0].samples) == ("held-out", 16)
     assert report.outputs[0].relative_mse == pytest.approx(error_of(source, report, samples[48:]), rel=1e-3)
     assert report.in_sample[0].relative_mse == pytest.approx(error_of(source, report, samples[:16]), rel=1e-3)
     assert {target.tokens for target in report.targets} == {48 * 4}
     again = Report.from_json(report.to_json())
-    assert (again.measured_on, again.measured_samples, again.in_sample) == ("held-out", 16, report.in_sample)
+    assert (again.measured_on, again.outputs[0].samples, again.in_sample) == ("held-out", 16, report.in_sample)
 
 
 def test_few_samples_are_in_sample_and_gates_say_so(source: Path) -> None:
     report = onnxfq.quantize(source, calib=correlated(4, 0), max_error=9, min_speedup=0)
-    assert (report.measured_on, report.measured_samples, report.in_sample) == ("in-sample", 4, ())
+    assert (report.measured_on, report.outputs[0].samples, report.in_sample) == ("in-sample", 4, ())
     assert about_data(report) == ["FEW DATA", "IN-SAMPLE"]
     assert [("in-sample" in str(gate), gate.name) for gate in report.gates] == [
         (True, "max-error"),
@@ -86,7 +86,7 @@ def test_data_named_for_it_take_the_place_of_those_held_back(source: Path, tmp_p
         other = [{"x": row} for sample in other for row in sample["x"][:, None]]
     report = onnxfq.quantize(source, calib=samples, eval_data=data, max_error=9)
     assert {target.tokens for target in report.targets} == {64 * 4}
-    assert (report.measured_on, report.measured_samples) == ("held-out", len(other))
+    assert (report.measured_on, report.outputs[0].samples) == ("held-out", len(other))
     assert report.outputs[0].relative_mse == pytest.approx(error_of(source, report, other), rel=1e-3)
     assert not about_data(report)
     assert report.settings["eval_data"] == (str(data) if form == "file" else "given: from Python")

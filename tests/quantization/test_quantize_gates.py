@@ -80,7 +80,7 @@ def test_the_perplexity_is_that_of_the_text_given_for_it(model: Path, memory: st
     report = onnxfq.quantize(model, eval_text="held-back.txt", memory=memory, calib="texts.txt", **SETTINGS)
     check(report, model, cut(Path("held-back.txt").read_text()))
     assert report.language[0].note == "texts given: held-back.txt"
-    assert (report.measured_on, report.measured_samples) == ("held-out", 6)
+    assert (report.measured_on, report.outputs[0].samples) == ("held-out", 6)
     assert bool(report.latency) == (memory == "2GB")
     assert "held-back.txt" in str(report.settings["eval_text"])
     assert not [name for name in entries(model.parent) if "partial" in name]
