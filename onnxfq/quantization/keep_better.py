@@ -39,8 +39,8 @@ class Judgement:
             kept: whether the other one was kept.
         """
         found = (
-            f"On {report.outputs[0].samples} {report.measured_on} samples the {self.metric} is {self.with_data:.3g} when "
-            f"calibrated and {self.without_data:.3g} without data"
+            f"On {report.outputs[0].samples} {report.measured_on} samples the {self.metric} is "
+            f"{self.with_data:.3g} when calibrated and {self.without_data:.3g} without data"
         )
         rest = (
             ", which was kept" if kept else f". With `algorithm=auto`, or `{BEST_WITHOUT_DATA}`, the better is written"
