@@ -24,7 +24,7 @@ def distributions() -> dict[str, str]:
             found[name] = version(name) or "of no known version"
         except PackageNotFoundError:
             continue
-        except OSError:  # it is there and cannot be read
+        except (OSError, KeyError):  # it is there and cannot be read, or says no version
             found[name] = "of no known version"
     return found
 

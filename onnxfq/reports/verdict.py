@@ -83,7 +83,8 @@ def _measured_on(report: Report, samples: int) -> str:
     if report.measured_on == "in-sample":
         return f", in-sample: on the {count}{noun} that calibrated it"
     kind = "generated" if report.inputs == "generated" else report.measured_on
-    return f", on {count}{f'{kind} ' if kind else ''}{noun}"
+    where = "" if kind == "generated" else f" ({report.inputs})"
+    return f", on {count}{f'{kind} ' if kind else ''}{noun}{where}"
 
 
 def in_sample_text(report: Report) -> str:

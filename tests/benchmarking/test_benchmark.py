@@ -337,5 +337,5 @@ def test_a_process_of_its_own_loads_and_runs_the_model(tmp_path: Path) -> None:
 def test_a_process_that_fails_tells_why(tmp_path: Path) -> None:
     path = write(model("y = acme.Mystery(x)", domains=', "acme" : 1'), tmp_path / "custom.onnx")
     graph = Graph.load(path)
-    with pytest.raises(ModelError, match=r"could not be loaded and run in a process of its own: .*cannot load"):
+    with pytest.raises(ModelError, match=r"could not be loaded and run .* of its own: .*has no operator acme:Mystery"):
         measure_footprint(path, graph.signature, batch=1, length=1, provider="cpu", threads=1)

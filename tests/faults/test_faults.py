@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxfq import pipeline
 from onnxfq.errors import ModelError
+from onnxfq.quantization import solve_weights
 from onnxfq.quantization.solve import solve
 from onnxfq.session import Session
 from support.models import model as parse
@@ -163,7 +163,7 @@ def test_external_data_that_vanish_during_the_run(
         data.unlink()
         return solve(*args)
 
-    monkeypatch.setattr(pipeline, "solve", vanishing)
+    monkeypatch.setattr(solve_weights, "solve", vanishing)
     assert quantize(path, *QUICK) == 3
     err = capsys.readouterr().err
     assert "m.0.bin" in err
@@ -231,7 +231,12 @@ def test_a_model_that_does_not_run(tmp_path: Path, capsys: Output) -> None:
     body = "h = MatMul(x, w) y = Reshape(h, shape)"
     proto = parse(body, y="float[M, 63] y", w=weight(), shape=np.array([-1, 63], np.int64))
     path = write(proto, tmp_path / "m.onnx")
-    refused(tmp_path, capsys, path, "--algorithm", "rtn", says=("--calib", "--no-validate"))
+    assert quantize(path, "--algorithm", "rtn") == 0
+    assert entries(tmp_path) == ["m.int4.onnx", "m.onnx"]
+    err = capsys.readouterr().err
+    assert "NOT COMPARED" in err
+    assert "--calib" in err
+    assert quantize(path, "--algorithm", "rtn", "--max-error", "1") == 1  # a figure that was not measured
 
 
 def test_a_model_without_matrix_products(tmp_path: Path, capsys: Output) -> None:

@@ -14,6 +14,7 @@ from onnxfq.errors import ModelError
 from onnxfq.graph import Graph
 from onnxfq.graph import model as graph_model
 from onnxfq.graph.external_data import FileSlice, copy_bytes
+from onnxfq.quantization import solve_weights
 from support.resuming import Place, stages
 from support.tiny import QUICK, entries, pair, quantize
 
@@ -35,7 +36,7 @@ def test_a_change_behind_the_same_time_stamp_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, how: str
 ) -> None:
     model = pair(tmp_path / "m.onnx")
-    real = vars(pipeline)["solve"]
+    real = vars(solve_weights)["solve"]
 
     def meddling(*args: object) -> object:
         if how == "replaced":
@@ -47,7 +48,7 @@ def test_a_change_behind_the_same_time_stamp_is_refused(
             overwrite_secretly(model)
         return real(*args)
 
-    monkeypatch.setattr(pipeline, "solve", meddling)
+    monkeypatch.setattr(solve_weights, "solve", meddling)
     assert quantize(model, *QUICK) == 3
     assert "was changed while it was being read" in capsys.readouterr().err
     assert entries(tmp_path) == ["m.onnx"]

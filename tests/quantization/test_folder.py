@@ -14,6 +14,7 @@ import pytest
 import onnxfq
 from onnxfq import pipeline
 from onnxfq.model_files import models_of
+from onnxfq.quantization import solve_weights
 from onnxfq.quantization.folder import copy_companions, refuse_overlap
 from support.models import model as parse
 from support.models import write
@@ -128,7 +129,7 @@ def test_a_folder_with_something_else_in_it_is_refused_before_any_work(
     out = export.with_name("out")
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    monkeypatch.setattr(pipeline, "solve", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(solve_weights, "solve", lambda *_: pytest.fail("work began"))
     assert quantize(export, "-o", out, *QUICK) == 3
     assert "thesis.txt" in capsys.readouterr().err
     assert contents(out) == {"thesis.txt": b"years of work"}
@@ -160,14 +161,15 @@ def test_a_neighbour_with_a_longer_name_does_not_overlap(tmp_path: Path) -> None
 def test_an_error_in_the_second_model_leaves_nothing(
     export: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, stage: str
 ) -> None:
-    real, calls = getattr(pipeline, stage), iter([False, True])
+    home = solve_weights if stage == "solve" else pipeline
+    real, calls = getattr(home, stage), iter([False, True])
 
     def second_fails(*args: object, **kwargs: object) -> object:
         if next(calls):
             raise onnxfq.ModelError("The second model is bad.")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, stage, second_fails)
+    monkeypatch.setattr(home, stage, second_fails)
     before = contents(export)
     assert quantize(export, "--algorithm", "rtn") == 3
     assert "The second model is bad." in capsys.readouterr().err
@@ -179,7 +181,7 @@ def test_all_models_are_checked_before_the_first_is_solved(
     export: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     (export / "zzz.onnx").write_text("no model")
-    monkeypatch.setattr(pipeline, "solve", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(solve_weights, "solve", lambda *_: pytest.fail("work began"))
     assert quantize(export, *QUICK) == 3
     assert "zzz.onnx" in capsys.readouterr().err
     assert entries(export.parent) == ["export"]

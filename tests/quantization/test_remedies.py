@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,6 @@ REMEDIES: dict[str, tuple[onnx.ModelProto, dict[str, Any], str, dict[str, Any]]]
     "foreign operator, with data alone": (foreign(), CALIB | NOT_COMPARED, WITHOUT_RUNNING, NOT_COMPARED),
     "foreign operator, in pieces": (foreign(), {"memory": 0}, WITHOUT_COMPARING, NOT_COMPARED),
     "foreign operator in a function": (foreign_in_a_function(), CALIB, WITHOUT_RUNNING, NOT_COMPARED),
-    "words": (words(), {}, r"Give inputs with `calib=FILE\.npz`", {"calib": [{"x": np.array(["a", "a"])}]}),
-    "words, not compared": (words(), {}, r"skip the comparison with `validate=False`", NOT_COMPARED),
-    "sequence": (sequence(), {}, r"No file of data holds such values: skip .* `validate=False`\.$", NOT_COMPARED),
-    "rank": (unknown_rank(), {}, r"Give inputs with `calib=FILE\.npz`", CALIB),
     "replaceable": (replaceable(), {}, r"`constant_inputs=True`", {"constant_inputs": True}),
 }
 
@@ -82,6 +79,30 @@ def test_the_remedy_works(case: str, tmp_path: Path) -> None:
     report = quantize(path, output, **remedy)
     assert report.targets
     assert any(node.op_type == "MatMulNBits" for node in onnx.load(output).graph.node)
+
+
+# the model, what the note on the missing comparison tells to give, and that
+NOT_MADE_UP: dict[str, tuple[onnx.ModelProto, str, dict[str, Any]]] = {
+    "words": (words(), r"Give inputs with `calib=FILE\.npz`", {"calib": [{"x": np.array(["a", "a"])}]}),
+    "sequence": (sequence(), r"No file of data holds such values: skip .* `validate=False`\.$", NOT_COMPARED),
+    "rank": (unknown_rank(), r"Give inputs with `calib=FILE\.npz`", CALIB),
+}
+
+
+@pytest.mark.parametrize("case", NOT_MADE_UP)
+def test_a_model_for_which_no_inputs_can_be_made_up_is_written_and_the_remedy_works(case: str, tmp_path: Path) -> None:
+    proto, told, remedy = NOT_MADE_UP[case]
+    path, output = write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    report = quantize(path, output, max_error=1)
+    assert report.targets
+    assert not report.outputs
+    assert [gate.passed for gate in report.gates] == [False]
+    (note,) = [warning for warning in report.warnings if warning.startswith("NOT COMPARED")]
+    assert re.search(told, note)
+    again = quantize(path, output, **remedy)
+    assert again.targets
+    assert bool(again.outputs) == ("calib" in remedy)
+    assert not any(warning.startswith("NOT COMPARED") for warning in again.warnings)
 
 
 @pytest.mark.parametrize("settings", [{}, CALIB, CALIB | NOT_COMPARED])

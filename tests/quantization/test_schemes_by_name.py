@@ -157,8 +157,8 @@ def test_the_command_line_takes_the_place_of_the_files(path: Path) -> None:
 def test_reports_show_them_row_by_row(path: Path) -> None:
     assert quantize(path, *QUICK, "--scheme", "lm_head=bits:8,block_size:64", "--report", "r.html") == 0
     page = Path("r.html").read_text()
-    assert "8 bits, block 64" in page
-    assert "4 bits, block 32" in page
+    assert "8-bit/64" in page
+    assert "4-bit/32" in page
     assert "lm_head=bits:8,block_size:64" in page
 
 

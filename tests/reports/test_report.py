@@ -291,7 +291,7 @@ def test_cache_outputs_are_summed_up(count: int, capsys: Output) -> None:
 
 def test_the_verdict_is_printed_before_size_speed_errors_and_the_rest(capsys: Output) -> None:
     text = " ".join(printed(show_report, report(), capsys))
-    order = ["FAILED", "file size", "time,", "Error against", "Left alone", "Note", "Gate"]
+    order = ["FAILED", "file size", "time,", "Error against", "Left alone", "Gate"]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
     text = " ".join(printed(show_inspection, report(output=None, gates=(), outputs=()), capsys))
     assert text.index("INSPECTED") < text.index("file size") < text.index("Left alone")

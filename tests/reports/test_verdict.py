@@ -9,7 +9,7 @@ import pytest
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.output_error import OutputAccuracy
 from onnxfq.reports.bands import COSINE, KL, LEVELS, RELATIVE_MSE, TOP1, loss_of
-from onnxfq.reports.verdict import verdict
+from onnxfq.reports.verdict import in_sample_text, verdict
 from support.reports import run
 
 
@@ -89,11 +89,30 @@ def test_a_gate_that_fails_stands_before_the_scale() -> None:
         ("given: x.npz", 300, ", on 300 samples (given: x.npz)."),
         ("given: x.npz", 0, ", on samples (given: x.npz)."),
         ("", 300, "agreement 97.6 %."),
+        ("held-out: x.npz", 16, ", on 16 held-out samples (given: x.npz)."),
+        ("in-sample: x.npz", 4, ", in-sample: on the 4 samples that calibrated it."),
     ],
 )
 def test_the_verdict_says_what_it_was_measured_on(inputs: str, samples: int, said: str) -> None:
     output = replace(logits(0.00123, 0.97612), samples=samples)
-    found = verdict(run(outputs=(output,), inputs=inputs))
+    measured_on, colon, name = inputs.partition(": ") if "-" in inputs else ("", "", "")
+    found = verdict(run(outputs=(output,), inputs=f"given: {name}" if colon else inputs, measured_on=measured_on))
     assert found.word == "NEGLIGIBLE LOSS"
     assert found.text.endswith(said)
     assert ("mean KL 0.0012," if 0 < samples <= 8 else "mean KL 0.00123,") in found.text
+
+
+def test_the_loss_in_sample_stands_beside_the_other() -> None:
+    output = replace(logits(0.00123, 0.97612), samples=16)
+    report = run(outputs=(output,), in_sample=(replace(output, kl=0.0001),), measured_on="held-out")
+    assert in_sample_text(report) == (
+        "In-sample, on 16 of the samples that calibrated it: mean KL 0.0001, top-1 agreement 97.6 %."
+    )
+    assert in_sample_text(run()) == ""
+
+
+def test_a_comparison_that_met_no_quantized_weight_is_no_loss_of_nothing() -> None:
+    output = OutputAccuracy("y", "float32", 100, relative_mse=0.0, cosine=1.0)
+    found = verdict(run(outputs=(output,)))
+    assert (found.word, found.level) == ("NOT COMPARED", "")
+    assert "no quantized weight was met" in found.text

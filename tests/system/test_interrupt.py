@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from onnxfq import cli, pipeline
-from onnxfq.quantization import data, source
+from onnxfq.quantization import data, solve_weights, source
 from onnxfq.system.process import Interrupter
 from support.tiny import QUICK, entries, pair, quantize
 
@@ -36,7 +36,7 @@ def test_an_interruption_exits_with_130_and_leaves_all_as_it_was(
 
     old = model.with_name("m.int4.onnx")
     old.write_text("the old output")
-    home = {"prepare_comparison": data, "commit_files": source}.get(stage, pipeline)
+    home = {"prepare_comparison": data, "commit_files": source, "solve": solve_weights}.get(stage, pipeline)
     monkeypatch.setattr(home, stage, interrupted)
     assert quantize(model, "--algorithm", "rtn") == 130
     assert entries(model.parent) == ["m.int4.onnx", "m.onnx"]
@@ -48,7 +48,7 @@ def test_running_out_of_memory_is_told_as_such(model: Path, monkeypatch: pytest.
     def exhausted(*_args: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pipeline, "solve", exhausted)
+    monkeypatch.setattr(solve_weights, "solve", exhausted)
     assert quantize(model, *QUICK) == 3
     assert "Out of memory" in capsys.readouterr().err
     assert entries(model.parent) == ["m.onnx"]
@@ -58,7 +58,7 @@ def test_a_crash_is_no_failed_gate(model: Path, monkeypatch: pytest.MonkeyPatch,
     def broken(*_args: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(pipeline, "solve", broken)
+    monkeypatch.setattr(solve_weights, "solve", broken)
     monkeypatch.setattr(sys, "argv", ["onnxfq", "quantize", str(model), *QUICK])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)

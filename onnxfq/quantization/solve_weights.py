@@ -1,0 +1,103 @@
+"""Solve, rewrite: every planned weight, with data or without, and its node into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from onnxfq.calibration.checkpoint import Checkpoint
+from onnxfq.executors.serialization import forget_loaded
+from onnxfq.feeds import Feeds
+from onnxfq.graph import TensorFile
+from onnxfq.progress import Progress, Steps
+from onnxfq.quantization.apply import Rewriting
+from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.calibrate import Calibration, calibrate
+from onnxfq.quantization.job import Job
+from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
+from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
+from onnxfq.quantization.verify import Expected
+from onnxfq.reports.report import TargetReport
+from onnxfq.rules import expected_mean_square
+
+
+def solve_and_rewrite(
+    job: Job, samples: Feeds | None, checkpoint: Checkpoint | None, tensor_file: TensorFile, progress: Progress
+) -> tuple[list[TargetReport], list[Expected], list[str]]:
+    """Quantize every planned weight, and put the quantized nodes into the graph.
+
+    Returns:
+        What became of each target, what its node must hold in the written file, and notes for the report.
+    """
+    rewriting = Rewriting(job, tensor_file)
+    if samples is None or checkpoint is None:
+        steps = Steps(progress, "solving", len(job.planned))
+        _without_data(job, rewriting, range(len(job.planned)), steps)
+        reports, expected = rewriting.finish({})
+        _end(job, steps)
+        return reports, expected, []
+    rewriting.refuse_damaged(damaged(job.planned))  # before the long work
+    with calibrate(job, samples, checkpoint, tensor_file) as calibration:
+        steps = Steps(progress, "calibrating and solving", len(job.planned) + calibration.runs)
+        _without_data(job, rewriting, calibration.tables, steps)
+        for position, stage in enumerate(calibration.stages):
+            solved = calibration.resume(position, steps)
+            if solved is None:
+                solved = _calibrate_and_solve(job, calibration, position, rewriting.missing(stage.targets), steps)
+                calibration.save(position, solved)
+            calibration.weigh_rounding(solved)
+            calibration.scale_inputs(stage, solved)
+            for index in stage.targets:
+                rewriting.apply(index, solved.get(index), calibration.biases.get(index))
+                steps()
+        _without_data(job, rewriting, calibration.unreached, steps)
+        reports, expected = rewriting.finish(calibration.finish(steps))
+        _end(job, steps)
+        return reports, expected, calibration.notes(reports)
+
+
+def _calibrate_and_solve(
+    job: Job, calibration: Calibration, position: int, planned: dict[int, Planned], steps: Steps
+) -> dict[int, SolvedWeight]:
+    """Measure a stage's inputs, and solve its weights for them."""
+    if not planned:  # earlier stages have stored all of its weights
+        calibration.skip(position, steps)
+        return {}
+    statistics, stage = calibration.measure(position, steps), calibration.stages[position]
+    if statistics is None:
+        return _kept(solve(_tasks_without_data(job, planned), job.workers, job.options.memory))
+    biased = calibration.biases if job.solver.moves_bias else {}
+    scale = None
+    if job.solver.scales_inputs and stage.source in calibration.folds:
+        centred = biased.keys() >= set(stage.targets)
+        scale = input_scale([job.planned[i] for i in stage.targets], job.solver, statistics, centred=centred)
+    folder = calibration.folder if job.workers.elsewhere else None
+    with tasks_with_data(planned, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
+        return _kept(solve(tasks, job.workers, job.options.memory))
+
+
+def _kept(solved: Iterable[tuple[int, SolvedWeight | None]]) -> dict[int, SolvedWeight]:
+    """A stage's weights; none is damaged, for that was looked after before."""
+    return {index: weight for index, weight in solved if weight is not None}
+
+
+def _tasks_without_data(job: Job, planned: dict[int, Planned]) -> dict[int, WeightTask]:
+    """What to solve, with what the graph alone tells about the inputs."""
+    solver = without_data(job.solver)
+    known = {i: expected_mean_square(job.graph, p.target) for i, p in planned.items()} if solver.weighs_inputs else {}
+    return tasks_without_data(planned, solver, {i: value for i, value in known.items() if value is not None})
+
+
+def _without_data(job: Job, rewriting: Rewriting, indices: Sequence[int], steps: Steps) -> None:
+    """Solve targets without data, each put into the graph before the next is read."""
+    planned = rewriting.missing(indices)
+    solved = solve(_tasks_without_data(job, planned), job.workers, job.options.memory)
+    for index in indices:
+        rewriting.apply(index, next(solved)[1] if index in planned else None)
+        steps()
+
+
+def _end(job: Job, steps: Steps) -> None:
+    """All weights are solved: workers need not keep anything of them."""
+    job.workers.everywhere(forget_loaded)
+    if job.planned:
+        steps.finish()
