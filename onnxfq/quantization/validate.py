@@ -24,7 +24,7 @@ from onnxfq.quantization.comparison import Comparison, Inputs, run_pieces
 from onnxfq.session import Session
 from onnxfq.system.terminal import size_text
 
-LATENCY_SECONDS = 2.0
+LATENCY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
