@@ -19,7 +19,6 @@ from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, s
 from onnxfq.model_files import makes_folder, output_of
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.progress import Progress
-from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
@@ -182,7 +181,7 @@ def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work 
             report = with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
             if data.calibration is None or not report.targets:
                 return report
-            return _keep_better(job, staged, aside, data.comparison, report, source_hash, progress)
+            return _keep_better(job, staged, aside, data, report, source_hash, progress)
         finally:
             data.comparison.close()
 
@@ -209,12 +208,14 @@ def _keep_better(
     job: Job,
     staged: Path,
     aside: Path,
-    comparison: Comparison,
+    data: Data,
     report: Report,
     source_hash: Future[str],
     progress: Progress,
 ) -> Report:
     """Make the model without data too, and keep that where calibration did not bring it nearer to the original."""
+    comparison = data.comparison
+    assert comparison is not None
     rival, other = plan_without_data(job), aside / staged.name
     aside.mkdir(exist_ok=True)
 
@@ -227,8 +228,10 @@ def _keep_better(
     note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
     if keep:
         take_files(other, staged)
-        uncalibrated = replace(uncalibrated, warnings=report.warnings, settings=report.settings)
-        report = with_validation(uncalibrated, validate(job.graph, staged, comparison, progress), job)
+        notes = (*uncalibrated.warnings, *data.notes)
+        uncalibrated = replace(uncalibrated, warnings=notes, settings=report.settings)
+        found = replace(validate(job.graph, staged, comparison, progress), in_sample=())
+        report = with_validation(uncalibrated, found, job)
     shutil.rmtree(aside)
     return replace(report, warnings=(*report.warnings, *note))
 

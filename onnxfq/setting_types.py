@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -60,4 +61,5 @@ def _fits(value: object, kind: object) -> bool:
         return listed and all(_fits(one, int) for one in value)  # type: ignore[attr-defined]
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)  # type: ignore[arg-type]
+    numbers: dict[object, type] = {int: Integral, float: Real}  # numpy's too
+    return isinstance(value, numbers.get(kind, kind))  # type: ignore[arg-type]

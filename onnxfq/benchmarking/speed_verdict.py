@@ -103,7 +103,7 @@ def time_texts(first: float, others: Sequence[float], places: Sequence[int | Non
 
 def _quotients(times: Sequence[float], places: Sequence[int | None]) -> Iterator[str]:
     for time, place in zip(times[1:], places, strict=True):
-        yield "" if place is None else f"{time / times[0]:.{place}f}"
+        yield "" if place is None or not times[0] else f"{time / times[0]:.{place}f}"
 
 
 def _rounded(time: float, digits: int) -> str:

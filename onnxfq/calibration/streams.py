@@ -172,8 +172,10 @@ class Streams:
         found = [np.empty((0, stage.k))]
         for sample in self._alive[:_LOOKED_AT]:
             value = self._get(self._both(stage.source)[-1], sample)
+            if value.ndim < 1 + stage.transposed:
+                continue
             value = np.swapaxes(value, -1, -2) if stage.transposed else value
-            if value.ndim == 0 or value.shape[-1] != stage.k:
+            if value.shape[-1] != stage.k:
                 continue
             flat = value.reshape(-1, stage.k)
             rows = token_rows(self._masks[sample], len(flat))

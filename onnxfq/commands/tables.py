@@ -43,7 +43,8 @@ def show_report(report: Report, console: Console) -> None:
 def _show_verdict(report: Report, console: Console) -> None:
     found = verdict(report)
     bad = found.kind == "failed" or found.level in ("damaged", "broken")
-    style = "bold red" if bad else "bold green" if found.level in ("negligible", "small") else "bold yellow"
+    good = found.level in ("negligible", "small") and report.measured_on != "in-sample"
+    style = "bold red" if bad else "bold green" if good else "bold yellow"
     _say(console, Text(found.word, style=style).append(f": {one_line(found.text)}", style="default not bold"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.feed import Feed, Feeds, always
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache
-from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out
+from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
@@ -46,4 +46,5 @@ __all__ = [
     "takes_token_ids",
     "token_masks",
     "with_held_out",
+    "without_copies",
 ]

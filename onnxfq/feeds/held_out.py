@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from onnxfq.feeds.feed import Feed, Feeds
@@ -24,7 +26,8 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
     """Part samples into those that calibrate and those held back.
 
     Those beyond `samples` are held back, so that as many calibrate as were asked for. Where there are fewer than 8 of
-    these, every eighth of all is, but of fewer than 32 none: that would leave too little on either side.
+    these, which alone would say little, every eighth of all is; of fewer than 32 none: that leaves too little on either
+    side.
 
     Args:
         feeds: what was read, at most `with_held_out(samples)`.
@@ -35,13 +38,19 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
     """
     count = len(feeds)
     left = count - samples
-    if left >= LEAST or (left > 0 and count < ENOUGH_SAMPLES):
+    if left >= LEAST:
         return feeds[:samples], feeds[samples:]
     if count < ENOUGH_SAMPLES:
-        return feeds, None
+        return feeds[:samples], None
     kept_back = max(LEAST, count // _SHARE)
     chosen = {(2 * index + 1) * count // (2 * kept_back) for index in range(kept_back)}
     return _some(feeds, chosen, chosen=False), _some(feeds, chosen, chosen=True)
+
+
+def without_copies(feeds: Feeds, of: Feeds) -> Feeds:
+    """Those samples that are not among others, bit by bit."""
+    known = {_fingerprint(feed) for feed in of}
+    return _some(feeds, {index for index, feed in enumerate(feeds) if _fingerprint(feed) not in known}, chosen=True)
 
 
 def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
@@ -49,6 +58,14 @@ def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
     counts = [_tokens(feed, signature) for feed in feeds]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
+
+
+def _fingerprint(feed: Feed) -> bytes:
+    digest = hashlib.sha256()
+    for name, array in sorted(feed.items()):
+        digest.update(f"{name} {array.dtype.name} {array.shape};".encode())
+        digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())
+    return digest.digest()
 
 
 def _some(feeds: Feeds, indices: set[int], *, chosen: bool) -> Feeds:

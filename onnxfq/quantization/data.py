@@ -18,6 +18,7 @@ from onnxfq.feeds import (
     hold_out,
     load_feeds,
     with_held_out,
+    without_copies,
 )
 from onnxfq.feeds.model_kind import find_language_output
 from onnxfq.graph import loaded_bytes
@@ -67,11 +68,13 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     """
     options, needed = job.options, bool(job.solver.calibrated) and bool(job.planned)
     judged = _judged(job)
-    holds_back = needed and options.validate and judged is None
-    feeds = _feeds(job, holds_back=holds_back, progress=progress) if needed or options.validate else None
+    holds_back = options.validate and judged is None  # whatever the algorithm: all are judged on the same samples
+    feeds = _feeds(job, holds_back=holds_back, progress=progress) if needed or holds_back else None
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
         feeds, held_out = hold_out(feeds, options.samples)
+    if feeds is not None and needed:
+        judged, held_out = (None if part is None else _unseen(part, feeds) for part in (judged, held_out))
     calibration, comparison = feeds if needed else None, None
     notes: list[str] = []
     if options.validate:
@@ -83,7 +86,13 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
             if chosen is not None:
                 raise
             notes.append(f"{NOT_COMPARED} {error}")
-    return Data(calibration, comparison, (*notes, *_notes(job, calibration, comparison)))
+    return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
+
+
+def _unseen(judged: Feeds, calibration: Feeds) -> Feeds | None:
+    """Those of some samples that do not calibrate too; None where most do."""
+    fresh = without_copies(judged, calibration)
+    return fresh if len(fresh) > len(judged) // 2 else None
 
 
 def _prepare_comparison(
@@ -91,9 +100,9 @@ def _prepare_comparison(
 ) -> Comparison:
     """Try the original on what the output will be compared on."""
     options = job.options
+    in_sample = calibration is not None and judged is calibration
     if judged is not None and judged.is_generated:
         judged = judged[:GENERATED_SAMPLES]
-    in_sample = calibration is not None and judged is not None and judged[0] is calibration[0]
     beside = None if in_sample or calibration is None or judged is None else calibration[: len(judged)]
     inputs = prepare_inputs(
         job.graph.signature,
@@ -123,28 +132,30 @@ def _judged(job: Job) -> Feeds | None:
     return load_feeds(path, signature, tokenizer=tokenizer, samples=options.samples, seq_len=options.seq_len)
 
 
-def _notes(job: Job, calibration: Feeds | None, comparison: Comparison | None) -> Iterator[str]:
+def _notes(job: Job, calibration: Feeds | None, held_out: Feeds | None, comparison: Comparison | None) -> Iterator[str]:
     """That calibration had few data, and that figures are of the very samples that it was fitted to."""
     if calibration is None:
         return
-    inputs = comparison.inputs if comparison is not None else None
-    held_out = inputs is not None and inputs.measured_on == "held-out" and job.options.eval_data is None
-    samples = len(calibration) + (len(inputs.feeds) if inputs is not None and held_out else 0)
-    tokens = count_tokens(calibration, job.graph.signature)
-    if inputs is not None and tokens is not None and held_out:
-        tokens += count_tokens(inputs.feeds, job.graph.signature) or 0
-    few = samples < ENOUGH_SAMPLES or (tokens is not None and tokens < ENOUGH_TOKENS)
-    if few:
-        got = f"{samples} samples" + ("" if tokens is None else f", {tokens} tokens")
+    inputs, parts = (
+        comparison.inputs if comparison is not None else None,
+        [calibration, *([held_out] if held_out else [])],
+    )
+    samples, counts = sum(map(len, parts)), [count_tokens(part, job.graph.signature) for part in parts]
+    tokens = None if None in counts else sum(count or 0 for count in counts)
+    if samples < ENOUGH_SAMPLES or (tokens is not None and tokens < ENOUGH_TOKENS):
+        got = f"{samples} sample{'' if samples == 1 else 's'}" + (
+            "" if tokens is None else f" of {tokens} tokens in all"
+        )
+        held = f", of which {len(held_out)} were held back" if held_out else ""
+        wanted = f"{ENOUGH_SAMPLES} samples" + ("" if tokens is None else f" and {ENOUGH_TOKENS} tokens")
         yield (
-            f"FEW DATA: calibration had {got}. With at least {ENOUGH_SAMPLES} samples"
-            f"{'' if tokens is None else f' and {ENOUGH_TOKENS} tokens'} of the kind that the model will meet, the "
-            "error becomes smaller, and its figure surer."
+            f"FEW DATA: `calib` gave {got}{held}. With {wanted} or more, of the kind that the model will meet, the error "
+            "becomes smaller and its figure surer; `samples` is how many are read at most."
         )
     if inputs is not None and inputs.measured_on == "in-sample":
         yield (
             "IN-SAMPLE: the errors were measured on the very samples that calibration was fitted to, where they are "
-            f"several times smaller than on others. With {ENOUGH_SAMPLES} samples or more some are held back; "
+            f"several times smaller than on others. With {ENOUGH_SAMPLES} different samples or more some are held back; "
             "`eval_data=FILE` names others."
         )
 

@@ -112,6 +112,9 @@ def merge(
         skipped=tuple(s for r in marked for s in r.skipped),
         size=Size(*(sum(getattr(r.size, f.name) for r in marked) for f in fields(Size))),
         estimate=together([r.estimate for r in marked]),
+        algorithm=_joined(r.algorithm for r in reports),
+        calibration=_joined(r.calibration for r in reports),
+        inputs=_joined(r.inputs for r in reports),
         outputs=outputs,
         in_sample=tuple(o for r in marked for o in r.in_sample),
         measured_on=_least_sure(reports),
@@ -122,7 +125,15 @@ def merge(
         contents=contents_together(r.contents for r in marked),
         source_contents=contents_together(r.source_contents for r in marked),
     )
-    return whole.with_gates(options.gates) if outputs else whole
+    missing = [report for report in reports if report.targets and not report.outputs]
+    if missing:  # a figure of the others says nothing of these
+        return replace(whole, gates=missing[0].gates)
+    return whole.with_gates(options.gates)
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """What is said of models, once each."""
+    return ", ".join(dict.fromkeys(text for text in texts if text))
 
 
 def together(estimates: Sequence[Estimate]) -> Estimate:

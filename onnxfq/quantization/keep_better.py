@@ -39,7 +39,7 @@ class Judgement:
             kept: whether the other one was kept.
         """
         found = (
-            f"On {report.outputs[0].samples} {report.measured_on} samples the {self.metric} is "
+            f"On {max(output.samples for output in report.outputs)} {report.measured_on} samples the {self.metric} is "
             f"{self.with_data:.3g} when calibrated and {self.without_data:.3g} without data"
         )
         rest = (
@@ -51,7 +51,8 @@ class Judgement:
 def compare_errors(with_data: Sequence[OutputAccuracy], without: Sequence[OutputAccuracy]) -> Judgement | None:
     """Hold the errors of two files against each other; None where neither has an error to compare."""
     ours, other = ({m.name: m.value for m in worst_metrics(outputs)} for outputs in (with_data, without))
-    name, words = ("kl", "mean KL") if {"kl"} & {*ours, *other} else ("relative_mse", "relative MSE")
+    has_kl = any(found.get("kl") is not None for found in (ours, other))  # one that is broken has nothing but names
+    name, words = ("kl", "mean KL") if has_kl else ("relative_mse", "relative MSE")
     first, second = (math.inf if (value := found.get(name)) is None else value for found in (ours, other))
     return None if math.isinf(first) and math.isinf(second) else Judgement(words, first, second)
 

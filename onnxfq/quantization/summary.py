@@ -17,6 +17,10 @@ from onnxfq.solvers import algorithm_text
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
+MADE_UP = (
+    "No data were given: the comparison's inputs were made up. With `calib=FILE` of your own texts or arrays (or "
+    '`calib="self"`) the model is calibrated, which makes the error several times smaller.'
+)
 UNSEEN = (
     "The comparison shows nothing: weights were changed and no output is, so that no quantized weight reaches an "
     "output with these inputs, such as a mask that hides everything. Give inputs that the model is used with: "
@@ -67,6 +71,7 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
         warnings=(
             *report.warnings,
             *([validation.untimed] if validation.untimed else []),
+            *([MADE_UP] if validation.inputs.measured_on == "generated" else []),
             *speed_warnings(validation.latency),
         ),
     )
@@ -177,8 +182,3 @@ def _copies(planned: Sequence[Planned]) -> list[str]:
 def _comparison_warnings(job: Job) -> Iterator[str]:
     if not job.options.validate:
         yield "NOT VALIDATED: the output was verified, but not compared with the original (`validate=False`)."
-    elif job.options.calib is None and job.options.eval_data is None and job.options.eval_text is None:
-        yield (
-            "No data were given: the comparison's inputs were made up. With `calib=FILE` of your own texts or arrays "
-            '(or `calib="self"`) the model is calibrated, which makes the error several times smaller.'
-        )

@@ -37,6 +37,7 @@ class Loss:
 def loss_of(outputs: Sequence[OutputAccuracy]) -> Loss:
     """The worst output's; caches count only where there is nothing else, and where logits are, nothing else does."""
     seen = [output for output in outputs if output.elements and output.dtype not in NOT_ARRAYS]
+    seen = [o for o in seen if o.elements > o.shared_nonfinite or o.nonfinite]  # equal in all that is no number
     broken = next((output for output in seen if output.equal is None and output.relative_mse is None), None)
     if broken is not None:
         return Loss("broken", f"{broken.name}: {broken.note or 'it could not be compared'}", broken.samples)

@@ -219,7 +219,7 @@ def _figures(reports: Sequence[Report]) -> Iterator[ComparedMetric]:
         yield figure(f"KL, {name}", "", less, lambda r, name=name: _of_output(r, name, "kl"))  # type: ignore[misc]
         yield figure(f"top-1, {name}", "fraction", more, lambda r, name=name: _of_output(r, name, "top1"))  # type: ignore[misc]
     yield _perplexity(reports)
-    for case in dict.fromkeys(x.case for r in reports for x in r.latency):
+    for case in dict.fromkeys(x.label for r in reports for x in r.latency):
         yield figure(f"time, {case}", "ms", "", lambda r, case=case: _of_case(r, case, "candidate_ms"))  # type: ignore[misc]
         speedup = figure(f"speed-up, {case}", "times", more, lambda r, case=case: _of_case(r, case, "speedup"))  # type: ignore[misc]
         low, high = (tuple(_of_case(r, case, end) for r in reports) for end in ("low", "high"))
@@ -229,8 +229,12 @@ def _figures(reports: Sequence[Report]) -> Iterator[ComparedMetric]:
 
 def _same_inputs(reports: Sequence[Report]) -> bool:
     """Whether all that were compared were so on the same inputs, and come from originals of the same size."""
-    inputs = {report.inputs for report in reports if report.inputs}
-    return len(inputs) < 2 and len({report.size.source_bytes for report in reports}) < 2
+    return len(_measured_on(reports)) < 2 and len({report.size.source_bytes for report in reports}) < 2
+
+
+def _measured_on(reports: Iterable[Report]) -> set[tuple[str, str, int]]:
+    """What the errors were measured on: where inputs come from, what they are to calibration, how many they are."""
+    return {(r.inputs, r.measured_on, max((o.samples for o in r.outputs), default=0)) for r in reports if r.inputs}
 
 
 def _left_bytes(report: Report) -> float | None:
@@ -264,7 +268,7 @@ def _of_output(report: Report, name: str, figure: str) -> float | None:
 
 
 def _of_case(report: Report, case: str, figure: str) -> float | None:
-    return next((getattr(x, figure) for x in report.latency if x.case == case), None)
+    return next((getattr(x, figure) for x in report.latency if x.label == case), None)
 
 
 def _settings(reports: Sequence[Report]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -326,8 +330,7 @@ def _remarks(runs: Sequence[Run], layers: Sequence[LayerChange]) -> Iterator[str
     sizes = {run.report.size.source_bytes for run in runs}
     if len(sizes) > 1:
         yield "The originals differ in size: these may be runs of different models."
-    inputs = {run.report.inputs for run in runs if run.report.inputs}
-    if len(inputs) > 1:
+    if len(_measured_on(run.report for run in runs)) > 1:
         yield "The outputs were compared on different inputs: their errors cannot be set against each other."
     some = sum(None in layer.bits for layer in layers)
     if some:

@@ -63,7 +63,8 @@ def verdict(report: Report) -> Verdict:
         )
     holds = "the gate holds" if len(report.gates) == 1 else f"all {len(report.gates)} gates hold"
     text = f"{_figures(report, loss)}{f'; {holds}' if report.gates else ''}."
-    return Verdict("passed" if report.gates else "compared", _WORDS[loss.level], text, loss.level)
+    word = _WORDS[loss.level] + (", IN-SAMPLE" if loss.level and report.measured_on == "in-sample" else "")
+    return Verdict("passed" if report.gates else "compared", word, text, loss.level)
 
 
 def _figures(report: Report, loss: Loss) -> str:
@@ -81,7 +82,7 @@ def _measured_on(report: Report, samples: int) -> str:
     count = f"{samples} " if samples else ""
     noun = "sample" if samples == 1 else "samples"
     if report.measured_on == "in-sample":
-        return f", in-sample: on the {count}{noun} that calibrated it"
+        return f", on the {count}{noun} that calibrated it"
     kind = "generated" if report.inputs == "generated" else report.measured_on
     where = "" if kind == "generated" else f" ({report.inputs})"
     return f", on {count}{f'{kind} ' if kind else ''}{noun}{where}"

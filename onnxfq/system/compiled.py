@@ -6,6 +6,7 @@ Nothing is compiled with numba's own threads: that takes several times as long, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from numba import njit
@@ -27,7 +28,8 @@ def compiled(*, fastmath: frozenset[str] = frozenset()) -> Callable[[Loop], Loop
     def decorate(loop: Loop) -> Loop:
         made = njit(nogil=True, fastmath=set(fastmath) or False)(loop)
         if cache_folder() is not None:
-            made._cache = LoopCache(loop)
+            with suppress(OSError):  # no source to tell its code by, as in an archive: it is compiled each time
+                made._cache = LoopCache(loop)
         result: Loop = made
         return result
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
 import shutil
 import sys
 import tempfile
@@ -53,7 +52,7 @@ class LoopCache(FunctionCache):  # type: ignore[misc] # numba has no types
         found = None
         try:
             found = super().load_overload(sig, target_context)
-        except (OSError, EOFError, ValueError, KeyError, AttributeError, ImportError, pickle.UnpicklingError) as error:
+        except Exception as error:  # noqa: BLE001 - a garbled file may raise anything: it is compiled anew
             _LOGGER.debug("machine code cannot be read: %s", error)
             with suppress(OSError):
                 self.flush()

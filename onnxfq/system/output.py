@@ -219,6 +219,7 @@ def parent_made(output: Path) -> Iterator[None]:
         OutputError: it cannot be made.
     """
     folder = output.parent
+    there = folder.exists()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -230,7 +231,7 @@ def parent_made(output: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):  # not empty
-            if not any(folder.iterdir()):
+            if not there and not any(folder.iterdir()):
                 folder.rmdir()
 
 

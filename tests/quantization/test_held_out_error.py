@@ -12,11 +12,12 @@ import onnxfq
 from onnxfq import Report
 from onnxfq.errors import UsageError
 from onnxfq.feeds import Feeds
-from onnxfq.metrics.output_error import compare
-from onnxfq.quantization.keep_better import take_files
+from onnxfq.metrics.output_error import OutputAccuracy, compare
+from onnxfq.quantization.keep_better import compare_errors, take_files
+from onnxfq.reports.verdict import verdict
 from onnxfq.session import Session
-from support.models import Array
-from support.tiny import entries, pair
+from support.models import Array, model, write
+from support.tiny import entries, pair, weight
 
 SETTINGS: dict[str, Any] = {"provider": "cpu", "memory": "2GB"}
 Samples = list[dict[str, Array]]
@@ -100,6 +101,47 @@ def test_without_calibration_given_data_were_never_fitted_to(source: Path) -> No
     assert onnxfq.quantize(source, validate=False).measured_on == ""
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_copies_of_what_calibrates_are_not_held_out(source: Path, named: bool) -> None:
+    one = correlated(1, 0)
+    data: dict[str, Any] = {"calib": one * 60, "eval_data": one * 9} if named else {"calib": one * 60}
+    report = onnxfq.quantize(source, **data)
+    assert report.measured_on == "in-sample"
+    assert "IN-SAMPLE" in about_data(report)
+    assert str(verdict(report).word).endswith("IN-SAMPLE")
+
+
+@pytest.mark.parametrize("algorithm", ["hqq", "gptq"])
+def test_every_algorithm_is_judged_on_the_same_samples(source: Path, algorithm: str) -> None:
+    samples = correlated(64, 0)
+    report = onnxfq.quantize(source, calib=samples, samples=48, algorithm=algorithm)
+    assert (report.measured_on, report.outputs[0].samples) == ("held-out", 16)
+    assert report.outputs[0].relative_mse == pytest.approx(error_of(source, report, samples[48:]), rel=1e-3)
+
+
+def test_a_broken_file_is_not_the_better_one() -> None:
+    broken = OutputAccuracy("y", "float32", 8, nonfinite=3, note="3 elements are NaN")
+    good = OutputAccuracy("y", "float32", 8, relative_mse=0.01, cosine=0.99)
+    found = compare_errors([broken], [good])
+    assert found is not None
+    assert not found.calibration_helped
+    other = compare_errors([good], [broken])
+    assert other is not None
+    assert other.calibration_helped
+    assert compare_errors([broken], [broken]) is None
+
+
+def test_gates_of_a_folder_fail_where_a_model_was_not_compared(tmp_path: Path) -> None:
+    pair(tmp_path / "models" / "one.onnx")
+    body = "h = MatMul(x, w) y = Reshape(h, shape)"
+    proto = model(body, y="float[M, 63] y", w=weight(), shape=np.array([-1, 63], np.int64))
+    write(proto, tmp_path / "models" / "two.onnx")
+    report = onnxfq.quantize(tmp_path / "models", tmp_path / "out", max_error=9)
+    assert [output.name for output in report.outputs] == ["one.onnx: y"]
+    assert [(gate.name, gate.passed) for gate in report.gates] == [("max-error", False)]
+    assert any("two.onnx: NOT COMPARED" in warning for warning in report.warnings)
+
+
 def test_nothing_is_held_back_where_nothing_is_compared(source: Path) -> None:
     report = onnxfq.quantize(source, calib=correlated(64, 0), validate=False)
     assert {target.tokens for target in report.targets} == {64 * 4}
@@ -116,6 +158,8 @@ def test_where_calibration_does_not_help_what_is_made_without_is_kept(
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert auto.targets == free.targets
     assert [w for w in auto.warnings if w.startswith("CALIBRATION DID NOT HELP") and "which was kept" in w]
+    assert auto.in_sample == ()  # nothing calibrated it
+    assert len(auto.warnings) == len(set(auto.warnings))
     asked = onnxfq.quantize(source, tmp_path / "c.onnx", calib=misleading, eval_data=real, algorithm="gptq")
     assert asked.algorithm == "gptq"
     assert [w for w in asked.warnings if w.startswith("CALIBRATION DID NOT HELP") and "`algorithm=auto`" in w]

@@ -90,14 +90,14 @@ def test_a_gate_that_fails_stands_before_the_scale() -> None:
         ("given: x.npz", 0, ", on samples (given: x.npz)."),
         ("", 300, "agreement 97.6 %."),
         ("held-out: x.npz", 16, ", on 16 held-out samples (given: x.npz)."),
-        ("in-sample: x.npz", 4, ", in-sample: on the 4 samples that calibrated it."),
+        ("in-sample: x.npz", 4, ", on the 4 samples that calibrated it."),
     ],
 )
 def test_the_verdict_says_what_it_was_measured_on(inputs: str, samples: int, said: str) -> None:
     output = replace(logits(0.00123, 0.97612), samples=samples)
     measured_on, colon, name = inputs.partition(": ") if "-" in inputs else ("", "", "")
     found = verdict(run(outputs=(output,), inputs=f"given: {name}" if colon else inputs, measured_on=measured_on))
-    assert found.word == "NEGLIGIBLE LOSS"
+    assert found.word == "NEGLIGIBLE LOSS" + (", IN-SAMPLE" if measured_on == "in-sample" else "")
     assert found.text.endswith(said)
     assert ("mean KL 0.0012," if 0 < samples <= 8 else "mean KL 0.00123,") in found.text
 
