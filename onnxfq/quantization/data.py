@@ -136,26 +136,21 @@ def _notes(job: Job, calibration: Feeds | None, held_out: Feeds | None, comparis
     """That calibration had few data, and that figures are of the very samples that it was fitted to."""
     if calibration is None:
         return
-    inputs, parts = (
-        comparison.inputs if comparison is not None else None,
-        [calibration, *([held_out] if held_out else [])],
-    )
+    parts = [part for part in (calibration, held_out) if part is not None]
     samples, counts = sum(map(len, parts)), [count_tokens(part, job.graph.signature) for part in parts]
     tokens = None if None in counts else sum(count or 0 for count in counts)
     if samples < ENOUGH_SAMPLES or (tokens is not None and tokens < ENOUGH_TOKENS):
-        got = f"{samples} sample{'' if samples == 1 else 's'}" + (
-            "" if tokens is None else f" of {tokens} tokens in all"
-        )
+        got = f"{samples} sample{'' if samples == 1 else 's'}" + (f" of {tokens} tokens in all" if tokens else "")
         held = f", of which {len(held_out)} were held back" if held_out else ""
-        wanted = f"{ENOUGH_SAMPLES} samples" + ("" if tokens is None else f" and {ENOUGH_TOKENS} tokens")
+        wanted = f"{ENOUGH_SAMPLES} samples" + (f" and {ENOUGH_TOKENS} tokens" if tokens else "")
         yield (
-            f"FEW DATA: `calib` gave {got}{held}. With {wanted} or more, of the kind that the model will meet, the error "
-            "becomes smaller and its figure surer; `samples` is how many are read at most."
+            f"FEW DATA: `calib` gave {got}{held}. With {wanted} or more, of the kind that the model will meet, the "
+            "error becomes smaller and its figure surer; `samples` is how many are read at most."
         )
-    if inputs is not None and inputs.measured_on == "in-sample":
+    if comparison is not None and comparison.inputs.measured_on == "in-sample":
         yield (
             "IN-SAMPLE: the errors were measured on the very samples that calibration was fitted to, where they are "
-            f"several times smaller than on others. With {ENOUGH_SAMPLES} different samples or more some are held back; "
+            f"several times smaller than on others. Of {ENOUGH_SAMPLES} different samples or more some are held back; "
             "`eval_data=FILE` names others."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +56,7 @@ class ComparedMetric:
         unit: of the values.
         better: which of them are; "" where none is, or they cannot be set against each other.
         values: one a run.
-        low: the lower end of each value's 95 % interval; empty where no run has one.
+        low: the lower end of each value's interval; empty where no run has one.
         high: the upper end.
     """
 
