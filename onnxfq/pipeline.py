@@ -19,6 +19,7 @@ from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, s
 from onnxfq.model_files import makes_folder, output_of
 from onnxfq.options import Changes, Options, choose_options
 from onnxfq.progress import Progress
+from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
@@ -123,7 +124,7 @@ def inspect(
         {8}
     """
     chosen = choose_options(options, changes)
-    given = chosen.calib is not None or chosen.algorithm != "auto"  # data may still come
+    given = chosen.calib is not None or chosen.algorithm != AUTO  # data may still come
     with on_disk(model) as path, following(progress) as tell:
         tell("reading", 0, 1)
         source = Source.of(path)
@@ -173,15 +174,16 @@ def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work 
     """One model through all steps, on staged files; whoever is interrupted in one of them can resume the work."""
     source_hash = _in_background(job.graph.source_hash)
     with working(work, job, data.calibration, source_hash, progress) as checkpoint:
-        report = _write(job, staged, data, checkpoint, source_hash, progress)
+        written = _write(job, staged, data, checkpoint, source_hash, progress)
         if data.comparison is None:
-            return report.with_gates(job.options.gates)
+            return written.with_gates(job.options.gates)
         progress("comparing with the original", 0, 1)
         try:
-            report = with_validation(report, validate(job.graph, staged, data.comparison, progress), job)
+            report = with_validation(written, validate(job.graph, staged, data.comparison, progress), job)
             if data.calibration is None or not report.targets:
                 return report
-            return _keep_better(job, staged, aside, data, report, source_hash, progress)
+            notes = written.warnings  # those of calibration hold for the inputs, whichever file is kept
+            return _keep_better(job, staged, aside, data.comparison, report, notes, source_hash, progress)
         finally:
             data.comparison.close()
 
@@ -208,14 +210,13 @@ def _keep_better(
     job: Job,
     staged: Path,
     aside: Path,
-    data: Data,
+    comparison: Comparison,
     report: Report,
+    notes: Sequence[str],
     source_hash: Future[str],
     progress: Progress,
 ) -> Report:
     """Make the model without data too, and keep that where calibration did not bring it nearer to the original."""
-    comparison = data.comparison
-    assert comparison is not None
     rival, other = plan_without_data(job), aside / staged.name
     aside.mkdir(exist_ok=True)
 
@@ -228,8 +229,7 @@ def _keep_better(
     note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
     if keep:
         take_files(other, staged)
-        notes = (*uncalibrated.warnings, *data.notes)
-        uncalibrated = replace(uncalibrated, warnings=notes, settings=report.settings)
+        uncalibrated = replace(uncalibrated, warnings=tuple(notes), settings=report.settings)
         found = replace(validate(job.graph, staged, comparison, progress), in_sample=())
         report = with_validation(uncalibrated, found, job)
     shutil.rmtree(aside)

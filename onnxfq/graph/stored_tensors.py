@@ -26,7 +26,6 @@ class StoredTensor:
         home: the scope it stands in.
         name: of the initializer, or of the output of the Constant node that holds it.
         shape: dimensions as stored.
-        is_float: whether its elements are floating-point numbers of 16 bits or more.
         nbytes: bytes it takes in the model's files.
         readers: nodes and the position among their inputs; nodes that only turn it or give it another shape or type,
             and calls of local functions, are followed to those that compute with it.
@@ -35,7 +34,6 @@ class StoredTensor:
     home: Body = field(repr=False)
     name: str
     shape: tuple[int, ...]
-    is_float: bool
     nbytes: int
     readers: tuple[tuple[Node, int], ...] = field(repr=False)
 
@@ -58,11 +56,7 @@ def stored_tensors(graph: Graph, without: Iterable[_Name] = ()) -> Iterator[Stor
             new = [h for h in headers if h.piece is None or h.piece not in seen]
             seen.update(h.piece for h in headers if h.piece is not None)
             readers = tuple(_readers((body, name), uses, functions))
-            kind = protos[0].data_type in _FLOATS
-            yield StoredTensor(body, name, headers[0].shape, kind, sum(h.nbytes for h in new), readers)
-
-
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+            yield StoredTensor(body, name, headers[0].shape, sum(h.nbytes for h in new), readers)
 
 
 def _constants(body: Body) -> Iterator[tuple[str, list[TensorProto]]]:

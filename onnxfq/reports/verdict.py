@@ -58,9 +58,9 @@ def verdict(report: Report) -> Verdict:
         nodes = _count(len(report.targets), "node")
         return Verdict("inspected", "INSPECTED", f"{nodes} would be quantized, {size}; nothing was written.")
     if not (report.outputs or report.latency):
-        return Verdict(
-            "unproven", "NOT VALIDATED", f"{size}; the written file was verified, but not compared with the original."
-        )
+        could_not = any(warning.startswith(_WORDS[""]) for warning in report.warnings)
+        word = _WORDS[""] if could_not else "NOT VALIDATED"
+        return Verdict("unproven", word, f"{size}; the written file was verified, but not compared with the original.")
     holds = "the gate holds" if len(report.gates) == 1 else f"all {len(report.gates)} gates hold"
     text = f"{_figures(report, loss)}{f'; {holds}' if report.gates else ''}."
     word = _WORDS[loss.level] + (", IN-SAMPLE" if loss.level and report.measured_on == "in-sample" else "")
