@@ -67,15 +67,15 @@ class Statistics:
         these know better.
 
         Args:
-            mean_square: [K], how large inputs are relative to each other; None: all alike. They are made as large, on
-                the whole, as those that were seen.
+            mean_square: [K], how large inputs are relative to each other; None: all alike. They are made as large, as
+                most of those that were seen.
             weight: how many tokens these count as beside a few; half of it beside 1024, and so on; 0 changes nothing.
         """
         if self.gram is None or not weight:
             return self
-        size = self.gram.diagonal().mean()
-        known = mean_square is not None and np.isfinite(mean_square).all() and mean_square.mean() > 0
-        prior = mean_square * (size / mean_square.mean()) if known and mean_square is not None else size
+        size = _typical(self.gram.diagonal())
+        known = mean_square is not None and np.isfinite(mean_square).all() and mean_square.any()
+        prior = mean_square * (size / _typical(mean_square)) if known and mean_square is not None else size
         worth = weight / (1 + self.tokens / _FADING)
         seen = self.tokens / (self.tokens + worth)
 
@@ -118,3 +118,8 @@ class Statistics:
             return self
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
         return replace(self, gram=gram, cross=cross)
+
+
+def _typical(squares: Float64Array) -> float:
+    """The size of most channels: a few may be so much larger than the others that they make up all of the mean."""
+    return float(np.median(squares)) or float(squares.mean())
