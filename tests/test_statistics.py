@@ -24,6 +24,7 @@ def test_made_up_tokens_outweigh_a_handful_and_fade_beside_thousands() -> None:
         joined = known.with_prior(None, 32)
         assert joined.gram is not None
         assert known.gram is not None
+        assert joined.cross is not None
         off = ~np.eye(K, dtype=bool)
         lost = 1 - np.abs(joined.gram[off]).sum() / np.abs(known.gram[off]).sum()
         assert least < lost < most
@@ -42,7 +43,7 @@ def test_relative_sizes_that_are_known_are_taken_over() -> None:
     sizes = np.arange(1.0, K + 1)
     joined = measured(1).with_prior(sizes, 10_000)
     assert joined.gram is not None
-    assert joined.gram.diagonal() / joined.gram.diagonal()[0] == pytest.approx(sizes, rel=0.01)
+    assert joined.gram.diagonal() / joined.gram.diagonal()[0] == pytest.approx(sizes, rel=0.03)
 
 
 def test_nothing_is_added_to_nothing() -> None:
