@@ -51,6 +51,11 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     defaults: tuple[TensorSpec, ...] = ()
 
+    @property
+    def feedable(self) -> dict[str, TensorSpec]:
+        """All that a caller may feed, by name: what must be given, then what has a value of its own."""
+        return {spec.name: spec for spec in (*self.inputs, *self.defaults)}
+
 
 def runtime_spec(name: str, kind: str, shape: Sequence[Dimension]) -> TensorSpec:
     """What ONNX Runtime says of an input or output.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
-from onnxfq.feeds.feed import Feed, Feeds, always
+from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache
 from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
 from onnxfq.feeds.masks import token_masks
@@ -28,6 +28,7 @@ __all__ = [
     "element_type",
     "fill",
     "find_causal_lm",
+    "fingerprint",
     "generate",
     "generate_self",
     "given_feeds",

@@ -26,7 +26,7 @@ def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
         DataError: with every problem: unknown names, types, shapes, ids beyond the vocabulary, NaN and infinity.
     """
     check_names(feed, signature, where)
-    given = [spec for spec in (*signature.inputs, *signature.defaults) if spec.name in feed]
+    given = [spec for name, spec in signature.feedable.items() if name in feed]
     problems = [problem for spec in given for problem in _problems(spec, feed[spec.name])]
     if problems:
         raise DataError(f"The data do not fit the model (in {where}): {'; '.join(problems)}.")
@@ -34,7 +34,7 @@ def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
 
 def check_names(names: Mapping[str, object], signature: Signature, where: str) -> None:
     """Refuse names that the model does not have."""
-    known = [spec.name for spec in (*signature.inputs, *signature.defaults)]
+    known = signature.feedable
     unknown = [name for name in names if name not in known]
     if unknown:
         raise DataError(

@@ -22,7 +22,7 @@ _NUMBERS = "fiub"
 
 def convert(feed: Mapping[str, Array], signature: Signature) -> Feed:
     """Arrays in the types of the model's inputs, with the batch axis that they may lack; others as they are."""
-    specs = {spec.name: spec for spec in (*signature.inputs, *signature.defaults)}
+    specs = signature.feedable
     return {
         name: with_batch_axis(to_type(array, specs[name]), specs[name]) if name in specs else array
         for name, array in feed.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -38,6 +40,16 @@ class Feeds(Sequence[Feed]):
         if isinstance(index, slice):
             return Feeds(self.samples[index], self.origin, self.is_generated)
         return self.samples[index]
+
+
+def fingerprint(feeds: Iterable[Feed]) -> str:
+    """Tells samples from others, by names, types and values."""
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name, array in sorted(feed.items()):
+            digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return digest.hexdigest()
 
 
 def always(feeds: Sequence[Feed], name: str) -> bool | None:

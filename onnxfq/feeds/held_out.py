@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
-from onnxfq.feeds.feed import Feed, Feeds
+from onnxfq.feeds.feed import Feed, Feeds, fingerprint
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import takes_token_ids
 from onnxfq.signature import Signature
@@ -49,8 +47,8 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
 
 def without_copies(feeds: Feeds, of: Feeds) -> Feeds:
     """Those samples that are not among others, bit by bit."""
-    known = {_fingerprint(feed) for feed in of}
-    return _some(feeds, {index for index, feed in enumerate(feeds) if _fingerprint(feed) not in known}, chosen=True)
+    known = {fingerprint([feed]) for feed in of}
+    return _some(feeds, {index for index, feed in enumerate(feeds) if fingerprint([feed]) not in known}, chosen=True)
 
 
 def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
@@ -58,14 +56,6 @@ def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
     counts = [_tokens(feed, signature) for feed in feeds]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
-
-
-def _fingerprint(feed: Feed) -> bytes:
-    digest = hashlib.sha256()
-    for name, array in sorted(feed.items()):
-        digest.update(f"{name} {array.dtype.name} {array.shape};".encode())
-        digest.update(array.tobytes() if array.dtype != object else repr(array.tolist()).encode())
-    return digest.digest()
 
 
 def _some(feeds: Feeds, indices: set[int], *, chosen: bool) -> Feeds:

@@ -71,7 +71,7 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
 
 def _parse_sample(sample: dict[str, Any], signature: Signature, text: Text, where: str) -> Feed | None:
     """A model's inputs; None for blank text."""
-    specs = {spec.name: spec for spec in (*signature.inputs, *signature.defaults)}
+    specs = signature.feedable
     if _TEXT in sample and _is_to_encode(sample[_TEXT], specs.get(_TEXT), where):
         encoded = text.encode(sample[_TEXT])
         others = {name: specs[name] for name in sample if name in specs and name not in {_TEXT, *(encoded or ())}}

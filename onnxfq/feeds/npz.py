@@ -37,7 +37,7 @@ def read_npz(path: Path, signature: Signature, *, whole: bool = False) -> Iterat
     """
     with _opened(path, signature) as arrays:
         check_names(arrays, signature, path.name)
-        specs = {spec.name: spec for spec in (*signature.inputs, *signature.defaults)}
+        specs = signature.feedable
         if arrays and (whole or _is_one_sample(arrays, specs)):
             yield {name: array.all() for name, array in arrays.items()}, path.name
             return
@@ -54,7 +54,7 @@ def is_one_sample(path: Path, signature: Signature) -> bool:
     """
     with _opened(path, signature) as arrays:
         check_names(arrays, signature, path.name)
-        return _is_one_sample(arrays, {spec.name: spec for spec in (*signature.inputs, *signature.defaults)})
+        return _is_one_sample(arrays, signature.feedable)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxfq.calibration.checkpoint import Checkpoint, checkpoint, count_stages, discard, refuse_foreign
 from onnxfq.errors import ExecutorError, OutputError, UsageError
-from onnxfq.feeds import Feeds
+from onnxfq.feeds import Feeds, fingerprint
 from onnxfq.progress import Progress
 from onnxfq.quantization.job import Job
 from onnxfq.session import runtime_version
@@ -121,7 +121,7 @@ def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
     targets = [[p.target.name, p.storage.operator, str(p.scheme)] for p in job.planned]
     return {
         "model": source_hash,
-        "data": _digest(feeds),
+        "data": fingerprint(feeds),
         "targets": hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
         "scheme": job.scheme,
         "constant_inputs": job.options.constant_inputs,
@@ -131,12 +131,3 @@ def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
         "onnxruntime": runtime_version(),
         "numpy": np.__version__,
     }
-
-
-def _digest(feeds: Feeds) -> str:
-    digest = hashlib.sha256()
-    for feed in feeds:
-        for name, array in sorted(feed.items()):
-            digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
