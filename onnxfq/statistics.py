@@ -32,6 +32,9 @@ class Statistics:
             normalization layer before the target still tells it, up to a factor.
         min: smallest `x̃` of all, before rounding.
         max: largest of all.
+        centred_gram: [K, K], second moments about means, where tokens are of several stages, each with a mean of its
+            own; None: they follow from `gram` and `mean`.
+        centred_cross: likewise of `cross`.
     """
 
     tokens: int
@@ -42,6 +45,8 @@ class Statistics:
     mean_square: Float64Array | None = None
     min: float | None = None
     max: float | None = None
+    centred_gram: Float64Array | None = None
+    centred_cross: Float64Array | None = None
     _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, init=False)
 
     def derived(self, key: Hashable, make: Callable[[Statistics], Derived]) -> Derived:
@@ -104,6 +109,8 @@ class Statistics:
             cross=divided(self.cross),
             mean=divided(self.mean),
             float_mean=divided(self.float_mean),
+            centred_gram=divided(self.centred_gram),
+            centred_cross=divided(self.centred_cross),
         )
 
     def centred(self) -> Statistics:
@@ -111,6 +118,8 @@ class Statistics:
 
         Inputs that do not vary, such as a single token, leave nothing but rounding errors: then they are as they are.
         """
+        if self.centred_gram is not None:
+            return replace(self, gram=self.centred_gram, cross=self.centred_cross)
         if self.gram is None or self.mean is None or self.float_mean is None:
             return self
         gram = self.gram - np.outer(self.mean, self.mean)
@@ -118,6 +127,65 @@ class Statistics:
             return self
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
         return replace(self, gram=gram, cross=cross)
+
+
+def merged(first: Statistics, second: Statistics) -> Statistics:
+    """Of the inputs of one product, seen in two parts: means over the tokens of both.
+
+    Raises:
+        ValueError: one of them has no `gram`.
+    """
+    share = first.tokens / max(1, first.tokens + second.tokens)
+
+    def mean(ours: Float64Array | None, other: Float64Array | None) -> Float64Array | None:
+        return None if ours is None or other is None else share * ours + (1 - share) * other
+
+    return replace(
+        first,
+        tokens=first.tokens + second.tokens,
+        gram=mean(*_grams(first, second)),
+        cross=mean(*_crosses(first, second)),
+        mean=mean(first.mean, second.mean),
+        float_mean=mean(first.float_mean, second.float_mean),
+        min=_extreme(min, first.min, second.min),
+        max=_extreme(max, first.max, second.max),
+    )
+
+
+def pooled(first: Statistics, second: Statistics) -> Statistics:
+    """Of the inputs of two products with one weight: means over the tokens of both, about means each about its own.
+
+    `mean` and `float_mean` stay those of the first, whose bias the solver moves.
+
+    Raises:
+        ValueError: one of them has no `gram`.
+    """
+    centred = merged(first.centred(), second.centred())
+    return replace(
+        merged(first, second),
+        mean=first.mean,
+        float_mean=first.float_mean,
+        centred_gram=centred.gram,
+        centred_cross=centred.cross,
+    )
+
+
+def _grams(*parts: Statistics) -> tuple[Float64Array, ...]:
+    found = tuple(part.gram for part in parts if part.gram is not None)
+    if len(found) < len(parts):
+        raise ValueError("there are no second moments to add up")
+    return found
+
+
+def _crosses(*parts: Statistics) -> tuple[Float64Array | None, ...]:
+    """Their products between the two models; None for all where these are the same everywhere."""
+    if all(part.cross is None for part in parts):
+        return tuple(None for _ in parts)
+    return tuple(part.gram if part.cross is None else part.cross for part in parts)
+
+
+def _extreme(choose: Callable[[float, float], float], ours: float | None, other: float | None) -> float | None:
+    return ours if other is None else other if ours is None else choose(ours, other)
 
 
 def _typical(squares: Float64Array) -> float:

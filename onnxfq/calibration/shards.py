@@ -141,6 +141,8 @@ class Running:
 
     def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
         original, *twin = (values[name] for name in measured.names)
+        if twin and twin[0].shape != original.shape:  # a loop or branch chose otherwise: no row has a counterpart
+            original = twin[0]
         k, transposed = measured.k, measured.transposed
         if transposed and original.ndim > 2:
             original, *twin = (np.swapaxes(value, -1, -2) for value in (original, *twin))
@@ -207,7 +209,12 @@ def count_tokens(feed: Mapping[str, Array], masks: Sequence[Array]) -> int:
 
 
 def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[Squares]:
-    """Squared error and squared size of rows [..., N] of both models; what is not finite counts in neither."""
+    """Squared error and squared size of rows [..., N] of both models; what is not finite counts in neither.
+
+    Nor do values whose rows differ in number: none has a counterpart.
+    """
+    if original.shape != quantized.shape:
+        return []
     original = original.reshape(-1, original.shape[-1])
     rows = token_rows(masks, len(original))
     original, quantized = original[rows], quantized.reshape(-1, quantized.shape[-1])[rows]

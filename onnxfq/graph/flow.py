@@ -121,6 +121,8 @@ class Flow:
                 continue
             yield from self._open(branch)
             for inner, outer in zip(branch.proto.output, node.outputs, strict=True):
+                if inner.name == outer:  # as in optimum's merged decoders: the branch itself computes it
+                    continue
                 identity = make_node("Identity", [inner.name], [outer])
                 yield Step(Node(identity, branch), (inner.name,), (outer,))
 
@@ -134,11 +136,16 @@ class Flow:
         if decided is None or not graphs or len(graphs[0].output) != len(node.outputs):
             return None
         branch = self._scopes.get(id(graphs[0]))
-        own = {*branch.initializers, *branch.producers, *branch.sparse} if branch else set()
-        if branch is None or own & self._taken:
+        if branch is None or self._collides(branch, node):
             return None
         self.read_elsewhere.update(*(captured(a.g) for a in node.proto.attribute if a.name != wanted))
         return branch
+
+    def _collides(self, branch: Body, node: Node) -> bool:
+        """Whether names of a branch stand for something else too; an output may be named as the If calls it."""
+        alike = {i.name for i, o in zip(branch.proto.output, node.outputs, strict=True) if i.name == o}
+        own = {*branch.initializers, *branch.producers, *branch.sparse}
+        return not own.isdisjoint(self._taken - alike)
 
 
 def _reads(proto: NodeProto) -> Iterator[str]:

@@ -3,7 +3,9 @@
     values kept from earlier → [steps as in the source]      → values
                              → [steps as edited, "twins"]    → the same values in the quantized model
 
-Steps that nothing quantized comes before are the same in both and stand there once.
+Steps that nothing quantized comes before are the same in both and stand there once. So do decisions (which rows an
+expert gets, which branch runs): the quantized model takes those of the original, or else the two would compute
+different tokens, which nothing could be learnt from.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TensorShapeProto, ValueInfoProto
 
+from onnxfq.graph.decisions import choices, follow
 from onnxfq.graph.external_data import FileSlice
 from onnxfq.graph.flow import Flow, Step, captured
 from onnxfq.graph.iter_tensors import iter_tensors
@@ -53,6 +56,8 @@ class Submodel:
 def changed(graph: Graph, steps: Iterable[Step], before: Set[str]) -> set[str]:
     """The names, of those that steps compute, whose values differ between the source and the edited model.
 
+    Those of decisions do not; see `choices`.
+
     Args:
         graph: the model with its edits.
         steps: in order.
@@ -61,7 +66,7 @@ def changed(graph: Graph, steps: Iterable[Step], before: Set[str]) -> set[str]:
     found: set[str] = set()
     for step in steps:
         if graph.edits.replacement(step.node) or any(name in found or name in before for name in step.reads):
-            found.update(step.writes)
+            found.update(set(step.writes) - choices(step.node))
     return found
 
 
@@ -91,10 +96,8 @@ def extract_submodel(
     for step in steps:
         nodes.append(step.node.proto)
         if not twins.isdisjoint(step.writes):
-            edited = graph.edits.replacement(step.node) or [step.node.proto]
-            nodes += [
-                _renamed(proto, lambda name: name + QUANTIZED_SUFFIX if name in twins else name) for proto in edited
-            ]
+            edited = graph.edits.replacement(step.node) or [follow(step.node)]
+            nodes += [_twin(proto, twins) for proto in edited]
     model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
     _import_domains(model, nodes)
     root = _common_folder(graph.path)
@@ -113,6 +116,10 @@ def extract_submodel(
         model.functions.extend(graph.model.functions)
     _embed_inner(model, graph)
     return Submodel(bytes(model.SerializeToString()), root, tuple(outputs))
+
+
+def _twin(proto: NodeProto, twins: Set[str]) -> NodeProto:
+    return _renamed(proto, lambda name: name + QUANTIZED_SUFFIX if name in twins else name)
 
 
 def _renamed(proto: NodeProto, name_of: Callable[[str], str]) -> NodeProto:

@@ -56,13 +56,20 @@ class Rewriting:
             seen.add(planned.key)
         return missing
 
-    def apply(self, index: int, solved: SolvedWeight | None, bias: Bias | None = None) -> None:
+    def apply(
+        self,
+        index: int,
+        solved: SolvedWeight | None,
+        bias: Bias | None = None,
+        shift: Float64Array | None = None,
+    ) -> None:
         """Store a target's weight, or share it with an earlier target's, and replace the node.
 
         Args:
             index: of the target.
             solved: the weight; None where it is damaged, or stored already.
-            bias: behind the target, where the solver has found how to shift it.
+            bias: behind the target, where there is one that may be changed.
+            shift: [N], what to add to it; None where nothing is.
         """
         planned = self._job.planned[index]
         known = self._known.get(planned.key)
@@ -76,7 +83,7 @@ class Rewriting:
             known = self._known[planned.key] = _Known(self._store(planned, solved.parts), report, solved.digest)
         if known is None or report is None:
             return
-        self._replace(planned, known.names, bias, solved.shift if solved else None)
+        self._replace(planned, known.names, bias, shift)
         self._reports[index] = report
         _LOGGER.debug("%s", _line(report))
         self._expected[index] = Expected.of(planned, known.names, known.digest)

@@ -1,70 +1,105 @@
-"""One model's calibration: its stages, the biases behind its targets, and the two streams that run through it."""
+"""One model's calibration: the routes that samples take through it, stage by stage, and what is finished of it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from onnxfq.arrays import Float64Array
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.calibration.pieces import Runtime
-from onnxfq.calibration.stages import Stage, find_stages
-from onnxfq.calibration.streams import Streams
+from onnxfq.calibration.routes import find_routes
+from onnxfq.calibration.stages import Stage
+from onnxfq.calibration.streams import ErrorSum
 from onnxfq.errors import OperatorError
-from onnxfq.feeds import Feeds, always
-from onnxfq.graph import Flow, TensorFile
+from onnxfq.feeds import Feeds
+from onnxfq.graph import TensorFile
 from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.calibration_notes import data_notes
 from onnxfq.quantization.comparison import WITHOUT_RUNNING
 from onnxfq.quantization.job import Job
+from onnxfq.quantization.passage import Passage, Tell
+from onnxfq.quantization.weight_readers import Later, Pools, find_later, grouped
 from onnxfq.quantization.rounding import Rounding, measure_rounding, rounding_note
-from onnxfq.quantization.solved_weight import SolvedWeight, joined, parted
+from onnxfq.quantization.solved_weight import SolvedWeight, bias_shift, joined, parted
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import Fold, expected_mean_square, find_bias, find_fold, fold
+from onnxfq.rules import Bias, Fold, fold
 from onnxfq.statistics import Statistics
 
-PRIOR_TOKENS = 32  # what is known of inputs that no sample showed counts as much as so many tokens
-Tell = Callable[[], None]  # called after every step
+Group = tuple[dict[int, Planned], Statistics]  # targets of a stage, by position, and the inputs that count for them
 
 
 class Calibration:
-    """Samples on their way through a model, stage by stage, and what is finished of it.
+    """Samples on their way through a model, and what is finished of it.
+
+    A stage is known by its position among those of all routes, one route after the other.
 
     Attributes:
         stages: those that calibration reaches, in order.
         tables: targets, by position, that are no products: data tell nothing about them, but later stages see them.
         unreached: other targets out of calibration's reach.
-        biases: of each target that has one which may be changed, by position.
-        folds: where the inputs of a stage may be scaled, by its source.
     """
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
         self._rounding: dict[int, Rounding] = {}
-        flow = Flow(job.graph, lambda name: always(feeds, name), fed=feeds[0])
-        targets = [p.target for p in job.planned]
-        stages = find_stages(flow, targets)
-        self.stages = [stage for stage in stages if stage.source]
-        out_of_reach = [stage.targets[0] for stage in stages if not stage.source]
-        self.tables = [index for index in out_of_reach if not targets[index].source]
-        self.unreached = [index for index in out_of_reach if targets[index].source]
-        outputs = {spec.name for spec in job.graph.signature.outputs}
-        found = {i: find_bias(job.graph, flow, targets[i], outputs) for stage in self.stages for i in stage.targets}
-        self.biases = {i: bias for i, bias in found.items() if bias is not None}
-        self.folds = _folds(job, flow, self.stages, outputs)
-        points = [[self._point(i) for i in stage.targets] for stage in self.stages]
         runtime = Runtime(job.provider, job.threads, job.options.memory, checkpoint.folder)
-        self.streams = Streams(job.graph, flow, self.stages, points, feeds, runtime, job.workers)
+        targets = [p.target for p in job.planned]
+        self._passages = [
+            Passage(job, route, feeds, runtime) for route in find_routes(job.graph, targets, feeds, runtime)
+        ]
+        self._places = [(passage, i) for passage in self._passages for i in range(len(passage.stages))]
+        self.stages: list[Stage] = [passage.stages[i] for passage, i in self._places]
+        reached = {index for stage in self.stages for index in stage.targets}
+        left = [index for index in range(len(targets)) if index not in reached]
+        self.tables = [index for index in left if not targets[index].source]
+        self.unreached = [index for index in left if targets[index].source]
+        self._later = find_later(self.stages, job.planned, {job.planned[i].key for i in self.tables})
+        self._pools = Pools(list(self._later.values()))
+        self._shared: dict[object, SolvedWeight] = {}  # whose later readers' biases are still to be moved
+        self._statistics: Statistics | None = None  # of the inputs of the stage that was measured last
 
     @property
     def runs(self) -> int:
         """How many runs of segments all stages take."""
-        return self.streams.runs
+        surveyed = sum(
+            (max(wanted) + 1) * len(passage.samples) for passage, wanted in self._surveys().items() if wanted
+        )
+        return surveyed + sum(passage.streams.runs for passage in self._passages)
 
     @property
     def folder(self) -> Path:
         """Where this process and its workers exchange files."""
         return self._checkpoint.folder
+
+    def survey(self, tell: Tell) -> None:
+        """Measure, in the original, the inputs of all stages that read a weight after another has solved it."""
+        positions = {(id(passage), index): position for position, (passage, index) in enumerate(self._places)}
+        for passage, wanted in self._surveys().items():
+            for index, found in passage.survey(wanted, self._tensor_file, tell).items():
+                biased = self._job.solver.moves_bias and passage.biases.keys() >= set(passage.stages[index].targets)
+                about_zero = replace(found, centred_gram=found.gram, centred_cross=found.cross)
+                self._pools.add(positions[id(passage), index], found if biased else about_zero)
+
+    def fresh(self, position: int) -> list[int]:
+        """The targets of a stage that no stage before it has, on another route."""
+        before = {index for stage in self.stages[:position] for index in stage.targets}
+        return [index for index in self.stages[position].targets if index not in before]
+
+    def bias(self, position: int, index: int) -> Bias | None:
+        """The bias behind a target of a stage that may be changed."""
+        return self._places[position][0].biases.get(index)
+
+    def biased(self, position: int) -> list[int]:
+        """The targets of a stage whose bias the solver moves."""
+        moved = self._places[position][0].biases if self._job.solver.moves_bias else {}
+        return [index for index in self.stages[position].targets if index in moved]
+
+    def fold_of(self, position: int) -> Fold | None:
+        """Where the inputs of a stage may be scaled."""
+        return self._places[position][0].folds.get(self.stages[position].source)
 
     def resume(self, position: int, tell: Tell) -> dict[int, SolvedWeight] | None:
         """What an interrupted run has left of a stage, by target; the samples run up to it all the same."""
@@ -75,47 +110,84 @@ class Calibration:
             for index, weight in solved.items()
         ):
             return None
-        self.skip(position, tell)
+        if self._moves_later(position, solved):
+            self._measure(position, tell)
+        else:
+            self.skip(position, tell)
         return solved
 
-    def measure(self, position: int, tell: Tell) -> Statistics | None:
-        """Run all samples up to a stage and measure its inputs; None where no sample gives any."""
-        planned = [self._job.planned[index] for index in self.stages[position].targets]
-        blocks = Counter(p.rule.rounded_block(p.kernel) for p in planned)
-        found = self.streams.advance(position, self._tensor_file, blocks.most_common(1)[0][0], tell)
-        if found is None:
-            return None
-        return found.with_prior(expected_mean_square(self._job.graph, planned[0].target), PRIOR_TOKENS)
+    def measure(self, position: int, planned: Mapping[int, Planned], tell: Tell) -> list[Group]:
+        """Run all samples up to a stage and measure its inputs; nothing where no sample gives any.
+
+        Args:
+            position: of the stage.
+            planned: its targets whose weights are to be solved.
+            tell: called after every sample.
+
+        Returns:
+            The targets in groups, each with the inputs of all who read these weights.
+        """
+        own = self._measure(position, tell)
+        groups = grouped(planned, self._later)
+        return [] if own is None else [(group, self._pools.joined(own, later)) for later, group in groups.items()]
 
     def skip(self, position: int, tell: Tell) -> None:
-        """Run all samples up to a stage about which nothing needs to be known."""
-        self.streams.skip(position, self._tensor_file, tell)
+        """Run all samples up to a stage about which nothing needs to be known, but for how its biases move."""
+        if self._moves_later(position, {}):
+            self._measure(position, tell)
+            return
+        passage, index = self._places[position]
+        self._statistics = None
+        passage.streams.skip(index, self._tensor_file, tell)
 
     def save(self, position: int, solved: Mapping[int, SolvedWeight]) -> None:
         """Keep a finished stage for a resumed run."""
         self._job.graph.check_unchanged()  # a checkpoint belongs to the model that its identity names
         self._checkpoint.save(position, *joined(solved))
 
-    def weigh_rounding(self, solved: Mapping[int, SolvedWeight]) -> None:
+    def remember(self, solved: Mapping[int, SolvedWeight]) -> None:
+        """Keep weights whose later readers have biases of their own to move."""
+        keys = {index: self._job.planned[index].key for index in solved}
+        self._shared |= {key: solved[index] for index, key in keys.items() if self._later.get(key, Later()).others}
+
+    def shift(self, position: int, index: int, solved: SolvedWeight | None) -> Float64Array | None:
+        """How the bias behind a target moves, [N]; None where it stays."""
+        if solved is not None:
+            return solved.shift
+        planned, statistics = self._job.planned[index], self._statistics
+        known = self._shared.get(planned.key)
+        if known is None or statistics is None or index not in self.biased(position):
+            return None
+        return bias_shift(planned.target.load(), known, planned.storage, planned.kernel, statistics)
+
+    def weigh_rounding(self, position: int, solved: Mapping[int, SolvedWeight]) -> None:
         """Measure how much of the error of a stage's weights is its inputs' rounding."""
         for index, weight in solved.items():
-            found = measure_rounding(self._job.planned[index], weight, self.streams.seen)
+            found = measure_rounding(self._job.planned[index], weight, self._places[position][0].streams.seen)
             if found is not None:
                 self._rounding[index] = found
 
-    def scale_inputs(self, stage: Stage, solved: Mapping[int, SolvedWeight]) -> None:
+    def scale_inputs(self, position: int, solved: Mapping[int, SolvedWeight]) -> None:
         """Divide the inputs of a stage by what its weights were multiplied by, in the graph and in the streams."""
         scales = [weight.input_scale for weight in solved.values() if weight.input_scale is not None]
-        if scales:
-            fold(self._job.graph, self.folds[stage.source], scales[0], self._tensor_file)
-            self.streams.scale(stage.source, scales[0])
+        place = self.fold_of(position)
+        if scales and place is not None:
+            fold(self._job.graph, place, scales[0], self._tensor_file)
+            self._places[position][0].streams.scale(self.stages[position].source, scales[0])
 
-    def finish(self, tell: Tell) -> dict[int, float]:
-        """Run what is left; returns the relative error of each target's output, as the segments' kernels made it."""
-        self.streams.finish(self._tensor_file, tell)
-        errors = self.streams.errors
-        points = {index: self._point(index) for index in range(len(self._job.planned))}
-        return {index: errors[name].relative for index, name in points.items() if name in errors}
+    def end(self, position: int, tell: Tell) -> None:
+        """Run what is left of a route behind its last stage."""
+        passage, index = self._places[position]
+        if index == len(passage.stages) - 1:
+            passage.streams.finish(self._tensor_file, tell)
+
+    def errors(self) -> dict[int, float]:
+        """The relative error of each target's output, as the segments' kernels made it."""
+        sums: dict[int, ErrorSum] = {}
+        for passage in self._passages:
+            for index, found in passage.errors().items():
+                sums.setdefault(index, ErrorSum()).add([(found.error, found.sum_squares)])
+        return {index: found.relative for index, found in sums.items()}
 
     def notes(self, reports: Sequence[TargetReport]) -> list[str]:
         """What went wrong, for the report.
@@ -123,36 +195,35 @@ class Calibration:
         Args:
             reports: of all targets, in order.
         """
-        notes = []
-        dropped = self.streams.dropped
-        if dropped:
-            listed = ", ".join(f"{sample + 1} (in '{name}')" for sample, name in sorted(dropped.items())[:5])
-            notes.append(
-                f"{len(dropped)} of {self._samples} samples gave NaN or infinity and were left out of calibration: "
-                f"{listed}."
-            )
-        if self.unreached:
-            notes.append(
-                f"{_nodes(len(self.unreached))} quantized without data: out of calibration's reach inside loops, local "
-                "functions or undecided branches, or with an input that no sample changes."
-            )
-        missed = sum(
-            not reports[index].tokens and not reports[index].shares for stage in self.stages for index in stage.targets
-        )
-        if missed:
-            notes.append(f"{_nodes(missed)} quantized without data: no sample got that far.")
+        dropped = {p.samples[i]: name for p in self._passages for i, name in p.streams.dropped.items()}
+        reached = [reports[index] for position in range(len(self.stages)) for index in self.fresh(position)]
+        notes = data_notes(dropped, self._samples, reached, [reports[index] for index in self.unreached])
         rounding = rounding_note(dict(enumerate(self._job.planned)), self._rounding)
-        notes += [rounding] if rounding else []
-        return notes
+        return [*notes, *([rounding] if rounding else [])]
 
-    def _point(self, index: int) -> str:
-        """The value in which the error of a target shows."""
-        bias = self.biases.get(index)
-        return bias.output if bias else self._job.planned[index].target.node.outputs[0]
+    def close(self) -> None:
+        """Forget what is kept, and leave no file."""
+        for passage in self._passages:
+            passage.streams.close()
 
+    def _measure(self, position: int, tell: Tell) -> Statistics | None:
+        passage, index = self._places[position]
+        self._statistics = passage.measure(index, self._tensor_file, tell)
+        return self._statistics
 
-def _nodes(count: int) -> str:
-    return "1 node was" if count == 1 else f"{count} nodes were"
+    def _moves_later(self, position: int, solved: Mapping[int, SolvedWeight]) -> bool:
+        """Whether a stage has biases to move behind weights that an earlier one has solved."""
+        fresh = set(self.fresh(position)).intersection(self.biased(position)) - solved.keys()
+        return any(self._job.planned[index].key in self._shared for index in fresh)
+
+    def _surveys(self) -> dict[Passage, list[int]]:
+        """The stages of each route whose inputs must be known before anything is quantized."""
+        wanted = {position for later in self._later.values() for position in (*later.same, *later.others)}
+        found: dict[Passage, list[int]] = {passage: [] for passage in self._passages}
+        for position in sorted(wanted):
+            passage, index = self._places[position]
+            found[passage].append(index)
+        return found
 
 
 @contextmanager
@@ -171,21 +242,7 @@ def calibrate(job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: Tenso
     except OperatorError as error:
         raise OperatorError(f"{error} {WITHOUT_RUNNING}") from error
     finally:
-        calibration.streams.close()
-
-
-def _folds(job: Job, flow: Flow, stages: Sequence[Stage], outputs: Collection[str]) -> dict[str, Fold]:
-    """Where stages' inputs may be scaled; nowhere where a weight is used by another node too."""
-    uses = Counter(p.target.key for p in job.planned)
-    folds = {}
-    for stage in stages:
-        targets = [job.planned[i].target for i in stage.targets]
-        if stage.transposed or any(uses[target.key] > 1 for target in targets):
-            continue
-        found = find_fold(job.graph, flow, stage.source, targets, outputs)
-        if found is not None:
-            folds[stage.source] = found
-    return folds
+        calibration.close()
 
 
 def _fits(planned: Planned, weight: SolvedWeight) -> bool:

@@ -39,40 +39,61 @@ def solve_and_rewrite(
     with calibrate(job, samples, checkpoint, tensor_file) as calibration:
         steps = Steps(progress, "calibrating and solving", len(job.planned) + calibration.runs)
         _without_data(job, rewriting, calibration.tables, steps)
+        calibration.survey(steps)
         for position, stage in enumerate(calibration.stages):
-            solved = calibration.resume(position, steps)
-            if solved is None:
-                solved = _calibrate_and_solve(job, calibration, position, rewriting.missing(stage.targets), steps)
-                calibration.save(position, solved)
-            calibration.weigh_rounding(solved)
-            calibration.scale_inputs(stage, solved)
-            for index in stage.targets:
-                rewriting.apply(index, solved.get(index), calibration.biases.get(index))
-                steps()
+            _finish_stage(job, calibration, position, rewriting, rewriting.missing(stage.targets), steps)
         _without_data(job, rewriting, calibration.unreached, steps)
-        reports, expected = rewriting.finish(calibration.finish(steps))
+        reports, expected = rewriting.finish(calibration.errors())
         _end(job, steps)
         return reports, expected, calibration.notes(reports)
+
+
+def _finish_stage(
+    job: Job,
+    calibration: Calibration,
+    position: int,
+    rewriting: Rewriting,
+    planned: dict[int, Planned],
+    steps: Steps,
+) -> None:
+    """Solve the weights of a stage that no earlier one has stored, and put all of its nodes into the graph."""
+    solved: dict[int, SolvedWeight] = {}
+    if not planned:
+        calibration.skip(position, steps)
+    elif (kept := calibration.resume(position, steps)) is not None:
+        solved = kept
+    else:
+        solved = _calibrate_and_solve(job, calibration, position, planned, steps)
+        calibration.save(position, solved)
+    calibration.remember(solved)
+    calibration.weigh_rounding(position, solved)
+    calibration.scale_inputs(position, solved)
+    for index in calibration.fresh(position):
+        weight = solved.get(index)
+        shift = calibration.shift(position, index, weight)
+        rewriting.apply(index, weight, calibration.bias(position, index), shift)
+        steps()
+    calibration.end(position, steps)
 
 
 def _calibrate_and_solve(
     job: Job, calibration: Calibration, position: int, planned: dict[int, Planned], steps: Steps
 ) -> dict[int, SolvedWeight]:
     """Measure a stage's inputs, and solve its weights for them."""
-    if not planned:  # earlier stages have stored all of its weights
-        calibration.skip(position, steps)
-        return {}
-    statistics, stage = calibration.measure(position, steps), calibration.stages[position]
-    if statistics is None:
+    groups = calibration.measure(position, planned, steps)
+    if not groups:
         return _kept(solve(_tasks_without_data(job, planned), job.workers, job.options.memory))
-    biased = calibration.biases if job.solver.moves_bias else {}
-    scale = None
-    if job.solver.scales_inputs and stage.source in calibration.folds:
-        centred = biased.keys() >= set(stage.targets)
-        scale = input_scale([job.planned[i] for i in stage.targets], job.solver, statistics, centred=centred)
+    biased, scale = calibration.biased(position), None
+    if job.solver.scales_inputs and calibration.fold_of(position) is not None and len(groups) == 1:
+        stage = calibration.stages[position]
+        centred = set(biased) >= set(stage.targets)
+        scale = input_scale([job.planned[i] for i in stage.targets], job.solver, groups[0][1], centred=centred)
     folder = calibration.folder if job.workers.elsewhere else None
-    with tasks_with_data(planned, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
-        return _kept(solve(tasks, job.workers, job.options.memory))
+    solved: dict[int, SolvedWeight] = {}
+    for group, statistics in groups:
+        with tasks_with_data(group, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
+            solved |= _kept(solve(tasks, job.workers, job.options.memory))
+    return {index: solved[index] for index in sorted(solved)}
 
 
 def _kept(solved: Iterable[tuple[int, SolvedWeight | None]]) -> dict[int, SolvedWeight]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,17 @@ def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> 
         return np.zeros(weight.shape[0])
     with products_alone():
         return np.asarray(weight @ statistics.float_mean - q.dequantize() @ statistics.mean)
+
+
+def bias_shift(
+    weight: Float32Array, solved: SolvedWeight, rule: Rule, kernel: Kernel, statistics: Statistics
+) -> npt.NDArray[np.float64]:
+    """How the bias behind another reader of a solved weight [N, K] moves, [N]: what takes up the mean error there."""
+    parts = [rule.unpack(part, kernel, weight.shape[1]) for part in solved.parts]
+    ends = list(accumulate(len(q.codes) for q in parts))
+    return np.concatenate(
+        [_shift(weight[end - len(q.codes) : end], q, statistics) for q, end in zip(parts, ends, strict=True)]
+    )
 
 
 def to_arrays(solved: SolvedWeight) -> tuple[dict[str, Array], dict[str, Any]]:

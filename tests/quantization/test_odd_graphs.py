@@ -93,10 +93,71 @@ def test_an_if_that_always_goes_one_way_is_calibrated(tmp_path: Path, always: bo
     assert FREE in done.warnings
 
 
-def test_an_if_that_goes_both_ways_is_run_but_not_calibrated(tmp_path: Path) -> None:
-    done = calibrated(branching(), tmp_path, flagged(True, False), slack=1.05)
-    assert {name: target.tokens for name, target in done.targets.items()} == {"h": 120, "q": 0, "o": 0, "y": 120}
-    assert "2 nodes were quantized without data" in done.warnings
+def test_each_branch_of_an_if_is_calibrated_by_the_samples_that_take_it(tmp_path: Path) -> None:
+    done = calibrated(branching(), tmp_path, flagged(True, False, True))
+    assert {name: target.tokens for name, target in done.targets.items()} == {"h": 180, "q": 120, "o": 60, "y": 180}
+    assert all(target.output_error is not None for target in done.report.targets)
+    assert "without data" not in done.warnings
+    assert done.error < 0.5 * done.plain_error
+
+
+def test_a_condition_that_is_computed_takes_each_sample_its_way(tmp_path: Path) -> None:
+    proto = model(
+        "h = MatMul(x, w0) m = ReduceMean<keepdims = 0>(x) c = Less(m, zero) z = If (c) <then_branch = a () => "
+        "(float[M, 64] p) { q = MatMul(h, w1) p = Tanh(q) }, else_branch = b () => (float[M, 64] r) "
+        "{ o = MatMul(h, w2) r = Sigmoid(o) }> y = MatMul(z, w3)",
+        y="float[M, 64] y",
+        constants=small(0, 1, 2, 3) | {"zero": np.array(0, np.float32)},
+    )
+    feeds = tokens(60, 50, 40, 30)
+    below = sum(len(feed["x"]) for feed in feeds if feed["x"].mean() < 0)
+    assert 0 < below < 180
+    done = calibrated(proto, tmp_path, feeds)
+    assert {name: target.tokens for name, target in done.targets.items()} == {
+        "h": 180,
+        "q": below,
+        "o": 180 - below,
+        "y": 180,
+    }
+
+
+def merged_decoder(then: str = "Tanh", other: str = "Relu") -> onnx.ModelProto:
+    """Both branches name their values alike, and their output as the If does; one weight is the same in both."""
+    return model(
+        f"y = If (c) <then_branch = a () => (float[M, 64] y) {{ q = MatMul(x, w0) p = {then}(q) y = MatMul(p, w1) }}, "
+        f"else_branch = b () => (float[M, 64] y) {{ q = MatMul(x, w0) p = {other}(q) y = MatMul(p, w2) }}>",
+        x="float[M, 64] x, bool c",
+        y="float[M, 64] y",
+        constants=small(0, 1, 2),
+    )
+
+
+@pytest.mark.parametrize("flags", [(True, True), (False, False), (True, False)])
+def test_names_that_are_equal_in_two_branches_are_two_things(tmp_path: Path, flags: tuple[bool, bool]) -> None:
+    done = calibrated(merged_decoder(), tmp_path, flagged(*flags), slack=1.01)
+    first, then, second, other = done.report.targets
+    assert (first.tokens, second.tokens) == (120, 120)
+    assert [then.tokens, other.tokens] == [60 * flags.count(True), 60 * flags.count(False)]
+    assert {first.shares, second.shares} == {"", "q"}  # the first that samples reach is solved
+    assert done.error < 0.5 * done.plain_error
+
+
+def test_a_branch_inside_a_branch_is_calibrated_by_those_that_get_there(tmp_path: Path) -> None:
+    inner = (
+        "If (d) <then_branch = i () => (float[M, 64] v) { a = MatMul(h, w1) v = Tanh(a) }, "
+        "else_branch = j () => (float[M, 64] u) { b = MatMul(h, w2) u = Relu(b) }>"
+    )
+    proto = model(
+        f"h = MatMul(x, w0) y = If (c) <then_branch = k () => (float[M, 64] p) {{ p = {inner} }}, "
+        "else_branch = l () => (float[M, 64] r) { e = MatMul(h, w3) r = Sigmoid(e) }>",
+        x="float[M, 64] x, bool c, bool d",
+        y="float[M, 64] y",
+        constants=small(0, 1, 2, 3),
+    )
+    ways = [(True, True), (True, False), (False, True), (False, False)]
+    feeds = [{**feed, "c": np.array(c), "d": np.array(d)} for feed, (c, d) in zip(tokens(*[60] * 4), ways, strict=True)]
+    done = calibrated(proto, tmp_path, feeds)
+    assert {name: target.tokens for name, target in done.targets.items()} == {"h": 240, "a": 60, "b": 60, "e": 120}
 
 
 # Sharing
@@ -106,7 +167,7 @@ def test_targets_that_share_a_weight(tmp_path: Path) -> None:
     body = "h = MatMul(x, w0) t = Tanh(h) u = MatMul(t, w0) v = Relu(u) y = MatMul(v, w1)"
     done = calibrated(model(body, y="float[M, 64] y", constants=small(0, 1)), tmp_path, tokens(120), slack=1.05)
     first, second, _ = done.report.targets
-    assert (second.shares, second.tokens, second.weighted) == ("h", 120, "by calibration")
+    assert (second.shares, second.tokens, second.weighted) == ("h", 240, "by calibration")  # both readers' inputs
     assert first.output_error is not None
     assert second.output_error is not None
     assert second.output_error > first.output_error

@@ -96,7 +96,7 @@ def test_a_stage_that_some_samples_give_no_tokens_to(tmp_path: Path) -> None:
     assert done.targets["h"].tokens == 90
     assert 0 < done.targets["y"].tokens < 60
     none = calibrated(proto, tmp_path, [x[1]])
-    assert "1 node was quantized without data: no sample got that far." in none.warnings
+    assert "1 node was quantized without data: no sample got that far ('y')." in none.warnings
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e-20, 1e4, 3e18])
@@ -185,7 +185,7 @@ def test_a_sample_that_gives_nan_is_left_out_and_named(tmp_path: Path) -> None:
 def test_samples_that_all_give_nan_leave_the_rest_without_data(tmp_path: Path) -> None:
     done = calibrated(broken(tmp_path), tmp_path, tokens(30, 40))
     assert "2 of 2 samples gave NaN or infinity" in done.warnings
-    assert "1 node was quantized without data: no sample got that far." in done.warnings
+    assert "1 node was quantized without data: no sample got that far ('y')." in done.warnings
     first, second = done.report.targets
     assert (first.algorithm, first.tokens) == ("gptq", 70)
     assert (second.algorithm, second.tokens, second.weighted, second.activations) == ("hqq", 0, "", None)
@@ -268,7 +268,7 @@ def test_samples_that_are_padding_only(tmp_path: Path) -> None:
     ids = np.ones((2, 8), np.int64)
     empty = {"input_ids": ids, "attention_mask": np.zeros((2, 8), np.int64)}
     done = calibrated(encoder(tmp_path), tmp_path, [empty])
-    assert "2 nodes were quantized without data: no sample got that far." in done.warnings
+    assert "2 nodes were quantized without data: no sample got that far ('h', 'z')." in done.warnings
     full = {"input_ids": ids, "attention_mask": np.ones((2, 8), np.int64)}
     assert calibrated(encoder(tmp_path), tmp_path, [empty, full]).targets["h"].tokens == 16
 
@@ -284,7 +284,7 @@ def test_a_damaged_weight_is_refused_before_long_work(
     bad[3, 4] = value
     source = pair(tmp_path / "m.onnx", first=bad)
     np.savez(tmp_path / "x.npz", x=tokens(10)[0]["x"])
-    monkeypatch.setattr("onnxfq.quantization.calibrate.Streams.advance", None)
+    monkeypatch.setattr("onnxfq.quantization.passage.Streams.advance", None)
     assert quantize(source, "--calib", tmp_path / "x.npz") == 3
     assert "NaN or infinite values in 1 weight of" in capsys.readouterr().err
     assert entries(tmp_path) == ["m.onnx", "x.npz"]

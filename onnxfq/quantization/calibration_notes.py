@@ -1,0 +1,56 @@
+"""What the report says of samples that were left out, and of weights that few or none of them reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxfq.quantization.passage import PRIOR_TOKENS
+from onnxfq.reports.report import TargetReport
+
+_LISTED = 5
+
+
+def data_notes(
+    dropped: Mapping[int, str], samples: int, reached: Sequence[TargetReport], unreached: Sequence[TargetReport]
+) -> list[str]:
+    """What to tell of the data.
+
+    Args:
+        dropped: samples that gave NaN or infinity, with the value in which they did.
+        samples: how many there were.
+        reached: weights that calibration can reach.
+        unreached: other products.
+    """
+    notes = []
+    if dropped:
+        listed = ", ".join(f"{sample + 1} (in '{name}')" for sample, name in sorted(dropped.items())[:_LISTED])
+        notes.append(
+            f"{len(dropped)} of {samples} samples gave NaN or infinity and were left out of calibration: {listed}."
+        )
+    free = [report for report in unreached if not report.tokens]  # others share a weight that data reached
+    if free:
+        notes.append(
+            f"{_nodes(free)} quantized without data: out of calibration's reach inside loops, local functions or "
+            f"undecided branches, or with an input that no sample changes ({_listed(free)})."
+        )
+    own = [report for report in reached if not report.shares]
+    missed = [report for report in own if not report.tokens]
+    if missed:
+        notes.append(f"{_nodes(missed)} quantized without data: no sample got that far ({_listed(missed)}).")
+    few = [report for report in own if 0 < report.tokens <= PRIOR_TOKENS]
+    if few and max(report.tokens for report in own) > PRIOR_TOKENS:
+        notes.append(
+            f"{_nodes(few)} calibrated with {PRIOR_TOKENS} tokens or fewer, such as experts that are seldom chosen; "
+            f"the solver trusts them less ({_listed(few)}). More data would help these."
+        )
+    return notes
+
+
+def _nodes(reports: Sequence[TargetReport]) -> str:
+    return "1 node was" if len(reports) == 1 else f"{len(reports)} nodes were"
+
+
+def _listed(reports: Sequence[TargetReport]) -> str:
+    more = len(reports) - _LISTED
+    names = [f"'{report.name}'" + (f": {report.tokens}" if report.tokens else "") for report in reports[:_LISTED]]
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
