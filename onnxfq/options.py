@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError, UsageError
 from onnxfq.executors.accepted import check_executor
 from onnxfq.metrics.gates import Gates
-from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
-from onnxfq.session import resolve_provider
-from onnxfq.setting_types import check_types, nearest_names
+from onnxfq.setting_types import check_types
 
 SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
@@ -45,6 +43,8 @@ class Options:
         allow_slow: write formats that run slower than floating point.
         constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
             caller replaces them, and the output does not list them.
+        unshare: nodes that share one weight each get a quantized copy of their own, which calibration fits to that node
+            alone: a larger file, with a smaller error.
         calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
             samples from Python, a dict of arrays each; or "self", with which the model makes its own. None: no
             calibration, and inputs made up for the comparison.
@@ -87,6 +87,7 @@ class Options:
     exclude: Sequence[str] = ()
     allow_slow: bool = False
     constant_inputs: bool = False
+    unshare: bool = False
     calib: CalibrationData | None = None
     tokenizer: str | Path | None = None
     samples: int = 128
@@ -182,8 +183,8 @@ class Options:
 
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
-        scheme = {name: getattr(self.scheme, name) for name in _SCHEME}
-        names = ("embeddings", "allow_slow", "constant_inputs", "samples", "seq_len", "seed", "validate", *GATES)
+        scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
+        names = ("embeddings", "allow_slow", "constant_inputs", "unshare", "samples", "seq_len", "seed", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
@@ -191,83 +192,21 @@ class Options:
         lists["schemes"] = [f"{name}={_listed(changes)}" for name, changes in self.schemes_by_name.items()]
         paths = {"calib": calib, "tokenizer": _text(self.tokenizer), "eval_data": eval_data}
         paths["eval_text"] = _text(self.eval_text)
-        return {**scheme, "algorithm": self.algorithm, **lists, **{n: getattr(self, n) for n in names}, **paths}
+        return {
+            **scheme,
+            "algorithm": self.algorithm,
+            **lists,
+            **{n: getattr(self, n) for n in (*names, *GATES)},
+            **paths,
+        }
 
 
-class Changes(TypedDict, total=False):
-    """Single settings: the fields of `Options`, and those of its `Scheme`.
-
-    `block_size` may be a number in text, and `memory` a size such as "2GB"; `symmetric=None` leaves the choice to the
-    provider.
-    """
-
-    scheme: Scheme
-    bits: int
-    block_size: int | str
-    symmetric: bool | None
-    activations: str
-    schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]
-    embeddings: int | str
-    algorithm: str
-    provider: str
-    include: Sequence[str]
-    exclude: Sequence[str]
-    allow_slow: bool
-    constant_inputs: bool
-    calib: CalibrationData | None
-    tokenizer: str | Path | None
-    samples: int
-    seq_len: int
-    seed: int
-    work_dir: str | Path | None
-    resume: bool
-    memory: int | str
-    threads: int | None
-    executor: str | Executor | None
-    validate: bool
-    max_error: str | float | None
-    max_kl: str | float | None
-    min_cosine: str | float | None
-    max_ppl_increase: str | float | None
-    eval_data: CalibrationData | None
-    eval_text: str | Path | None
-    min_speedup: str | float | None
-
-
-_SCHEME = tuple(f.name for f in fields(Scheme))
+SCHEME_FIELDS = tuple(f.name for f in fields(Scheme))
 
 
 @cache
 def _option_hints() -> dict[str, Any]:
     return get_type_hints(Options)
-
-
-def choose_options(options: Options | None, changes: Changes) -> Options:
-    """Settings given all at once, one by one, or both.
-
-    Where nothing says whether the scheme is symmetric, the provider decides: it is where that is fastest.
-
-    Raises:
-        TypeError: no such setting, or a scheme both as a whole and in pieces.
-        UsageError: a value that makes no sense.
-    """
-    given: dict[str, Any] = dict(changes)
-    unknown = sorted(set(given) - set(Changes.__annotations__))
-    if unknown:
-        raise TypeError(
-            f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}."
-            f"{nearest_names(unknown, Changes.__annotations__)}"
-        )
-    pieces = {name: given.pop(name) for name in _SCHEME if name in given}
-    if pieces and "scheme" in given:
-        raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
-    if "memory" in given:
-        given["memory"] = parse_bytes(given["memory"], "`memory`")
-    chosen = replace(options or Options(), **given)
-    _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
-    if options is None and "scheme" not in given and pieces.get("symmetric") is None:
-        pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
-    return replace(chosen, scheme=_changed(chosen.scheme, pieces))
 
 
 def parse_bytes(size: int | str, what: str) -> int:
@@ -335,10 +274,6 @@ def _parse_embeddings(given: int | str) -> int | str:
 
 def _listed(changes: Mapping[str, Any]) -> str:
     return ",".join(f"{name}:{str(value).lower()}" for name, value in changes.items())
-
-
-def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:
-    return scheme.changed({name: value for name, value in pieces.items() if value is not None})
 
 
 def _data_text(data: CalibrationData | None) -> str | None:

@@ -17,7 +17,8 @@ from onnxfq.errors import UsageError
 from onnxfq.executors.executor import HERE, Workers, opened
 from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, save
 from onnxfq.model_files import makes_folder, output_of
-from onnxfq.options import Changes, Options, choose_options
+from onnxfq.option_changes import Changes, choose_options
+from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable

@@ -118,6 +118,11 @@ ConstantInputs = Annotated[
     typer.Option("--constant-inputs", help="Inputs with values of their own are constants, which no caller replaces."),
 ]
 
+Unshare = Annotated[
+    bool,
+    typer.Option("--unshare", help="Nodes that share a weight each get a copy that is calibrated for them: larger."),
+]
+
 # Inputs
 Calib = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from typer.models import OptionInfo
 PANELS = {
     "Weights": (
         "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm", "include", "exclude",
-        "allow_slow", "constant_inputs",
+        "allow_slow", "constant_inputs", "unshare",
     ),
     "Data": ("calib", "tokenizer", "samples", "seq_len", "seed", "text", "data"),
     "Comparison and gates": (

@@ -21,7 +21,8 @@ from onnxfq.errors import OutputError
 from onnxfq.model_files import check_models, output_of
 
 if TYPE_CHECKING:
-    from onnxfq.options import Changes, Options
+    from onnxfq.option_changes import Changes
+    from onnxfq.options import Options
 
 
 @reported
@@ -46,6 +47,7 @@ def quantize(
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
     constant_inputs: arg.ConstantInputs = False,
+    unshare: arg.Unshare = False,
     max_error: arg.MaxError = None,
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
@@ -78,7 +80,7 @@ def quantize(
             bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
-            constant_inputs=constant_inputs, calib=calib, tokenizer=tokenizer, samples=samples,
+            constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
@@ -118,6 +120,7 @@ def inspect(
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
     constant_inputs: arg.ConstantInputs = False,
+    unshare: arg.Unshare = False,
     as_json: arg.JsonFlag = False,
 ) -> None:
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
@@ -126,7 +129,7 @@ def inspect(
         bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
         schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),
-        allow_slow=allow_slow, constant_inputs=constant_inputs,
+        allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare,
     )  # fmt: skip
     from onnxfq import pipeline
 
@@ -136,7 +139,8 @@ def inspect(
 def _choose(**given: Unpack[Changes]) -> Options:
     """The settings, refused where they make no sense before anything that takes long to import is needed."""
     from onnxfq.input_files import refuse_missing
-    from onnxfq.options import SELF, choose_options
+    from onnxfq.option_changes import choose_options
+    from onnxfq.options import SELF
 
     for data in (given.get("calib"), given.get("eval_data")):
         if isinstance(data, str | Path) and data != SELF:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ class Planned:
         scheme: what it is quantized to.
         kernel: what will run it.
         storage: the rule that the weight is stored by; another one where one copy serves nodes of several rules.
+        copy: which of several copies of one weight, where nodes get copies of their own.
     """
 
     target: Target
@@ -34,11 +35,12 @@ class Planned:
     scheme: Scheme
     kernel: Kernel
     storage: Rule
+    copy: int = 0
 
     @property
     def key(self) -> Hashable:
         """Equal for targets that share one stored weight."""
-        return self.target.key, self.storage.operator, self.scheme, self.kernel
+        return self.target.key, self.storage.operator, self.scheme, self.kernel, self.copy
 
 
 def assign(
@@ -77,6 +79,8 @@ def assign(
             problems[str(error)] += 1
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
+    if options.unshare:
+        planned = _copied(planned, shared)
     if options.allow_slow:
         return planned, skips
     for kind in dict.fromkeys((p.rule, p.scheme) for p in planned):
@@ -85,6 +89,18 @@ def assign(
             raise SchemeError(_slow_message(alike, provider))
     slow = [_slow_skip(p) for p in planned if p.kernel.speed == "slow"]
     return [p for p in planned if p.kernel.speed == "fast"], [*skips, *slow]
+
+
+def _copied(planned: Sequence[Planned], shared: Collection[Hashable]) -> list[Planned]:
+    """Give each product of a scope a copy of its weight; tables keep one, and so do two branches of an If."""
+    counts: Counter[Hashable] = Counter()
+    copied = []
+    for p in planned:
+        reader = p.target.key, p.target.node.body
+        own = p.rule.kind == "weights" and p.target.key not in shared
+        copied.append(replace(p, copy=counts[reader]) if own else p)
+        counts[reader] += 1
+    return copied
 
 
 def _shared(

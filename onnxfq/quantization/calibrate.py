@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +17,13 @@ from onnxfq.errors import OperatorError
 from onnxfq.feeds import Feeds
 from onnxfq.graph import TensorFile
 from onnxfq.quantization.assign import Planned
-from onnxfq.quantization.calibration_notes import data_notes
+from onnxfq.quantization.calibration_notes import data_notes, sharing_note
 from onnxfq.quantization.comparison import WITHOUT_RUNNING
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.passage import Passage, Tell
-from onnxfq.quantization.weight_readers import Later, Pools, find_later, grouped
 from onnxfq.quantization.rounding import Rounding, measure_rounding, rounding_note
 from onnxfq.quantization.solved_weight import SolvedWeight, bias_shift, joined, parted
+from onnxfq.quantization.weight_readers import Later, Pools, find_later, grouped
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Bias, Fold, fold
 from onnxfq.statistics import Statistics
@@ -198,8 +198,11 @@ class Calibration:
         dropped = {p.samples[i]: name for p in self._passages for i, name in p.streams.dropped.items()}
         reached = [reports[index] for position in range(len(self.stages)) for index in self.fresh(position)]
         notes = data_notes(dropped, self._samples, reached, [reports[index] for index in self.unreached])
-        rounding = rounding_note(dict(enumerate(self._job.planned)), self._rounding)
-        return [*notes, *([rounding] if rounding else [])]
+        more = (
+            sharing_note(self._job, self._readers()),
+            rounding_note(dict(enumerate(self._job.planned)), self._rounding),
+        )
+        return [*notes, *filter(None, more)]
 
     def close(self) -> None:
         """Forget what is kept, and leave no file."""
@@ -215,6 +218,16 @@ class Calibration:
         """Whether a stage has biases to move behind weights that an earlier one has solved."""
         fresh = set(self.fresh(position)).intersection(self.biased(position)) - solved.keys()
         return any(self._job.planned[index].key in self._shared for index in fresh)
+
+    def _readers(self) -> dict[Hashable, list[Planned]]:
+        """The nodes that read a weight at several stages of one route, by `Planned.key`."""
+        found: dict[Hashable, list[Planned]] = {}
+        for passage in self._passages:
+            known: dict[Hashable, list[Planned]] = {}
+            for index in (index for stage in passage.stages for index in stage.targets):
+                known.setdefault(self._job.planned[index].key, []).append(self._job.planned[index])
+            found |= {key: own for key, own in known.items() if len(own) > 1 and key in self._later}
+        return found
 
     def _surveys(self) -> dict[Passage, list[int]]:
         """The stages of each route whose inputs must be known before anything is quantized."""

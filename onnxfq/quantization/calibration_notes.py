@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
+from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.job import Job
 from onnxfq.quantization.passage import PRIOR_TOKENS
+from onnxfq.quantization.summary import predicted_bytes
 from onnxfq.reports.report import TargetReport
+from onnxfq.system.terminal import size_text
 
 _LISTED = 5
+WORTH_COPYING = 0.5  # of the source's size, at most, is the file with copies
 
 
 def data_notes(
@@ -44,6 +49,27 @@ def data_notes(
             f"the solver trusts them less ({_listed(few)}). More data would help these."
         )
     return notes
+
+
+def sharing_note(job: Job, readers: Mapping[Hashable, Sequence[Planned]]) -> str | None:
+    """That copies would bring the error down, and what they take; None where they would not be worth their bytes.
+
+    Args:
+        job: the model and what was decided.
+        readers: of each weight that several stages of one route read.
+    """
+    sizes = {
+        key: own[0].storage.nbytes(own[0].target.n, own[0].target.k, own[0].kernel) for key, own in readers.items()
+    }
+    copies = sum((len(own) - 1) * sizes[key] for key, own in readers.items())
+    if not readers or predicted_bytes(job) + copies > job.graph.source_bytes * WORTH_COPYING:
+        return None
+    count = sum(map(len, readers.values()))
+    what = "1 weight is" if len(readers) == 1 else f"{len(readers)} weights are"
+    return (
+        f"{what} read by {count} nodes, and fitted to all of them at once. A copy for each, {size_text(copies)} more, "
+        "has a smaller error: `unshare=True`."
+    )
 
 
 def _nodes(reports: Sequence[TargetReport]) -> str:

@@ -125,6 +125,7 @@ def _identity(job: Job, feeds: Feeds, source_hash: str) -> dict[str, Any]:
         "targets": hashlib.sha256(json.dumps(targets).encode()).hexdigest(),
         "scheme": job.scheme,
         "constant_inputs": job.options.constant_inputs,
+        "unshare": job.options.unshare,
         "algorithm": algorithm_text(job.solver),
         "provider": job.provider,
         "onnxfq": VERSION,

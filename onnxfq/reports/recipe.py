@@ -13,7 +13,7 @@ FROM_PYTHON = "given: from Python"
 SAMPLES = "SAMPLES"
 
 _SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm")
-_NODES = ("include", "exclude", "allow_slow", "constant_inputs")
+_NODES = ("include", "exclude", "allow_slow", "constant_inputs", "unshare")
 _DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _SPELLED = {"schemes": "--scheme"}
@@ -21,6 +21,7 @@ _FLAGS = {
     "symmetric": {True: "--symmetric", False: "--asymmetric"},
     "allow_slow": {True: "--allow-slow"},
     "constant_inputs": {True: "--constant-inputs"},
+    "unshare": {True: "--unshare"},
     "validate": {False: "--no-validate"},
 }
 

@@ -11,7 +11,7 @@ from onnxfq import pipeline
 from onnxfq.commands import quantize as verbs
 from onnxfq.commands.option_names import with_option_names
 from onnxfq.errors import UsageError
-from onnxfq.options import Changes
+from onnxfq.option_changes import Changes
 from support.tiny import pair, quantize
 
 SPELLINGS = {
@@ -25,6 +25,7 @@ SPELLINGS = {
     "raise `seq_len`": "raise --seq-len",
     "`schemes=/h.0/up=bits:4,activations:float`": "--scheme /h.0/up=bits:4,activations:float",
     "`constant_inputs=True`": "--constant-inputs",
+    "`unshare=True`": "--unshare",
     "`validate=False`, and no `calib`": "--no-validate, and no --calib",
     "`symmetric=True`, `symmetric=False`": "--symmetric, --asymmetric",
     "`resume=True` goes on": "--resume goes on",

@@ -16,7 +16,7 @@ import pytest
 
 import onnxfq
 from onnxfq import Options, Scheme, UsageError
-from onnxfq.options import Changes, choose_options
+from onnxfq.option_changes import Changes, choose_options
 from support.tiny import pair
 
 
@@ -111,7 +111,7 @@ def test_a_scheme_is_given_whole_or_in_pieces() -> None:
 def test_where_nothing_is_said_the_provider_decides_about_zero_points(
     provider: str, symmetric: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxfq.options.resolve_provider", lambda name: name)
+    monkeypatch.setattr("onnxfq.option_changes.resolve_provider", lambda name: name)
     assert choose_options(None, {"provider": provider}).scheme.symmetric is symmetric
     assert choose_options(None, {"provider": provider, "symmetric": None}).scheme.symmetric is symmetric
     for said in (True, False):
@@ -146,7 +146,7 @@ WRONG_TYPES: dict[str, object] = {
     "resume": None, "algorithm": 3, "provider": None, "tokenizer": 5, "work_dir": 1, "eval_text": 1, "embeddings": [8],
     "max_error": [1], "max_kl": {}, "min_cosine": (), "max_ppl_increase": b"1", "min_speedup": True, "scheme": "int4",
     "schemes": 3, "include": 3, "exclude": [3], "calib": 3, "bits": 4.0, "block_size": 32.0,
-    "symmetric": "maybe", "activations": 8, "eval_data": 3, "constant_inputs": 1, "executor": 3,
+    "symmetric": "maybe", "activations": 8, "eval_data": 3, "constant_inputs": 1, "unshare": 1, "executor": 3,
 }  # fmt: skip
 
 

@@ -126,3 +126,19 @@ def test_a_weight_of_a_stage_that_others_do_not_share_is_solved_for_its_own_inpu
         tokens(120),
     )
     assert alone.targets["q"].relative_error == done.targets["q"].relative_error
+
+
+def test_a_copy_for_each_reader_has_a_smaller_error_and_is_offered(tmp_path: Path) -> None:
+    source = write(recurrent(layers=3), tmp_path / "in.onnx")
+    seen, unseen = seen_and_unseen(300)
+    settings: dict[str, Any] = {"calib": seen, "provider": "cpu", "validate": False, "scheme": EXACT}
+    shared = onnxfq.quantize(source, tmp_path / "shared.onnx", **settings)
+    copied = onnxfq.quantize(source, tmp_path / "copied.onnx", unshare=True, **settings)
+    assert "1 weight is read by 3 nodes" in " ".join(shared.warnings)
+    assert "`unshare=True`" in " ".join(shared.warnings)
+    assert "unshare" not in " ".join(copied.warnings)
+    assert {target.shares for target in copied.targets} == {""}
+    assert {target.tokens for target in copied.targets} == {300}
+    assert error(source, tmp_path / "copied.onnx", unseen) < error(source, tmp_path / "shared.onnx", unseen)
+    more = sum(target.bytes for target in copied.targets) - sum(target.bytes for target in shared.targets)
+    assert f"{more / 1000:.2f} kB more" in " ".join(shared.warnings)

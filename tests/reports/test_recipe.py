@@ -12,6 +12,7 @@ import pytest
 
 import onnxfq
 from onnxfq import cli
+from onnxfq.option_changes import Changes
 from onnxfq.reports.recipe import command_line, python_call
 from support.reports import EVIL, evil, run
 from support.tiny import entries, pair
@@ -26,7 +27,7 @@ from support.tiny import entries, pair
         {"calib": "self", "samples": 2, "max_error": 0.9, "min_speedup": 1e-9, "algorithm": "gptq:damping=0.1"},
     ],
 )
-def test_the_command_makes_the_same_file_again(tmp_path: Path, changes: onnxfq.options.Changes) -> None:
+def test_the_command_makes_the_same_file_again(tmp_path: Path, changes: Changes) -> None:
     model = pair(tmp_path / "a model's.onnx", "first", "second -x-" if "exclude" not in changes else "-x-")
     changes = {**changes, "exclude": ["-x-"]} if "exclude" in changes else changes
     report = onnxfq.quantize(model, tmp_path / "o.onnx", **changes)

@@ -1,0 +1,88 @@
+"""Single settings on top of all the others, as Python and the command line take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
+from onnxfq.providers import facts
+from onnxfq.scheme import Scheme
+from onnxfq.session import resolve_provider
+from onnxfq.setting_types import nearest_names
+
+
+class Changes(TypedDict, total=False):
+    """Single settings: the fields of `Options`, and those of its `Scheme`.
+
+    `block_size` may be a number in text, and `memory` a size such as "2GB"; `symmetric=None` leaves the choice to the
+    provider.
+    """
+
+    scheme: Scheme
+    bits: int
+    block_size: int | str
+    symmetric: bool | None
+    activations: str
+    schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]
+    embeddings: int | str
+    algorithm: str
+    provider: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+    allow_slow: bool
+    constant_inputs: bool
+    unshare: bool
+    calib: CalibrationData | None
+    tokenizer: str | Path | None
+    samples: int
+    seq_len: int
+    seed: int
+    work_dir: str | Path | None
+    resume: bool
+    memory: int | str
+    threads: int | None
+    executor: str | Executor | None
+    validate: bool
+    max_error: str | float | None
+    max_kl: str | float | None
+    min_cosine: str | float | None
+    max_ppl_increase: str | float | None
+    eval_data: CalibrationData | None
+    eval_text: str | Path | None
+    min_speedup: str | float | None
+
+
+def choose_options(options: Options | None, changes: Changes) -> Options:
+    """Settings given all at once, one by one, or both.
+
+    Where nothing says whether the scheme is symmetric, the provider decides: it is where that is fastest.
+
+    Raises:
+        TypeError: no such setting, or a scheme both as a whole and in pieces.
+        UsageError: a value that makes no sense.
+    """
+    given: dict[str, Any] = dict(changes)
+    unknown = sorted(set(given) - set(Changes.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}."
+            f"{nearest_names(unknown, Changes.__annotations__)}"
+        )
+    pieces = {name: given.pop(name) for name in SCHEME_FIELDS if name in given}
+    if pieces and "scheme" in given:
+        raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
+    if "memory" in given:
+        given["memory"] = parse_bytes(given["memory"], "`memory`")
+    chosen = replace(options or Options(), **given)
+    _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
+    if options is None and "scheme" not in given and pieces.get("symmetric") is None:
+        pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
+    return replace(chosen, scheme=_changed(chosen.scheme, pieces))
+
+
+def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:
+    return scheme.changed({name: value for name, value in pieces.items() if value is not None})
