@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,12 @@ def test_a_copy_for_each_reader_has_a_smaller_error_and_is_offered(tmp_path: Pat
     assert error(source, tmp_path / "copied.onnx", unseen) < error(source, tmp_path / "shared.onnx", unseen)
     more = sum(target.bytes for target in copied.targets) - sum(target.bytes for target in shared.targets)
     assert f"{more / 1000:.2f} kB more" in " ".join(shared.warnings)
+
+
+def test_work_done_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = write(recurrent(), tmp_path / "in.onnx")
+    settings: dict[str, Any] = {"calib": tokens(100, 80), "provider": "cpu", "validate": False, "scheme": EXACT}
+    onnxfq.quantize(source, tmp_path / "here.onnx", **settings)
+    with ThreadPoolExecutor(2) as executor:
+        onnxfq.quantize(source, tmp_path / "elsewhere.onnx", executor=executor, **settings)
+    assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "elsewhere.onnx").read_bytes()
