@@ -97,6 +97,6 @@ def refuse_nothing(graph: Graph, skips: Sequence[Skip], contents: Sequence[Conte
 
 
 def operators(conjunction: str) -> str:
-    """The operators that are replaced, in words: "MatMul, Gemm or Gather"."""
+    """The operators that are replaced, in words: "MatMul, Gemm, Einsum or Gather"."""
     *names, last = (name for rule in RULES for name in rule.replaces)
     return f"{', '.join(names)} {conjunction} {last}"

@@ -43,7 +43,7 @@ PLAIN: dict[str, tuple[str, list[str]]] = {
     "bd,df->bf": ("d", ["MatMulNBits"]),
     "bd,fd->bf": ("d", ["MatMulNBits"]),
     "btd,df->btf": ("d", ["MatMulNBits"]),
-    "btd,df": ("d", ["Transpose", "MatMulNBits", "Transpose"]),
+    "btd,df": ("d", ["MatMulNBits", "Transpose"]),
     "bd,df": ("d", ["MatMulNBits"]),
     "d,df->f": ("d", ["MatMulNBits"]),
     "btd,dhk->bthk": ("d", ["MatMulNBits", "Reshape"]),
@@ -110,7 +110,7 @@ def test_any_number_of_rows(equation: str, sizes: tuple[int, int], tmp_path: Pat
     proven(einsum(equation, w, shape), tmp_path, feed=fed(tuple(free.get(t, SIZES[t]) for t in term)))
 
 
-@pytest.mark.parametrize("hidden", [(), (3,), (2, 1, 3), (0,)])
+@pytest.mark.parametrize("hidden", [(), (3,), (2, 1, 3)])
 @pytest.mark.parametrize("equation", [e for e in PLAIN if "..." in e])
 def test_any_number_of_hidden_axes(equation: str, hidden: tuple[int, ...], tmp_path: Path) -> None:
     w, shape = case(equation, hidden)
@@ -161,7 +161,7 @@ def test_what_is_more_than_a_product_is_left_alone(equation: str, tmp_path: Path
     proto.graph.initializer.append(models.tensor(grid(), "v"))
     outcome = proven(proto, tmp_path, feed=fed(given))
     assert reasons(outcome.report) == {"y": f"the Einsum '{equation}' is no product with one matrix: {why}"}
-    assert outcome.report.skipped[0].bytes == 4 * math.prod(shape)
+    assert outcome.report.skipped[0].float_bytes == 4 * math.prod(shape)
     assert outcome.model.graph.node[0] == proto.graph.node[0]
     assert outcome.initializers["w"] == proto.graph.initializer[0]
 
@@ -259,10 +259,9 @@ FUSED: dict[str, tuple[str, tuple[int, ...], Array]] = {
 @pytest.mark.parametrize("case", FUSED)
 def test_products_that_onnx_runtime_has_fused(case: str, operator: str, tmp_path: Path) -> None:
     call, shape, w = FUSED[case]
-    sizes = ", ".join(map(str, shape))
-    proto = model(f"y = com.microsoft.{operator} {call}", x=f"float[{sizes}] x", y="float[A] y",
-                  domains=', "com.microsoft" : 1', w=w)  # fmt: skip
-    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    sizes, rank = ", ".join(map(str, shape)), max(len(shape), w.ndim) - (len(shape) == 1)
+    proto = model(f"y = com.microsoft.{operator} {call}", x=f"float[{sizes}] x", domains=', "com.microsoft" : 1',
+                  y=f"float[{', '.join(f'Y{i}' for i in range(rank))}] y", w=w)  # fmt: skip
     outcome = proven(proto, tmp_path, feed=fed(shape))
     assert "MatMulNBits" in outcome.op_types
     assert "w" not in outcome.initializers
@@ -320,10 +319,11 @@ def test_they_are_calibrated_where_their_inputs_are_last(
     w = normal(*(sizes[letter] for letter in letters))
     proto = einsum(equation, w, shape)
     if biased:
-        last = [sizes[letter] for letter in equation.partition("->")[2] if letter in letters]
+        result = equation.partition("->")[2]
+        last = [sizes[letter] for letter in result if letter in letters] if result[-1] in letters else [sizes["b"]]
         proto.graph.node[0].output[0] = "p"
         proto.graph.node.append(onnx.helper.make_node("Add", ["p", "c"], ["y"]))
-        proto.graph.initializer.append(models.tensor(normal(*last) if last[-1] != 40 else normal(1), "c"))
+        proto.graph.initializer.append(models.tensor(normal(*last), "c"))
     path = models.write(proto, tmp_path / "in.onnx")
     found = {}
     for algorithm in ("hqq", "gptq"):

@@ -146,7 +146,6 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
         {"v": eight(W), **FAKE},
         QUANTIZED,
     ),
-    "FusedMatMul": ("skipped = com.microsoft.FusedMatMul (x, w2)", {"w2": W}, FUSED),
     "sparse Constant": ("skipped = MatMul (x, v)", {}, "the weight's Constant node holds no dense tensor"),
 }  # fmt: skip
 
@@ -276,6 +275,7 @@ def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
 
 
-def test_a_fused_product_of_two_activations_has_no_weight_to_report(tmp_path: Path) -> None:
-    body = "t = Transpose (x)  z = com.microsoft.FusedMatMul (x, t)  y = MatMul (x, w)"
-    assert not proven(model(body, domains=MS, w=W), tmp_path).report.skipped
+def test_fused_nodes_of_two_activations_have_no_weight_to_report(tmp_path: Path) -> None:
+    body = "t = Transpose (x)  z = com.microsoft.FusedMatMul (x, t)  v = com.microsoft.FusedGemm (x, t)  y = MatMul (x, w)"
+    report = models.quantized_by_rtn(models.write(model(body, domains=MS, w=W), tmp_path / "in.onnx"))
+    assert reasons(report) == {"z": COMPUTED}
