@@ -127,5 +127,6 @@ class _Ways:
     def _makes_codes(self, node: Node) -> bool:
         """Whether a node makes a weight of codes, as a chain of operators spells it."""
         if self._coded.get(id(node.proto)):
-            self._coded[id(node.proto)] = node.op_type not in _SPELLED_OUT and bool(stored_codes(constant_makers(node)))
+            follows = node.op_type not in _SPELLED_OUT and not is_detour(node)
+            self._coded[id(node.proto)] = follows and bool(stored_codes(constant_makers(node)))
         return self._coded.get(id(node.proto), False)

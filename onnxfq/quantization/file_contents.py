@@ -28,6 +28,7 @@ _OURS = {(rule.operator, rule.domain): rule for rule in RULES}
 _QUANTIZED = QUANTIZED_OPERATORS | {"DequantizeLinear"}
 _LOOKED_UP = ("Gather", "GatherND", "GatherElements", "EmbedLayerNormalization")
 _COMPUTING = frozenset({"MatMul", "Gemm", "Einsum", "FusedMatMul", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"})
+_READING_CODES = _COMPUTING | _QUANTIZED | set(_LOOKED_UP)
 _INDICES = {"EmbedLayerNormalization": (2, 3, 4)}  # of tables among the inputs, where these are not the first
 _STACKS = ("MoE",)  # whose weights are those of all experts
 
@@ -77,7 +78,7 @@ def _kind(tensor: StoredTensor) -> tuple[str, str]:
         return _quantized(rule), rule.operator
     operators = sorted({node.op_type for node, _ in tensor.readers if node.op_type != "Shape"})
     dimensions = sum(d != 1 for d in tensor.shape)
-    coded = tensor.codes and not (_COMPUTING | set(_LOOKED_UP)).isdisjoint(operators)
+    coded = tensor.codes and not _READING_CODES.isdisjoint(operators)
     if tensor.nbytes < _SMALL_BYTES or not operators or (dimensions < _MATRIX and not coded):
         return SMALL, ""
     looked_up = any(index in _INDICES.get(node.op_type, (0,)) for node, index in tensor.readers

@@ -88,4 +88,3 @@ def _read_as(equation: Equation) -> tuple[bool, bool]:
     """Whether the activations are rows [..., K], whose last axes may be K together, or [..., K, tokens]."""
     columns = equation.activations[-2:-1] == tuple(equation.inputs) and equation.activations[-1] != "..."
     return not equation.turned or columns, equation.turned and columns
-

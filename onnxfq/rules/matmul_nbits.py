@@ -4,7 +4,7 @@
     Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantized alpha·B′ᵀ, bias) [→ Add(C)]
     Einsum(A, B; equation)            → [Transpose(A) →] [Reshape →] MatMulNBits [→ Reshape] [→ Transpose]
 
-Where A is the constant of a MatMul or Gemm, both operands change places, and what is fed and the product are transposed.
+Where A is the constant of MatMul or Gemm, both operands change places; what is fed and the product are transposed.
 
 B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside a byte. Zero points are packed the same
 way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that

@@ -25,7 +25,9 @@ def weight(letters: str, inputs: str, sizes: dict[str, int]) -> Array:
     return np.ascontiguousarray(spread.transpose([order.index(letter) for letter in letters]))
 
 
-def einsum(equation: str, w: Array, shape: tuple[int, ...], *, first: bool = False, declared: str = "") -> onnx.ModelProto:
+def einsum(
+    equation: str, w: Array, shape: tuple[int, ...], *, first: bool = False, declared: str = ""
+) -> onnx.ModelProto:
     """A model `y = Einsum(x, w)`, or of `w` and `x`."""
     rank = len(np.einsum(equation, *((w, np.empty(shape)) if first else (np.empty(shape), w))).shape)
     axes = declared or ", ".join(f"X{i}" for i in range(len(shape)))
@@ -79,7 +81,7 @@ PLAIN: dict[str, tuple[str, list[str]]] = {
 def case(equation: str, hidden: tuple[int, ...] = (3, 2)) -> tuple[Array, tuple[int, ...]]:
     """The constant of an equation, and a shape for its other operand."""
     terms = "".join(equation.split()).partition("->")[0].split(",")
-    axes = [(SIZES[letter],) for letter in terms[0].replace("...", ".") if letter != "."]
+    axes: list[tuple[int, ...]] = [(SIZES[letter],) for letter in terms[0].replace("...", ".") if letter != "."]
     if "..." in terms[0]:
         axes.insert(terms[0].index("..."), hidden)
     return weight(terms[1], PLAIN[equation][0], SIZES), tuple(size for part in axes for size in part)
@@ -126,9 +128,7 @@ def test_hidden_axes_that_nothing_counts(tmp_path: Path) -> None:
     proto = model(body, x="float[2, 3, 64] x, int64[R] s", y="float[2, 3, 32] y", w=grid(), v=grid().reshape(64, 2, 16),
                   c=np.zeros(32, np.float32))  # fmt: skip
     outcome = proven(proto, tmp_path, feed={"s": np.array([2, 3, 64])})
-    reason = (
-        "the Einsum '...d,dhk->...hk' is no product with one matrix: nothing tells how many axes '...' stands for"
-    )
+    reason = "the Einsum '...d,dhk->...hk' is no product with one matrix: nothing tells how many axes '...' stands for"
     assert reasons(outcome.report) == {"b": reason}
 
 
@@ -224,7 +224,10 @@ def test_functions_and_branches(tmp_path: Path) -> None:
     equation = 'Einsum <equation = "bthk,hkd->btd">'
     function = f'<domain: "local", opset_import: ["" : 17]> joined (a) => (b) {{ b = {equation} (a, v) }}'
     w = weight("hkd", "hk", {"h": 4, "k": 16, "d": 32})
-    then, other = f"t () => (float[B, T, 32] p) {{ p = {equation} (x, w) }}", "e () => (float[B, T, 32] q) { q = Neg (f) }"
+    then, other = (
+        f"t () => (float[B, T, 32] p) {{ p = {equation} (x, w) }}",
+        "e () => (float[B, T, 32] q) { q = Neg (f) }",
+    )
     proto = model(f"f = local.joined (x)  y = If (on) <then_branch = {then}, else_branch = {other}>",
                   x="float[B, T, 4, 16] x, bool on", y="float[B, T, 32] y", domains=', "local" : 1',
                   functions=function, w=w)  # fmt: skip

@@ -276,6 +276,8 @@ def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
 
 
 def test_fused_nodes_of_two_activations_have_no_weight_to_report(tmp_path: Path) -> None:
-    body = "t = Transpose (x)  z = com.microsoft.FusedMatMul (x, t)  v = com.microsoft.FusedGemm (x, t)  y = MatMul (x, w)"
+    body = (
+        "t = Transpose (x)  z = com.microsoft.FusedMatMul (x, t)  v = com.microsoft.FusedGemm (x, t)  y = MatMul (x, w)"
+    )
     report = models.quantized_by_rtn(models.write(model(body, domains=MS, w=W), tmp_path / "in.onnx"))
     assert reasons(report) == {"z": COMPUTED}
