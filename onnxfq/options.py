@@ -42,7 +42,7 @@ class Options:
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
-        allow_slow: write formats that run slower than floating point.
+        allow_slow: write formats that are known to run slower than floating point on this kind of processor.
         constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
             caller replaces them, and the output does not list them.
         calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
@@ -245,7 +245,7 @@ def _option_hints() -> dict[str, Any]:
 def choose_options(options: Options | None, changes: Changes) -> Options:
     """Settings given all at once, one by one, or both.
 
-    Where nothing says whether the scheme is symmetric, the provider decides: it is where that is fastest.
+    Where nothing says whether the scheme is symmetric, the provider decides.
 
     Raises:
         TypeError: no such setting, or a scheme both as a whole and in pieces.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxfq.graph import Constant, Graph, Node, Reshape, Transpose, type_name
-from onnxfq.rules.equations import Equation, NotPlain, arrange, read_equation
+from onnxfq.rules.equations import Equation, OddEquationError, arrange, read_equation
 from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller, left_alone, unfit
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 
@@ -45,7 +45,7 @@ def _target(graph: Graph, node: Node, weight: Constant, *, constant: int) -> Seq
         equation = read_equation(text, constant)
         _refuse_sizes(equation, weight)
         axes = arrange(equation, 1 - constant, weight.shape, graph.rank(node, 1 - constant))
-    except NotPlain as odd:
+    except OddEquationError as odd:
         return left_alone(node, weight, f"the Einsum '{text}' is no product with one matrix: {odd}")
     k = math.prod(weight.shape[equation.weight.index(letter)] for letter in equation.inputs)
     n = math.prod(axes.outputs)
@@ -70,10 +70,10 @@ def _target(graph: Graph, node: Node, weight: Constant, *, constant: int) -> Seq
 
 def _refuse_sizes(equation: Equation, weight: Constant) -> None:
     if len(equation.weight) != len(weight.shape):
-        raise NotPlain(f"its constant has {len(weight.shape)} dimensions, not {len(equation.weight)}")
+        raise OddEquationError(f"its constant has {len(weight.shape)} dimensions, not {len(equation.weight)}")
     for letter in equation.inputs:
         if weight.shape[equation.weight.index(letter)] == 1:  # Einsum repeats such an axis as often as need be
-            raise NotPlain(f"'{letter}' has size 1 in the constant, and any size in the activations")
+            raise OddEquationError(f"'{letter}' has size 1 in the constant, and any size in the activations")
 
 
 def _matrix(weight: Constant, equation: Equation, k: int, n: int) -> tuple[Constant, bool]:

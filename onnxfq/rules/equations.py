@@ -19,7 +19,7 @@ _DOTS = "..."
 _TERM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*")
 
 
-class NotPlain(ValueError):
+class OddEquationError(ValueError):
     """An equation that is no product with one matrix; why, for people."""
 
 
@@ -84,12 +84,12 @@ def read_equation(text: str, constant: int) -> Equation:
         constant: which operand is the constant.
 
     Raises:
-        NotPlain: it is more than a product with one matrix.
+        OddEquationError: it is more than a product with one matrix.
     """
     terms, arrow, given = "".join(text.split()).partition("->")
     operands = terms.split(",")
     if len(operands) != 2 or not all(_TERM.fullmatch(term) for term in (*operands, given)):
-        raise NotPlain("it cannot be read")
+        raise OddEquationError("it cannot be read")
     weight, activations = operands[constant], _tokens(operands[1 - constant])
     result = _tokens(given) if arrow else _implied(operands)
     _refuse_odd(weight, activations, result)
@@ -108,7 +108,7 @@ def arrange(equation: Equation, operand: int, sizes: Sequence[int], rank: int | 
         rank: of the activations; None where nothing tells.
 
     Raises:
-        NotPlain: that depends on how many axes "..." stands for, which nothing tells.
+        OddEquationError: that depends on how many axes "..." stands for, which nothing tells.
     """
     rows, outputs = equation.rows, tuple(equation.outputs)
     lengths = tuple(sizes[equation.weight.index(letter)] for letter in outputs)
@@ -142,7 +142,7 @@ def _implied(operands: Sequence[str]) -> tuple[str, ...]:
     """The result where the equation names none: "...", then every letter that occurs once, in alphabetical order."""
     counts = Counter(letter for term in operands for letter in term.replace(_DOTS, ""))
     if len({letter.isupper() for letter in counts}) > 1:
-        raise NotPlain("it names no result, and readers order small and capital letters differently")
+        raise OddEquationError("it names no result, and readers order small and capital letters differently")
     dots = (_DOTS,) if any(_DOTS in term for term in operands) else ()
     return (*dots, *sorted(letter for letter, count in counts.items() if count == 1))
 
@@ -151,26 +151,26 @@ def _refuse_odd(weight: str, activations: Sequence[str], result: Sequence[str]) 
     for term in (weight.replace(_DOTS, ""), activations, result):
         for token, count in Counter(term).items():
             if count > 1:
-                raise NotPlain(f"'{token}' stands twice in one of its terms")
+                raise OddEquationError(f"'{token}' stands twice in one of its terms")
     if _DOTS in weight:
-        raise NotPlain("its constant has axes that '...' stands for")
+        raise OddEquationError("its constant has axes that '...' stands for")
     if (_DOTS in activations) != (_DOTS in result):
-        raise NotPlain("'...' stands on one side only")
+        raise OddEquationError("'...' stands on one side only")
     unknown = [token for token in result if token not in weight and token not in activations]
     if unknown:
-        raise NotPlain(f"'{unknown[0]}' stands in its result alone")
+        raise OddEquationError(f"'{unknown[0]}' stands in its result alone")
     for letter in weight:
         if letter in activations and letter in result:
-            raise NotPlain(f"its constant is a batch of matrices, one for each '{letter}'")
+            raise OddEquationError(f"its constant is a batch of matrices, one for each '{letter}'")
         if letter not in activations and letter not in result:
-            raise NotPlain(f"'{letter}' is summed over in the constant alone")
+            raise OddEquationError(f"'{letter}' is summed over in the constant alone")
     for token in activations:
         if token not in weight and token not in result:
-            raise NotPlain(f"'{token}' is summed over in the activations alone")
+            raise OddEquationError(f"'{token}' is summed over in the activations alone")
     if not any(letter in activations for letter in weight):
-        raise NotPlain("it sums over no axis of its constant")
+        raise OddEquationError("it sums over no axis of its constant")
     if not any(letter in result for letter in weight):
-        raise NotPlain("its constant is a vector: it adds no axis to the result")
+        raise OddEquationError("its constant is a vector: it adds no axis to the result")
 
 
 def _hidden(equation: Equation, rank: int | None) -> int:
@@ -179,7 +179,7 @@ def _hidden(equation: Equation, rank: int | None) -> int:
         return 0
     count = None if rank is None else rank - len(equation.activations) + 1
     if count is None or count < 0:
-        raise NotPlain("nothing tells how many axes '...' stands for")
+        raise OddEquationError("nothing tells how many axes '...' stands for")
     return count
 
 

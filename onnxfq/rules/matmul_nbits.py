@@ -111,7 +111,7 @@ class MatMulNBits(Rule):
         steps = steps_after(graph, target, tensor_file)
         bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
         if bias and node.real("beta", 1.0) != 0.0:
-            joined = facts(weight.kernel.provider).fuses_bias  # elsewhere kernels are fast without a bias only
+            joined = facts(weight.kernel.provider).fuses_bias  # elsewhere fused kernels take no bias
             row = _row(graph, target, bias, weight.shift, tensor_file) if joined or weight.shift is not None else ""
             if row and joined:
                 inputs += ["", row]

@@ -101,6 +101,17 @@ def test_a_slow_scheme_is_refused_with_the_nearest_that_is_fast(tmp_path: Path) 
         planned(network(tmp_path), Scheme(bits=8, activations="float"))
 
 
+def test_no_scheme_is_refused_where_nobody_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's processors have instructions that this one lacks: it says nothing about it."""
+    monkeypatch.setattr("onnxfq.rules.matmul_nbits_kernels.instructions", lambda: "AVX2")
+    chosen, skips = planned(network(tmp_path), Scheme(bits=8, activations="float"))
+    assert [p.kernel.speed for p in chosen] == ["unknown"] * 4
+    assert not skips
+    report = models.quantized_by_rtn(tmp_path / "in.onnx", scheme=Scheme(bits=8, activations="float"))
+    assert {target.speed for target in report.targets} == {"unknown"}
+    assert not any(word in " ".join(report.warnings) for word in ("slow", "fast"))
+
+
 def test_a_slow_scheme_is_taken_where_it_is_asked_for(tmp_path: Path) -> None:
     chosen, _ = planned(network(tmp_path), Scheme(bits=8, activations="float"), allow_slow=True)
     assert [p.kernel.speed for p in chosen] == ["slow"] * 4
