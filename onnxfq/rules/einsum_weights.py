@@ -44,7 +44,8 @@ def _target(graph: Graph, node: Node, weight: Constant, *, constant: int) -> Seq
     try:
         equation = read_equation(text, constant)
         _refuse_sizes(equation, weight)
-        axes = arrange(equation, 1 - constant, weight.shape, graph.rank(node, 1 - constant))
+        rank = graph.rank(node, 1 - constant) if "..." in text else len(equation.activations)
+        axes = arrange(equation, 1 - constant, weight.shape, rank)
     except OddEquationError as odd:
         return left_alone(node, weight, f"the Einsum '{text}' is no product with one matrix: {odd}")
     k = math.prod(weight.shape[equation.weight.index(letter)] for letter in equation.inputs)

@@ -267,7 +267,9 @@ def test_settings_that_a_functions_caller_chooses(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention"])
+@pytest.mark.parametrize(
+    "op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention", "QMoE"]
+)
 def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     proto = model(f"z = com.microsoft.{op_type} (x, w)  y = MatMul (x, w)", domains=MS, w=W)
     report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
