@@ -6,10 +6,11 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 
-from onnxfq.rules.matmul_nbits_kernels import COLUMNS, rows
+from onnxfq.rules.matmul_nbits_kernels import COLUMNS, MEASURED_WITH, is_measured, rows
 from onnxfq.runtime_distributions import conflict, distributions
 from onnxfq.scheme import BLOCK_SIZES
 from onnxfq.session import available_providers, runtime_version
+from onnxfq.system.processor import instructions
 from onnxfq.version import VERSION
 
 __all__ = ["COLUMNS", "brief", "environment", "kernel_rows"]
@@ -27,12 +28,14 @@ def environment() -> Iterator[tuple[str, str]]:
     if wrong := conflict():
         yield "wrong", wrong
     yield "providers", ", ".join(available_providers())
-    yield "machine", f"{platform.machine()}, {os.cpu_count()} processors"
+    yield "machine", f"{platform.machine()}, {os.cpu_count()} processors, {instructions()}"
+    if not is_measured("cpu"):
+        yield "kernels", f"measured on the CPU with {MEASURED_WITH} only: which are fast on this one is unknown"
 
 
 def kernel_rows() -> list[tuple[str, ...]]:
-    """The kernel table of the providers that are here."""
-    return [row for provider in available_providers() for row in rows(provider)]
+    """The kernel table of the providers that are here, as far as it holds here."""
+    return [row for provider in available_providers() if is_measured(provider) for row in rows(provider)]
 
 
 def brief(table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -59,7 +59,7 @@ class Changes(TypedDict, total=False):
 def choose_options(options: Options | None, changes: Changes) -> Options:
     """Settings given all at once, one by one, or both.
 
-    Where nothing says whether the scheme is symmetric, the provider decides: it is where that is fastest.
+    Where nothing says whether the scheme is symmetric, the provider decides.
 
     Raises:
         TypeError: no such setting, or a scheme both as a whole and in pieces.

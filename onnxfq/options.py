@@ -40,7 +40,7 @@ class Options:
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
-        allow_slow: write formats that run slower than floating point.
+        allow_slow: write formats that are known to run slower than floating point on this kind of processor.
         constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
             caller replaces them, and the output does not list them.
         unshare: nodes that share one weight each get a quantized copy of their own, which calibration fits to that node

@@ -23,9 +23,9 @@ class Provider:
         remedy: what to do where it does not run.
         host_memory: it computes in host memory: that memory limits its speed, and its time is the processors' time.
         widens_half: sessions hold weights of half precision as float32 and compute with that.
-        fuses_bias: MatMulNBits is as fast with its `bias` input as without.
+        fuses_bias: MatMulNBits takes its `bias` input in the same kernel; elsewhere one without it is chosen.
         rounds_activations: MatMulNBits rounds its activations to int8 on the fly where accuracy_level is 4.
-        prefers_symmetric: kernels are fastest without zero points, so that this is the default.
+        prefers_symmetric: kernels without zero points are the default: its source has special ones for them.
     """
 
     title: str

@@ -73,6 +73,14 @@ def short_timings() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def measured_processor() -> Iterator[None]:
+    """Whatever the machine, kernels are as fast as on the processors that they were measured on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxfq.rules.matmul_nbits_kernels.instructions", lambda: "AVX512-VNNI")
+        yield
+
+
 @pytest.fixture(scope="session")
 def build_model() -> Callable[..., bytes]:
     """`build`, for test modules."""

@@ -77,3 +77,17 @@ def test_doctor_as_json_keeps_every_kernel(capsys: Output) -> None:
     assert told["onnxfq"] == VERSION
     assert [tuple(kernel.values()) for kernel in told["kernels"]] == doctor.kernel_rows()
     assert set(told["kernels"][0]) == set(COLUMNS)
+
+
+def test_no_kernel_is_called_fast_on_a_processor_that_was_not_measured(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("onnxfq.rules.matmul_nbits_kernels.instructions", "onnxfq.doctor.instructions"):
+        monkeypatch.setattr(place, lambda: "AVX2")
+    monkeypatch.setattr("onnxfq.doctor.available_providers", lambda: ["cpu"])
+    assert cli.run(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "AVX2" in out
+    assert "which are fast on this one is unknown" in " ".join(out.split())
+    assert "faster" not in out
+    assert doctor.kernel_rows() == []

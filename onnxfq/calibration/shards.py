@@ -5,6 +5,7 @@ samples → [segment] → what later segments want, errors of outputs, chunks of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +148,8 @@ class Running:
         if transposed and original.ndim > 2:
             original, *twin = (np.swapaxes(value, -1, -2) for value in (original, *twin))
             transposed = False
+        if not transposed:
+            original, *twin = (inputs_together(value, k) for value in (original, *twin))
         if original.ndim == 0 or original.shape[0 if transposed else -1] != k:
             raise DataError(
                 f"'{measured.names[0]}' has shape {list(original.shape)} with these data, but is multiplied with a "
@@ -224,6 +227,15 @@ def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[
         finite = np.isfinite(y) & np.isfinite(twin)
         found.append((float(np.square(y[finite] - twin[finite]).sum()), float(np.square(y[finite]).sum())))
     return found
+
+
+def inputs_together(value: Array, k: int) -> Array:
+    """Activations with their last axes as one where these together are `k`, as of an Einsum that sums over several."""
+    axes = value.ndim
+    while axes and math.prod(value.shape[axes - 1 :]) < k:
+        axes -= 1
+    fits = axes and math.prod(value.shape[axes - 1 :]) == k
+    return value.reshape(*value.shape[: axes - 1], k) if fits else value
 
 
 def token_rows(masks: Sequence[Array], count: int) -> Array:

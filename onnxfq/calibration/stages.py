@@ -16,7 +16,7 @@ class Stage:
     Attributes:
         targets: positions among all targets, the one that stands first in the model first.
         source: the tensor; "" for a target that calibration does not reach.
-        transposed: they read it as [K, tokens].
+        transposed: they read it as [K, tokens]; otherwise as [tokens, K], K of one of its axes or of several.
         k: inputs of each of them.
     """
 

@@ -21,6 +21,7 @@ from onnxfq.calibration.shards import (
     Shard,
     Squares,
     count_tokens,
+    inputs_together,
     run_shard,
     token_rows,
 )
@@ -174,7 +175,7 @@ class Streams:
             value = self._get(self._both(stage.source)[-1], sample)
             if value.ndim < 1 + stage.transposed:
                 continue
-            value = np.swapaxes(value, -1, -2) if stage.transposed else value
+            value = np.swapaxes(value, -1, -2) if stage.transposed else inputs_together(value, stage.k)
             if value.shape[-1] != stage.k:
                 continue
             flat = value.reshape(-1, stage.k)

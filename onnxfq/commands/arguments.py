@@ -85,7 +85,7 @@ Symmetric = Annotated[
     ),
 ]
 Activations = Annotated[
-    ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly (faster). float: it does not.")
+    ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly. float: it does not.")
 ]
 Schemes = Annotated[
     list[str] | None,
@@ -112,7 +112,7 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
 ]
-AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats that run slower than floating point.")]
+AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats known to run slower than floating point.")]
 ConstantInputs = Annotated[
     bool,
     typer.Option("--constant-inputs", help="Inputs with values of their own are constants, which no caller replaces."),

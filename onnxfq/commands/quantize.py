@@ -91,7 +91,7 @@ def quantize(
         result = pipeline.quantize(model, output, options=chosen, progress=progress)
     try:
         if result.output is None and not as_json:
-            remark(f"'{model}' is quantized already: nothing was left to do, and nothing was written.", quiet=quiet)
+            remark(f"'{model}' is already quantized: nothing was left to do, and nothing was written.", quiet=quiet)
         else:
             show(result, as_json=as_json, quiet=quiet)
     except OutputError as error:

@@ -144,11 +144,13 @@ def show_doctor(
     Args:
         environment: what there is, by name.
         columns: headings of the kernel table; the last is that of a note, which goes below the table.
-        kernels: its rows.
+        kernels: its rows; none where nothing was measured on such a machine.
         console: where to print.
     """
     for name, value in environment.items():
         _say(console, Text(f"{name}  ", style="bold").append(printable(value), style="not bold"))
+    if not kernels:
+        return
     notes = list(dict.fromkeys(row[-1] for row in kernels if row[-1]))
     _say(console, "MatMulNBits: which block sizes are faster than floating point", style="bold")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -168,7 +170,7 @@ def _name(row: TargetReport | SkipReport) -> str:
 
 
 def _target_row(target: TargetReport) -> tuple[str, ...]:
-    kernel = f"{target.bits}/{target.block_size}{'' if target.speed == 'fast' else ' ' + target.speed}"
+    kernel = f"{target.bits}/{target.block_size}{' slow' if target.speed == 'slow' else ''}"
     after = "shared" if target.shares else size_text(target.bytes)
     shape = f"{target.n} x {target.k}"
     return (_name(target), target.op_type, shape, kernel, size_text(target.float_bytes), after)

@@ -3,6 +3,7 @@
 from onnx import NodeProto
 
 from onnxfq.graph.bodies import Body, Node
+from onnxfq.graph.constant_makers import holds_codes
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.flow import Flow, Step
@@ -44,6 +45,7 @@ __all__ = [
     "changed",
     "extract_submodel",
     "gram_model",
+    "holds_codes",
     "loaded_bytes",
     "make_node",
     "model_name",

@@ -144,6 +144,11 @@ class Node:
             return default
         return float(found.i if found.type == AttributeProto.INT else found.f)
 
+    def text(self, name: str) -> str:
+        """A string attribute; "" where it is absent or no string."""
+        value = self.attributes.get(name)
+        return value if isinstance(value, str) else ""
+
     def integers(self, name: str) -> tuple[int, ...] | None:
         """An attribute that is a list of integers, one a dimension; None where it is absent or has too many."""
         found = self._by_name.get(name)

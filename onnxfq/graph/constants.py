@@ -15,17 +15,14 @@ from onnx import TensorProto
 
 from onnxfq.arrays import Array
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
+from onnxfq.graph.constant_makers import FLOATS, constant_makers, holds_codes, literal, stored_codes
 from onnxfq.graph.external_data import Scratch
-from onnxfq.graph.tensors import Tensor, bit_width, read_header, tensor_proto, type_name
+from onnxfq.graph.tensors import Tensor, read_header, type_name
 from onnxfq.graph.weight_chain import Cast, Ints, WeightChain, is_detour, steps
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
-_LITERALS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-_CODE_BITS = 8  # of an integer that stands for a quantized weight
 _LONGEST_CHAIN = 64  # nodes
-_MOST_LOOKED_AT = 256  # names, to find out whether a value depends on constants alone
 _REPLACEABLE = "the weight is a graph input too, whose value callers may replace (`constant_inputs=True`: none does)"
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
@@ -170,7 +167,7 @@ class _Resolver:
         if len(node.proto.attribute) > 1:  # runtimes differ about which counts
             return NotConstant("the weight's Constant node holds several values")
         if name not in node.body.literals:
-            node.body.literals[name] = _literal(node, name)
+            node.body.literals[name] = literal(node, name)
         tensor = node.body.literals[name]
         if tensor is None:
             return NotConstant("the weight's Constant node holds no dense tensor")
@@ -203,74 +200,27 @@ class _Resolver:
         return tuple(int(v) for v in np.ravel(value.load()))
 
 
-def _literal(node: Node, name: str) -> TensorProto | None:
-    """What a Constant node holds, if that is a dense tensor of numbers."""
-    value = node.attributes.get("value")
-    for form, dtype in _LITERALS.items():
-        if node.has(form):
-            value = tensor_proto(name, np.array(node.attributes[form], dtype))
-    return value if isinstance(value, TensorProto) else None
-
-
 def _chosen_by_caller(node: Node) -> NotConstant:
     given = ", ".join(node.references)
     return NotConstant(f"no constant weight: the caller of {node.body.root.label} chooses {given} of {node.op_type}")
 
 
 def _same_kind(one: int, other: int) -> bool:
-    return (one in _FLOATS and other in _FLOATS) or (one in _INTEGERS and other in _INTEGERS)
+    return (one in FLOATS and other in FLOATS) or (one in _INTEGERS and other in _INTEGERS)
 
 
 def _not_cast(stored: int, wanted: int) -> NotConstant:
-    if stored not in _FLOATS and wanted in _FLOATS:
+    if holds_codes(stored) and wanted in FLOATS:
         return NotConstant(f"already quantized: its weight is cast from {type_name(stored)}", quantized=True)
     return NotConstant(f"no constant weight: a Cast from {type_name(stored)} to {type_name(wanted)} is not followed")
 
 
 def _not_followed(node: Node) -> NotConstant:
     """Why the way back ends at a node."""
-    makers = _constant_makers(node)
+    makers = constant_makers(node)
     if not makers:
         return NotConstant(_COMPUTED)
-    if any(maker.op_type == "DequantizeLinear" for maker in makers):
-        return NotConstant("already quantized: its weight comes from DequantizeLinear", quantized=True)
-    codes = next((kind for maker in makers if maker.op_type == "Cast" and (kind := _codes(maker))), "")
-    if codes:  # such as (Cast(codes) − zero point) · scale
-        return NotConstant(f"already quantized: its weight is cast from {codes}", quantized=True)
+    codes = stored_codes(makers)
+    if codes:
+        return NotConstant(f"already quantized: {codes}", quantized=True)
     return NotConstant(f"no constant weight: {node.op_type} makes it from constants, fold these first")
-
-
-def _codes(cast: Node) -> str:
-    """The type of a Cast's input, where that is a stored matrix of integers that are no larger than a byte."""
-    home = cast.body.home_of(cast.inputs[0]) if cast.inputs else None
-    if home is None:
-        return ""
-    maker = home.producers.get(cast.inputs[0])
-    literal = _literal(Node(maker, home), cast.inputs[0]) if maker is not None and maker.op_type == "Constant" else None
-    stored = home.initializers.get(cast.inputs[0], literal)
-    to_float = cast.integer("to", 0) in _FLOATS
-    small = stored is not None and len(stored.dims) > 1 and 0 < bit_width(stored.data_type) <= _CODE_BITS
-    return type_name(stored.data_type) if stored is not None and small and to_float else ""
-
-
-def _constant_makers(node: Node) -> list[Node]:
-    """The nodes that make a value of constants alone; none where it depends on more, or that takes long to tell."""
-    pending, found, seen, looked_at = [node], list[Node](), {(node.body, node.outputs)}, 0
-    while pending:
-        node = pending.pop()
-        found.append(node)
-        looked_at += len(node.proto.input)
-        if looked_at > _MOST_LOOKED_AT or len(seen) > _LONGEST_CHAIN or len(node.proto.attribute) > _LONGEST_CHAIN:
-            return []
-        foreign = node.domain not in ("", "com.microsoft") or any(a.HasField("g") for a in node.proto.attribute)
-        if foreign or not (node.inputs or node.op_type == "Constant"):
-            return []
-        for name in filter(None, node.inputs):
-            home = node.body.home_of(name)
-            if home is None or name in home.inputs:
-                return []
-            source = Node(home.producers[name], home) if name in home.producers else None
-            if source and (home, source.outputs) not in seen:
-                seen.add((home, source.outputs))
-                pending.append(source)
-    return found

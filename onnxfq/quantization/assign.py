@@ -59,7 +59,8 @@ def assign(
         makes the kernel slower than float.
 
     Raises:
-        SchemeError: a scheme does not exist on the provider, or is slower than not quantizing; all offenders listed.
+        SchemeError: a scheme does not exist on the provider, or is known to be slower than not quantizing; all
+            offenders listed.
     """
     planned: list[Planned] = []
     skips: list[Skip] = []
@@ -88,7 +89,7 @@ def assign(
         if all(p.kernel.speed == "slow" for p in alike):
             raise SchemeError(_slow_message(alike, provider))
     slow = [_slow_skip(p) for p in planned if p.kernel.speed == "slow"]
-    return [p for p in planned if p.kernel.speed == "fast"], [*skips, *slow]
+    return [p for p in planned if p.kernel.speed != "slow"], [*skips, *slow]
 
 
 def _copied(planned: Sequence[Planned], shared: Collection[Hashable]) -> list[Planned]:
@@ -154,7 +155,7 @@ def _one_copy(
     except SchemeError:
         return None
     readable = all(other.reads(rule, kernel, target.k) for other, _ in members)
-    fast = kernel.speed == "fast" or options.allow_slow
+    fast = kernel.speed != "slow" or options.allow_slow
     alike = all(other.scale_type == target.scale_type for _, other in members)
     return Planned(target, rule, scheme, kernel, rule) if readable and fast and alike else None
 
@@ -211,6 +212,7 @@ def _slow_message(slow: Sequence[Planned], provider: ProviderName) -> str:
     remedy = f"The nearest fast scheme is {nearest}. " if nearest else ""
     return (
         f"This scheme would run slower than the model does now (got {first.scheme}, {first.target.scale_type} on "
-        f"{provider}; {len(slow)} {_targets(len(slow))}, such as '{first.target.name}'). {remedy}Use `allow_slow=True` "
+        f"{provider}; {len(slow)} {_targets(len(slow))}, such as '{first.target.name}'): {first.kernel.note}. {remedy}"
+        "`onnxfq doctor` says what was measured on such a processor. Use `allow_slow=True` "
         "to have it all the same."
     )

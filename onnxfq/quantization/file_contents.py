@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from onnxfq.graph import Body, Graph, Node, StoredTensor, stored_tensors
 from onnxfq.quantization.job import Job
@@ -20,17 +20,16 @@ from onnxfq.reports.contents import (
     together,
 )
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import RULES, Rule
+from onnxfq.rules import QUANTIZED_OPERATORS, RULES, Rule
 
 _SMALL_BYTES = 1024
 _MATRIX = 2  # dimensions
 _OURS = {(rule.operator, rule.domain): rule for rule in RULES}
-# Other operators that read quantized weights.
-_QUANTIZED = frozenset(
-    {"DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm", "QMoE", "QAttention"}
-    | {"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulBnb4", "MatMulFpQ4"}
-)
-_LOOKED_UP = ("Gather", "GatherND", "GatherElements")
+_QUANTIZED = QUANTIZED_OPERATORS | {"DequantizeLinear"}
+_LOOKED_UP = ("Gather", "GatherND", "GatherElements", "EmbedLayerNormalization")
+_COMPUTING = frozenset({"MatMul", "Gemm", "Einsum", "FusedMatMul", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN"})
+_READING_CODES = _COMPUTING | _QUANTIZED | set(_LOOKED_UP)
+_INDICES = {"EmbedLayerNormalization": (2, 3, 4)}  # of tables among the inputs, where these are not the first
 _STACKS = ("MoE",)  # whose weights are those of all experts
 
 
@@ -79,15 +78,21 @@ def _kind(tensor: StoredTensor) -> tuple[str, str]:
         return _quantized(rule), rule.operator
     operators = sorted({node.op_type for node, _ in tensor.readers if node.op_type != "Shape"})
     dimensions = sum(d != 1 for d in tensor.shape)
-    if dimensions < _MATRIX or tensor.nbytes < _SMALL_BYTES or not operators:
+    coded = tensor.codes and not _READING_CODES.isdisjoint(operators)
+    if tensor.nbytes < _SMALL_BYTES or not operators or (dimensions < _MATRIX and not coded):
         return SMALL, ""
-    return _role(tensor, operators, dimensions), ", ".join(operators)
+    looked_up = any(index in _INDICES.get(node.op_type, (0,)) for node, index in tensor.readers
+                    if node.op_type in _LOOKED_UP)  # fmt: skip
+    if coded:
+        role = QUANTIZED_EMBEDDINGS if looked_up else QUANTIZED
+    else:
+        role = _role(operators, dimensions, looked_up=looked_up)
+    return role, ", ".join(operators)
 
 
-def _role(tensor: StoredTensor, operators: list[str], dimensions: int) -> str:
+def _role(operators: Sequence[str], dimensions: int, *, looked_up: bool) -> str:
     if not _QUANTIZED.isdisjoint(operators):
         return QUANTIZED
-    looked_up = any(node.op_type in _LOOKED_UP and index == 0 for node, index in tensor.readers)
     if dimensions > _MATRIX and (looked_up or not set(_STACKS).isdisjoint(operators)):
         return EXPERTS
     if looked_up:

@@ -81,13 +81,18 @@ def _matches(expression: str, names: Sequence[str]) -> bool:
     return any(re.search(expression, name) for name in names)
 
 
+def is_quantized(skips: Sequence[Skip], contents: Sequence[Content]) -> bool:
+    """Whether a model has quantized weights, of nodes that are left alone or of any others, such as convolutions."""
+    return any(skip.quantized for skip in skips) or any(content.is_quantized for content in contents)
+
+
 def refuse_nothing(graph: Graph, skips: Sequence[Skip], contents: Sequence[Content]) -> None:
     """Refuse a model without a target, unless the reason is that it is quantized already.
 
     Raises:
         ModelError: nothing to quantize, with the reasons, and with what the model's bytes are instead.
     """
-    if any(skip.quantized for skip in skips):
+    if is_quantized(skips, contents):
         return
     reasons = Counter(skip.reason for skip in skips)
     listed = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(5))
@@ -97,6 +102,6 @@ def refuse_nothing(graph: Graph, skips: Sequence[Skip], contents: Sequence[Conte
 
 
 def operators(conjunction: str) -> str:
-    """The operators that are replaced, in words: "MatMul, Gemm or Gather"."""
+    """The operators that are replaced, in words: "MatMul, Gemm, Einsum or Gather"."""
     *names, last = (name for rule in RULES for name in rule.replaces)
     return f"{', '.join(names)} {conjunction} {last}"

@@ -12,7 +12,7 @@ from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.assign import assign, schemes_text
 from onnxfq.quantization.file_contents import contents
-from onnxfq.quantization.find import find, refuse_nothing, refuse_unmatched
+from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.source import Source
@@ -69,7 +69,7 @@ def is_idle(jobs: Sequence[Job]) -> bool:
     """
     if any(job.planned for job in jobs):
         return False
-    if not any(skip.quantized for job in jobs for skip in job.skips):
+    if not any(is_quantized(job.skips, job.contents) for job in jobs):
         for job in jobs:
             refuse_nothing(job.graph, job.skips, job.contents)
     return True

@@ -92,7 +92,7 @@ def rounding_note(planned: Mapping[int, Planned], found: Mapping[int, Rounding])
 
 
 def _remedy(planned: Planned) -> str:
-    """The setting that leaves a target's activations in float; kernels for that are fast with few bits."""
+    """The setting that leaves a target's activations in float, with a kernel that is not known to be slow."""
     name = planned.target.name
     pattern = name if _matches_itself(name) else re.escape(name)
     for changes in ({"activations": FLOAT}, {"bits": 4, "activations": FLOAT}):
@@ -100,7 +100,7 @@ def _remedy(planned: Planned) -> str:
             kernel = planned.rule.kernel(planned.kernel.provider, planned.scheme.changed(changes), planned.target)
         except SchemeError:
             continue
-        if kernel.speed == "fast":
+        if kernel.speed != "slow":
             return f"`schemes={pattern}={','.join(f'{key}:{value}' for key, value in changes.items())}`"
     return f"`exclude={pattern}`"
 

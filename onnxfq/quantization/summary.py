@@ -9,6 +9,7 @@ from pathlib import Path
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.file_contents import expected_contents
+from onnxfq.quantization.find import is_quantized
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
@@ -151,10 +152,13 @@ def estimate(job: Job) -> Estimate:
 
 def _plan_warnings(job: Job) -> Iterator[str]:
     quantized = sum(s.quantized for s in job.skips)
-    if quantized and not job.planned:
+    held = sum(content.bytes for content in job.contents if content.is_quantized)
+    if not job.planned and is_quantized(job.skips, job.contents):
         yield "The model is already quantized: nothing was left to do."
     elif quantized:
         yield f"{quantized} nodes were already quantized and stay as they are."
+    elif held:
+        yield f"{size_text(held)} of the weights were already quantized and stay as they are."
     elif not job.planned:
         yield "Nothing to quantize."
     if job.kept_bytes:

@@ -40,7 +40,7 @@ class TargetReport:
         relative_error: Σ(w−ŵ)² / Σw², weights only; None until solved.
         float_bytes: the weight in the source.
         bytes: codes, scales and zero points together; 0 where they are shared with an earlier target.
-        speed: "fast" or "slow", as the kernel table says.
+        speed: "fast" or "slow", as the kernel table says; "unknown" where it was not measured on such a processor.
         shares: the earlier target with which the weight is shared, or "".
         model: the file it belongs to, where there are several.
         output_error: Σ(y−ŷ)² / Σy² over the calibration samples, of the node's output after its bias, original against

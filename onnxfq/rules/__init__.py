@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxfq.graph import MICROSOFT, Graph, Node
+from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
+from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
+    "QUANTIZED_OPERATORS",
     "RULES",
     "Bias",
     "Fold",
@@ -39,16 +41,12 @@ __all__ = [
 
 RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
 
-_ALREADY_QUANTIZED = frozenset(
-    {rule.operator for rule in RULES}
-    | {"MatMulBnb4", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "QAttention"}
-    | {"DynamicQuantizeMatMul", "MatMulFpQ4", "QMoE", "QLinearConv"}
-)
+_ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 
 
 def match(graph: Graph, node: Node) -> tuple[Rule, Sequence[Target]] | Skip | None:
     """Decide about one node: the rule for it and its weights, why it is left alone, or that it is nobody's business."""
-    if node.op_type in _ALREADY_QUANTIZED and node.domain in ("", MICROSOFT):
+    if node.op_type in _ALREADY_QUANTIZED and node.domain in DOMAINS:
         return Skip(node.name, node.op_type, "already quantized", quantized=True)
     for rule in RULES:
         found = rule.match(graph, node)

@@ -8,6 +8,7 @@ Differs: the mean error is measured on calibration data, and solvers minimise wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -47,10 +48,10 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
         outputs: names that the model returns.
     """
     node = target.node
-    if target.left:  # a row that is added runs across the outputs
+    if not target.last_axes:  # a row that is added runs across the outputs
         return None
     if len(node.inputs) > 2 and node.inputs[2]:
-        value = _row(graph, node, 2, target.n)
+        value = _row(graph, node, 2, target.last_axes)
         return Bias(node, value) if value is not None and node.real("beta", 1.0) else None
     readers = flow.readers.get(node.outputs[0], [])
     if len(readers) != 1 or node.outputs[0] in outputs:
@@ -59,7 +60,7 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
     if add.op_type != "Add" or add.domain or add.body is not node.body:
         return None
     for index in (0, 1):
-        value = _row(graph, add, index, target.n)
+        value = _row(graph, add, index, target.last_axes)
         if add.inputs[1 - index] == node.outputs[0] and value is not None:
             return Bias(add, value)
     return None
@@ -69,7 +70,8 @@ def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, tensor_file: Tenso
     """Add a vector [N] to the bias of an Add."""
     node = bias.node
     index = next(i for i in (0, 1) if isinstance(graph.constant(node, i), Constant))
-    name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", tensor_file, shifted(bias.value, shift))
+    row = shifted(bias.value, shift).reshape(bias.value.shape)
+    name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", tensor_file, row)
     inputs = [name if i == index else other for i, other in enumerate(node.inputs)]
     add = make_node("Add", inputs, list(node.outputs))
     graph.replace(node, [add], keeps_name=add)
@@ -82,8 +84,9 @@ def shifted(value: Constant, shift: Float64Array, factor: float = 1.0) -> npt.ND
         return np.asarray((row.astype(np.float64) * factor + shift).astype(row.dtype))
 
 
-def _row(graph: Graph, node: Node, index: int, n: int) -> Constant | None:
-    """A constant input that is one row of `n` values."""
+def _row(graph: Graph, node: Node, index: int, last_axes: tuple[int, ...]) -> Constant | None:
+    """A constant input that is one row of as many values as the outputs are, in their axes."""
     value = graph.constant(node, index)
-    is_row = isinstance(value, Constant) and value.shape[-1:] == (n,) and int(np.prod(value.shape)) == n
-    return value if isinstance(value, Constant) and is_row else None
+    if not isinstance(value, Constant) or value.shape[-len(last_axes) :] != last_axes:
+        return None
+    return value if math.prod(value.shape) == math.prod(last_axes) else None

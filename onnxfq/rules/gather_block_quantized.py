@@ -16,6 +16,7 @@ really run were tried with ONNX Runtime 1.31.1 on CPU. CUDA was read in its sour
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Constant, Fed, Graph, Node, TensorFile, make_node, single_node, type_name
+from onnxfq.graph import Constant, Fed, Graph, Node, TensorFile, holds_codes, make_node, single_node, type_name
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
@@ -53,8 +54,13 @@ class GatherBlockQuantized(Rule):
         if node.op_type != "Gather" or node.domain or node.references:
             return None
         table = graph.constant(node, 0)
-        if not isinstance(table, Constant) or isinstance(graph.constant(node, 1), Constant):
+        if isinstance(graph.constant(node, 1), Constant):
             return None
+        if not isinstance(table, Constant):
+            return Skip(node.name, node.op_type, table.reason, quantized=True) if table.quantized else None
+        if holds_codes(table.type) and math.prod(table.shape) >= SMALLEST_TABLE and len(table.shape) > 1:
+            reason = f"already quantized: its table holds {type_name(table.type)}"
+            return Skip(node.name, node.op_type, reason, quantized=True, nbytes=table.leaf.nbytes)
         if len(table.shape) != 2 or node.integer("axis", 0) not in (0, -2):
             return None
         (n, k), scale_type = table.shape, SCALE_TYPES.get(type_name(table.type))

@@ -8,7 +8,7 @@ from typing import Literal
 from onnxfq.providers import ProviderName
 from onnxfq.scheme import ScaleType
 
-Speed = Literal["fast", "slow"]
+Speed = Literal["fast", "slow", "unknown"]
 ActivationType = ScaleType  # scales have the type of the activations
 
 
@@ -23,7 +23,7 @@ class Kernel:
         symmetric: there is no `zero_points` input.
         accuracy_level: of MatMulNBits: 4 rounds the activations to int8 on the fly, 0 does not; CUDA ignores it.
         activation_type: the type of scales and of what is computed.
-        speed: "fast", or "slow" where not quantizing is faster.
+        speed: "fast", "slow" where not quantizing is faster, "unknown" where nobody measured it on such a processor.
         note: what else there is to know, with its source.
     """
 

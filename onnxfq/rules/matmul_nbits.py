@@ -1,9 +1,10 @@
-"""MatMul and Gemm with a constant weight → com.microsoft.MatMulNBits.
+"""MatMul, Gemm and Einsum with a constant weight → com.microsoft.MatMulNBits.
 
     MatMul(A, B)                      → MatMulNBits(A, quantized Bᵀ)
     Gemm(A, B, C; transA, transB, …)  → [Transpose(A) →] MatMulNBits(A, quantized alpha·B′ᵀ, bias) [→ Add(C)]
+    Einsum(A, B; equation)            → [Transpose(A) →] [Reshape →] MatMulNBits [→ Reshape] [→ Transpose]
 
-Where A is the constant, both operands change places, and what is fed and the product are transposed.
+Where A is the constant of MatMul or Gemm, both operands change places; what is fed and the product are transposed.
 
 B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside a byte. Zero points are packed the same
 way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that
@@ -35,10 +36,11 @@ from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_ro
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.bias import shifted
+from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
-from onnxfq.rules.product_steps import added, expanded, linked, swapped, swapped_back
-from onnxfq.rules.product_weights import PRODUCTS, find_weight
+from onnxfq.rules.product_steps import added, linked, steps_after, steps_before
+from onnxfq.rules.product_weights import find_weight
 from onnxfq.rules.rule import (
     TOLERANCE_FLOAT,
     TOLERANCE_HALF,
@@ -61,12 +63,13 @@ class MatMulNBits(Rule):
 
     operator = "MatMulNBits"
     kind = "weights"
-    replaces = PRODUCTS
+    replaces = ("MatMul", "Gemm", "Einsum")
     inputs: ClassVar[Mapping[str, int]] = {"B": 1, "scales": 2, "zero_points": 3}
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
         """See `Rule.match`."""
-        return find_weight(graph, node)
+        einsum = node.op_type == "Einsum" and not node.domain
+        return find_in_einsum(graph, node) if einsum else find_weight(graph, node)
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
         """See `Rule.kernel`."""
@@ -103,16 +106,12 @@ class MatMulNBits(Rule):
         """See `Rule.rewrite`; a shift goes into a Gemm's own bias, which must be constant (see `find_bias`)."""
         (weight,) = weights
         target, node = weight.target, weight.target.node
-        fed, before = target.source, []
-        turn = swapped(graph, target)
-        if turn:
-            fed = graph.edits.fresh_name(f"{target.source}_transposed")
-            before = turn(target.source, fed)
+        fed, before = steps_before(graph, target, tensor_file)
         inputs = [fed, *(weight.names.get(name, "") for name in self.inputs)]
-        steps = [("turned", swapped_back(graph, target)), ("narrow", expanded(graph, target, tensor_file))]
+        steps = steps_after(graph, target, tensor_file)
         bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
         if bias and node.real("beta", 1.0) != 0.0:
-            joined = facts(weight.kernel.provider).fuses_bias  # elsewhere kernels are fast without a bias only
+            joined = facts(weight.kernel.provider).fuses_bias  # elsewhere fused kernels take no bias
             row = _row(graph, target, bias, weight.shift, tensor_file) if joined or weight.shift is not None else ""
             if row and joined:
                 inputs += ["", row]
@@ -120,7 +119,7 @@ class MatMulNBits(Rule):
                 steps.append(("product", added(graph, target, row, tensor_file)))
         while not inputs[-1]:
             inputs = inputs[:-1]
-        product, after = linked(graph, [(word, step) for word, step in steps if step], node.outputs[0])
+        product, after = linked(graph, steps, node.outputs[0])
         attributes = self.attributes(target.n, target.k, weight.kernel)
         quantized = make_node(self.operator, inputs, [product], domain=self.domain, **attributes)
         graph.replace(node, [*before, quantized, *after], keeps_name=quantized)

@@ -3,8 +3,9 @@
 A kernel is a point (provider, bits, block_size, symmetric, accuracy_level, activation_type). What is not in the table
 does not exist. "slow" means slower than the floating-point MatMul it would replace.
 
-CPU rows were measured with ONNX Runtime 1.31.1 on x86-64 with AVX512-VNNI by `benchmarks/kernel_speed.py`. CUDA rows
-were read in ONNX Runtime's source and not run.
+CPU rows were measured with ONNX Runtime 1.31.1 on x86-64 with AVX512-VNNI by `benchmarks/kernel_speed.py`; on
+processors without these instructions their speed is unknown, and nothing is refused, advised or told because of it.
+CUDA rows were read in ONNX Runtime's source and not run.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from onnxfq.errors import SchemeError
 from onnxfq.providers import ProviderName
 from onnxfq.rules.kernel import ActivationType, Kernel, Speed
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, ScaleType, Scheme
+from onnxfq.system.processor import instructions
 
 ACCURACY_LEVELS: dict[Activations, int] = {"int8": 4, "float": 0}
 COLUMNS = ("provider", "activations", "bits", "zero points", "accuracy_level", "fast blocks", "slow blocks", "note")
 
+MEASURED_WITH = "AVX512-VNNI"
+_UNMEASURED = f"measured with {MEASURED_WITH} only, not on a processor like this one"
 _FEW_ROWS = "pays for few rows only"
 _FALLBACK = "falls back to a generic kernel that dequantizes on every call"
 _FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise dequantizes and multiplies"
@@ -42,7 +46,7 @@ def choose(provider: ProviderName, scheme: Scheme, activation_type: ActivationTy
     kernels = {kernel.block_size: kernel for kernel in _kernels(provider, scheme, activation_type)}
     if not kernels:
         raise SchemeError(_absent(provider, scheme, activation_type))
-    return _for_shape(kernels[_block_size(scheme, kernels, k)], n, k)
+    return _for_processor(_for_shape(kernels[_block_size(scheme, kernels, k)], n, k))
 
 
 def nearest_fast(
@@ -122,6 +126,16 @@ def _for_shape(kernel: Kernel, n: int, k: int) -> Kernel:
             kernel, speed="slow", note=f"{_FUSED}; never fused here: N={n} and K={k} are not both multiples of 8"
         )
     return kernel
+
+
+def is_measured(provider: ProviderName) -> bool:
+    """Whether the table's speeds hold here: those of the CPU do with the instructions that they were seen with."""
+    return provider != "cpu" or instructions() == MEASURED_WITH
+
+
+def _for_processor(kernel: Kernel) -> Kernel:
+    """The same kernel, "unknown" where its speed was never seen; which block it has does not depend on the machine."""
+    return kernel if is_measured(kernel.provider) else replace(kernel, speed="unknown", note=_UNMEASURED)
 
 
 def _schemes(scheme: Scheme) -> Iterator[Scheme]:

@@ -1,6 +1,6 @@
-"""What stands around a quantized product, so that its result is that of the MatMul or Gemm in whose place it is.
+"""What stands around a quantized product, so that its result is that of the node in whose place it is.
 
-[Transpose →] MatMulNBits [→ Transpose] [→ Expand] [→ Add]
+[Transpose →] [Reshape →] MatMulNBits [→ Reshape] [→ Transpose] [→ Expand] [→ Add]
 """
 
 from __future__ import annotations
@@ -17,22 +17,70 @@ Step = Callable[[str, str], list[NodeProto]]  # nodes from one value to another
 _SLICES_BY_INPUTS_FROM = 10  # the operator set from which Slice takes its limits as inputs
 
 
-def swapped(graph: Graph, target: Target) -> Step | None:
-    """Swap the last two dimensions of what is fed; None where the last one is that of the weight's inputs."""
-    if not target.source_transposed:
-        return None
-    return lambda value, result: [make_node("Transpose", [value], [result], perm=_swap(_rank(graph, target) or 2))]
+def steps_before(graph: Graph, target: Target, tensor_file: TensorFile) -> tuple[str, list[NodeProto]]:
+    """What the quantized product reads, and the nodes that make it of the activations."""
+    value, nodes = target.node.inputs[target.operand], []
+    for word, step in [("transposed", _swapped(graph, target)), ("flat", _joined(graph, target, tensor_file))]:
+        if step:
+            result = graph.edits.fresh_name(f"{value}_{word}")
+            nodes += step(value, result)
+            value = result
+    return value, nodes
 
 
-def swapped_back(graph: Graph, target: Target) -> Step | None:
-    """Swap the last two dimensions of the product, where the weight was the left operand of a matrix."""
+def steps_after(graph: Graph, target: Target, tensor_file: TensorFile) -> list[tuple[str, Step]]:
+    """What makes the result of the product, each with a word for what it reads."""
+    steps = [
+        ("flat", _split(graph, target, tensor_file)),
+        ("turned", _swapped_back(graph, target)),
+        ("narrow", _expanded(graph, target, tensor_file)),
+    ]
+    return [(word, step) for word, step in steps if step]
+
+
+def _swapped(graph: Graph, target: Target) -> Step | None:
+    """Turn what is fed; None where its last dimensions are those of the weight's inputs."""
+    if target.axes:
+        return _permuted(target.axes.before)
+    return _permuted(_swap(_rank(graph, target) or 2)) if target.source_transposed else None
+
+
+def _swapped_back(graph: Graph, target: Target) -> Step | None:
+    """Turn the product; None where its dimensions stand as in the result."""
+    if target.axes:
+        return _permuted(target.axes.after)
     rank = _rank(graph, target) or 2
-    if not target.left or rank == 1:
+    return _permuted(_swap(rank)) if target.left and rank > 1 else None
+
+
+def _permuted(order: Sequence[int]) -> Step | None:
+    if not order:
         return None
-    return lambda value, result: [make_node("Transpose", [value], [result], perm=_swap(rank))]
+    return lambda value, result: [make_node("Transpose", [value], [result], perm=list(order))]
 
 
-def expanded(graph: Graph, target: Target, tensor_file: TensorFile) -> Step | None:
+def _joined(graph: Graph, target: Target, tensor_file: TensorFile) -> Step | None:
+    """Make one dimension of the weight's inputs, where they are several."""
+    if not target.axes or target.axes.inputs == 1:
+        return None
+    return _reshaped(graph, target, (target.k,), tensor_file)
+
+
+def _split(graph: Graph, target: Target, tensor_file: TensorFile) -> Step | None:
+    """Make several dimensions of the weight's outputs, where they are to be several."""
+    if not target.axes or len(target.axes.outputs) == 1:
+        return None
+    return _reshaped(graph, target, target.axes.outputs, tensor_file)
+
+
+def _reshaped(graph: Graph, target: Target, last: Sequence[int], tensor_file: TensorFile) -> Step:
+    """Other dimensions in place of the last; those before, the rows, stay, however many they are."""
+    rows = target.axes.rows if target.axes else 0
+    shape = _constant(graph, target, [*[0] * rows, *last], tensor_file)
+    return lambda value, result: [make_node("Reshape", [value, shape], [result])]
+
+
+def _expanded(graph: Graph, target: Target, tensor_file: TensorFile) -> Step | None:
     """Put dimensions of 1 before the product's, where the weight [1, …, 1, K, N] has more than what it multiplies."""
     rank, wanted = _rank(graph, target), target.unit_dimensions + 2
     if not target.unit_dimensions or (rank or 0) >= wanted:
@@ -99,7 +147,7 @@ def _constant(graph: Graph, target: Target, values: Sequence[int], tensor_file: 
 
 def _rank(graph: Graph, target: Target) -> int | None:
     """Of what the weight is multiplied with."""
-    return graph.rank(target.node, 1 if target.left else 0)
+    return graph.rank(target.node, target.operand)
 
 
 def _swap(rank: int) -> list[int]:

@@ -2,10 +2,13 @@
 
 x · W        W [K, N], or [1, …, 1, K, N], which is the same but for the dimensions of the result
 W · x        = (xᵀ · Wᵀ)ᵀ, W [M, K]: the weight has M outputs
+
+FusedMatMul is what ONNX Runtime makes of a MatMul and what stands around it: transpositions and a factor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,56 +16,72 @@ from onnxfq.graph import MICROSOFT, Constant, Graph, Node, Reshape, type_name
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 
 SMALLEST_WEIGHT = 1024
-PRODUCTS = ("MatMul", "Gemm")
-_FUSED = frozenset({"FusedMatMul", "FusedGemm", "TransposeMatMul", "Attention", "MultiHeadAttention", "GemmFastGelu"})
+_TURNING = ("FusedMatMul", "TransposeMatMul")  # these have two names
+_FUSED = frozenset({"FusedGemm", "FusedMatMulActivation", "Attention", "MultiHeadAttention", "GemmFastGelu"})
+_FUSED |= {"EmbedLayerNormalization", "PackedAttention", "LongformerAttention", "DecoderMaskedSelfAttention"}
+_PRODUCTS = {("MatMul", ""), ("Gemm", ""), *((name, MICROSOFT) for name in _TURNING)}
+_OF_BATCHES = ("transBatchA", "transBatchB")
+BOTH_CONSTANT = "both inputs are constant: nothing is computed at run time"
 _EXPANDS_FROM = 8  # the operator set that brought Expand
 
 
 def find_weight(graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
     """The target that a product is, why it is left alone, or None for a node that is no product."""
-    if node.op_type in _FUSED and node.domain == MICROSOFT:
+    if node.domain == MICROSOFT and node.op_type in _FUSED:
         return _fused(graph, node)
-    if node.op_type not in PRODUCTS or node.domain:
+    if (node.op_type, node.domain) not in _PRODUCTS:
         return None
     if node.references:
-        given = ", ".join(node.references)
-        return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
+        return chosen_by_caller(node)
     left, right = graph.constant(node, 0), graph.constant(node, 1)
     if isinstance(right, Constant):
         if isinstance(left, Constant):
-            return _skip(node, right, "both inputs are constant: nothing is computed at run time")
+            return left_alone(node, right, BOTH_CONSTANT)
         return _target(graph, node, right, left=False)
     if isinstance(left, Constant) and not right.quantized and len(left.shape) > 1:
         return _target(graph, node, left, left=True)
     return Skip(node.name, node.op_type, right.reason, quantized=right.quantized)
 
 
-def _fused(graph: Graph, node: Node) -> Skip | None:
-    if not any(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs[:3]) if name):
-        return None
-    reason = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
-    return Skip(node.name, node.op_type, reason)
-
-
-def _skip(node: Node, weight: Constant, reason: str) -> Skip:
+def left_alone(node: Node, weight: Constant, reason: str) -> Skip:
+    """A node that is not quantized, with the bytes of its weight."""
     return Skip(node.name, node.op_type, reason, nbytes=weight.leaf.nbytes)
 
 
-def _target(graph: Graph, node: Node, weight: Constant, *, left: bool) -> Sequence[Target] | Skip:
-    reason = _wrong_shape(graph, node, weight, left=left)
-    if reason:
-        return _skip(node, weight, reason)
-    scale_type = SCALE_TYPES.get(type_name(weight.type))
-    if scale_type is None:
+def chosen_by_caller(node: Node) -> Skip:
+    """A node of a function that says nothing without its caller."""
+    given = ", ".join(node.references)
+    return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
+
+
+def unfit(weight: Constant, count: int) -> str:
+    """Why a constant of so many weights is not quantized, whatever its dimensions; "" where nothing speaks against."""
+    if type_name(weight.type) not in SCALE_TYPES:
         wanted = "MatMulNBits computes in float32, float16 or bfloat16"
-        return _skip(node, weight, f"unsupported type: {type_name(weight.type)} weights ({wanted})")
+        return f"unsupported type: {type_name(weight.type)} weights ({wanted})"
+    if count < SMALLEST_WEIGHT:
+        return f"too small: {count} weights (fewer than {SMALLEST_WEIGHT} are not worth it)"
+    return ""
+
+
+def _fused(graph: Graph, node: Node) -> Skip | None:
+    """A node with a weight in it and more than a product."""
+    values = [graph.constant(node, index) for index, name in enumerate(node.inputs) if name]
+    weights = [value for value in values if isinstance(value, Constant)]
+    if not weights:
+        return None
+    reason = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
+    return left_alone(node, max(weights, key=lambda value: value.leaf.nbytes), reason)
+
+
+def _target(graph: Graph, node: Node, weight: Constant, *, left: bool) -> Sequence[Target] | Skip:
+    reason = _wrong_shape(graph, node, weight, left=left) or unfit(weight, math.prod(weight.shape))
+    if reason:
+        return left_alone(node, weight, reason)
     rows, columns = weight.shape[-2:]
-    gemm = node.op_type == "Gemm"
-    turned = gemm and bool(node.integer("transA" if left else "transB", 0))
+    turned = bool(node.integer("transA" if left else "transB", 0))  # which MatMul has not
     transposed = turned if left else not turned  # in canonical [N, K] are W of W · x, and the transposed W of x · W
     k, n = (rows, columns) if transposed else (columns, rows)
-    if n * k < SMALLEST_WEIGHT:
-        return _skip(node, weight, f"too small: {n * k} weights (fewer than {SMALLEST_WEIGHT} are not worth it)")
     matrix = replace(weight, way=weight.way.then(Reshape((rows, columns)))) if len(weight.shape) > 2 else weight
     target = Target(
         name=node.name,
@@ -71,8 +90,8 @@ def _target(graph: Graph, node: Node, weight: Constant, *, left: bool) -> Sequen
         n=n,
         k=k,
         transposed=transposed,
-        alpha=node.real("alpha", 1.0) if gemm else 1.0,
-        scale_type=scale_type,
+        alpha=node.real("alpha", 1.0),
+        scale_type=SCALE_TYPES[type_name(weight.type)],
         source=node.inputs[1 if left else 0],
         source_transposed=_reads_columns(graph, node, left=left),
         left=left,
@@ -90,13 +109,17 @@ def _wrong_shape(graph: Graph, node: Node, weight: Constant, *, left: bool) -> s
         return f"unsupported shape: the weight is a batch of matrices {shape}, MatMulNBits multiplies by one"
     if len(shape) > 2 and graph.opset(node) < _EXPANDS_FROM:
         return f"unsupported shape: the weight has {len(shape)} dimensions {shape}, and this operator set no Expand"
-    if left and node.op_type == "MatMul" and graph.rank(node, 1) is None:
+    if any(node.integer(name, 0) for name in _OF_BATCHES):
+        return "it moves the activations' first dimension too"
+    known = node.op_type == "Gemm" or graph.rank(node, int(left)) is not None
+    if left and not known:
         return "the constant weight is the left operand, and nothing tells how many dimensions the right one has"
+    if node.integer("transA", 0) and not known:
+        return "it turns its left operand, and nothing tells how many dimensions that has"
     return ""
 
 
 def _reads_columns(graph: Graph, node: Node, *, left: bool) -> bool:
     """Whether a product sums over the last dimension but one of what it reads besides the weight."""
-    if node.op_type == "Gemm":
-        return not node.integer("transB", 0) if left else bool(node.integer("transA", 0))
-    return left and graph.rank(node, 1) != 1
+    turned = bool(node.integer("transB" if left else "transA", 0))
+    return left != turned and graph.rank(node, int(left)) != 1

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.half import transposed
+from onnxfq.rules.equations import Axes
 from onnxfq.scheme import ScaleType
 
 SCALE_TYPES: dict[str, ScaleType] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
@@ -65,6 +66,7 @@ class Target:
         slot: which of the node's weights it is.
         left: it is the product's left operand; the outputs are the product's last dimension but one.
         unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
+        axes: of an Einsum: how axes move around the product; then `source`'s last axes together are the inputs.
     """
 
     name: str
@@ -80,12 +82,25 @@ class Target:
     slot: int = 0
     left: bool = False
     unit_dimensions: int = 0
+    axes: Axes | None = None
 
     @property
     def key(self) -> Hashable:
         """Equal for targets that share one quantized weight."""
         turned = self.weight.way.then(Transpose((1, 0))) if self.transposed else self.weight.way
         return self.weight.key[:2], turned, self.alpha
+
+    @property
+    def operand(self) -> int:
+        """Position of the activations among the node's inputs, of a product."""
+        return self.axes.operand if self.axes else int(self.left)
+
+    @property
+    def last_axes(self) -> tuple[int, ...]:
+        """Sizes of the result's last axes where these are the outputs; () where they are not."""
+        if self.axes:
+            return self.axes.outputs if self.axes.outputs_last else ()
+        return () if self.left else (self.n,)
 
     @property
     def float_bytes(self) -> int:

@@ -91,7 +91,7 @@ def test_what_is_quantized_already_is_left_in_one_line(model: Path, capsys: Outp
     assert quantize(done, "-o", model.with_name("again.onnx"), "--max-kl", "1") == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[-1] == (f"'{done}' is quantized already: nothing was left to do, and nothing was written.")
+    assert err.splitlines()[-1] == (f"'{done}' is already quantized: nothing was left to do, and nothing was written.")
     assert len(err.splitlines()) == 1
     assert quantize(done, "-q") == 0
     assert capsys.readouterr() == ("", "")

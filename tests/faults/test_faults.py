@@ -253,7 +253,7 @@ def test_a_model_that_is_quantized_already(tmp_path: Path, capsys: Output) -> No
     path = pair(tmp_path / "m.onnx")
     assert quantize(path, *QUICK) == 0
     assert quantize(tmp_path / "m.int4.onnx", "--algorithm", "rtn", "-o", tmp_path / "again.onnx") == 0
-    assert "is quantized already: nothing was left to do" in capsys.readouterr().err
+    assert "is already quantized: nothing was left to do" in capsys.readouterr().err
     assert entries(tmp_path) == ["m.int4.onnx", "m.onnx"]
 
 

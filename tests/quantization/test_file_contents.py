@@ -149,3 +149,39 @@ def test_a_quantized_model_is_seen_as_one(tmp_path: Path) -> None:
     made = onnxfq.quantize(source, algorithm="rtn", validate=False)
     again = onnxfq.inspect(tmp_path / "m.int4.onnx")
     assert rows(again.source_contents) == rows(again.contents) == rows(made.contents)
+
+
+@pytest.mark.parametrize(
+    ("body", "shape", "named"),
+    [
+        ('y = Einsum<equation = "mk,bkn->bmn">(x, t)', (8, 64, 32), "Einsum weights"),
+        ("y = GatherND(t, j)", (100, 64), "embeddings (GatherND)"),
+        ("u = Unsqueeze(x, one) y = Conv(u, t)", (4, 1, 64), "Conv weights"),
+        ("u = Unsqueeze(x, one) y = ConvTranspose(u, t)", (1, 4, 64), "ConvTranspose weights"),
+        ("y, h = GRU<hidden_size = 32>(q, t, r)", (1, 96, 64), "GRU weights"),
+        ("y, h = RNN<hidden_size = 64>(q, t, r)", (1, 64, 64), "RNN weights"),
+        ("a = Relu(t) b = MatMul(x, t) y = Tile(a, i)", (64, 32), "MatMul, Relu weights"),
+        (
+            "y = Loop(i, on, x, t)<body = g (int64 n, bool c, float[M, 64] a, float[64, 64] w) => (bool d, "
+            "float[M, 64] b, float[64, 64] v) { b = MatMul(a, w) d = Identity(c) v = Identity(w) }>",
+            (64, 64),
+            "MatMul weights",
+        ),
+        ("y, m = com.microsoft.EmbedLayerNormalization(i, , t, t, , g, g)", (100, 64),
+         "embeddings (EmbedLayerNormalization)"),
+    ],
+)  # fmt: skip
+def test_every_large_constant_is_named_by_who_computes_with_it(
+    tmp_path: Path, body: str, shape: tuple[int, ...], named: str
+) -> None:
+    if "Loop" in body:
+        call, attribute = body.split("<")
+        name, operands = call.split(" = Loop")
+        body = f"{name}, z = Loop <{attribute} {operands}"
+    proto = model(body, x="float[M, 64] x, int64 i, int64[M, 1] j, float[M, B, 64] q, bool on", y="float[M, N] y",
+                  domains=', "com.microsoft" : 1', t=floats(*shape), one=np.array([1]), g=floats(64),
+                  r=floats(1, 96, 32))  # fmt: skip
+    source = write(proto, tmp_path / "m.onnx")
+    assert rows(onnxfq.inspect(source).source_contents)[named] == 4 * np.prod(shape) + (
+        4 * 96 * 32 if "r)" in body else 0
+    )

@@ -75,7 +75,9 @@ def test_an_expression_that_does_not_compile(option: str, tmp_path: Path) -> Non
 
 def test_expressions_that_match_nothing_are_named_with_what_there_is(tmp_path: Path) -> None:
     network(tmp_path)
-    with pytest.raises(UsageError, match=r"No MatMul, Gemm .* matches `include=Layer`, `exclude=tail`.*'layer.0/up'"):
+    with pytest.raises(
+        UsageError, match=r"No MatMul, Gemm, Einsum .* matches `include=Layer`, `exclude=tail`.*'layer.0/up'"
+    ):
         inspect(tmp_path / "in.onnx", include=("Layer", "up"), exclude=("tail",))
 
 
@@ -97,6 +99,17 @@ def test_the_default_scheme_is_fast(tmp_path: Path) -> None:
 def test_a_slow_scheme_is_refused_with_the_nearest_that_is_fast(tmp_path: Path) -> None:
     with pytest.raises(SchemeError, match=r"4 targets, such as 'layer.0/up'.*nearest fast scheme.*`allow_slow=True`"):
         planned(network(tmp_path), Scheme(bits=8, activations="float"))
+
+
+def test_no_scheme_is_refused_where_nobody_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table's processors have instructions that this one lacks: it says nothing about it."""
+    monkeypatch.setattr("onnxfq.rules.matmul_nbits_kernels.instructions", lambda: "AVX2")
+    chosen, skips = planned(network(tmp_path), Scheme(bits=8, activations="float"))
+    assert [p.kernel.speed for p in chosen] == ["unknown"] * 4
+    assert not skips
+    report = models.quantized_by_rtn(tmp_path / "in.onnx", scheme=Scheme(bits=8, activations="float"))
+    assert {target.speed for target in report.targets} == {"unknown"}
+    assert not any(word in " ".join(report.warnings) for word in ("slow", "fast"))
 
 
 def test_a_slow_scheme_is_taken_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -138,7 +151,7 @@ def test_a_model_without_anything_to_do_is_refused_with_reasons(tmp_path: Path) 
 
 def test_a_model_without_matmul_says_so(tmp_path: Path) -> None:
     graph = Graph.load(models.write(model("y = Relu (x)", y="float[M, 64] y"), tmp_path / "in.onnx"))
-    with pytest.raises(ModelError, match="it has no MatMul, Gemm or Gather"):
+    with pytest.raises(ModelError, match="it has no MatMul, Gemm, Einsum or Gather"):
         refuse_nothing(graph, find(graph, (), ())[1], ())
 
 

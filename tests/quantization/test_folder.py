@@ -259,7 +259,9 @@ def test_expressions_are_about_the_folder_as_a_whole(export: Path) -> None:
     assert {(t.model, t.name) for t in every.targets} - {(t.model, t.name) for t in rest.targets} == {
         (one.model, one.name)
     }
-    with pytest.raises(onnxfq.UsageError, match=r"No MatMul, Gemm or Gather in '.*export' matches `include=nowhere`"):
+    with pytest.raises(
+        onnxfq.UsageError, match=r"No MatMul, Gemm, Einsum or Gather in '.*export' matches `include=nowhere`"
+    ):
         pipeline.inspect(export, include=("nowhere",))
 
 

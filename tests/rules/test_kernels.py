@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import get_args
 
@@ -148,3 +149,23 @@ def test_rows_hold_the_whole_table() -> None:
     offered = [size for row in everything for column in blocks for size in row[column].split() if size != "none"]
     assert len(offered) == len(table())
     assert rows("cpu") + rows("cuda") == everything
+
+
+@pytest.mark.parametrize("name", ["AVX2", "AVX-VNNI", "Arm dot product", "riscv64"])
+def test_nothing_is_said_of_speed_on_processors_that_were_not_measured(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kernel does stays the same, so that files are; what it is said to be like does not."""
+    sizes: tuple[int | Granularity, ...] = (*BLOCK_SIZES, "channel")
+    ways = get_args(Activations)
+    schemes = [Scheme(bits, size, False, way) for bits, size, way in product(BITS, sizes, ways)]
+    known = [choose("cpu", scheme, "float32", 1000, 1000) for scheme in schemes]
+    monkeypatch.setattr("onnxfq.rules.matmul_nbits_kernels.instructions", lambda: name)
+    unknown = [choose("cpu", scheme, "float32", 1000, 1000) for scheme in schemes]
+    assert {kernel.speed for kernel in unknown} == {"unknown"}
+    assert not any(word in kernel.note for kernel in unknown for word in ("fast", "slow", "pays", "dequantizes"))
+    assert [replace(kernel, speed="fast", note="") for kernel in unknown] == [
+        replace(kernel, speed="fast", note="") for kernel in known
+    ]
+    assert nearest_fast("cpu", Scheme(8, activations="float"), "float32", 1000, 1000) is None
+    assert choose("cuda", Scheme(symmetric=True), "float16", 512, 512).speed == "fast"

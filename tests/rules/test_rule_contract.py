@@ -34,6 +34,7 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.operato
 SOURCES: dict[str, tuple[str, str, Array]] = {
     "MatMul": ("y = MatMul (x, w)", "float[M, 256] x", models.grid(256, 64)),
     "Gemm": ("y = Gemm <transB = 1> (x, w)", "float[M, 256] x", models.grid(256, 64).T.copy()),
+    "Einsum": ('y = Einsum <equation = "mk,kn->mn"> (x, w)', "float[M, 256] x", models.grid(256, 64)),
     "Gather": ("e = Gather (w, ids)  y = Add (e, e)", "int64[M] ids", models.grid(64, 256).T.copy()),
 }
 

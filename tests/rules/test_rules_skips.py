@@ -146,7 +146,6 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
         {"v": eight(W), **FAKE},
         QUANTIZED,
     ),
-    "FusedMatMul": ("skipped = com.microsoft.FusedMatMul (x, w2)", {"w2": W}, FUSED),
     "sparse Constant": ("skipped = MatMul (x, v)", {}, "the weight's Constant node holds no dense tensor"),
 }  # fmt: skip
 
@@ -268,7 +267,9 @@ def test_settings_that_a_functions_caller_chooses(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention"])
+@pytest.mark.parametrize(
+    "op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention", "QMoE"]
+)
 def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     proto = model(f"z = com.microsoft.{op_type} (x, w)  y = MatMul (x, w)", domains=MS, w=W)
     report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
@@ -276,6 +277,9 @@ def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
 
 
-def test_a_fused_product_of_two_activations_has_no_weight_to_report(tmp_path: Path) -> None:
-    body = "t = Transpose (x)  z = com.microsoft.FusedMatMul (x, t)  y = MatMul (x, w)"
-    assert not proven(model(body, domains=MS, w=W), tmp_path).report.skipped
+def test_fused_nodes_of_two_activations_have_no_weight_to_report(tmp_path: Path) -> None:
+    body = (
+        "t = Transpose (x)  z = com.microsoft.FusedMatMul (x, t)  v = com.microsoft.FusedGemm (x, t)  y = MatMul (x, w)"
+    )
+    report = models.quantized_by_rtn(models.write(model(body, domains=MS, w=W), tmp_path / "in.onnx"))
+    assert reasons(report) == {"z": COMPUTED}

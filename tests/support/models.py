@@ -197,13 +197,13 @@ def proven(
 
 
 def products(message: onnx.ModelProto | onnx.FunctionProto | onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every MatMul and Gemm of a model, wherever it stands."""
+    """Every MatMul, Gemm and Einsum of two operands of a model, wherever it stands."""
     if isinstance(message, onnx.ModelProto):
         for part in (message.graph, *message.functions):
             yield from products(part)
         return
     for node in message.node:
-        if node.op_type in ("MatMul", "Gemm") and not node.domain:
+        if node.op_type in ("MatMul", "Gemm", "Einsum") and not node.domain and len(node.input) > 1:
             yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
