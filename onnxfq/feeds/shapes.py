@@ -84,16 +84,16 @@ class Sizes:
                 self.known.setdefault(dimension, size)
 
     def _size(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
-        dimension = shape[axis]
+        dimension, fitting = shape[axis], spec.fitting[axis] if spec.fitting else None
         if isinstance(dimension, int):
             return dimension
         if self.cached and axis == 1 and _is_token_mask(spec):
             # Not by its name, which exporters choose loosely ("past_sequence_length + 1" for a whole prompt).
             return self.past + self.sequence
         if dimension is None:
-            return self._by_position(shape, axis)
+            return self._by_position(shape, axis) if fitting is None else fitting
         if dimension not in self.known:
-            value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
+            value = fitting or _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
             self.known[dimension] = self._by_position(shape, axis) if value is None else value
         return self.known[dimension]
 
@@ -149,8 +149,17 @@ def sizes_of(
         array = feed.get(spec.name)
         if array is not None:
             sizes.bind(spec, array)
-        _learn(sizes, spec, spec.shape if array is None else array.shape)
+        _learn(sizes, spec, _fitted(spec) if array is None else array.shape)
     return sizes
+
+
+def _fitted(spec: TensorSpec) -> Shape | None:
+    """An input's shape, with what the graph suggests where it leaves sizes open."""
+    if spec.shape is None or not spec.fitting:
+        return spec.shape
+    return tuple(
+        size if isinstance(size, int) else fit or size for size, fit in zip(spec.shape, spec.fitting, strict=True)
+    )
 
 
 def _learn(sizes: Sizes, spec: TensorSpec, shape: Shape | None) -> None:

@@ -56,7 +56,7 @@ def _symbols(spec: TensorSpec) -> dict[int, str]:
     """What the open sizes of an input are called, by axis: one name, one size; what has no name is one of its own."""
     shape = spec.shape or ()
     named = {axis: size for axis, size in enumerate(shape) if not isinstance(size, int)}
-    return {axis: size if size and size != "?" else f"{spec.name}\0{axis}" for axis, size in named.items()}
+    return {axis: size or f"{spec.name}\0{axis}" for axis, size in named.items()}
 
 
 @dataclass
@@ -153,7 +153,7 @@ class _Walk:
         return [_checked(known if isinstance(known, Known) else Known(known)) for known in several]
 
     def _branches(self, node: Node, condition: Known, scope: _Scope, depth: int) -> Sequence[Known]:
-        """The branch that is taken; both where either may be, unless it depends on sizes, which must not be mixed up."""
+        """The branch that is taken; both where either may be, without their conditions where that depends on sizes."""
         taken = None if condition.data is None else condition.data.item()
         names = ["then_branch", "else_branch"]
         if taken is not None and not isinstance(taken, Expression):
@@ -163,7 +163,10 @@ class _Walk:
         results = [self._inside(_Scope(self._scopes[id(graphs[name])], scope), depth) for name in names]
         if isinstance(taken, Expression):
             self.sizes.conditions = kept
-        return [UNKNOWN if any(o.shape != one.shape for o in others) else one for one, *others in zip(*results)]
+        return [
+            UNKNOWN if any(o.shape != one.shape for o in others) else one
+            for one, *others in zip(*results, strict=False)
+        ]
 
     def _inside(self, scope: _Scope, depth: int) -> Sequence[Known]:
         """Go through a branch or a function; returns what is known of its outputs."""

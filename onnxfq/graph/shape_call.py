@@ -12,7 +12,7 @@ from onnxfq.arrays import Array
 from onnxfq.graph.bodies import Node
 from onnxfq.graph.size_expressions import Compute, Expressions, Size
 
-Sizes_: TypeAlias = tuple[Size, ...]
+Dims: TypeAlias = tuple[Size, ...]
 MOST_VALUES = 64  # of a tensor whose values are followed: shapes, axes, pads
 
 
@@ -29,7 +29,7 @@ class Known:
         data: its elements (an array of sizes), where it is small and they follow from sizes.
     """
 
-    shape: Sizes_ | None = None
+    shape: Dims | None = None
     data: Array | None = None
 
 
@@ -55,7 +55,7 @@ class ShapeCall:
     inputs: Sequence[Known]
     sizes: Expressions
 
-    def shape(self, index: int = 0, rank: int | None = None) -> Sizes_:
+    def shape(self, index: int = 0, rank: int | None = None) -> Dims:
         """The shape of an input, of a certain rank if given.
 
         Raises:
@@ -66,7 +66,7 @@ class ShapeCall:
             raise Untold
         return shape
 
-    def known_shape(self, index: int) -> Sizes_ | None:
+    def known_shape(self, index: int) -> Dims | None:
         """The shape of an input; None where it is missing or not known."""
         return self.inputs[index].shape if index < len(self.inputs) else None
 
@@ -121,9 +121,7 @@ class ShapeCall:
         pairs = np.broadcast(*arrays)
         if pairs.size > MOST_VALUES:
             return None
-        result = np.empty(pairs.shape, object)
-        result.flat = [self.sizes.apply(function, *items) for items in pairs]
-        return result
+        return as_data([self.sizes.apply(function, *items) for items in pairs]).reshape(pairs.shape)
 
 
 def axis_of(axis: Size, rank: int) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from onnxfq.graph.shape_call import Known, ShapeCall, Sizes_, Untold
-from onnxfq.graph.size_expressions import Size
+from onnxfq.graph.shape_call import Dims, Known, ShapeCall, Untold
+from onnxfq.graph.size_expressions import Lanes, Size
 
 
-def matmul(call: ShapeCall, left: int = 0, right: int = 1) -> Sizes_:
+def matmul(call: ShapeCall, left: int = 0, right: int = 1) -> Dims:
+    """MatMul and Gemm: the last axis of the left is the first of the right."""
     a, b = call.shape(left), call.shape(right)
     if not a or not b:
         raise Untold
@@ -23,18 +23,20 @@ def matmul(call: ShapeCall, left: int = 0, right: int = 1) -> Sizes_:
     return (*call.sizes.broadcast(a[:-2], b[:-2]), *rows, *columns)
 
 
-def _turned(call: ShapeCall, shape: Sizes_, attribute: str) -> Sizes_:
+def _turned(call: ShapeCall, shape: Dims, attribute: str) -> Dims:
     turned = call.node.integer(attribute, 0) and len(shape) > 1
     return (*shape[:-2], shape[-1], shape[-2]) if turned else shape
 
 
-def matmul_nbits(call: ShapeCall) -> Sizes_:
+def matmul_nbits(call: ShapeCall) -> Dims:
+    """A weight [N, K] in few bits."""
     shape = call.shape()
     call.sizes.equal(shape[-1], call.node.integer("K", 0) or None)
     return (*shape[:-1], call.node.integer("N", 0) or None)
 
 
-def einsum(call: ShapeCall) -> Sizes_:
+def einsum(call: ShapeCall) -> Dims:
+    """One letter, one size."""
     inputs, arrow, output = str(call.node.attributes.get("equation", "")).replace(" ", "").partition("->")
     terms = inputs.split(",")
     if not arrow or "." in inputs or len(terms) != len(call.inputs):
@@ -46,7 +48,8 @@ def einsum(call: ShapeCall) -> Sizes_:
     return tuple(found.get(letter) for letter in output)
 
 
-def convolution(call: ShapeCall, weight: int = 1) -> Sizes_:
+def convolution(call: ShapeCall, weight: int = 1) -> Dims:
+    """Conv: the weight [outputs, inputs / groups, …] says how many channels there are."""
     x, w = call.shape(), call.shape(weight)
     if len(x) != len(w) or len(x) < 2:
         raise Untold
@@ -54,14 +57,15 @@ def convolution(call: ShapeCall, weight: int = 1) -> Sizes_:
     return (x[0], w[0], *_windows(call, x[2:], w[2:]))
 
 
-def pool(call: ShapeCall) -> Sizes_:
+def pool(call: ShapeCall) -> Dims:
+    """Pooling over windows."""
     x, kernel = call.shape(), call.node.integers("kernel_shape")
     if kernel is None or len(x) != 2 + len(kernel):
         raise Untold
     return (*x[:2], *_windows(call, x[2:], kernel))
 
 
-def _windows(call: ShapeCall, sizes: Sizes_, kernel: Sizes_) -> Sizes_:
+def _windows(call: ShapeCall, sizes: Dims, kernel: Dims) -> Dims:
     """How many windows fit, along each axis; one at least."""
     count, auto = len(sizes), str(call.node.attributes.get("auto_pad", "NOTSET"))
     strides, dilations, pads = (
@@ -75,7 +79,7 @@ def _windows(call: ShapeCall, sizes: Sizes_, kernel: Sizes_) -> Sizes_:
             continue
         padding = 0 if auto == "VALID" else pads[i] + pads[i + count]
         result.append(call.sizes.apply(_count, size, kernel[i], strides[i], dilations[i], padding, ceil))
-        call.sizes.require(call.sizes.apply(np.greater_equal, result[-1], 1))
+        call.sizes.require(np.greater_equal, result[-1], 1)
     return tuple(result)
 
 
@@ -89,16 +93,17 @@ def _listed(call: ShapeCall, name: str, default: int) -> tuple[int, ...]:
     return found
 
 
-def _ceil_divide(size: Any, by: Any) -> Any:
+def _ceil_divide(size: Lanes, by: Lanes) -> Lanes:
     return -(-size // by)
 
 
-def _count(size: Any, kernel: Any, stride: Any, dilation: Any, padding: Any, ceil: Any) -> Any:
+def _count(size: Lanes, kernel: Lanes, stride: Lanes, dilation: Lanes, padding: Lanes, ceil: Lanes) -> Lanes:
     room = size + padding - dilation * (kernel - 1) - 1
     return -(-room // stride) + 1 if ceil else room // stride + 1
 
 
-def transposed_convolution(call: ShapeCall) -> Sizes_:
+def transposed_convolution(call: ShapeCall) -> Dims:
+    """ConvTranspose, whose weight has the inputs first."""
     x, w = call.shape(), call.shape(1)
     count = len(x) - 2
     if len(x) != len(w) or count < 0 or call.node.has("output_shape") or call.node.has("auto_pad"):
@@ -115,11 +120,11 @@ def transposed_convolution(call: ShapeCall) -> Sizes_:
     return (x[0], call.sizes.product(w[1], call.node.integer("group", 1)), *result)
 
 
-def _spread(size: Any, kernel: Any, stride: Any, dilation: Any, extra: Any) -> Any:
+def _spread(size: Lanes, kernel: Lanes, stride: Lanes, dilation: Lanes, extra: Lanes) -> Lanes:
     return stride * (size - 1) + dilation * (kernel - 1) + 1 + extra
 
 
-def normalized_channels(call: ShapeCall) -> Sizes_:
+def normalized_channels(call: ShapeCall) -> Dims:
     """BatchNormalization and InstanceNormalization: a number a channel."""
     x = call.shape()
     scale = call.known_shape(1)
@@ -127,25 +132,26 @@ def normalized_channels(call: ShapeCall) -> Sizes_:
     return (x[0], channels, *x[2:]) if scale and len(x) > 1 else x
 
 
-def normalized_last(call: ShapeCall, scale: int = 1) -> Sizes_:
+def normalized_last(call: ShapeCall, scale: int = 1) -> Dims:
     """LayerNormalization and its kin: numbers for the last axes."""
     x, last = call.shape(), call.known_shape(scale)
     return call.sizes.broadcast(x, last) if last and len(last) <= len(x) else x
 
 
-def skip_normalized(call: ShapeCall) -> list[Sizes_ | Known]:
+def skip_normalized(call: ShapeCall) -> list[Dims | Known]:
+    """A sum that is normalized; the fourth output is the sum."""
     x = normalized_last(call, 2)
     return [x, Known(), Known(), x]
 
 
-def recurrent(call: ShapeCall) -> list[Sizes_ | Known]:
+def recurrent(call: ShapeCall) -> list[Dims | Known]:
     """RNN, GRU and LSTM: weights [directions, gates · hidden, inputs], states [directions, batch, hidden]."""
     if call.node.integer("layout", 0):
         raise Untold
     (length, batch, size), (directions, _, inputs) = call.shape(0, 3), call.shape(1, 3)
     hidden = call.shape(2, 3)[2]
     call.sizes.equal(size, inputs)
-    state: Sizes_ = (directions, batch, hidden)
+    state: Dims = (directions, batch, hidden)
     for index in (5, 6):
         given = call.known_shape(index)
         for one, other in zip(given or (), state, strict=False):
@@ -153,8 +159,8 @@ def recurrent(call: ShapeCall) -> list[Sizes_ | Known]:
     return [(length, directions, batch, hidden), state, state]
 
 
-def group_query_attention(call: ShapeCall) -> list[Sizes_ | Known]:
-    """Queries [batch, tokens, heads · head size], or with keys and values in them; a cache of a head size of its own."""
+def group_query_attention(call: ShapeCall) -> list[Dims | Known]:
+    """Queries [batch, tokens, heads · head size], or with keys and values in them, and a cache."""
     batch, tokens, width = call.shape(0, 3)
     heads, cached = call.node.integer("num_heads", 0), call.node.integer("kv_num_heads", 0)
     packed = not call.has(1)
@@ -162,13 +168,14 @@ def group_query_attention(call: ShapeCall) -> list[Sizes_ | Known]:
     return _attention(call, (batch, tokens), heads, cached, size, (3, 4))
 
 
-def multi_head_attention(call: ShapeCall) -> list[Sizes_ | Known]:
+def multi_head_attention(call: ShapeCall) -> list[Dims | Known]:
+    """Queries [batch, tokens, heads · head size] and a cache."""
     batch, tokens, width = call.shape(0, 3)
     heads = call.node.integer("num_heads", 0)
     return _attention(call, (batch, tokens), heads, heads, _quotient(call, width, heads), (6, 7))
 
 
-def attention(call: ShapeCall) -> list[Sizes_ | Known]:
+def attention(call: ShapeCall) -> list[Dims | Known]:
     """ONNX's Attention on [batch, heads, tokens, head size] or [batch, tokens, heads · head size]."""
     query = call.shape()
     if len(query) == 4:
@@ -181,7 +188,7 @@ def attention(call: ShapeCall) -> list[Sizes_ | Known]:
     return _attention(call, query[:2], heads, cached, _quotient(call, query[-1], heads), (4, 5))
 
 
-def fused_attention(call: ShapeCall) -> list[Sizes_ | Known]:
+def fused_attention(call: ShapeCall) -> list[Dims | Known]:
     """Attention of com.microsoft, which has the weight of the projections [inputs, 3 · heads · head size]."""
     (batch, tokens, width), (inputs, outputs) = call.shape(0, 3), call.shape(1, 2)
     if call.node.has("qkv_hidden_sizes"):
@@ -195,14 +202,14 @@ def fused_attention(call: ShapeCall) -> list[Sizes_ | Known]:
 
 
 def _attention(
-    call: ShapeCall, rows: Sizes_, heads: int, cached: int, size: Size, pasts: tuple[int, int]
-) -> list[Sizes_ | Known]:
+    call: ShapeCall, rows: Dims, heads: int, cached: int, size: Size, pasts: tuple[int, int]
+) -> list[Dims | Known]:
     for index in pasts:
         _same_but_tokens(call, call.known_shape(index), (rows[0], cached or None, None, size))
     return [(*rows, call.sizes.product(heads, size) if heads else None)]
 
 
-def _same_but_tokens(call: ShapeCall, cache: Sizes_ | None, wanted: Sizes_) -> None:
+def _same_but_tokens(call: ShapeCall, cache: Dims | None, wanted: Dims) -> None:
     """A cache [batch, heads, tokens, head size] has all sizes of new keys but their number."""
     if cache is not None and len(cache) == len(wanted) == 4:
         for axis in (0, 1, 3):
@@ -213,17 +220,17 @@ def _quotient(call: ShapeCall, size: Size, by: int) -> Size:
     return call.sizes.apply(np.floor_divide, size, by) if by > 0 else None
 
 
-def fourier_windows(call: ShapeCall) -> Sizes_:
+def fourier_windows(call: ShapeCall) -> Dims:
     """STFT: [batch, samples, 1] to [batch, windows, frequencies, 2]."""
     (batch, samples, *_), step = call.shape(), call.data(1).item()
     length = call.data(3).item() if call.has(3) else call.shape(2, 1)[0]
     windows = call.sizes.apply(_count, samples, length, step, 1, 0, 0)
-    call.sizes.require(call.sizes.apply(np.greater_equal, windows, 1))
+    call.sizes.require(np.greater_equal, windows, 1)
     half = isinstance(length, int) and call.node.integer("onesided", 1)
     return (batch, windows, math.floor(length / 2) + 1 if half and isinstance(length, int) else length, 2)
 
 
-Layer = Callable[[ShapeCall], "Sizes_ | list[Sizes_ | Known]"]
+Layer = Callable[[ShapeCall], "Dims | list[Dims | Known]"]
 
 LAYERS: dict[str, Layer] = {
     "MatMul": matmul,

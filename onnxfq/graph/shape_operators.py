@@ -1,25 +1,25 @@
 """What operators do to shapes: one line in `OPERATORS` an operator, one function for all that do the same.
 
-A function returns the shape of the node's first output, or `Known` where elements are known too, or a list of these, one
-an output; and it says (`sizes.equal`, `sizes.require`) what must hold for the node to run. Where it cannot tell, it raises
-`Untold`.
+A function returns the shape of the node's first output, or `Known` where elements are known too, or a list of these,
+one an output; and it says (`sizes.equal`, `sizes.require`) what must hold for the node to run. Where it cannot tell, it
+raises `Untold`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto
+from onnx.numpy_helper import to_array
 
 from onnxfq.graph.bodies import Node
-from onnxfq.graph.shape_call import MOST_VALUES, Known, ShapeCall, Sizes_, Untold, as_data, axis_of
+from onnxfq.graph.shape_call import MOST_VALUES, Dims, Known, ShapeCall, Untold, as_data, axis_of
 from onnxfq.graph.shape_layers import LAYERS
-from onnxfq.graph.size_expressions import Compute, Size
+from onnxfq.graph.size_expressions import Compute, Lanes, Size
 
-Operator = Callable[[ShapeCall], "Sizes_ | Known | list[Sizes_ | Known]"]
+Operator = Callable[[ShapeCall], "Dims | Known | list[Dims | Known]"]
 
 
 def operator_of(node: Node) -> Operator | None:
@@ -28,7 +28,7 @@ def operator_of(node: Node) -> Operator | None:
     return OPERATORS.get(f"{node.domain}:{key}") or OPERATORS.get(key)
 
 
-def _same(call: ShapeCall) -> Sizes_:
+def _same(call: ShapeCall) -> Dims:
     return call.shape()
 
 
@@ -36,7 +36,7 @@ def _identity(call: ShapeCall) -> Known:
     return call.inputs[0]
 
 
-def _divide(one: Any, other: Any) -> Any:
+def _divide(one: Lanes, other: Lanes) -> Lanes:
     whole = all(np.asarray(v).dtype.kind in "iub" for v in (one, other))
     return np.floor_divide(one, other) if whole else np.true_divide(one, other)
 
@@ -89,7 +89,7 @@ def _cast(call: ShapeCall) -> Known:
     return Known(shape, call.compute(lambda value: np.asarray(value).astype(kind), data))
 
 
-def _moved(call: ShapeCall, shape: Sizes_) -> Known:
+def _moved(call: ShapeCall, shape: Dims) -> Known:
     """The same elements in another shape."""
     data = call.inputs[0].data
     fixed = [size for size in shape if isinstance(size, int)]
@@ -110,18 +110,18 @@ def _reshape(call: ShapeCall) -> Known:
     given = call.sizes.product(*(s for i, s in enumerate(source) if not (i < len(kept) and kept[i])))
     others = call.sizes.product(*(s for s, k in zip(result, kept, strict=True) if not k and s != -1))
     if -1 in result:
-        call.sizes.require(call.sizes.apply(_divides, others, given))
+        call.sizes.require(_divides, others, given)
         result[result.index(-1)] = call.sizes.apply(np.floor_divide, given, others)
     else:
         call.sizes.equal(given, others)
     return _moved(call, tuple(result))
 
 
-def _divides(part: Any, whole: Any) -> Any:
+def _divides(part: Lanes, whole: Lanes) -> Lanes:
     return np.mod(whole, part) == 0
 
 
-def _some(call: ShapeCall, index: int) -> Sizes_:
+def _some(call: ShapeCall, index: int) -> Dims:
     """As many unknown sizes as an input, the shape, has elements."""
     (count,) = call.shape(index, 1)
     if not isinstance(count, int) or count > MOST_VALUES:
@@ -129,7 +129,7 @@ def _some(call: ShapeCall, index: int) -> Sizes_:
     return (None,) * count
 
 
-def _flatten(call: ShapeCall) -> Sizes_:
+def _flatten(call: ShapeCall) -> Dims:
     shape = call.shape()
     axis = call.node.integer("axis", 1)
     axis = axis + len(shape) if axis < 0 else axis
@@ -169,7 +169,7 @@ def _concat(call: ShapeCall) -> Known:
     return Known(tuple(result), np.concatenate([d for d in data if d is not None], axis) if small else None)
 
 
-def _split(call: ShapeCall) -> list[Sizes_ | Known]:
+def _split(call: ShapeCall) -> list[Dims | Known]:
     shape, count = call.shape(), len(call.node.outputs)
     axis = call.axis(0, len(shape))
     parts = call.numbers("split", 1, ())
@@ -194,7 +194,7 @@ def _slice(call: ShapeCall) -> Known:
     return Known(tuple(shape), data)
 
 
-def _slice_length(start: Any, end: Any, size: Any, step: Any) -> Any:
+def _slice_length(start: Lanes, end: Lanes, size: Lanes, step: Lanes) -> Lanes:
     low, high = np.where(step > 0, 0, -1), np.where(step > 0, size, size - 1)
     start, end = (np.clip(np.where(v < 0, v + size, v), low, high) for v in (start, end))
     return np.maximum(0, -((start - end) // step))
@@ -209,7 +209,7 @@ def _gather(call: ShapeCall) -> Known:
     return Known((*shape[:axis], *places, *shape[axis + 1 :]), None if taken is None else as_data(taken))
 
 
-def _gather_nd(call: ShapeCall) -> Sizes_:
+def _gather_nd(call: ShapeCall) -> Dims:
     shape, places, batch = call.shape(), call.shape(1), call.node.integer("batch_dims", 0)
     if not isinstance(places[-1], int):
         raise Untold
@@ -225,25 +225,25 @@ def _expand(call: ShapeCall) -> Known:
     return Known(call.sizes.broadcast(shape, wanted))
 
 
-def _tile(call: ShapeCall) -> Sizes_:
+def _tile(call: ShapeCall) -> Dims:
     shape, repeats = call.shape(), call.numbers("repeats", 1, [None] * len(call.shape()))
     return tuple(call.sizes.product(s, r) for s, r in zip(shape, repeats, strict=True))
 
 
-def _pad(call: ShapeCall) -> Sizes_:
+def _pad(call: ShapeCall) -> Dims:
     shape = list(call.shape())
     axes = call.axes(3, len(shape), range(len(shape)))
     try:
         pads = call.numbers("pads", 1)
     except Untold:
-        pads = [None] * 2 * len(axes)
+        pads = list[Size]((None,) * 2 * len(axes))
     for i, axis in enumerate(axes):
         ends = call.sizes.apply(np.add, pads[i], pads[i + len(axes)])
         shape[axis] = call.sizes.apply(np.add, shape[axis], ends)
     return tuple(shape)
 
 
-def _resize(call: ShapeCall) -> Sizes_:
+def _resize(call: ShapeCall) -> Dims:
     shape = call.shape()
     if call.node.has("axes"):
         raise Untold
@@ -255,11 +255,11 @@ def _resize(call: ShapeCall) -> Sizes_:
     return tuple(call.sizes.apply(_scaled, size, scale) for size, scale in zip(shape, scales, strict=True))
 
 
-def _scaled(size: Any, scale: Any) -> Any:
+def _scaled(size: Lanes, scale: Lanes) -> Lanes:
     return np.floor(size * np.asarray(scale, np.float64)).astype(np.int64)
 
 
-def _depth_to_space(call: ShapeCall, by: int = 1) -> Sizes_:
+def _depth_to_space(call: ShapeCall, by: int = 1) -> Dims:
     (batch, depth, *sides), block = call.shape(0, 4), call.node.integer("blocksize", 1)
     over, under = (block**2, block) if call.node.op_type == "DepthToSpace" else (block, block**2)
     if over == block:
@@ -268,7 +268,7 @@ def _depth_to_space(call: ShapeCall, by: int = 1) -> Sizes_:
 
 
 def _part(call: ShapeCall, size: Size, by: int) -> Size:
-    call.sizes.require(call.sizes.apply(_divides, by, size))
+    call.sizes.require(_divides, by, size)
     return call.sizes.apply(np.floor_divide, size, by)
 
 
@@ -299,8 +299,6 @@ def _constant_of_shape(call: ShapeCall) -> Known:
 
 def _only(value: TensorProto) -> int | float | None:
     """The number that a tensor of one element holds."""
-    from onnx.numpy_helper import to_array
-
     found = np.asarray(to_array(value)).ravel()
     return found[0].item() if found.size == 1 and found.dtype.kind in "iufb" else None
 
@@ -313,13 +311,13 @@ def _range(call: ShapeCall) -> Known:
     return Known((count,), as_data([call.sizes.apply(lambda a, s, i=i: a + i * s, start, step) for i in range(count)]))
 
 
-def _one_hot(call: ShapeCall) -> Sizes_:
+def _one_hot(call: ShapeCall) -> Dims:
     places = call.shape()
     axis = axis_of(call.node.integer("axis", -1), len(places) + 1)
     return (*places[:axis], call.data(1).item(), *places[axis:])
 
 
-def _top(call: ShapeCall) -> list[Sizes_ | Known]:
+def _top(call: ShapeCall) -> list[Dims | Known]:
     shape = call.shape()
     axis = call.axis(-1, len(shape))
     (count,) = call.numbers("k", 1)
@@ -338,13 +336,13 @@ def _reduce(call: ShapeCall) -> Known:
     return Known(result, as_data([call.sizes.product(*data)]).reshape((1,) if kept else ()))
 
 
-def _place_of_extreme(call: ShapeCall) -> Sizes_:
+def _place_of_extreme(call: ShapeCall) -> Dims:
     shape = call.shape()
     axis = call.axis(0, len(shape))
     return (*shape[:axis], *([1] if call.node.integer("keepdims", 1) else []), *shape[axis + 1 :])
 
 
-def _pooled_whole(call: ShapeCall) -> Sizes_:
+def _pooled_whole(call: ShapeCall) -> Dims:
     shape = call.shape()
     return (*shape[:2], *[1] * (len(shape) - 2))
 

@@ -20,6 +20,7 @@ _PASSING = frozenset(
 )
 _EMBEDDINGS = frozenset({"Gather", "GatherBlockQuantized"})
 _MOST_ORIGINS = 16
+_ANY = ("", "?")  # names of sizes that have none
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
@@ -54,8 +55,8 @@ def _dimension(dim: TensorShapeProto.Dimension) -> Dimension:
     if kind is None:
         return None
     if kind == "dim_param":
-        return str(dim.dim_param)
-    return int(dim.dim_value) if dim.dim_value >= 0 else None  # what exporters write for "any"
+        return str(dim.dim_param) if dim.dim_param not in _ANY else None
+    return int(dim.dim_value) if dim.dim_value >= 0 else None  # -1 is what some exporters write for any size
 
 
 def _vocabularies(ids: Iterable[str], bodies: list[Body], path: Path) -> dict[str, int]:

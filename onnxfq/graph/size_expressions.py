@@ -1,12 +1,13 @@
 """Sizes that follow from sizes nobody knows yet, without algebra: an expression is known by its values at some sizes.
 
-Two expressions that have the same values at all of them count as one, and one that has the same value everywhere is that
-number. So `batch · tokens · 768 / (batch · 768)` is `tokens`, however a graph writes it.
+Two expressions that have the same values at all of them count as one, and one that has the same value everywhere is
+that number. So `batch · tokens · 768 / (batch · 768)` is `tokens`, however a graph writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,11 +16,13 @@ import numpy as np
 from onnxfq.arrays import Array
 
 Size: TypeAlias = "int | float | Expression | None"  # None where nothing is known
-Compute = Callable[..., Any]
+Lanes: TypeAlias = Any  # a number, or an array with one for each of the sizes that are tried at once
+Compute = Callable[..., Lanes]
 
 _LEAST, _MOST, _SAMPLES = 20, 5000, 16  # below every table of positions, and above most
 _MOST_EXPRESSIONS = 10_000
 _MOST_CONDITIONS = 1000
+_NO_SAMPLE = np.zeros(0)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,17 +52,18 @@ class Expressions:
     """
 
     def __init__(self) -> None:
-        self.conditions: dict[int, Expression] = {}
+        self.conditions: dict[Hashable, Expression] = {}
         self._known: dict[tuple[str, bytes], Expression] = {}
         self._symbols: dict[str, Expression] = {}
         self._grid = np.geomspace(_LEAST, _MOST, _SAMPLES)
+        self._index = itertools.count()
 
     def symbol(self, name: str) -> Expression:
         """The unknown size of a name."""
         if name not in self._symbols:
             rng = np.random.default_rng(len(self._symbols))
             sample = (rng.permutation(self._grid) * rng.uniform(1, 1.3, _SAMPLES)).astype(np.int64)
-            self._symbols[name] = self._add(Expression(len(self._known), sample, frozenset([name])))
+            self._symbols[name] = self._add(Expression(next(self._index), sample, frozenset([name])))
         return self._symbols[name]
 
     def apply(self, function: Compute, *arguments: Size) -> Size:
@@ -72,12 +76,23 @@ class Expressions:
             return number if np.isfinite(number) else None
         found = self._known.get((value.dtype.char, value.tobytes()))
         if found is None and len(self._known) < _MOST_EXPRESSIONS:
-            symbols = frozenset().union(*(a.symbols for a in arguments if isinstance(a, Expression)))
-            found = self._add(Expression(len(self._known), value, symbols, function, arguments))
+            found = self._add(self._made(value, function, arguments))
         return found
+
+    def _made(self, sample: Array, function: Compute, arguments: tuple[Size, ...]) -> Expression:
+        symbols = frozenset().union(*(a.symbols for a in arguments if isinstance(a, Expression)))
+        return Expression(next(self._index), sample, symbols, function, arguments)
 
     def _add(self, new: Expression) -> Expression:
         return self._known.setdefault((new.sample.dtype.char, new.sample.tobytes()), new)
+
+    def require(self, function: Compute, *arguments: Size) -> None:
+        """Note that a function of sizes must be true; nothing where one of them is unknown, or all are numbers."""
+        if any(a is None for a in arguments) or not any(isinstance(a, Expression) for a in arguments):
+            return
+        key = (function, *(a.index if isinstance(a, Expression) else float(a or 0) for a in arguments))
+        if key not in self.conditions and len(self.conditions) < _MOST_CONDITIONS:
+            self.conditions[key] = self._made(_NO_SAMPLE, function, arguments)
 
     def product(self, *sizes: Size) -> Size:
         """All of them multiplied."""
@@ -86,16 +101,11 @@ class Expressions:
             result = size if result == 1 else result if size == 1 else self.apply(np.multiply, result, size)
         return result
 
-    def require(self, condition: Size) -> None:
-        """Note that a condition must hold."""
-        if isinstance(condition, Expression) and len(self.conditions) < _MOST_CONDITIONS:
-            self.conditions.setdefault(condition.index, condition)
-
     def equal(self, one: Size, other: Size) -> Size:
         """Note that two sizes are the same; returns the one of which more is known."""
         if one is None or other is None or one is other:
             return other if one is None else one
-        self.require(self.apply(np.equal, one, other))
+        self.require(np.equal, one, other)
         return other if isinstance(one, Expression) and not isinstance(other, Expression) else one
 
     def broadcast(self, *shapes: tuple[Size, ...]) -> tuple[Size, ...]:

@@ -25,8 +25,8 @@ _Symbols = frozenset[str]
 def solve(conditions: Iterable[Expression], axes: Mapping[str, _Axis]) -> dict[str, int]:
     """Sizes by symbol, where the conditions leave one, or rule out what is usual.
 
-    First each symbol by itself; then one row at a time (axis 0 is 1, where nothing says otherwise); then two sides of an
-    input as those of a square.
+    First each symbol by itself; then one row at a time (axis 0 is 1, where nothing says otherwise); then two sides of
+    an input as those of a square.
 
     Args:
         conditions: expressions that must be true.
@@ -61,7 +61,8 @@ class _Solver:
         """Solve what depends on one symbol, and what then does."""
         for _ in range(_MOST_ROUNDS):
             groups = self._groups()
-            if not any([self._solve(symbols, groups) for symbols in groups if len(symbols) == 1]):
+            solved = [self._solve(symbols, groups) for symbols in groups if len(symbols) == 1]
+            if not any(solved):
                 return
 
     def square(self) -> bool:
