@@ -132,12 +132,12 @@ class _Walk:
         return Known(tuple(other if s is None else s for s, other in zip(known.shape, said, strict=True)), known.data)
 
     def _node(self, node: Node, scope: _Scope, depth: int) -> Sequence[Known]:
-        inputs = [scope.look_up(name) if name else UNKNOWN for name in node.inputs]
         try:
-            if node.references:
-                return ()
             if node.op_type == "Constant" and not node.domain:
                 return [_literal(node)]
+            if node.references:
+                return ()
+            inputs = [scope.look_up(name) if name else UNKNOWN for name in node.inputs]
             if node.op_type == "If" and not node.domain:
                 return self._branches(node, inputs[0], scope, depth)
             called = self._functions.get((node.domain, node.op_type))
@@ -194,9 +194,9 @@ def _declared(proto: GraphProto | FunctionProto) -> dict[str, ValueInfoProto]:
 
 def _literal(node: Node) -> Known:
     """What a Constant node holds."""
-    value = node.attributes.get("value")
-    if isinstance(value, TensorProto):
-        return _stored(value)
+    (attribute,) = node.proto.attribute
+    if attribute.name == "value":
+        return _stored(attribute.t)
     data = as_data(next((node.attributes[name] for name in _LITERALS if node.has(name)), None))
     return Known(data.shape, data if data.size <= MOST_VALUES else None) if data.dtype == object else UNKNOWN
 
@@ -207,5 +207,8 @@ def _stored(proto: TensorProto) -> Known:
     small = len(shape) <= MOST_DIMENSIONS and math.prod(shape) <= MOST_VALUES
     if not small or proto.data_location == TensorProto.EXTERNAL or proto.data_type not in NUMPY_TYPES:
         return Known(shape)
-    data = Tensor(proto.name, shape, proto.data_type, None, proto).read()
+    if proto.HasField("raw_data"):
+        data = np.frombuffer(proto.raw_data, NUMPY_TYPES[proto.data_type])
+    else:
+        data = Tensor(proto.name, shape, proto.data_type, None, proto).read()
     return Known(shape, as_data(data.tolist()).reshape(shape))

@@ -133,3 +133,15 @@ def axis_of(axis: Size, rank: int) -> int:
     if not isinstance(axis, int) or not -rank <= axis < rank:
         raise Untold
     return axis % rank
+
+
+def unknown_sizes(call: ShapeCall, index: int) -> Dims:
+    """As many unknown sizes as an input, a shape, has elements.
+
+    Raises:
+        Untold: it is not known how many.
+    """
+    (count,) = call.shape(index, 1)
+    if not isinstance(count, int) or count > MOST_VALUES:
+        raise Untold
+    return (None,) * count

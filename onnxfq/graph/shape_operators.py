@@ -7,17 +7,15 @@ raises `Untold`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto
-from onnx.numpy_helper import to_array
 
 from onnxfq.graph.bodies import Node
-from onnxfq.graph.shape_call import MOST_VALUES, Dims, Known, ShapeCall, Untold, as_data, axis_of
+from onnxfq.graph.shape_call import MOST_VALUES, Dims, Known, ShapeCall, Untold, as_data, axis_of, unknown_sizes
 from onnxfq.graph.shape_layers import LAYERS
-from onnxfq.graph.size_expressions import Compute, Lanes, Size
+from onnxfq.graph.shape_values import VALUES
+from onnxfq.graph.size_expressions import Lanes, Size
 
 Operator = Callable[[ShapeCall], "Dims | Known | list[Dims | Known]"]
 
@@ -36,59 +34,6 @@ def _identity(call: ShapeCall) -> Known:
     return call.inputs[0]
 
 
-def _divide(one: Lanes, other: Lanes) -> Lanes:
-    whole = all(np.asarray(v).dtype.kind in "iub" for v in (one, other))
-    return np.floor_divide(one, other) if whole else np.true_divide(one, other)
-
-
-_ARITHMETIC: dict[str, Compute] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": _divide,
-    "Mod": np.mod,
-    "Pow": np.power,
-    "Min": lambda *values: functools.reduce(np.minimum, values),
-    "Max": lambda *values: functools.reduce(np.maximum, values),
-    "Equal": np.equal,
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Not": np.logical_not,
-    "Where": np.where,
-    "Neg": np.negative,
-    "Abs": np.abs,
-    "Floor": np.floor,
-    "Ceil": np.ceil,
-    "Round": np.rint,
-    "Sqrt": np.sqrt,
-}
-
-
-def _elementwise(call: ShapeCall) -> Known:
-    shapes = [call.shape(index) for index in range(len(call.inputs))]
-    data = [known.data for known in call.inputs]
-    function = _ARITHMETIC.get(call.node.op_type)
-    if function is None or any(d is None for d in data):
-        return Known(call.sizes.broadcast(*shapes))
-    computed = call.compute(function, *(d for d in data if d is not None))
-    return Known(call.sizes.broadcast(*shapes), computed)
-
-
-_KINDS = {TensorProto.BOOL: np.bool_, TensorProto.INT64: np.int64, TensorProto.INT32: np.int64}
-_KINDS |= dict.fromkeys((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16), np.float64)
-
-
-def _cast(call: ShapeCall) -> Known:
-    shape, data, kind = call.shape(), call.inputs[0].data, _KINDS.get(call.node.integer("to", 0))
-    if data is None or kind is None:
-        return Known(shape)
-    return Known(shape, call.compute(lambda value: np.asarray(value).astype(kind), data))
-
-
 def _moved(call: ShapeCall, shape: Dims) -> Known:
     """The same elements in another shape."""
     data = call.inputs[0].data
@@ -101,7 +46,7 @@ def _reshape(call: ShapeCall) -> Known:
     try:
         wanted = call.numbers("shape", 1)
     except Untold:
-        return Known(_some(call, 1))
+        return Known(unknown_sizes(call, 1))
     keeps = not call.node.integer("allowzero", 0)
     kept = [keeps and size == 0 and not isinstance(size, float) for size in wanted]
     result = [(source[i] if source and i < len(source) else None) if kept[i] else s for i, s in enumerate(wanted)]
@@ -119,14 +64,6 @@ def _reshape(call: ShapeCall) -> Known:
 
 def _divides(part: Lanes, whole: Lanes) -> Lanes:
     return np.mod(whole, part) == 0
-
-
-def _some(call: ShapeCall, index: int) -> Dims:
-    """As many unknown sizes as an input, the shape, has elements."""
-    (count,) = call.shape(index, 1)
-    if not isinstance(count, int) or count > MOST_VALUES:
-        raise Untold
-    return (None,) * count
 
 
 def _flatten(call: ShapeCall) -> Dims:
@@ -221,7 +158,7 @@ def _expand(call: ShapeCall) -> Known:
     try:
         wanted = tuple(call.numbers("shape", 1))
     except Untold:
-        wanted = _some(call, 1)
+        wanted = unknown_sizes(call, 1)
     return Known(call.sizes.broadcast(shape, wanted))
 
 
@@ -272,45 +209,6 @@ def _part(call: ShapeCall, size: Size, by: int) -> Size:
     return call.sizes.apply(np.floor_divide, size, by)
 
 
-def _shape(call: ShapeCall) -> Known:
-    shape = call.shape()
-    part = shape[call.node.integer("start", 0) : call.node.integer("end", len(shape))]
-    return Known((len(part),), as_data(part))
-
-
-def _size(call: ShapeCall) -> Known:
-    return Known((), as_data(call.sizes.product(*call.shape())))
-
-
-def _constant_of_shape(call: ShapeCall) -> Known:
-    try:
-        shape = tuple(call.data(0).ravel())
-    except Untold:
-        return Known(_some(call, 0))
-    value = call.node.attributes.get("value")
-    whole = all(isinstance(size, int) for size in shape)
-    if not whole or np.prod(np.asarray(shape, np.float64)) > MOST_VALUES:
-        return Known(shape)
-    if value is not None and not isinstance(value, TensorProto):
-        raise Untold
-    number = 0.0 if value is None else _only(value)
-    return Known(shape, None if number is None else np.full(shape, number, object))
-
-
-def _only(value: TensorProto) -> int | float | None:
-    """The number that a tensor of one element holds."""
-    found = np.asarray(to_array(value)).ravel()
-    return found[0].item() if found.size == 1 and found.dtype.kind in "iufb" else None
-
-
-def _range(call: ShapeCall) -> Known:
-    start, limit, step = (call.data(index).item() for index in range(3))
-    count = call.sizes.apply(lambda a, b, s: np.maximum(0, np.ceil((b - a) / s)).astype(np.int64), start, limit, step)
-    if not isinstance(count, int) or count > MOST_VALUES:
-        return Known((count,))
-    return Known((count,), as_data([call.sizes.apply(lambda a, s, i=i: a + i * s, start, step) for i in range(count)]))
-
-
 def _one_hot(call: ShapeCall) -> Dims:
     places = call.shape()
     axis = axis_of(call.node.integer("axis", -1), len(places) + 1)
@@ -348,8 +246,6 @@ def _pooled_whole(call: ShapeCall) -> Dims:
 
 
 OPERATORS: dict[str, Operator] = {
-    **dict.fromkeys(_ARITHMETIC, _elementwise),
-    **dict.fromkeys(("Sum", "Mean", "PRelu", "Xor", "BitShift", "BitwiseAnd", "BitwiseOr"), _elementwise),
     **dict.fromkeys(("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"), _same),
     **dict.fromkeys(("Softplus", "Softsign", "Gelu", "FastGelu", "QuickGelu", "Mish", "ThresholdedRelu", "Erf"), _same),
     **dict.fromkeys(("Exp", "Log", "Sin", "Cos", "Tan", "Reciprocal", "Sign", "Clip", "IsNaN", "IsInf"), _same),
@@ -364,7 +260,6 @@ OPERATORS: dict[str, Operator] = {
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     "Identity": _identity,
-    "Cast": _cast,
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Squeeze": _squeeze,
@@ -379,13 +274,10 @@ OPERATORS: dict[str, Operator] = {
     "Expand": _expand,
     "Tile": _tile,
     "Pad": _pad,
-    "Shape": _shape,
-    "Size": _size,
-    "ConstantOfShape": _constant_of_shape,
-    "Range": _range,
     "OneHot": _one_hot,
     "TopK": _top,
     "NonZero": lambda call: (len(call.shape()), None),
     "GridSample": lambda call: (*call.shape(0, 4)[:2], *call.shape(1, 4)[1:3]),
+    **VALUES,
     **LAYERS,
 }
