@@ -144,13 +144,13 @@ def skip_normalized(call: ShapeCall) -> list[Dims | Known]:
     return [x, Known(), Known(), x]
 
 
-def recurrent(call: ShapeCall) -> list[Dims | Known]:
+def recurrent(call: ShapeCall, turned: bool = False) -> list[Dims | Known]:
     """RNN, GRU and LSTM: weights [directions, gates · hidden, inputs], states [directions, batch, hidden]."""
     if call.node.integer("layout", 0):
         raise Untold
-    (length, batch, size), (directions, _, inputs) = call.shape(0, 3), call.shape(1, 3)
-    hidden = call.shape(2, 3)[2]
-    call.sizes.equal(size, inputs)
+    (length, batch, size), (directions, *weight) = call.shape(0, 3), call.shape(1, 3)
+    hidden = call.shape(2, 3)[1 if turned else 2]
+    call.sizes.equal(size, weight[0 if turned else 1])
     state: Dims = (directions, batch, hidden)
     for index in (5, 6):
         given = call.known_shape(index)
@@ -239,6 +239,7 @@ LAYERS: dict[str, Layer] = {
     "Gemm": matmul,
     "FusedGemm": matmul,
     "QLinearMatMul": lambda call: matmul(call, 0, 3),
+    "QGemm": lambda call: matmul(call, 0, 3),
     "MatMulIntegerToFloat": matmul,
     "DynamicQuantizeMatMul": matmul,
     "MatMulNBits": matmul_nbits,
@@ -262,6 +263,7 @@ LAYERS: dict[str, Layer] = {
     "RNN": recurrent,
     "GRU": recurrent,
     "LSTM": recurrent,
+    "DynamicQuantizeLSTM": lambda call: recurrent(call, turned=True),
     "GroupQueryAttention": group_query_attention,
     "MultiHeadAttention": multi_head_attention,
     "Attention": attention,

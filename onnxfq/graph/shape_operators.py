@@ -252,7 +252,7 @@ OPERATORS: dict[str, Operator] = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "Dropout", "CumSum", "Trilu", "LRN", "EyeLike"), _same),
     **dict.fromkeys(("LpNormalization", "MeanVarianceNormalization", "GroupNormalization", "CastLike"), _same),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "RotaryEmbedding", "ReverseSequence"), _same),
-    **dict.fromkeys(("Scatter", "ScatterElements", "ScatterND", "DynamicQuantizeLinear", "BitwiseNot"), _same),
+    **dict.fromkeys(("Scatter", "ScatterElements", "ScatterND", "MoE", "QMoE", "BitwiseNot"), _same),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _pooled_whole),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1"), _reduce),
     **dict.fromkeys(("ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"), _reduce),
@@ -278,6 +278,9 @@ OPERATORS: dict[str, Operator] = {
     "TopK": _top,
     "NonZero": lambda call: (len(call.shape()), None),
     "GridSample": lambda call: (*call.shape(0, 4)[:2], *call.shape(1, 4)[1:3]),
+    "DynamicQuantizeLinear": lambda call: [call.shape(), (), ()],
+    "GatherBlockQuantized": lambda call: (*call.shape(1), None),
+    "EmbedLayerNormalization": lambda call: (*call.shape(), call.shape(2, 2)[1]),
     **VALUES,
     **LAYERS,
 }

@@ -101,25 +101,30 @@ class _Solver:
         return True
 
     def _valid(self, symbols: _Symbols, conditions: list[Expression]) -> Array | None:
-        """Which of the sizes from 1 satisfy the conditions, without those that contradict the ones before."""
+        """Which sizes from 1 on satisfy the conditions: larger ones are tried where no small one satisfies them all."""
+        best: tuple[int, Array] | None = None
         for most in _CANDIDATES:
-            known = {name: np.array(size) for name, size in (self.assumed | self.found).items()}
-            values = known | dict.fromkeys(symbols, np.arange(1, most + 1))
-            made: dict[int, Array] = {}
-            valid = np.ones(most, np.bool_)
-            for condition in conditions:
-                steps = steps_to(condition, made)
-                self._work -= len(steps) * most
-                if self._work < 0:
-                    return None
-                fits = valid & (evaluate(steps, values, made) != 0)
-                if fits.any():
-                    valid = fits
-                elif most != _CANDIDATES[-1]:
-                    break
-            else:
-                return valid
-        return None
+            found = self._up_to(most, symbols, conditions)
+            if found is not None and (best is None or found[0] < best[0]):
+                best = found
+            if best is None or best[0] == 0:
+                break
+        return None if best is None else best[1]
+
+    def _up_to(self, most: int, symbols: _Symbols, conditions: list[Expression]) -> tuple[int, Array] | None:
+        """How many conditions contradict those before them, and which sizes satisfy the others; None: too much work."""
+        known = {name: np.array(size) for name, size in (self.assumed | self.found).items()}
+        values = known | dict.fromkeys(symbols, np.arange(1, most + 1))
+        made: dict[int, Array] = {}
+        valid, contradictions = np.ones(most, np.bool_), 0
+        for condition in conditions:
+            steps = steps_to(condition, made)
+            self._work -= len(steps) * most
+            if self._work < 0:
+                return None
+            fits = valid & (evaluate(steps, values, made) != 0)
+            valid, contradictions = (fits, contradictions) if fits.any() else (valid, contradictions + 1)
+        return contradictions, valid
 
 
 def _choose(valid: Array, usual: int, more: int) -> int | None:
@@ -129,19 +134,21 @@ def _choose(valid: Array, usual: int, more: int) -> int | None:
     if len(sizes) == 1:
         return first
     bounded, as_usual = 2 * last < most, bool(usual <= most and valid[usual - 1])
-    if bounded and first > 1:
-        gaps = np.flatnonzero(np.diff(sizes) > 1)
-        end = int(
-            sizes[gaps[0]] if len(gaps) else last
-        )  # windows round down: as many sizes will do as a window is wide
-        return usual if as_usual else end - end % (end - first + 1)
     if as_usual:
-        return None
-    if bounded:
+        return usual if bounded and first > 1 else None
+    if bounded and first == 1:
         return int(sizes[sizes <= usual][-1])
     if len(sizes) == most - first + 1:
         return more * first
-    return int(sizes[np.searchsorted(sizes, usual)]) if usual < last else last
+    return _roundest(sizes, first if bounded else usual)
+
+
+def _roundest(sizes: Array, least: int) -> int:
+    """One of the first row of sizes from a least one on: windows round down, so that as many do as a window is wide."""
+    rest = sizes[np.searchsorted(sizes, least) :] if least <= sizes[-1] else sizes[-1:]
+    gaps = np.flatnonzero(np.diff(rest) > 1)
+    end, width = int(rest[gaps[0]] if len(gaps) else rest[-1]), int(gaps[0] if len(gaps) else len(rest) - 1) + 1
+    return end - end % width
 
 
 def _usual(spec: TensorSpec, axis: int) -> int:
