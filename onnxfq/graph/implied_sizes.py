@@ -6,29 +6,18 @@ positions, constant shapes and windows demand of them is collected as conditions
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
-from onnx import FunctionProto, GraphProto, TensorProto, ValueInfoProto
 
-from onnxfq.errors import ModelError
-from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
-from onnxfq.graph.shape_call import MOST_VALUES, UNKNOWN, Known, ShapeCall, Untold, as_data
-from onnxfq.graph.shape_operators import operator_of
-from onnxfq.graph.size_expressions import Expression, Expressions
+from onnxfq.graph.bodies import Body
+from onnxfq.graph.shape_call import Known
+from onnxfq.graph.shape_walk import ShapeWalk
+from onnxfq.graph.size_expressions import Expressions, Size
 from onnxfq.graph.size_solver import solve
-from onnxfq.graph.tensors import NUMPY_TYPES, Tensor
 from onnxfq.signature import TensorSpec
 
-_MOST_NODES = 20_000
-_DEEPEST = 16  # branches in branches, functions in functions
 _MOST_OPEN = 1000  # sizes
-_LITERALS = ("value_int", "value_ints", "value_float", "value_floats")
-# What functions of shapes meet in graphs that are not as ONNX says: nothing is then known of the node's outputs.
-_ODD = (Untold, ModelError, ArithmeticError, IndexError, TypeError, ValueError, RuntimeError)
-
 Fitting = tuple[int | None, ...]
 
 
@@ -39,176 +28,39 @@ def implied_sizes(specs: Sequence[TensorSpec], bodies: list[Body]) -> dict[str, 
         specs: the inputs that callers must feed.
         bodies: all scopes of the model, the main graph first.
     """
-    open_axes = {symbol: (spec, axis) for spec in reversed(specs) for axis, symbol in reversed(_symbols(spec).items())}
-    if not open_axes or len(open_axes) > _MOST_OPEN:
+    names = {spec.name: _open(spec) for spec in specs}
+    axes = {symbol: (spec, axis) for spec in reversed(specs) for axis, symbol in reversed(names[spec.name].items())}
+    if not axes or len(axes) > _MOST_OPEN:
         return {}
+    walk = ShapeWalk(bodies)
+    walk.run(symbolic(specs, walk.sizes))
     with np.errstate(all="ignore"):
-        walk = _Walk(bodies)
-        walk.run(specs)
-        found = solve(walk.sizes.conditions.values(), open_axes)
+        found = solve(walk.sizes.conditions.values(), axes)
+    ranks = {spec.name: len(spec.shape or ()) for spec in specs}
     fitting = {
-        spec.name: tuple(found.get(_symbols(spec).get(i, "")) for i in range(len(spec.shape or ()))) for spec in specs
+        name: tuple(found.get(symbols.get(i, "")) for i in range(ranks[name])) for name, symbols in names.items()
     }
     return {name: sizes for name, sizes in fitting.items() if any(size is not None for size in sizes)}
 
 
-def _symbols(spec: TensorSpec) -> dict[int, str]:
-    """What the open sizes of an input are called, by axis: one name, one size; what has no name is one of its own."""
-    shape = spec.shape or ()
-    named = {axis: size for axis, size in enumerate(shape) if not isinstance(size, int)}
-    return {axis: size or f"{spec.name}\0{axis}" for axis, size in named.items()}
-
-
-@dataclass
-class _Scope:
-    """What is known of the values of one graph, and of those around it."""
-
-    body: Body
-    parent: _Scope | None = None
-    values: dict[str, Known] = field(default_factory=dict)
-
-    def look_up(self, name: str) -> Known:
-        scope: _Scope | None = self
-        while scope is not None:
-            if name not in scope.values and name in scope.body.initializers:
-                scope.values[name] = _stored(scope.body.initializers[name])
-            if name in scope.values:
-                return scope.values[name]
-            scope = scope.parent
-        return UNKNOWN
-
-
-class _Walk:
-    """Follows shapes through a model.
+def symbolic(specs: Sequence[TensorSpec], sizes: Expressions) -> dict[str, Known]:
+    """What is known of inputs from their own shapes, by name.
 
     Args:
-        bodies: all its scopes.
-
-    Attributes:
-        sizes: the expressions met, and their conditions.
+        specs: the inputs.
+        sizes: makes expressions.
     """
-
-    def __init__(self, bodies: list[Body]) -> None:
-        self.sizes = Expressions()
-        self._main = bodies[0]
-        self._scopes = {id(body.proto): body for body in bodies}
-        functions = (body for body in bodies if isinstance(body.proto, FunctionProto))
-        self._functions = {(str(b.proto.domain), str(b.proto.name)): b for b in functions}
-        self._left = _MOST_NODES
-
-    def run(self, specs: Iterable[TensorSpec]) -> None:
-        """Go through the main graph."""
-        scope = _Scope(self._main)
-        for spec in specs:
-            if spec.shape is not None:
-                symbols = _symbols(spec)
-                shape = [self.sizes.symbol(symbols[i]) if i in symbols else d for i, d in enumerate(spec.shape)]
-                scope.values[spec.name] = Known(tuple(s for s in shape if not isinstance(s, str)))
-        self._body(scope, _DEEPEST)
-
-    def _body(self, scope: _Scope, depth: int) -> None:
-        declared = _declared(scope.body.proto)
-        for proto in scope.body.proto.node:
-            self._left -= 1
-            if self._left < 0:
-                return
-            results = self._node(Node(proto, scope.body), scope, depth)
-            for name, known in zip(proto.output, results, strict=False):
-                scope.values[name] = known
-            for name in proto.output:
-                if name in declared:
-                    scope.values[name] = self._refined(scope.values.get(name, UNKNOWN), declared[name])
-
-    def _refined(self, known: Known, declared: ValueInfoProto) -> Known:
-        """What the model itself says of a value, where nothing better is known."""
-        if known.shape is not None and None not in known.shape:
-            return known
-        shape = declared.type.tensor_type.shape.dim
-        said = [int(d.dim_value) if d.HasField("dim_value") else None for d in shape]
-        if known.shape is None:
-            return Known(tuple(said), known.data) if declared.type.tensor_type.HasField("shape") else known
-        if len(said) != len(known.shape):
-            return known
-        return Known(tuple(other if s is None else s for s, other in zip(known.shape, said, strict=True)), known.data)
-
-    def _node(self, node: Node, scope: _Scope, depth: int) -> Sequence[Known]:
-        try:
-            if node.op_type == "Constant" and not node.domain:
-                return [_literal(node)]
-            if node.references:
-                return ()
-            inputs = [scope.look_up(name) if name else UNKNOWN for name in node.inputs]
-            if node.op_type == "If" and not node.domain:
-                return self._branches(node, inputs[0], scope, depth)
-            called = self._functions.get((node.domain, node.op_type))
-            if called is not None:
-                return self._inside(_Scope(called, None, dict(zip(called.proto.input, inputs, strict=False))), depth)
-            operator = operator_of(node)
-            if operator is None:
-                return ()
-            found = operator(ShapeCall(node, inputs, self.sizes))
-        except _ODD:
-            return ()
-        several = found if isinstance(found, list) else [found]
-        return [_checked(known if isinstance(known, Known) else Known(known)) for known in several]
-
-    def _branches(self, node: Node, condition: Known, scope: _Scope, depth: int) -> Sequence[Known]:
-        """The branch that is taken; both where either may be, without their conditions where that depends on sizes."""
-        taken = None if condition.data is None else condition.data.item()
-        names = ["then_branch", "else_branch"]
-        if taken is not None and not isinstance(taken, Expression):
-            names = names[:1] if taken else names[1:]
-        graphs = {a.name: a.g for a in node.proto.attribute}
-        kept = dict(self.sizes.conditions)
-        results = [self._inside(_Scope(self._scopes[id(graphs[name])], scope), depth) for name in names]
-        if isinstance(taken, Expression):
-            self.sizes.conditions = kept
-        return [
-            UNKNOWN if any(o.shape != one.shape for o in others) else one
-            for one, *others in zip(*results, strict=False)
-        ]
-
-    def _inside(self, scope: _Scope, depth: int) -> Sequence[Known]:
-        """Go through a branch or a function; returns what is known of its outputs."""
-        if not depth:
-            return ()
-        self._body(scope, depth - 1)
-        outputs = scope.body.proto.output
-        return [scope.look_up(str(o.name if isinstance(o, ValueInfoProto) else o)) for o in outputs]
+    known: dict[str, Known] = {}
+    for spec in specs:
+        symbols = _open(spec)
+        shape: tuple[Size, ...] = tuple(
+            size if isinstance(size, int) else sizes.symbol(symbols[axis]) for axis, size in enumerate(spec.shape or ())
+        )
+        known[spec.name] = Known(None if spec.shape is None else shape)
+    return known
 
 
-def _checked(known: Known) -> Known:
-    """Sizes are whole numbers, not below 0; where they are not, the graph is not what it seems."""
-    shape = known.shape
-    if shape is not None and len(shape) > MOST_DIMENSIONS:
-        return UNKNOWN
-    if shape is None or not any(isinstance(size, float) or (isinstance(size, int) and size < 0) for size in shape):
-        return known
-    return Known(tuple(None if isinstance(s, float) or (isinstance(s, int) and s < 0) else s for s in shape))
-
-
-def _declared(proto: GraphProto | FunctionProto) -> dict[str, ValueInfoProto]:
-    infos = (*proto.value_info, *proto.output) if isinstance(proto, GraphProto) else ()
-    return {info.name: info for info in infos if info.type.HasField("tensor_type")}
-
-
-def _literal(node: Node) -> Known:
-    """What a Constant node holds."""
-    (attribute,) = node.proto.attribute
-    if attribute.name == "value":
-        return _stored(attribute.t)
-    data = as_data(next((node.attributes[name] for name in _LITERALS if node.has(name)), None))
-    return Known(data.shape, data if data.size <= MOST_VALUES else None) if data.dtype == object else UNKNOWN
-
-
-def _stored(proto: TensorProto) -> Known:
-    """A constant's shape, and its elements where they are few and stand in the model itself."""
-    shape = tuple(int(d) for d in proto.dims)
-    small = len(shape) <= MOST_DIMENSIONS and math.prod(shape) <= MOST_VALUES
-    if not small or proto.data_location == TensorProto.EXTERNAL or proto.data_type not in NUMPY_TYPES:
-        return Known(shape)
-    if proto.HasField("raw_data"):
-        data = np.frombuffer(proto.raw_data, NUMPY_TYPES[proto.data_type])
-    else:
-        data = Tensor(proto.name, shape, proto.data_type, None, proto).read()
-    return Known(shape, as_data(data.tolist()).reshape(shape))
+def _open(spec: TensorSpec) -> dict[int, str]:
+    """What the open sizes of an input are called, by axis: one name, one size; what has no name is one of its own."""
+    sizes = enumerate(spec.shape or ())
+    return {axis: size or f"{spec.name}\0{axis}" for axis, size in sizes if not isinstance(size, int)}

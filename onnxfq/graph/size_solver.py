@@ -13,7 +13,7 @@ from onnxfq.graph.size_expressions import Expression, evaluate, steps_to
 from onnxfq.signature import TensorSpec
 
 _CANDIDATES = (1 << 12, 1 << 18)  # sizes up to these are tried: pixels and tokens, then samples of sound
-_MOST_WORK = 1 << 24  # values computed, whatever the graph
+_MOST_WORK = 1 << 23  # values computed, whatever the graph
 _MOST_ROUNDS = 16
 _CHANNELS, _SIDE, _LENGTH = 3, 224, 32  # what is usual: where these will do, a condition says nothing new
 _LONGER, _WIDER = 16, 2  # times the least length or side, so that what remains of it is more than one token or pixel
