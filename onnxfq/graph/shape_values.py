@@ -98,7 +98,10 @@ def _only(value: TensorProto) -> int | float | None:
 
 
 def _range(call: ShapeCall) -> Known:
-    start, limit, step = (call.data(index).item() for index in range(3))
+    try:
+        start, limit, step = (call.data(index).item() for index in range(3))
+    except Untold:
+        return Known((None,))
     count = call.sizes.apply(lambda a, b, s: np.maximum(0, np.ceil((b - a) / s)).astype(np.int64), start, limit, step)
     if not isinstance(count, int) or count > MOST_VALUES:
         return Known((count,))
