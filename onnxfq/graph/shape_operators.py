@@ -193,7 +193,7 @@ def _resize(call: ShapeCall) -> Dims:
 
 
 def _scaled(size: Lanes, scale: Lanes) -> Lanes:
-    return np.floor(size * np.asarray(scale, np.float64)).astype(np.int64)
+    return np.floor(np.asarray(size, np.float32) * np.asarray(scale, np.float32)).astype(np.int64)  # as it is computed
 
 
 def _depth_to_space(call: ShapeCall, by: int = 1) -> Dims:

@@ -56,7 +56,7 @@ def _elementwise(call: ShapeCall) -> Known:
 
 
 _KINDS = {TensorProto.BOOL: np.bool_, TensorProto.INT64: np.int64, TensorProto.INT32: np.int64}
-_KINDS |= dict.fromkeys((TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16), np.float64)
+_KINDS |= {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float32, TensorProto.DOUBLE: np.float64}
 
 
 def _cast(call: ShapeCall) -> Known:

@@ -1,7 +1,8 @@
 """Sizes that follow from sizes nobody knows yet, without algebra: an expression is known by its values at some sizes.
 
 Two expressions that have the same values at all of them count as one, and one that has the same value everywhere is
-that number. So `batch · tokens · 768 / (batch · 768)` is `tokens`, however a graph writes it.
+that number. So `batch · tokens · 768 / (batch · 768)` is `tokens`, however a graph writes it; and an open size equals no
+number: what graphs do for the case that it does is not followed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Size: TypeAlias = "int | float | Expression | None"  # None where nothing is kno
 Lanes: TypeAlias = Any  # a number, or an array with one for each of the sizes that are tried at once
 Compute = Callable[..., Lanes]
 
-_LEAST, _MOST, _SAMPLES = 20, 5000, 16  # below every table of positions, and above most
+_LEAST, _MOST, _SAMPLES = 3, 5000, 24  # below every table of positions, and above most
 _MOST_EXPRESSIONS = 10_000
 _MOST_CONDITIONS = 1000
 _NO_SAMPLE = np.zeros(0)

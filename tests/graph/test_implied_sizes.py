@@ -181,19 +181,18 @@ def test_what_is_left_open(body: str, x: str, constants: dict[str, Array], tmp_p
     assert fitting(proto, tmp_path) == {}
 
 
-GUARDED = """
-    s = Shape <start = 1, end = 2> (x)
-    c = Equal (s, one)
-    t = If (c) <
-        then_branch = yes () => (float[n] u) { q = Squeeze (x, one) u = Add (q, five) },
-        else_branch = no () => (float[n, m] v) { v = Identity (x) }
-    >
-    y = Relu (t)
-"""
-
-
-def test_a_branch_that_depends_on_sizes_says_nothing_of_them(tmp_path: Path) -> None:
-    proto = model(GUARDED, x="float[batch, width] x", y="float y", one=ints(1), five=zeros(5))
+@pytest.mark.parametrize("condition", ["Equal (s, one)", "Greater (s, hundred)"])
+def test_a_branch_that_depends_on_sizes_says_nothing_of_them(condition: str, tmp_path: Path) -> None:
+    body = f"""
+        s = Shape <start = 1, end = 2> (x)
+        c = {condition}
+        t = If (c) <
+            then_branch = yes () => (float[n] u) {{ q = Squeeze (x, one) u = Add (q, five) }},
+            else_branch = no () => (float[n, m] v) {{ v = Identity (x) }}
+        >
+        y = Relu (t)
+    """
+    proto = model(body, x="float[batch, length] x", y="float y", one=ints(1), five=zeros(5), hundred=ints(100))
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     assert fitting(proto, tmp_path) == {}
 
