@@ -7,7 +7,7 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxfq.arrays import Array
@@ -75,25 +75,25 @@ class Sizes:
             )
         return shape
 
-    def bind(self, spec: TensorSpec, array: Array) -> None:
-        """Learn the sizes of an input's symbolic dimensions from what was given for it."""
-        if spec.shape is None or len(spec.shape) != array.ndim:
+    def bind(self, spec: TensorSpec, sizes: Sequence[int | None]) -> None:
+        """Learn the sizes of an input's symbolic dimensions, from what was given for it or what the graph suggests."""
+        if spec.shape is None or len(spec.shape) != len(sizes):
             return
-        for dimension, size in zip(spec.shape, array.shape, strict=True):
-            if isinstance(dimension, str):
+        for dimension, size in zip(spec.shape, sizes, strict=True):
+            if isinstance(dimension, str) and size is not None:
                 self.known.setdefault(dimension, size)
 
     def _size(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
-        dimension, fitting = shape[axis], spec.fitting[axis] if spec.fitting else None
+        dimension = shape[axis]
         if isinstance(dimension, int):
             return dimension
         if self.cached and axis == 1 and _is_token_mask(spec):
             # Not by its name, which exporters choose loosely ("past_sequence_length + 1" for a whole prompt).
             return self.past + self.sequence
         if dimension is None:
-            return self._by_position(shape, axis) if fitting is None else fitting
+            return (spec.fitting[axis] if spec.fitting else None) or self._by_position(shape, axis)
         if dimension not in self.known:
-            value = fitting or _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
+            value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
             self.known[dimension] = self._by_position(shape, axis) if value is None else value
         return self.known[dimension]
 
@@ -146,9 +146,11 @@ def sizes_of(
     caches = [spec for spec in signature.inputs if role(spec) == "cache"]
     sizes = Sizes(sequence, past=_fixed_past(caches, past), encoder=encoder, batch=batch, cached=bool(caches))
     for spec in signature.inputs:
+        if spec.name in feed:
+            sizes.bind(spec, feed[spec.name].shape)
+    for spec in signature.inputs:
+        sizes.bind(spec, spec.fitting)
         array = feed.get(spec.name)
-        if array is not None:
-            sizes.bind(spec, array)
         _learn(sizes, spec, _fitted(spec) if array is None else array.shape)
     return sizes
 

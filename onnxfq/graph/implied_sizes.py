@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxfq.graph.bodies import Body
-from onnxfq.graph.shape_call import Known
+from onnxfq.graph.shape_call import Inferred
 from onnxfq.graph.shape_walk import ShapeWalk
 from onnxfq.graph.size_expressions import Expressions, Size
 from onnxfq.graph.size_solver import solve
@@ -43,20 +43,20 @@ def implied_sizes(specs: Sequence[TensorSpec], bodies: list[Body]) -> dict[str, 
     return {name: sizes for name, sizes in fitting.items() if any(size is not None for size in sizes)}
 
 
-def symbolic(specs: Sequence[TensorSpec], sizes: Expressions) -> dict[str, Known]:
+def symbolic(specs: Sequence[TensorSpec], sizes: Expressions) -> dict[str, Inferred]:
     """What is known of inputs from their own shapes, by name.
 
     Args:
         specs: the inputs.
         sizes: makes expressions.
     """
-    known: dict[str, Known] = {}
+    known: dict[str, Inferred] = {}
     for spec in specs:
         symbols = _open(spec)
         shape: tuple[Size, ...] = tuple(
             size if isinstance(size, int) else sizes.symbol(symbols[axis]) for axis, size in enumerate(spec.shape or ())
         )
-        known[spec.name] = Known(None if spec.shape is None else shape)
+        known[spec.name] = Inferred(None if spec.shape is None else shape)
     return known
 
 

@@ -21,7 +21,7 @@ class Untold(Exception):  # noqa: N818 - no error: an output of which nothing is
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Inferred:
     """What is known of a value.
 
     Attributes:
@@ -33,7 +33,7 @@ class Known:
     data: Array | None = None
 
 
-UNKNOWN = Known()
+UNKNOWN = Inferred()
 
 
 def as_data(values: object) -> Array:
@@ -52,7 +52,7 @@ class ShapeCall:
     """
 
     node: Node
-    inputs: Sequence[Known]
+    inputs: Sequence[Inferred]
     sizes: Expressions
 
     def shape(self, index: int = 0, rank: int | None = None) -> Dims:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxfq.graph.shape_call import Dims, Known, ShapeCall, Untold
+from onnxfq.graph.shape_call import Dims, Inferred, ShapeCall, Untold
 from onnxfq.graph.size_expressions import Lanes, Size
 
 
@@ -138,13 +138,13 @@ def normalized_last(call: ShapeCall, scale: int = 1) -> Dims:
     return call.sizes.broadcast(x, last) if last and len(last) <= len(x) else x
 
 
-def skip_normalized(call: ShapeCall) -> list[Dims | Known]:
+def skip_normalized(call: ShapeCall) -> list[Dims | Inferred]:
     """A sum that is normalized; the fourth output is the sum."""
     x = normalized_last(call, 2)
-    return [x, Known(), Known(), x]
+    return [x, Inferred(), Inferred(), x]
 
 
-def recurrent(call: ShapeCall, turned: bool = False) -> list[Dims | Known]:
+def recurrent(call: ShapeCall, turned: bool = False) -> list[Dims | Inferred]:
     """RNN, GRU and LSTM: weights [directions, gates · hidden, inputs], states [directions, batch, hidden]."""
     if call.node.integer("layout", 0):
         raise Untold
@@ -159,7 +159,7 @@ def recurrent(call: ShapeCall, turned: bool = False) -> list[Dims | Known]:
     return [(length, directions, batch, hidden), state, state]
 
 
-def group_query_attention(call: ShapeCall) -> list[Dims | Known]:
+def group_query_attention(call: ShapeCall) -> list[Dims | Inferred]:
     """Queries [batch, tokens, heads · head size], or with keys and values in them, and a cache."""
     batch, tokens, width = call.shape(0, 3)
     heads, cached = call.node.integer("num_heads", 0), call.node.integer("kv_num_heads", 0)
@@ -168,14 +168,14 @@ def group_query_attention(call: ShapeCall) -> list[Dims | Known]:
     return _attention(call, (batch, tokens), heads, cached, size, (3, 4))
 
 
-def multi_head_attention(call: ShapeCall) -> list[Dims | Known]:
+def multi_head_attention(call: ShapeCall) -> list[Dims | Inferred]:
     """Queries [batch, tokens, heads · head size] and a cache."""
     batch, tokens, width = call.shape(0, 3)
     heads = call.node.integer("num_heads", 0)
     return _attention(call, (batch, tokens), heads, heads, _quotient(call, width, heads), (6, 7))
 
 
-def attention(call: ShapeCall) -> list[Dims | Known]:
+def attention(call: ShapeCall) -> list[Dims | Inferred]:
     """ONNX's Attention on [batch, heads, tokens, head size] or [batch, tokens, heads · head size]."""
     query = call.shape()
     if len(query) == 4:
@@ -188,7 +188,7 @@ def attention(call: ShapeCall) -> list[Dims | Known]:
     return _attention(call, query[:2], heads, cached, _quotient(call, query[-1], heads), (4, 5))
 
 
-def fused_attention(call: ShapeCall) -> list[Dims | Known]:
+def fused_attention(call: ShapeCall) -> list[Dims | Inferred]:
     """Attention of com.microsoft, which has the weight of the projections [inputs, 3 · heads · head size]."""
     (batch, tokens, width), (inputs, outputs) = call.shape(0, 3), call.shape(1, 2)
     if call.node.has("qkv_hidden_sizes"):
@@ -203,7 +203,7 @@ def fused_attention(call: ShapeCall) -> list[Dims | Known]:
 
 def _attention(
     call: ShapeCall, rows: Dims, heads: int, cached: int, size: Size, pasts: tuple[int, int]
-) -> list[Dims | Known]:
+) -> list[Dims | Inferred]:
     for index in pasts:
         _same_but_tokens(call, call.known_shape(index), (rows[0], cached or None, None, size))
     return [(*rows, call.sizes.product(heads, size) if heads else None)]
@@ -230,7 +230,7 @@ def fourier_windows(call: ShapeCall) -> Dims:
     return (batch, windows, math.floor(length / 2) + 1 if half and isinstance(length, int) else length, 2)
 
 
-Layer = Callable[[ShapeCall], "Dims | list[Dims | Known]"]
+Layer = Callable[[ShapeCall], "Dims | list[Dims | Inferred]"]
 
 LAYERS: dict[str, Layer] = {
     "MatMul": matmul,

@@ -1,6 +1,6 @@
 """What operators do to shapes: one line in `OPERATORS` an operator, one function for all that do the same.
 
-A function returns the shape of the node's first output, or `Known` where elements are known too, or a list of these,
+A function returns the shape of the node's first output, or `Inferred` where elements are known too, or a list of these,
 one an output; and it says (`sizes.equal`, `sizes.require`) what must hold for the node to run. Where it cannot tell, it
 raises `Untold`.
 """
@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxfq.graph.bodies import Node
-from onnxfq.graph.shape_call import MOST_VALUES, Dims, Known, ShapeCall, Untold, as_data, axis_of, unknown_sizes
+from onnxfq.graph.shape_call import MOST_VALUES, Dims, Inferred, ShapeCall, Untold, as_data, axis_of, unknown_sizes
 from onnxfq.graph.shape_layers import LAYERS
 from onnxfq.graph.shape_values import VALUES
 from onnxfq.graph.size_expressions import Lanes, Size
 
-Operator = Callable[[ShapeCall], "Dims | Known | list[Dims | Known]"]
+Operator = Callable[[ShapeCall], "Dims | Inferred | list[Dims | Inferred]"]
 
 
 def operator_of(node: Node) -> Operator | None:
@@ -30,28 +30,28 @@ def _same(call: ShapeCall) -> Dims:
     return call.shape()
 
 
-def _identity(call: ShapeCall) -> Known:
+def _identity(call: ShapeCall) -> Inferred:
     return call.inputs[0]
 
 
-def _moved(call: ShapeCall, shape: Dims) -> Known:
+def _moved(call: ShapeCall, shape: Dims) -> Inferred:
     """The same elements in another shape."""
     data = call.inputs[0].data
     fixed = [size for size in shape if isinstance(size, int)]
-    return Known(shape, data.reshape(fixed) if data is not None and len(fixed) == len(shape) else None)
+    return Inferred(shape, data.reshape(fixed) if data is not None and len(fixed) == len(shape) else None)
 
 
-def _reshape(call: ShapeCall) -> Known:
+def _reshape(call: ShapeCall) -> Inferred:
     source = call.inputs[0].shape
     try:
         wanted = call.numbers("shape", 1)
     except Untold:
-        return Known(unknown_sizes(call, 1))
+        return Inferred(unknown_sizes(call, 1))
     keeps = not call.node.integer("allowzero", 0)
     kept = [keeps and size == 0 and not isinstance(size, float) for size in wanted]
     result = [(source[i] if source and i < len(source) else None) if kept[i] else s for i, s in enumerate(wanted)]
     if source is None:
-        return Known(tuple(None if size == -1 else size for size in result))
+        return Inferred(tuple(None if size == -1 else size for size in result))
     given = call.sizes.product(*(s for i, s in enumerate(source) if not (i < len(kept) and kept[i])))
     others = call.sizes.product(*(s for s, k in zip(result, kept, strict=True) if not k and s != -1))
     if -1 in result:
@@ -73,14 +73,14 @@ def _flatten(call: ShapeCall) -> Dims:
     return call.sizes.product(*shape[:axis]), call.sizes.product(*shape[axis:])
 
 
-def _squeeze(call: ShapeCall) -> Known:
+def _squeeze(call: ShapeCall) -> Inferred:
     shape = call.shape()
     ones = [axis for axis, size in enumerate(shape) if size == 1]
     dropped = call.axes(1, len(shape), ones)
     return _moved(call, tuple(size for axis, size in enumerate(shape) if axis not in dropped))
 
 
-def _unsqueeze(call: ShapeCall) -> Known:
+def _unsqueeze(call: ShapeCall) -> Inferred:
     shape = call.shape()
     wanted = call.numbers("axes", 1)
     rank = len(shape) + len(wanted)
@@ -88,13 +88,13 @@ def _unsqueeze(call: ShapeCall) -> Known:
     return _moved(call, tuple(1 if axis in added else next(rest) for axis in range(rank)))
 
 
-def _transpose(call: ShapeCall) -> Known:
+def _transpose(call: ShapeCall) -> Inferred:
     shape, data = call.shape(), call.inputs[0].data
     order = call.node.integers("perm") or tuple(reversed(range(len(shape))))
-    return Known(tuple(shape[axis] for axis in order), None if data is None else data.transpose(order))
+    return Inferred(tuple(shape[axis] for axis in order), None if data is None else data.transpose(order))
 
 
-def _concat(call: ShapeCall) -> Known:
+def _concat(call: ShapeCall) -> Inferred:
     shapes = [call.shape(index) for index in range(len(call.inputs))]
     axis = call.axis(0, len(shapes[0]))
     result = list(shapes[0])
@@ -103,10 +103,10 @@ def _concat(call: ShapeCall) -> Known:
             result[i] = call.sizes.apply(np.add, one, other) if i == axis else call.sizes.equal(one, other)
     data = [known.data for known in call.inputs]
     small = sum(d.size for d in data if d is not None) <= MOST_VALUES and all(d is not None for d in data)
-    return Known(tuple(result), np.concatenate([d for d in data if d is not None], axis) if small else None)
+    return Inferred(tuple(result), np.concatenate([d for d in data if d is not None], axis) if small else None)
 
 
-def _split(call: ShapeCall) -> list[Dims | Known]:
+def _split(call: ShapeCall) -> list[Dims | Inferred]:
     shape, count = call.shape(), len(call.node.outputs)
     axis = call.axis(0, len(shape))
     parts = call.numbers("split", 1, ())
@@ -116,7 +116,7 @@ def _split(call: ShapeCall) -> list[Dims | Known]:
     return [(*shape[:axis], part, *shape[axis + 1 :]) for part in parts]
 
 
-def _slice(call: ShapeCall) -> Known:
+def _slice(call: ShapeCall) -> Inferred:
     shape = list(call.shape())
     starts, ends = call.numbers("starts", 1), call.numbers("ends", 2)
     axes = call.axes(3, len(shape), range(len(starts)))
@@ -128,7 +128,7 @@ def _slice(call: ShapeCall) -> Known:
             data = data[(slice(None),) * axis + (slice(start, end if step > 0 or end >= 0 else None, step),)]
         else:
             data = None
-    return Known(tuple(shape), data)
+    return Inferred(tuple(shape), data)
 
 
 def _slice_length(start: Lanes, end: Lanes, size: Lanes, step: Lanes) -> Lanes:
@@ -137,13 +137,13 @@ def _slice_length(start: Lanes, end: Lanes, size: Lanes, step: Lanes) -> Lanes:
     return np.maximum(0, -((start - end) // step))
 
 
-def _gather(call: ShapeCall) -> Known:
+def _gather(call: ShapeCall) -> Inferred:
     shape, places = call.shape(), call.shape(1)
     axis = call.axis(0, len(shape))
     data, indices = call.inputs[0].data, call.inputs[1].data
     fixed = indices is not None and all(isinstance(i, int) for i in indices.ravel())
     taken = np.take(data, np.asarray(indices, np.int64), axis) if data is not None and fixed else None
-    return Known((*shape[:axis], *places, *shape[axis + 1 :]), None if taken is None else as_data(taken))
+    return Inferred((*shape[:axis], *places, *shape[axis + 1 :]), None if taken is None else as_data(taken))
 
 
 def _gather_nd(call: ShapeCall) -> Dims:
@@ -153,13 +153,13 @@ def _gather_nd(call: ShapeCall) -> Dims:
     return (*places[:-1], *shape[batch + places[-1] :])
 
 
-def _expand(call: ShapeCall) -> Known:
+def _expand(call: ShapeCall) -> Inferred:
     shape = call.shape()
     try:
         wanted = tuple(call.numbers("shape", 1))
     except Untold:
         wanted = unknown_sizes(call, 1)
-    return Known(call.sizes.broadcast(shape, wanted))
+    return Inferred(call.sizes.broadcast(shape, wanted))
 
 
 def _tile(call: ShapeCall) -> Dims:
@@ -215,14 +215,14 @@ def _one_hot(call: ShapeCall) -> Dims:
     return (*places[:axis], call.data(1).item(), *places[axis:])
 
 
-def _top(call: ShapeCall) -> list[Dims | Known]:
+def _top(call: ShapeCall) -> list[Dims | Inferred]:
     shape = call.shape()
     axis = call.axis(-1, len(shape))
     (count,) = call.numbers("k", 1)
     return [(*shape[:axis], count, *shape[axis + 1 :])] * 2
 
 
-def _reduce(call: ShapeCall) -> Known:
+def _reduce(call: ShapeCall) -> Inferred:
     shape = call.shape()
     idle = call.node.integer("noop_with_empty_axes", 0)
     axes = call.axes(1, len(shape), () if idle else range(len(shape)))
@@ -230,8 +230,8 @@ def _reduce(call: ShapeCall) -> Known:
     result = tuple(1 if i in axes else size for i, size in enumerate(shape) if kept or i not in axes)
     data = call.inputs[0].data
     if call.node.op_type != "ReduceProd" or data is None or len(shape) != 1:
-        return Known(result)
-    return Known(result, as_data([call.sizes.product(*data)]).reshape((1,) if kept else ()))
+        return Inferred(result)
+    return Inferred(result, as_data([call.sizes.product(*data)]).reshape((1,) if kept else ()))
 
 
 def _place_of_extreme(call: ShapeCall) -> Dims:

@@ -11,7 +11,7 @@ from onnx import FunctionProto, GraphProto, TensorProto, ValueInfoProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
-from onnxfq.graph.shape_call import MOST_VALUES, UNKNOWN, Known, ShapeCall, Untold, as_data
+from onnxfq.graph.shape_call import MOST_VALUES, UNKNOWN, Inferred, ShapeCall, Untold, as_data
 from onnxfq.graph.shape_operators import operator_of
 from onnxfq.graph.size_expressions import Expression, Expressions
 from onnxfq.graph.tensors import NUMPY_TYPES, Tensor
@@ -35,9 +35,9 @@ class Scope:
 
     body: Body
     parent: Scope | None = None
-    values: dict[str, Known] = field(default_factory=dict)
+    values: dict[str, Inferred] = field(default_factory=dict)
 
-    def look_up(self, name: str) -> Known:
+    def look_up(self, name: str) -> Inferred:
         """What is known of a value that the graph sees."""
         scope: Scope | None = self
         while scope is not None:
@@ -67,7 +67,7 @@ class ShapeWalk:
         self._functions = {(str(b.proto.domain), str(b.proto.name)): b for b in functions}
         self._left = _MOST_NODES
 
-    def run(self, inputs: Mapping[str, Known]) -> Scope:
+    def run(self, inputs: Mapping[str, Inferred]) -> Scope:
         """Go through the main graph; returns what is known of its values."""
         scope = Scope(self._main, None, dict(inputs))
         with np.errstate(all="ignore"):
@@ -87,19 +87,21 @@ class ShapeWalk:
                 if name in declared:
                     scope.values[name] = self._refined(scope.values.get(name, UNKNOWN), declared[name])
 
-    def _refined(self, known: Known, declared: ValueInfoProto) -> Known:
+    def _refined(self, known: Inferred, declared: ValueInfoProto) -> Inferred:
         """What the model itself says of a value, where nothing better is known."""
         if known.shape is not None and None not in known.shape:
             return known
         shape = declared.type.tensor_type.shape.dim
         said = [int(d.dim_value) if d.HasField("dim_value") else None for d in shape]
         if known.shape is None:
-            return Known(tuple(said), known.data) if declared.type.tensor_type.HasField("shape") else known
+            return Inferred(tuple(said), known.data) if declared.type.tensor_type.HasField("shape") else known
         if len(said) != len(known.shape):
             return known
-        return Known(tuple(other if s is None else s for s, other in zip(known.shape, said, strict=True)), known.data)
+        return Inferred(
+            tuple(other if s is None else s for s, other in zip(known.shape, said, strict=True)), known.data
+        )
 
-    def _node(self, node: Node, scope: Scope, depth: int) -> Sequence[Known]:
+    def _node(self, node: Node, scope: Scope, depth: int) -> Sequence[Inferred]:
         try:
             if node.op_type == "Constant" and not node.domain:
                 return [_literal(node)]
@@ -118,9 +120,9 @@ class ShapeWalk:
         except _ODD:
             return ()
         several = found if isinstance(found, list) else [found]
-        return [_checked(known if isinstance(known, Known) else Known(known)) for known in several]
+        return [_checked(known if isinstance(known, Inferred) else Inferred(known)) for known in several]
 
-    def _branches(self, node: Node, condition: Known, scope: Scope, depth: int) -> Sequence[Known]:
+    def _branches(self, node: Node, condition: Inferred, scope: Scope, depth: int) -> Sequence[Inferred]:
         """The branch that is taken; both where either may be, without their conditions where that depends on sizes."""
         taken = None if condition.data is None else condition.data.item()
         names = ["then_branch", "else_branch"]
@@ -136,7 +138,7 @@ class ShapeWalk:
             for one, *others in zip(*results, strict=False)
         ]
 
-    def _inside(self, scope: Scope, depth: int) -> Sequence[Known]:
+    def _inside(self, scope: Scope, depth: int) -> Sequence[Inferred]:
         """Go through a branch or a function; returns what is known of its outputs."""
         if not depth:
             return ()
@@ -145,14 +147,14 @@ class ShapeWalk:
         return [scope.look_up(str(o.name if isinstance(o, ValueInfoProto) else o)) for o in outputs]
 
 
-def _checked(known: Known) -> Known:
+def _checked(known: Inferred) -> Inferred:
     """Sizes are whole numbers, not below 0; where they are not, the graph is not what it seems."""
     shape = known.shape
     if shape is not None and len(shape) > MOST_DIMENSIONS:
         return UNKNOWN
     if shape is None or not any(isinstance(size, float) or (isinstance(size, int) and size < 0) for size in shape):
         return known
-    return Known(tuple(None if isinstance(s, float) or (isinstance(s, int) and s < 0) else s for s in shape))
+    return Inferred(tuple(None if isinstance(s, float) or (isinstance(s, int) and s < 0) else s for s in shape))
 
 
 def _declared(proto: GraphProto | FunctionProto) -> dict[str, ValueInfoProto]:
@@ -160,23 +162,23 @@ def _declared(proto: GraphProto | FunctionProto) -> dict[str, ValueInfoProto]:
     return {info.name: info for info in infos if info.type.HasField("tensor_type")}
 
 
-def _literal(node: Node) -> Known:
+def _literal(node: Node) -> Inferred:
     """What a Constant node holds."""
     (attribute,) = node.proto.attribute
     if attribute.name == "value":
         return _stored(attribute.t)
     data = as_data(next((node.attributes[name] for name in _LITERALS if node.has(name)), None))
-    return Known(data.shape, data if data.size <= MOST_VALUES else None) if data.dtype == object else UNKNOWN
+    return Inferred(data.shape, data if data.size <= MOST_VALUES else None) if data.dtype == object else UNKNOWN
 
 
-def _stored(proto: TensorProto) -> Known:
+def _stored(proto: TensorProto) -> Inferred:
     """A constant's shape, and its elements where they are few and stand in the model itself."""
     shape = tuple(int(d) for d in proto.dims)
     small = len(shape) <= MOST_DIMENSIONS and math.prod(shape) <= MOST_VALUES
     if not small or proto.data_location == TensorProto.EXTERNAL or proto.data_type not in NUMPY_TYPES:
-        return Known(shape)
+        return Inferred(shape)
     if proto.HasField("raw_data"):
         data = np.frombuffer(proto.raw_data, NUMPY_TYPES[proto.data_type])
     else:
         data = Tensor(proto.name, shape, proto.data_type, None, proto).read()
-    return Known(shape, as_data(data.tolist()).reshape(shape))
+    return Inferred(shape, as_data(data.tolist()).reshape(shape))

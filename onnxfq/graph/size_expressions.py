@@ -1,8 +1,8 @@
 """Sizes that follow from sizes nobody knows yet, without algebra: an expression is known by its values at some sizes.
 
 Two expressions that have the same values at all of them count as one, and one that has the same value everywhere is
-that number. So `batch · tokens · 768 / (batch · 768)` is `tokens`, however a graph writes it; and an open size equals no
-number: what graphs do for the case that it does is not followed.
+that number. So `batch · tokens · 768 / (batch · 768)` is `tokens`, however a graph writes it; and an open size equals
+no number: what graphs do for the case that it does is not followed.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def solve(conditions: Iterable[Expression], axes: Mapping[str, _Axis]) -> dict[s
         conditions: expressions that must be true.
         axes: the input and the axis where each symbol stands first.
     """
-    solver = _Solver(list(conditions), axes)
+    solver = _SizeSearch(list(conditions), axes)
     solver.settle()
     rows = (symbol for symbol, (spec, axis) in axes.items() if axis == 0 and len(spec.shape or ()) > 1)
     solver.assumed = dict.fromkeys(rows, 1)
@@ -42,7 +42,7 @@ def solve(conditions: Iterable[Expression], axes: Mapping[str, _Axis]) -> dict[s
     return solver.found
 
 
-class _Solver:
+class _SizeSearch:
     """Finds sizes, one symbol after the other.
 
     Attributes:

@@ -132,7 +132,8 @@ def test_states_of_an_lstm(tmp_path: Path) -> None:
     assert fitting(proto, tmp_path) == {"x": (None, None, 6), "h0": (1, None, 8), "c0": (1, None, 8)}
 
 
-CACHED = "float[batch, length, 32] x, float[batch, heads, past, cache_dim] past_key, float[batch, heads, past, cache_dim] past_value"
+CACHE = "float[batch, heads, past, cache_dim]"
+CACHED = f"float[batch, length, 32] x, {CACHE} past_key, {CACHE} past_value"
 PROJECTED = "q = MatMul (x, wq) k = MatMul (x, wk) v = MatMul (x, wk)"
 
 
@@ -169,7 +170,7 @@ def test_heads_of_a_cache(body: str, constants: dict[str, Array], tmp_path: Path
          "float[batch, length, 4] x", {"table": zeros(1, 512, 4), "zero": ints(0), "one": ints(1)}),
         ("r = Reshape (x, split) y = Relu (r)", "float[batch, length, 64] x", {"split": ints(0, -1, 4, 16)}),
         # A table of positions that is resized to as many patches as there are.
-        ("p = Conv <strides = [4, 4]> (x, k) s = Shape (p) r = Resize <mode = \"linear\"> (table, , , s) y = Add (p, r)",
+        ("p = Conv <strides = [4, 4]> (x, k) s = Shape (p) r = Resize (table, , , s) y = Add (p, r)",
          "float[1, 3, h, w] x", {"k": zeros(8, 3, 4, 4), "table": zeros(1, 8, 5, 5)}),
         ("y = Add (x, one)", "float[batch, width] x", {"one": zeros(1, 1)}),
     ],
@@ -259,10 +260,8 @@ def test_functions_of_functions_are_followed_for_a_while(tmp_path: Path, monkeyp
     monkeypatch.setattr(graph_shape_walk.ShapeWalk, "_node", counted)
     monkeypatch.setattr(graph_shape_walk, "_MOST_NODES", 500)
     texts = ['<domain: "own", opset_import: ["" : 17]> F0 (a) => (c) { c = Relu (a) }']
-    texts += [
-        f'<domain: "own", opset_import: ["" : 17, "own" : 1]> F{i} (a) => (c) {{ b = own.F{i - 1} (a) c = own.F{i - 1} (b) }}'
-        for i in range(1, 12)
-    ]
+    imports = '<domain: "own", opset_import: ["" : 17, "own" : 1]>'
+    texts += [f"{imports} F{i} (a) => (c) {{ b = own.F{i - 1} (a) c = own.F{i - 1} (b) }}" for i in range(1, 12)]
     proto = model("m = MatMul (x, w) y = own.F11 (m)", x="float[batch, width] x", y="float[batch, 5] y", w=zeros(24, 5),
                   domains=', "own" : 1', functions="\n".join(texts))  # fmt: skip
     (spec,) = Graph.load(models.write(proto, tmp_path / "in.onnx")).signature.inputs

@@ -32,8 +32,8 @@ def ints(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
-ZERO, ONE, MINUS = {"zero": ints(0)}, {"one": ints(1)}, {"minus": ints(-1)}
-BYTES = {"xs": np.array(1, np.float32), "xz": np.array(0, np.uint8)}
+ZERO, ONE, MINUS = ({name: ints(value)} for name, value in (("zero", 0), ("one", 1), ("minus", -1)))
+BYTES: dict[str, Array] = {"xs": np.array(1, np.float32), "xz": np.array(0, np.uint8)}
 MIXED = "h = Shape <start = 2> (x) f = Cast <to = 1> (h)"
 
 CASES: list[tuple[str, Mapping[str, Shape], Mapping[str, Array]]] = [
