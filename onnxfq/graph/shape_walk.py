@@ -92,7 +92,7 @@ class ShapeWalk:
         if known.shape is not None and None not in known.shape:
             return known
         shape = declared.type.tensor_type.shape.dim
-        said = [int(d.dim_value) if d.HasField("dim_value") else None for d in shape]
+        said = [int(d.dim_value) if d.dim_value > 0 else None for d in shape]
         if known.shape is None:
             return Inferred(tuple(said), known.data) if declared.type.tensor_type.HasField("shape") else known
         if len(said) != len(known.shape):

@@ -89,6 +89,9 @@ def test_channels_and_sides_of_an_image_with_a_table_of_positions(tmp_path: Path
         ("a = Conv (x, k) b = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a) c = Conv (b, l) "
          "d = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (c) e = Flatten (d) y = Gemm <transB = 1> (e, w)",
          PIXELS, {"k": zeros(6, 1, 5, 5), "l": zeros(16, 6, 5, 5), "w": zeros(120, 256)}, (None, 1, 28, 28)),
+        # Sides from 200 to 249 leave 16 patches of 50 × 50: what is usual is taken.
+        ("p = Conv <strides = [50, 50]> (x, k) f = Flatten (p) y = Gemm (f, w)", "float[1, 1, h, w] x",
+         {"k": zeros(1, 1, 50, 50), "w": zeros(16, 2)}, (None, None, 224, 224)),
         ("r = Reshape (x, flat) y = MatMul (r, w)", "float[batch, length, width] x",
          {"flat": ints(0, 0, 4, 16), "w": zeros(16, 5)}, (None, None, 64)),
         ("y = MatMul (x, w)", "float[batch, length, width] x", {"w": zeros(24, 5)}, (None, None, 24)),
@@ -113,7 +116,7 @@ def test_channels_and_sides_of_an_image_with_a_table_of_positions(tmp_path: Path
         ("s = Shape <start = 1, end = 2> (x) t = Slice (table, zero, s, one) y = Add (x, t)",
          "float[batch, length, 4] x", {"table": zeros(1, 20, 4), "zero": ints(0), "one": ints(1)}, (None, 20, None)),
     ],
-    ids=["channels", "groups", "transposed", "patches", "uneven patches", "flattened", "reshape", "matmul",
+    ids=["channels", "groups", "transposed", "patches", "uneven patches", "flattened", "usual", "reshape", "matmul",
          "transpose", "positions", "layer norm", "instance norm", "expand", "concat", "einsum", "rows", "sound",
          "multiples", "few positions"],
 )  # fmt: skip
