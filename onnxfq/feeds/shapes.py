@@ -7,7 +7,7 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxfq.arrays import Array
@@ -75,12 +75,12 @@ class Sizes:
             )
         return shape
 
-    def bind(self, spec: TensorSpec, array: Array) -> None:
-        """Learn the sizes of an input's symbolic dimensions from what was given for it."""
-        if spec.shape is None or len(spec.shape) != array.ndim:
+    def bind(self, spec: TensorSpec, sizes: Sequence[int | None]) -> None:
+        """Learn the sizes of an input's symbolic dimensions, from what was given for it or what the graph suggests."""
+        if spec.shape is None or len(spec.shape) != len(sizes):
             return
-        for dimension, size in zip(spec.shape, array.shape, strict=True):
-            if isinstance(dimension, str):
+        for dimension, size in zip(spec.shape, sizes, strict=True):
+            if isinstance(dimension, str) and size is not None:
                 self.known.setdefault(dimension, size)
 
     def _size(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
@@ -91,7 +91,7 @@ class Sizes:
             # Not by its name, which exporters choose loosely ("past_sequence_length + 1" for a whole prompt).
             return self.past + self.sequence
         if dimension is None:
-            return self._by_position(shape, axis)
+            return (spec.fitting[axis] if spec.fitting else None) or self._by_position(shape, axis)
         if dimension not in self.known:
             value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
             self.known[dimension] = self._by_position(shape, axis) if value is None else value
@@ -146,11 +146,22 @@ def sizes_of(
     caches = [spec for spec in signature.inputs if role(spec) == "cache"]
     sizes = Sizes(sequence, past=_fixed_past(caches, past), encoder=encoder, batch=batch, cached=bool(caches))
     for spec in signature.inputs:
+        if spec.name in feed:
+            sizes.bind(spec, feed[spec.name].shape)
+    for spec in signature.inputs:
+        sizes.bind(spec, spec.fitting)
         array = feed.get(spec.name)
-        if array is not None:
-            sizes.bind(spec, array)
-        _learn(sizes, spec, spec.shape if array is None else array.shape)
+        _learn(sizes, spec, _fitted(spec) if array is None else array.shape)
     return sizes
+
+
+def _fitted(spec: TensorSpec) -> Shape | None:
+    """An input's shape, with what the graph suggests where it leaves sizes open."""
+    if spec.shape is None or not spec.fitting:
+        return spec.shape
+    return tuple(
+        size if isinstance(size, int) else fit or size for size, fit in zip(spec.shape, spec.fitting, strict=True)
+    )
 
 
 def _learn(sizes: Sizes, spec: TensorSpec, shape: Shape | None) -> None:

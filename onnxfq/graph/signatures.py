@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, NotConstant, resolve
+from onnxfq.graph.implied_sizes import implied_sizes
 from onnxfq.graph.tensors import type_name
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
@@ -18,6 +20,7 @@ _PASSING = frozenset(
 )
 _EMBEDDINGS = frozenset({"Gather", "GatherBlockQuantized"})
 _MOST_ORIGINS = 16
+_ANY = ("", "?")  # names of sizes that have none
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
@@ -29,8 +32,10 @@ def read_signature(model: ModelProto, bodies: list[Body], path: Path) -> Signatu
     defaults = [info for info in replaceable if info.name in main.initializers]
     ids = [info.name for info in given if info.type.tensor_type.elem_type in _INTEGERS]
     rows = _vocabularies(ids, bodies, path)
+    inputs = tuple(_spec(info, rows) for info in given)
+    fitting = implied_sizes(inputs, bodies)
     return Signature(
-        tuple(_spec(info, rows) for info in given),
+        tuple(replace(spec, fitting=fitting.get(spec.name, ())) for spec in inputs),
         tuple(_spec(info, {}) for info in model.graph.output),
         tuple(_spec(info, {}) for info in defaults),
     )
@@ -49,7 +54,9 @@ def _dimension(dim: TensorShapeProto.Dimension) -> Dimension:
     kind = dim.WhichOneof("value")
     if kind is None:
         return None
-    return int(dim.dim_value) if kind == "dim_value" else str(dim.dim_param)
+    if kind == "dim_param":
+        return str(dim.dim_param) if dim.dim_param not in _ANY else None
+    return int(dim.dim_value) if dim.dim_value >= 0 else None  # -1 is what some exporters write for any size
 
 
 def _vocabularies(ids: Iterable[str], bodies: list[Body], path: Path) -> dict[str, int]:

@@ -193,6 +193,36 @@ def test_unknown_sizes(spec: TensorSpec, shape: tuple[int, ...]) -> None:
     assert one(spec)[spec.name].shape == shape
 
 
+def fitted(spec: TensorSpec, *fitting: int | None) -> TensorSpec:
+    return replace(spec, fitting=fitting)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        (fitted(floats("pixel_values", "batch", "channels", "height", None), None, 1, 32, 48), (1, 1, 32, 48)),
+        (fitted(floats("x", "batch", 3, "height", "height // 2"), None, None, 32, None), (1, 3, 32, 16)),
+        (fitted(floats("past_key_values.0.key", "batch", "heads", "past", "dim"), None, 2, None, 16), (1, 2, 0, 16)),
+        (fitted(floats("x", "batch", "length"), 4, None), (4, 7)),
+    ],
+)
+def test_what_the_graph_suggests_goes_before_what_names_say(spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    assert one(spec)[spec.name].shape == shape
+
+
+def test_what_the_graph_suggests_goes_for_all_inputs() -> None:
+    mask = TensorSpec("attention_mask", "int64", ("batch", "mask_length"))
+    feed = one(floats("half", "length // 2"), fitted(ids(shape=("batch", "length")), None, 10), mask)
+    assert [array.shape for array in feed.values()] == [(5,), (1, 10), (1, 10)]
+
+
+def test_what_is_given_goes_before_what_the_graph_suggests() -> None:
+    suggested = fitted(floats("x", "batch", "length"), None, 10)
+    feed = fill({"y": np.zeros((1, 3), np.float32)}, signature(suggested, floats("y", "batch", "length")),
+                np.random.default_rng(0))  # fmt: skip
+    assert feed["x"].shape == (1, 3)
+
+
 @pytest.mark.parametrize(
     ("spec", "value"),
     [

@@ -133,8 +133,8 @@ def test_a_broken_file_is_not_the_better_one() -> None:
 
 def test_gates_of_a_folder_fail_where_a_model_was_not_compared(tmp_path: Path) -> None:
     pair(tmp_path / "models" / "one.onnx")
-    body = "h = MatMul(x, w) y = Reshape(h, shape)"
-    proto = model(body, y="float[M, 63] y", w=weight(), shape=np.array([-1, 63], np.int64))
+    body = "h = MatMul(x, w) y = Gather <axis = 1> (h, beyond)"
+    proto = model(body, y="float[M, 1] y", w=weight(), beyond=np.array([99], np.int64))
     write(proto, tmp_path / "models" / "two.onnx")
     report = onnxfq.quantize(tmp_path / "models", tmp_path / "out", max_error=9)
     assert [output.name for output in report.outputs] == ["one.onnx: y"]
