@@ -35,6 +35,7 @@ class TensorSpec:
     dtype: str
     shape: tuple[Dimension, ...] | None
     vocabulary: int | None = None
+    fitting: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from onnxfq.feeds.causal_lm import CausalLM, Floats, Ids, find_causal_lm
 from onnxfq.feeds.feed import Feeds
 from onnxfq.feeds.generate import generate
 from onnxfq.feeds.names import role, takes_token_ids
-from onnxfq.feeds.text import longest
+from onnxfq.feeds.configurations import longest
 from onnxfq.progress import Progress, silent
 from onnxfq.session import Session
 from onnxfq.signature import Signature
