@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.configurations import longest, read_setting
+from onnxfq.feeds.configured_sizes import with_configured_sizes
 from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
-from onnxfq.feeds.generate import element_type, fill, generate, has_cache
+from onnxfq.feeds.fit_sizes import RefusedError, fit_sizes
+from onnxfq.feeds.generate import element_type, fill, generate, has_cache, within
 from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
@@ -22,6 +24,7 @@ __all__ = [
     "Feed",
     "Feeds",
     "Ids",
+    "RefusedError",
     "Text",
     "always",
     "complete",
@@ -30,6 +33,7 @@ __all__ = [
     "fill",
     "find_causal_lm",
     "fingerprint",
+    "fit_sizes",
     "generate",
     "generate_self",
     "given_feeds",
@@ -47,6 +51,8 @@ __all__ = [
     "stem",
     "takes_token_ids",
     "token_masks",
+    "with_configured_sizes",
     "with_held_out",
+    "within",
     "without_copies",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.axis_kinds import axis_kind
+from onnxfq.feeds.configurations import longest
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
 from onnxfq.feeds.shapes import Sizes, sizes_of
@@ -99,6 +101,21 @@ def _behind(signature: Signature, past: int) -> tuple[Signature, int]:
         lengths += [(spec.fitting[axis] or 2) - 1 for axis in axes]
         inputs.append(replace(spec, fitting=tuple(None if a in axes else s for a, s in enumerate(spec.fitting))))
     return replace(signature, inputs=tuple(inputs)), max(1, min(lengths))
+
+
+def within(seq_len: int, signature: Signature, configurations: Path | None) -> int:
+    """The length asked for, within what the model is known to take.
+
+    Args:
+        seq_len: in tokens.
+        signature: the model's inputs.
+        configurations: the folder of those that know the longest input, if any.
+
+    Raises:
+        DataError: a configuration is no JSON.
+    """
+    positions = [spec.vocabulary for spec in signature.inputs if role(spec) == "position"]
+    return min(limit for limit in (seq_len, longest(configurations), *positions) if limit is not None)
 
 
 def has_cache(signature: Signature) -> bool:

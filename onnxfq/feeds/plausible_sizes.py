@@ -76,8 +76,6 @@ def next_choices(kinds: Mapping[Axis, AxisKind], trials: Sequence[Trial]) -> lis
 def _told(kinds: Mapping[Axis, AxisKind], trials: Sequence[Trial]) -> Iterator[Choice]:
     """What follows from the sizes that the model got and wanted."""
     last = trials[-1]
-    for name, axis, wanted in last.refusal.inputs:
-        yield from _changed(TOLD, last, [(name, axis)], wanted)
     for got, wanted in last.refusal.sizes:
         for group in _groups(kinds):
             size = last.sizes[group[0]]

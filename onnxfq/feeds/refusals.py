@@ -11,8 +11,6 @@ Sizes = tuple[int, int]  # got, wanted
 
 _MOST_DIGITS = 12
 _NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)'")
-_INPUT = re.compile(r"Got invalid dimensions for input: (\S+) for the following indices((?: index: \d+ Got: -?\d+ Expected: \d+)+)")
-_INDEX = re.compile(r"index: (\d+) Got: -?\d+ Expected: (\d+)")
 _SHAPE = r"\{([-\d, ]*)\}"
 
 
@@ -23,12 +21,10 @@ class Refusal:
     Attributes:
         place: the operator and the node that refused; two refusals at one place have one cause.
         sizes: what was got and what was wanted; where the message does not say which is which, both ways.
-        inputs: sizes that were asked for by input and axis.
     """
 
     place: str
     sizes: tuple[Sizes, ...] = ()
-    inputs: tuple[tuple[str, int, int], ...] = ()
 
 
 def read_refusal(text: str) -> Refusal:
@@ -40,12 +36,7 @@ def read_refusal(text: str) -> Refusal:
     node = _NODE.search(text)
     place = f"{node[1]} {node[2]}" if node else re.sub(r"\d+", "", text)[:200]
     found = dict.fromkeys(pair for pair in _read_sizes(text) if pair[0] != pair[1] and min(pair) > 0)
-    inputs = [
-        (refused[1], int(index[1]), int(index[2]))
-        for refused in _INPUT.finditer(text)
-        for index in _INDEX.finditer(refused[2])
-    ]
-    return Refusal(place, tuple(found), tuple(inputs))
+    return Refusal(place, tuple(found))
 
 
 def _read_sizes(text: str) -> Iterator[Sizes]:

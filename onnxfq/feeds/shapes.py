@@ -1,7 +1,7 @@
 """Sizes for the symbolic dimensions of a model's inputs: one name, one size, in all inputs of a run.
 
-What is surer goes before what is less sure: given data, the shape of the model itself, `TensorSpec.fitting` (what a search
-found, before what the graph implies, before what configurations name), the words in names, the position of an axis.
+What is surer goes before what is less sure: given data, the shape of the model itself, `TensorSpec.fitting` (what a
+search found, before what the graph implies, before what configurations name), words in names, the position of an axis.
 """
 
 from __future__ import annotations
