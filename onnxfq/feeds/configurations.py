@@ -19,6 +19,7 @@ _LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (CONFIG, ("n_positions",)),
     (CONFIG, ("max_target_positions",)),
     (CONFIG, ("text_config", "max_position_embeddings")),
+    (CONFIG, ("decoder", "max_position_embeddings")),
     (GENAI_CONFIG, ("model", "context_length")),
 )
 

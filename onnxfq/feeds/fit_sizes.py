@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 
 MOST_TRIALS = 40
 MOST_SECONDS = 60.0  # after which no further sizes are tried
-MOST_TRIED = 1 << 23  # of inputs that are tried, together
+MOST_TRIED = 1 << 22  # of inputs that are tried, together
 _FIXED = ("past", "follows")  # what decides on the length of these is not their own size
 
 
@@ -61,28 +61,71 @@ def fit_sizes(
         RefusedError: it runs on none of the sizes that were tried.
     """
     feed = make(signature)
-    error = _refused(run, feed)
+    error = _why_not(run, feed)
     if error is None:
         return signature
     kinds = _open_axes(signature)
     search = _Search(kinds, _sizes(signature, kinds, feed), str(error))
-    start, tried = monotonic(), 1
-    while (sizes := search.next()) is not None and tried < MOST_TRIALS and monotonic() - start < MOST_SECONDS:
-        found = _with_sizes(signature, {axis: size for axis, size in sizes.items() if size != search.first[axis]})
-        try:
-            feed = make(found)
-        except DataError:
-            continue
-        if sum(array.size for array in feed.values()) > MOST_TRIED:
-            continue
-        progress("looking for sizes that suit the model", tried, MOST_TRIALS)
-        tried += 1
-        refusal = _refused(run, feed)
-        _LOGGER.debug("sizes %s: %s", sizes, refusal or "suit the model")
+    asked = _Asked(signature, search.first, make, run, progress)
+    while not asked.enough and (sizes := search.next()) is not None:
+        refusal = asked.why_not(sizes)
         if refusal is None:
-            return found
-        search.learn(sizes, str(refusal))
-    raise RefusedError(error, tried)
+            return asked.signature(asked.nearer(sizes))
+        if refusal:
+            search.learn(sizes, refusal)
+    raise RefusedError(error, asked.trials)
+
+
+class _Asked:
+    """A model that is asked which sizes suit it.
+
+    Attributes:
+        trials: how often it was asked.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        first: Chosen,
+        make: Callable[[Signature], Feed],
+        run: Callable[[Feed], object],
+        progress: Progress,
+    ) -> None:
+        self.trials, self._end = 0, monotonic() + MOST_SECONDS
+        self._signature, self._first, self._make, self._run, self._progress = signature, first, make, run, progress
+
+    @property
+    def enough(self) -> bool:
+        """Whether it is not to be asked again."""
+        return self.trials >= MOST_TRIALS or monotonic() > self._end
+
+    def signature(self, sizes: Chosen) -> Signature:
+        """One that makes inputs of these sizes; those tried first stay open."""
+        changed = {axis: size for axis, size in sizes.items() if size != self._first[axis]}
+        return _with_sizes(self._signature, changed)
+
+    def why_not(self, sizes: Chosen) -> str | None:
+        """Why it does not run on some sizes, "" where that was not tried; None where it does."""
+        try:
+            feed = self._make(self.signature(sizes))
+        except DataError:
+            return ""
+        if sum(array.size for array in feed.values()) > MOST_TRIED:
+            return ""
+        self._progress("looking for sizes that suit the model", self.trials, MOST_TRIALS)
+        self.trials += 1
+        error = _why_not(self._run, feed)
+        _LOGGER.debug("sizes %s: %s", sizes, error or "suit the model")
+        return None if error is None else str(error)
+
+    def nearer(self, sizes: Chosen) -> Chosen:
+        """The same with as many as may be of the sizes that were tried first."""
+        changed = [axis for axis, size in sizes.items() if size != self._first[axis]]
+        for axis in changed if len(changed) > 1 else ():
+            other = {**sizes, axis: self._first[axis]}
+            if not self.enough and self.why_not(other) is None:
+                sizes = other
+        return sizes
 
 
 class _Search:
@@ -120,11 +163,12 @@ class _Search:
         for choice in next_choices(self._kinds, self._trials):
             if is_new or choice.rank < GUESSED:
                 later = int(was_guessed) if choice.rank == GUESSED else 0
-                key = (choice.rank, later, -len(self._trials), next(self._numbers))
+                weight = sum(choice.sizes.values()) if choice.rank < GUESSED else 0  # smaller ones take less time
+                key = (choice.rank, later, -len(self._trials), weight, next(self._numbers))
                 heapq.heappush(self._queue, (key, choice))
 
 
-def _refused(run: Callable[[Feed], object], feed: Feed) -> DataError | ModelError | None:
+def _why_not(run: Callable[[Feed], object], feed: Feed) -> DataError | ModelError | None:
     """Why a model does not run; None where it does."""
     try:
         run(feed)

@@ -17,7 +17,6 @@ from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, PerplexityText
 from onnxfq.progress import Progress
 from onnxfq.quantization.original import Original
-from onnxfq.session import Session
 
 GENERATED_SAMPLES = 8
 WITHOUT_RUNNING = "To quantize it without running it: `validate=False`, and no `calib`."
@@ -34,7 +33,7 @@ class Inputs:
         measured_on: what they are to calibration: "held-out" from it, the very samples that it was fitted to
             ("in-sample"), or "generated".
         in_sample: some of the samples that calibrate, whose error is told beside that of held-out ones.
-        decode: one decoding step after some cached tokens, for models with a KV cache; else None.
+        decode: one decoding step after some cached tokens, to be timed; None where there is none.
         passages: for the perplexity; None where it is not wanted, or the model is no language model.
     """
 
@@ -93,12 +92,9 @@ def prepare_inputs(
     """
     if given is None:
         original.fit(original.tokens)
-    signature = original.graph.signature
-    feeds = given or generate(signature, samples=min(samples, GENERATED_SAMPLES), seq_len=original.tokens, seed=seed)
-    decode = None
-    if has_cache(signature):
-        decode = generate(signature, samples=1, seq_len=1, seed=seed, past=original.past)[0]
-    return Inputs(feeds, measured_on if given else "generated", in_sample, decode, passages)
+    made = min(samples, GENERATED_SAMPLES)
+    feeds = given or generate(original.graph.signature, samples=made, seq_len=original.tokens, seed=seed)
+    return Inputs(feeds, measured_on if given else "generated", in_sample, passages=passages)
 
 
 @contextmanager
@@ -134,25 +130,19 @@ def prepare_comparison(original: Original, inputs: Inputs, progress: Progress) -
 
 
 def _prepare_whole(original: Original, inputs: Inputs, progress: Progress) -> Comparison:
-    """Run the first inputs, unless they were made up so that it runs on them, and a decoding step."""
+    """Run the first inputs, unless they were made up so that it runs on them, and find a decoding step."""
     session = original.session
     if inputs.measured_on != "generated":
         session.run(inputs.feeds[0])
     _check_passages(original.graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
-    why = None if inputs.decode is None else _why_not(session, inputs.decode)
-    if why is None:
-        return Comparison(inputs, original.runtime, original.loaded)
-    note = f"Decoding was not timed: the original does not run on a step that was made up. {why}"
-    return Comparison(replace(inputs, decode=None), original.runtime, original.loaded, notes=(note,))
-
-
-def _why_not(session: Session, feed: Feed) -> DataError | ModelError | None:
-    """Why a model does not run; None where it does."""
+    comparison = Comparison(inputs, original.runtime, original.loaded)
+    if not has_cache(original.graph.signature):
+        return comparison
     try:
-        session.run(feed)
+        return replace(comparison, inputs=replace(inputs, decode=original.decoding_step()))
     except (DataError, ModelError) as error:
-        return error
-    return None
+        note = f"Decoding was not timed: the original does not run on a step that was made up. {error}"
+        return replace(comparison, notes=(note,))
 
 
 def _prepare_in_pieces(original: Original, inputs: Inputs, progress: Progress) -> Comparison:

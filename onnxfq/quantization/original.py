@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
-from onnxfq.errors import DataError
+from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, RefusedError, fit_sizes, generate, with_configured_sizes, within
 from onnxfq.graph import loaded_bytes
 from onnxfq.metrics.output_error import no_inputs
@@ -58,17 +58,33 @@ class Original:
         """How many tokens inputs have that are made up for a comparison."""
         return self._within(min(self._options.seq_len, GENERATED_TOKENS))
 
-    @property
-    def past(self) -> int:
-        """After how many cached tokens one more comes in a decoding step that is made up."""
-        return max(1, self._within(self.tokens + 1) - 1)
-
     def _within(self, seq_len: int) -> int:
         """The length asked for, within what the model takes."""
         try:
             return within(seq_len, self.graph.signature, self.graph.path.parent)
         except DataError:  # of a configuration that nobody asked to be read
             return seq_len
+
+    def decoding_step(self) -> Feed:
+        """Inputs of one token after as many cached ones as it takes, of a model with a cache that fits into memory.
+
+        Raises:
+            DataError, ModelError: it runs on none of those tried.
+        """
+        past = max(1, self._within(self.tokens + 1) - 1)
+        while True:
+            feed = self._make(self.graph.signature, self.tokens, past=past)
+            try:
+                self.session.run(feed)
+            except (DataError, ModelError):
+                if past == 1:
+                    raise
+                past //= 2
+                continue
+            return feed
+
+    def _make(self, signature: Signature, tokens: int, past: int = 0) -> Feed:
+        return generate(signature, samples=1, seq_len=tokens, seed=self._options.seed, past=past)[0]
 
     def fit(self, tokens: int) -> None:
         """Find out on which sizes of made-up inputs it runs, so that all inputs are made up so; a run where it suits.
@@ -83,11 +99,9 @@ class Original:
         if not self.fits_memory:
             return
 
-        def made(signature: Signature) -> Feed:
-            return generate(signature, samples=1, seq_len=tokens, seed=self._options.seed)[0]
-
         session = self.session
         try:
-            self.graph.prefer(fit_sizes(self.graph.signature, made, session.run, self._progress))
+            found = fit_sizes(self.graph.signature, lambda s: self._make(s, tokens), session.run, self._progress)
         except RefusedError as refused:
-            raise no_inputs(refused.error, refused.trials - 1) from refused.error
+            raise no_inputs(refused.error, refused.trials) from refused.error
+        self.graph.prefer(found)
