@@ -31,7 +31,7 @@ class RefusedError(Exception):
 
     Attributes:
         error: what it said of the first ones.
-        trials: how many were tried.
+        trials: how many more were tried.
     """
 
     def __init__(self, error: DataError | ModelError, trials: int) -> None:
@@ -92,6 +92,7 @@ class _Asked:
         progress: Progress,
     ) -> None:
         self.trials, self._end = 0, monotonic() + MOST_SECONDS
+        self._seen: set[tuple[tuple[int, ...], ...]] = set()
         self._signature, self._first, self._make, self._run, self._progress = signature, first, make, run, progress
 
     @property
@@ -110,8 +111,10 @@ class _Asked:
             feed = self._make(self.signature(sizes))
         except DataError:
             return ""
-        if sum(array.size for array in feed.values()) > MOST_TRIED:
+        shapes = tuple(array.shape for array in feed.values())
+        if shapes in self._seen or sum(array.size for array in feed.values()) > MOST_TRIED:
             return ""
+        self._seen.add(shapes)
         self._progress("looking for sizes that suit the model", self.trials, MOST_TRIALS)
         self.trials += 1
         error = _why_not(self._run, feed)

@@ -13,7 +13,8 @@ Axis = str | tuple[str, int]  # the name of a dimension; where it has none, the 
 Chosen = Mapping[Axis, int]
 
 TOLD, DERIVED, GUESSED = 0, 1, 2  # how much speaks for a choice
-LARGEST = 1 << 20  # of one size that is tried
+LARGEST: Mapping[AxisKind, int] = {"side": 1_024, "tokens": 4_096, "channels": 1_024, "batch": 64}  # that are tried
+LARGEST_OTHER = 1 << 19
 _SPECIAL_TOKENS = (0, 1, 2)  # beside those of an image's patches
 _STEPS = (32, 64)  # of which sizes are often multiples
 USUAL: Mapping[AxisKind, tuple[int, ...]] = {
@@ -80,16 +81,18 @@ def _told(kinds: Mapping[Axis, AxisKind], trials: Sequence[Trial]) -> Iterator[C
         for group in _groups(kinds):
             size = last.sizes[group[0]]
             for rank, other in _derived(kinds[group[0]], size, got, wanted):
-                yield from _changed(rank, last, group, other)
+                yield from _changed(rank, kinds, last, group, other)
         yield from _interpolated(kinds, trials, got, wanted)
 
 
 def _derived(kind: AxisKind, size: int, got: int, wanted: int) -> Iterator[tuple[int, int]]:
     """Sizes for an axis that has one from which what was got may come, each with how much speaks for it."""
+    if kind == "batch":
+        return  # sizes of 1 are everywhere
     if size == got:
-        yield (DERIVED if kind == "batch" else TOLD), wanted
+        yield TOLD, wanted
         return
-    if kind in ("batch", "heads", "head size", "hidden"):
+    if kind in ("heads", "head size", "hidden"):
         return
     if kind == "side":
         yield from ((TOLD, side) for side in _squares(size, got, wanted))
@@ -127,24 +130,27 @@ def _interpolated(kinds: Mapping[Axis, AxisKind], trials: Sequence[Trial], got: 
         new, old = last.sizes[changed[0]], before.sizes[changed[0]]
         if {last.sizes[axis] for axis in changed} != {new} or {before.sizes[axis] for axis in changed} != {old}:
             continue
-        for other, same in before.refusal.sizes:
-            if same != wanted or other == got:
-                continue
+        others = [other for other, same in before.refusal.sizes if same == wanted and other != got]
+        for other in others:
             for power in (1, 2) if kinds[changed[0]] == "side" else (1,):
                 a, b, target = (value ** (1 / power) for value in (other, got, wanted))
                 size = round(new + (new - old) * (target - b) / (b - a), 6)
                 for whole in dict.fromkeys((math.floor(size), math.ceil(size))):
-                    yield from _changed(TOLD, last, changed, whole)
-        return
+                    yield from _changed(TOLD, kinds, last, changed, whole)
+        if others:
+            return
 
 
 def _usual(kinds: Mapping[Axis, AxisKind], last: Trial) -> Iterator[Choice]:
     """Usual sizes, of each group in turn."""
-    rows = [(group, _guesses(kinds[group[0]], last.sizes[group[0]])) for group in _groups(kinds)]
-    for number in range(max((len(sizes) for _, sizes in rows), default=0)):
-        for group, sizes in rows:
-            if number < len(sizes):
-                yield from _changed(GUESSED, last, group, sizes[number])
+    groups = _groups(kinds)
+    batches = [group for group in groups if kinds[group[0]] == "batch"]
+    for together in ([group for group in groups if group not in batches], batches):
+        rows = [(group, _guesses(kinds[group[0]], last.sizes[group[0]])) for group in together]
+        for number in range(max((len(sizes) for _, sizes in rows), default=0)):
+            for group, sizes in rows:
+                if number < len(sizes):
+                    yield from _changed(GUESSED, kinds, last, group, sizes[number])
 
 
 def _guesses(kind: AxisKind, size: int) -> list[int]:
@@ -163,7 +169,9 @@ def _groups(kinds: Mapping[Axis, AxisKind]) -> list[list[Axis]]:
     return [*together, *([axis] for axis in others), *([axis] for axis in sides if len(sides) > 1)]
 
 
-def _changed(rank: int, last: Trial, axes: Sequence[Axis], size: int) -> Iterator[Choice]:
+def _changed(
+    rank: int, kinds: Mapping[Axis, AxisKind], last: Trial, axes: Sequence[Axis], size: int
+) -> Iterator[Choice]:
     """The sizes of the last trial with those of some axes changed."""
-    if 1 <= size <= LARGEST and all(axis in last.sizes for axis in axes):
+    if 1 <= size <= LARGEST.get(kinds[axes[0]], LARGEST_OTHER):
         yield Choice(rank, {**last.sizes, **dict.fromkeys(axes, size)})

@@ -88,9 +88,8 @@ def _differing(wanted: str, got: str) -> Iterator[Sizes]:
         yield from _either(str(a), str(b))
 
 
-def _product(rows: str, columns: str, got: str) -> Iterator[Sizes]:
-    yield int(got), int(rows)
-    yield int(got), int(columns)
+def _product(rows: str, columns: str, got: str, kept: str) -> Iterator[Sizes]:
+    yield int(got), int(rows if columns == kept else columns)
 
 
 def _numbers(shape: str) -> list[int]:
@@ -110,7 +109,7 @@ _READERS: tuple[tuple[re.Pattern[str], Callable[..., Iterator[Sizes]]], ...] = t
         (r"by a dimension other than 1\. (\d+) by (\d+)", _either),
         (r"mismatched dimensions of (\d+) and (\d+)", _either),
         (rf"Input shape:{_SHAPE}, requested shape:{_SHAPE}", _reshaped),
-        (r"W: \{(\d+),(\d+)\} K: (\d+)", _product),
+        (r"W: \{(\d+),(\d+)\} K: (\d+) N: ?(\d+)", _product),
         (rf"X\.shape={_SHAPE} scale\.shape={_SHAPE}", _differing),
         (rf"must have shape {_SHAPE}\. Actual: ?{_SHAPE}", _differing),
         (r"within the inclusive range \[-\d+, ?(\d+)\]", _row),

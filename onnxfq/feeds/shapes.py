@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
-from onnxfq.feeds.axis_kinds import axis_kind, channels_axis
+from onnxfq.feeds.axis_kinds import axis_kind, channels_axis, holds_images
 from onnxfq.feeds.names import is_integer, role, stem
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
@@ -108,6 +108,8 @@ class Sizes:
         if dimension is None:
             fitting = _fitting(spec, axis)
             return self._by_position(spec, shape, axis) if fitting is None else fitting
+        if axis == 0 and holds_images(spec):
+            return self.known.setdefault(dimension, self.batch)  # whatever it is called
         if dimension not in self.known:
             value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
             self.known[dimension] = self._by_position(spec, shape, axis) if value is None else value

@@ -49,9 +49,7 @@ def _dimension(dim: TensorShapeProto.Dimension) -> Dimension:
     kind = dim.WhichOneof("value")
     if kind is None:
         return None
-    if kind == "dim_value":
-        return int(dim.dim_value) if dim.dim_value >= 0 else None  # some exporters write -1 for what is open
-    return str(dim.dim_param)
+    return int(dim.dim_value) if kind == "dim_value" else str(dim.dim_param)
 
 
 def _vocabularies(ids: Iterable[str], bodies: list[Body], path: Path) -> dict[str, int]:

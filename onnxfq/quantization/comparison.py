@@ -90,8 +90,9 @@ def prepare_inputs(
         DataError: none can be made up, or the original does not run on those.
         ModelError: it does not load.
     """
-    if given is None:
+    if given is None and original.fits_memory:
         original.fit(original.tokens)
+        _ = original.decoding_step  # it may tell more about sizes
     made = min(samples, GENERATED_SAMPLES)
     feeds = given or generate(original.graph.signature, samples=made, seq_len=original.tokens, seed=seed)
     return Inputs(feeds, measured_on if given else "generated", in_sample, passages=passages)
@@ -135,14 +136,9 @@ def _prepare_whole(original: Original, inputs: Inputs, progress: Progress) -> Co
     if inputs.measured_on != "generated":
         session.run(inputs.feeds[0])
     _check_passages(original.graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
-    comparison = Comparison(inputs, original.runtime, original.loaded)
-    if not has_cache(original.graph.signature):
-        return comparison
-    try:
-        return replace(comparison, inputs=replace(inputs, decode=original.decoding_step()))
-    except (DataError, ModelError) as error:
-        note = f"Decoding was not timed: the original does not run on a step that was made up. {error}"
-        return replace(comparison, notes=(note,))
+    decode, why = original.decoding_step
+    notes = (f"Decoding was not timed. {why}",) if why else ()
+    return Comparison(replace(inputs, decode=decode), original.runtime, original.loaded, notes=notes)
 
 
 def _prepare_in_pieces(original: Original, inputs: Inputs, progress: Progress) -> Comparison:

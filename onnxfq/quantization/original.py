@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import DataError, ModelError
-from onnxfq.feeds import Feed, RefusedError, fit_sizes, generate, with_configured_sizes, within
+from onnxfq.feeds import Feed, RefusedError, fit_sizes, generate, has_cache, with_configured_sizes, within
 from onnxfq.graph import loaded_bytes
 from onnxfq.metrics.output_error import no_inputs
 from onnxfq.progress import Progress
@@ -17,6 +17,7 @@ from onnxfq.session import Session
 from onnxfq.signature import Signature
 
 GENERATED_TOKENS = 64
+SHORT_PAST = 8  # cached tokens, as many as nearly every model takes
 
 
 class Original:
@@ -65,32 +66,14 @@ class Original:
         except DataError:  # of a configuration that nobody asked to be read
             return seq_len
 
-    def decoding_step(self) -> Feed:
-        """Inputs of one token after as many cached ones as it takes, of a model with a cache that fits into memory.
-
-        Raises:
-            DataError, ModelError: it runs on none of those tried.
-        """
-        past = max(1, self._within(self.tokens + 1) - 1)
-        while True:
-            feed = self._make(self.graph.signature, self.tokens, past=past)
-            try:
-                self.session.run(feed)
-            except (DataError, ModelError):
-                if past == 1:
-                    raise
-                past //= 2
-                continue
-            return feed
-
-    def _make(self, signature: Signature, tokens: int, past: int = 0) -> Feed:
-        return generate(signature, samples=1, seq_len=tokens, seed=self._options.seed, past=past)[0]
-
-    def fit(self, tokens: int) -> None:
+    def fit(self, tokens: int, past: int = 0) -> None:
         """Find out on which sizes of made-up inputs it runs, so that all inputs are made up so; a run where it suits.
+
+        What does not fit into memory is not asked.
 
         Args:
             tokens: of the inputs.
+            past: cached ones before a single new one; 0 for all at once.
 
         Raises:
             DataError: none can be made up, or it runs on none of those tried.
@@ -98,10 +81,38 @@ class Original:
         """
         if not self.fits_memory:
             return
-
         session = self.session
         try:
-            found = fit_sizes(self.graph.signature, lambda s: self._make(s, tokens), session.run, self._progress)
+            found = fit_sizes(self.graph.signature, lambda s: self._make(s, tokens, past), session.run, self._progress)
         except RefusedError as refused:
             raise no_inputs(refused.error, refused.trials) from refused.error
         self.graph.prefer(found)
+
+    @cached_property
+    def decoding_step(self) -> tuple[Feed | None, str]:
+        """Inputs of one token after as many cached ones as it takes; or None, and why there are none.
+
+        Only for a model that fits into memory. Where sizes had to be found, all inputs are made up so from then on.
+
+        Raises:
+            ModelError: it does not load.
+        """
+        if not has_cache(self.graph.signature):
+            return None, ""
+        past, session = max(1, self._within(self.tokens + 1) - 1), self.session
+        for length in (past >> halved for halved in range(past.bit_length())):
+            feed = self._make(self.graph.signature, self.tokens, length)
+            try:
+                session.run(feed)
+            except (DataError, ModelError):
+                continue
+            return feed, ""
+        length = min(past, SHORT_PAST)
+        try:
+            self.fit(self.tokens, length)
+        except DataError as error:
+            return None, str(error)
+        return self._make(self.graph.signature, self.tokens, length), ""
+
+    def _make(self, signature: Signature, tokens: int, past: int) -> Feed:
+        return generate(signature, samples=1, seq_len=tokens, seed=self._options.seed, past=past)[0]
