@@ -29,6 +29,8 @@ class TensorSpec:
         shape: a number, a symbolic name, or None where nothing is known; None as a whole when even the rank is unknown.
         vocabulary: for integer inputs that index an embedding (directly or through Cast, Reshape and their like): how
             many rows that embedding has, so that ids must lie in [0, vocabulary). None where nothing limits them.
+        fitting: of each axis, the size that the graph suggests where the shape leaves it open; None where it says
+            nothing. Empty where it says nothing of any.
     """
 
     name: str

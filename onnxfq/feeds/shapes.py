@@ -170,14 +170,14 @@ def sizes_of(
         array = feed.get(spec.name)
         if array is not None:
             sizes.bind(spec, array)
-        _learn(sizes, spec, _suggested(spec) if array is None else array.shape)
+        _learn(sizes, spec, _fitted(spec) if array is None else array.shape)
     for spec in signature.inputs:
         if spec.name not in feed:
             sizes.suggest(spec)
     return sizes
 
 
-def _suggested(spec: TensorSpec) -> Shape | None:
+def _fitted(spec: TensorSpec) -> Shape | None:
     """An input's shape with what suits the model where that is open."""
     if spec.shape is None or not spec.fitting:
         return spec.shape
