@@ -78,7 +78,10 @@ def measure_footprint(
 def main() -> None:
     """What the new process does: JSON in, JSON out."""
     setup = json.load(sys.stdin)
-    specs = [TensorSpec(**{**spec, "shape": _tuple(spec["shape"])}) for spec in setup["inputs"]]
+    specs = [
+        TensorSpec(**{**spec, "shape": _tuple(spec["shape"]), "fitting": tuple(spec["fitting"])})
+        for spec in setup["inputs"]
+    ]
     feed = generate(Signature(tuple(specs), ()), samples=1, seq_len=setup["length"], batch=setup["batch"], seed=0)[0]
     resolve_provider(setup["provider"])  # the libraries are loaded before the clock starts
     base, start = peak_memory(), perf_counter()

@@ -6,7 +6,7 @@ from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.configured_sizes import with_configured_sizes
 from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
-from onnxfq.feeds.fit_sizes import RefusedError, fit_sizes
+from onnxfq.feeds.fit_sizes import RefusedError, fit_sizes, is_guessed
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache, within
 from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
 from onnxfq.feeds.masks import token_masks
@@ -40,6 +40,7 @@ __all__ = [
     "has_cache",
     "hold_out",
     "is_float",
+    "is_guessed",
     "load_feeds",
     "load_tokenizer",
     "longest",

@@ -76,6 +76,11 @@ def fit_sizes(
     raise RefusedError(error, asked.trials)
 
 
+def is_guessed(signature: Signature) -> bool:
+    """Whether sizes are open on which a model's running may depend, other than how many rows and tokens there are."""
+    return not set(_open_axes(signature).values()) <= {"batch", "tokens"}
+
+
 class _Asked:
     """A model that is asked which sizes suit it.
 
