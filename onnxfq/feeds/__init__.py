@@ -6,7 +6,6 @@ from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.configured_sizes import with_configured_sizes
 from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
-from onnxfq.feeds.fit_sizes import RefusedError, fit_sizes, is_guessed
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache, within
 from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
 from onnxfq.feeds.masks import token_masks
@@ -14,6 +13,7 @@ from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
 from onnxfq.feeds.self_generated import generate_self
+from onnxfq.feeds.size_search import RefusedError, fit_sizes, is_guessed
 from onnxfq.feeds.text import Text, load_tokenizer
 
 __all__ = [

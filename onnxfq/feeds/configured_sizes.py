@@ -17,6 +17,7 @@ _LOGGER = logging.getLogger(__name__)
 
 ONNX_FOLDER = "onnx"  # exporters put the models there, and leave the configurations one folder above
 MOST_SIDE = 1 << 12  # pixels; larger ones are taken for damage
+MOST_CHANNELS = 512
 MOST_LENGTH = 1 << 22  # of anything else
 LARGEST_EDGE = 512  # to which images are scaled where the model takes any: a larger one only takes longer
 LARGEST_LATENT = 128  # the same of images that are made, not seen
@@ -89,8 +90,8 @@ def configured(files: Mapping[str, Settings]) -> Configured:
     heads = _first(text, *_HEADS)
     return Configured(
         sides=_sides(vision) or _processed_sides(processors),
-        channels=_first(vision, *_CHANNELS),
-        latent=_first([config], "latent_channels"),
+        channels=_first(vision, *_CHANNELS, most=MOST_CHANNELS),
+        latent=_first([config], "latent_channels", most=MOST_CHANNELS),
         features=_features(processors, audio),
         frames=_frames(processors, audio),
         samples=_first([*processors, *audio], "sampling_rate"),
@@ -167,9 +168,9 @@ def _whole(value: object, most: int = MOST_LENGTH) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most else None
 
 
-def _first(sections: Iterable[Settings], *keys: str) -> int | None:
+def _first(sections: Iterable[Settings], *keys: str, most: int = MOST_LENGTH) -> int | None:
     """The first size that any of some sections has under one of some keys; the sections before the keys."""
-    return next((size for s in sections for key in keys if (size := _whole(s.get(key))) is not None), None)
+    return next((size for s in sections for key in keys if (size := _whole(s.get(key), most)) is not None), None)
 
 
 def _share(width: int | None, heads: int | None) -> int | None:

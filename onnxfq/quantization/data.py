@@ -241,7 +241,7 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         if not job.solver.calibrated:
             return None
         _refuse_large(job, original)
-        original.fit(original.tokens)
+        original.fit(original.longest)
         return generate_self(
             original.session,
             job.graph.signature,

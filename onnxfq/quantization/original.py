@@ -57,7 +57,12 @@ class Original:
     @property
     def tokens(self) -> int:
         """How many tokens inputs have that are made up for a comparison."""
-        return self._within(min(self._options.seq_len, GENERATED_TOKENS))
+        return min(self.longest, GENERATED_TOKENS)
+
+    @property
+    def longest(self) -> int:
+        """How many tokens inputs have at most that it makes itself."""
+        return self._within(self._options.seq_len)
 
     def _within(self, seq_len: int) -> int:
         """The length asked for, within what the model takes."""

@@ -10,8 +10,8 @@ import pytest
 
 from onnxfq.errors import DataError, ModelError, OperatorError
 from onnxfq.feeds import Feed, RefusedError, fit_sizes, generate
-from onnxfq.feeds.fit_sizes import MOST_TRIALS
 from onnxfq.feeds.names import is_integer
+from onnxfq.feeds.size_search import MOST_TRIALS
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
 from support.models import Array, model
