@@ -28,6 +28,7 @@ LATENT_SIDE = 32  # of an encoded image
 WAVE_SAMPLES = 16_000  # of sound: a second
 HEAD_SIZE = 64  # of cached keys and values
 OTHER = 4  # a dimension of which nothing is known
+MOST_SUGGESTED = 1 << 24  # elements of an input whose sizes are chosen: others would suit the model as well
 MOST_ELEMENTS = 1 << 28  # of an input that is made up: what a model claims must not fill the memory
 _MOST_DIMENSIONS = 32
 _LONGEST_EXPRESSION = 200  # characters; Python's parser is not made for what may stand in a model
@@ -186,7 +187,8 @@ def _fitted(spec: TensorSpec) -> Shape | None:
 
 def _fitting(spec: TensorSpec, axis: int) -> int | None:
     """What suits the model: what is known of it, and a second of sound."""
-    known = spec.fitting[axis] if axis < len(spec.fitting) else None
+    too_many = math.prod(size or 1 for size in spec.fitting) > MOST_SUGGESTED
+    known = spec.fitting[axis] if axis < len(spec.fitting) and not too_many else None
     return WAVE_SAMPLES if known is None and axis_kind(spec, axis) == "samples" else known
 
 
