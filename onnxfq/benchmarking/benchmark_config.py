@@ -11,7 +11,7 @@ import numpy as np
 from onnxfq.benchmarking.bandwidth import Bandwidth, DeviceBandwidth, HostBandwidth
 from onnxfq.benchmarking.clocks import PROCESSOR, WALL, Clock
 from onnxfq.errors import ModelError, UsageError
-from onnxfq.feeds import longest, role
+from onnxfq.feeds import longest, role, with_configured_sizes
 from onnxfq.graph import Fed, Graph, single_node
 from onnxfq.model_files import find_model, is_folder
 from onnxfq.progress import Progress
@@ -124,6 +124,8 @@ def configure(
     """
     chosen = resolve_provider(provider)
     graphs = [Graph.load(_file(Path(path))) for path in models]
+    for graph in graphs:
+        graph.prefer(with_configured_sizes(graph.signature, graph.path))
     timer = choose_clock(clock, chosen)
     count = 1 if timer is PROCESSOR else threads
     return BenchmarkConfig(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -12,8 +13,18 @@ from onnxfq.benchmarking.clocks import Disturbance, spin_idle_cpus
 from onnxfq.benchmarking.footprint import measure_footprint
 from onnxfq.benchmarking.measurements import Case, ModelCost, Speedup, Timing
 from onnxfq.benchmarking.paired import Rounds, make_samplers, time_side_by_side
-from onnxfq.benchmarking.workloads import SEED, Candidate, Workload, kinds_of, make_runs, workloads
+from onnxfq.benchmarking.workloads import (
+    SEED,
+    Candidate,
+    RunKind,
+    Workload,
+    kinds_of,
+    make_feed,
+    make_runs,
+    workloads,
+)
 from onnxfq.errors import UsageError
+from onnxfq.feeds import RefusedError, fit_sizes, is_guessed
 from onnxfq.graph import weight_bytes
 from onnxfq.providers import facts
 from onnxfq.session import Session
@@ -21,12 +32,12 @@ from onnxfq.system.threads import processors
 
 
 def plan_workloads(config: BenchmarkConfig) -> list[Workload]:
-    """What the models are to run, found out from their signatures alone.
+    """What the models are to run, found out from their signatures; the first is asked for sizes that these leave open.
 
     Raises:
         UsageError: the models have no such kind of runs.
-        ModelError: the models do not do the same.
-        DataError: no inputs can be made up.
+        ModelError: the models do not do the same, or the first does not run.
+        DataError: no inputs can be made up, or none on which it runs.
     """
     kinds = kinds_of(config.graphs)
     chosen = kinds if config.only == "all" else tuple(kind for kind in kinds if kind == config.only)
@@ -35,7 +46,23 @@ def plan_workloads(config: BenchmarkConfig) -> list[Workload]:
             f'The model keeps no keys and values: it has no {config.only} (got `only="{config.only}"`). '
             'Use `only="all"`.'
         )
+    if is_guessed(config.graphs[0].signature):
+        _fit_sizes(config, kinds[0])
     return [w for kind in chosen for w in workloads(config.graphs[0].signature, kind, config.batches, config.lengths)]
+
+
+def _fit_sizes(config: BenchmarkConfig, kind: RunKind) -> None:
+    """Ask the first model for sizes on which it runs; all models get inputs of these."""
+    first, batch, length = config.graphs[0], config.batches[0], min(config.lengths)
+    session = Session(first.path, provider=config.provider, threads=config.threads)
+    try:
+        found = fit_sizes(first.signature, lambda s: make_feed(s, kind, batch, length), session.run, config.progress)
+    except RefusedError as refused:
+        raise refused.error from refused
+    sizes = {(spec.name, spec.shape): spec.fitting for spec in found.inputs}
+    for graph in config.graphs:
+        inputs = (replace(s, fitting=sizes.get((s.name, s.shape), s.fitting)) for s in graph.signature.inputs)
+        graph.prefer(replace(graph.signature, inputs=tuple(inputs)))
 
 
 def measure_costs(config: BenchmarkConfig) -> tuple[ModelCost, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import ModelError
-from onnxfq.feeds import Feed, Text, complete, read_setting, role, slot, stem
+from onnxfq.feeds import Feed, Text, complete, read_setting, role, slot, stem, with_configured_sizes
 from onnxfq.graph import Graph
 from onnxfq.model_files import DECODER, ENCODER, MERGED
 from onnxfq.providers import ProviderName
@@ -77,7 +77,8 @@ class _OpenedFile:
 
     @classmethod
     def load(cls, path: Path, provider: ProviderName, threads: int | None) -> _OpenedFile:
-        return cls(Session(path, provider=provider, threads=threads), Graph.load(path).signature)
+        signature = with_configured_sizes(Graph.load(path).signature, path)
+        return cls(Session(path, provider=provider, threads=threads), signature)
 
     def run(self, feed: Feed, where: str) -> dict[str, Array]:
         known = {spec.name for spec in self.signature.inputs}

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.encoder_decoder import EncoderDecoder
 from onnxfq.evaluation.evaluated_model import EvaluatedModel
-from onnxfq.feeds import Text
+from onnxfq.feeds import Text, with_configured_sizes
 from onnxfq.graph import Graph
 from onnxfq.input_files import RECORD_FILES
 from onnxfq.model_files import is_folder
@@ -78,7 +78,7 @@ class EvaluationConfig:
         return model, None if self.baseline is None else self._load_model(self.baseline, output)
 
     def _load_model(self, path: Path, output: Callable[[Signature], str]) -> EvaluatedModel:
-        signature = Graph.load(path).signature
+        signature = with_configured_sizes(Graph.load(path).signature, path)
         return EvaluatedModel(
             self.session(path), signature, Text(self.tokenizer, signature, self.seq_len), output(signature)
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
+from onnxfq.feeds.configurations import longest, read_setting
+from onnxfq.feeds.configured_sizes import with_configured_sizes
 from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
-from onnxfq.feeds.generate import element_type, fill, generate, has_cache
+from onnxfq.feeds.generate import element_type, fill, generate, has_cache, within
 from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
 from onnxfq.feeds.self_generated import generate_self
-from onnxfq.feeds.text import Text, load_tokenizer, longest, read_setting
+from onnxfq.feeds.size_search import RefusedError, fit_sizes, is_guessed
+from onnxfq.feeds.text import Text, load_tokenizer
 
 __all__ = [
     "ENOUGH_SAMPLES",
@@ -21,6 +24,7 @@ __all__ = [
     "Feed",
     "Feeds",
     "Ids",
+    "RefusedError",
     "Text",
     "always",
     "complete",
@@ -29,12 +33,14 @@ __all__ = [
     "fill",
     "find_causal_lm",
     "fingerprint",
+    "fit_sizes",
     "generate",
     "generate_self",
     "given_feeds",
     "has_cache",
     "hold_out",
     "is_float",
+    "is_guessed",
     "load_feeds",
     "load_tokenizer",
     "longest",
@@ -46,6 +52,8 @@ __all__ = [
     "stem",
     "takes_token_ids",
     "token_masks",
+    "with_configured_sizes",
     "with_held_out",
+    "within",
     "without_copies",
 ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
+from onnxfq.feeds.axis_kinds import axis_kind
+from onnxfq.feeds.configurations import longest
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
 from onnxfq.feeds.shapes import Sizes, sizes_of
@@ -51,6 +55,8 @@ def generate(
     if past and not has_cache(signature):
         raise DataError(f"The model takes no cached keys and values (got past={past}). Use past=0.")
     _refuse_what_cannot_be_made_up(signature)
+    if past:
+        signature, past = _behind(signature, past)
     made = []
     for rng in (np.random.default_rng([seed, index]) for index in range(samples)):
         length = seq_len if shortest is None else int(rng.integers(min(shortest, seq_len), seq_len + 1))
@@ -82,6 +88,34 @@ def fill(
     if rng is None:
         _refuse_missing(feed, signature)
     return _complete(feed, signature, sizes_of(feed, signature, sequence=seq_len, past=past, encoder=seq_len), rng)
+
+
+def _behind(signature: Signature, past: int) -> tuple[Signature, int]:
+    """A signature for one new token, and after how many cached ones it may come.
+
+    Where a model takes so many tokens and no others, that is their number with the new one.
+    """
+    inputs, lengths = [], [past]
+    for spec in signature.inputs:
+        axes = [axis for axis, size in enumerate(spec.fitting) if size and axis_kind(spec, axis) == "tokens"]
+        lengths += [(spec.fitting[axis] or 2) - 1 for axis in axes]
+        inputs.append(replace(spec, fitting=tuple(None if a in axes else s for a, s in enumerate(spec.fitting))))
+    return replace(signature, inputs=tuple(inputs)), max(1, min(lengths))
+
+
+def within(seq_len: int, signature: Signature, configurations: Path | None) -> int:
+    """The length asked for, within what the model is known to take.
+
+    Args:
+        seq_len: in tokens.
+        signature: the model's inputs.
+        configurations: the folder of those that know the longest input, if any.
+
+    Raises:
+        DataError: a configuration is no JSON.
+    """
+    positions = [spec.vocabulary for spec in signature.inputs if role(spec) == "position"]
+    return min(limit for limit in (seq_len, longest(configurations), *positions) if limit is not None)
 
 
 def has_cache(signature: Signature) -> bool:

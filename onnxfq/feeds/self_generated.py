@@ -11,9 +11,8 @@ import numpy.typing as npt
 from onnxfq.arrays import Array
 from onnxfq.feeds.causal_lm import CausalLM, Floats, Ids, find_causal_lm
 from onnxfq.feeds.feed import Feeds
-from onnxfq.feeds.generate import generate
-from onnxfq.feeds.names import role, takes_token_ids
-from onnxfq.feeds.text import longest
+from onnxfq.feeds.generate import generate, within
+from onnxfq.feeds.names import takes_token_ids
 from onnxfq.progress import Progress, silent
 from onnxfq.session import Session
 from onnxfq.signature import Signature
@@ -62,7 +61,7 @@ def generate_self(
         ModelError: the model does not run.
     """
     tell = progress or silent
-    seq_len = _within(seq_len, signature, tokenizer)
+    seq_len = within(seq_len, signature, tokenizer)
     writer = find_causal_lm(session, signature)
     if writer is not None:
         try:
@@ -71,12 +70,6 @@ def generate_self(
             tell("The model's logits hold NaN or infinity: random ids take the place of its own text.", 0, 0)
     shortest = SHORTEST if any(takes_token_ids(spec) for spec in signature.inputs) else None
     return generate(signature, samples=samples, seq_len=seq_len, seed=seed, shortest=shortest)
-
-
-def _within(seq_len: int, signature: Signature, tokenizer: Path | None) -> int:
-    """The length asked for, within what the model is known to take."""
-    positions = [spec.vocabulary for spec in signature.inputs if role(spec) == "position"]
-    return min(limit for limit in (seq_len, longest(tokenizer), *positions) if limit is not None)
 
 
 def _write(writer: CausalLM, samples: int, seq_len: int, seed: int, tell: Progress) -> Feeds:

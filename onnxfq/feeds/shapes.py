@@ -1,4 +1,8 @@
-"""Sizes for the symbolic dimensions of a model's inputs: one name, one size, in all inputs of a run."""
+"""Sizes for the symbolic dimensions of a model's inputs: one name, one size, in all inputs of a run.
+
+What is surer goes before what is less sure: given data, the shape of the model itself, `TensorSpec.fitting` (what a
+search found, before what the graph implies, before what configurations name), words in names, the position of an axis.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
+from onnxfq.feeds.axis_kinds import axis_kind, channels_axis, holds_images
 from onnxfq.feeds.names import is_integer, role, stem
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
@@ -19,7 +24,11 @@ Shape = tuple[Dimension, ...]
 
 CHANNELS = 3
 IMAGE_SIDE = 224
+LATENT_SIDE = 32  # of an encoded image
+WAVE_SAMPLES = 16_000  # of sound: a second
+HEAD_SIZE = 64  # of cached keys and values
 OTHER = 4  # a dimension of which nothing is known
+MOST_SUGGESTED = 1 << 24  # elements of an input whose sizes are chosen: others would suit the model as well
 MOST_ELEMENTS = 1 << 28  # of an input that is made up: what a model claims must not fill the memory
 _MOST_DIMENSIONS = 32
 _LONGEST_EXPRESSION = 200  # characters; Python's parser is not made for what may stand in a model
@@ -75,11 +84,18 @@ class Sizes:
             )
         return shape
 
-    def bind(self, spec: TensorSpec, sizes: Sequence[int | None]) -> None:
-        """Learn the sizes of an input's symbolic dimensions, from what was given for it or what the graph suggests."""
-        if spec.shape is None or len(spec.shape) != len(sizes):
+    def bind(self, spec: TensorSpec, array: Array) -> None:
+        """Learn the sizes of an input's symbolic dimensions from what was given for it."""
+        if spec.shape is None or len(spec.shape) != array.ndim:
             return
-        for dimension, size in zip(spec.shape, sizes, strict=True):
+        for dimension, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(dimension, str):
+                self.known.setdefault(dimension, size)
+
+    def suggest(self, spec: TensorSpec) -> None:
+        """Take over the sizes that suit the model, for every input with dimensions of these names."""
+        for axis, dimension in enumerate(spec.shape or ()):
+            size = _fitting(spec, axis)
             if isinstance(dimension, str) and size is not None:
                 self.known.setdefault(dimension, size)
 
@@ -91,10 +107,13 @@ class Sizes:
             # Not by its name, which exporters choose loosely ("past_sequence_length + 1" for a whole prompt).
             return self.past + self.sequence
         if dimension is None:
-            return (spec.fitting[axis] if spec.fitting else None) or self._by_position(shape, axis)
+            fitting = _fitting(spec, axis)
+            return self._by_position(spec, shape, axis) if fitting is None else fitting
+        if axis == 0 and holds_images(spec):
+            return self.known.setdefault(dimension, self.batch)  # whatever it is called
         if dimension not in self.known:
             value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
-            self.known[dimension] = self._by_position(shape, axis) if value is None else value
+            self.known[dimension] = self._by_position(spec, shape, axis) if value is None else value
         return self.known[dimension]
 
     def _cache_size(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
@@ -120,13 +139,16 @@ class Sizes:
             return self.sequence + self.past * ("total" in word or "mask" in word)
         if "channel" in word:
             return CHANNELS
-        return IMAGE_SIDE if any(part in word for part in _SIDE_WORDS) else None
+        side = LATENT_SIDE if "latent" in word else IMAGE_SIDE
+        return side if any(part in word for part in _SIDE_WORDS) else None
 
-    def _by_position(self, shape: Shape, axis: int) -> int:
+    def _by_position(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
         if axis == 0:
             return self.batch
+        if role(spec) == "cache":
+            return HEAD_SIZE if axis == len(shape) - 1 else OTHER
         if len(shape) == 4:
-            return _image_size(shape, axis)
+            return _image_size(spec, shape, axis)
         return self.sequence if axis == 1 and len(shape) <= 3 else OTHER
 
 
@@ -146,22 +168,27 @@ def sizes_of(
     caches = [spec for spec in signature.inputs if role(spec) == "cache"]
     sizes = Sizes(sequence, past=_fixed_past(caches, past), encoder=encoder, batch=batch, cached=bool(caches))
     for spec in signature.inputs:
-        if spec.name in feed:
-            sizes.bind(spec, feed[spec.name].shape)
-    for spec in signature.inputs:
-        sizes.bind(spec, spec.fitting)
         array = feed.get(spec.name)
+        if array is not None:
+            sizes.bind(spec, array)
         _learn(sizes, spec, _fitted(spec) if array is None else array.shape)
+    for spec in signature.inputs:
+        sizes.suggest(spec)
     return sizes
 
 
 def _fitted(spec: TensorSpec) -> Shape | None:
-    """An input's shape, with what the graph suggests where it leaves sizes open."""
+    """An input's shape with what suits the model where that is open."""
     if spec.shape is None or not spec.fitting:
         return spec.shape
-    return tuple(
-        size if isinstance(size, int) else fit or size for size, fit in zip(spec.shape, spec.fitting, strict=True)
-    )
+    return tuple(_fitting(spec, a) or d if not isinstance(d, int) else d for a, d in enumerate(spec.shape))
+
+
+def _fitting(spec: TensorSpec, axis: int) -> int | None:
+    """What suits the model: what is known of it, and a second of sound."""
+    too_many = math.prod(size or 1 for size in spec.fitting) > MOST_SUGGESTED
+    known = spec.fitting[axis] if axis < len(spec.fitting) and not too_many else None
+    return WAVE_SAMPLES if known is None and axis_kind(spec, axis) == "samples" else known
 
 
 def _learn(sizes: Sizes, spec: TensorSpec, shape: Shape | None) -> None:
@@ -209,10 +236,11 @@ def _is_token_mask(spec: TensorSpec) -> bool:
     return stem(spec.name) in {"attention_mask", "decoder_attention_mask"} and len(spec.shape or ()) == 2
 
 
-def _image_size(shape: Shape, axis: int) -> int:
+def _image_size(spec: TensorSpec, shape: Shape, axis: int) -> int:
     """[batch, channels, height, width], or [batch, height, width, channels] where the last is a number of channels."""
-    channels_axis = 3 if shape[3] in (1, 3, 4) else 1
-    return CHANNELS if axis == channels_axis else IMAGE_SIDE
+    if axis == channels_axis(shape):
+        return CHANNELS
+    return LATENT_SIDE if "latent" in stem(spec.name) else IMAGE_SIDE
 
 
 def _few(shape: tuple[int, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxfq.errors import DataError, UsageError
+from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
 from onnxfq.feeds.names import stem, takes_token_ids
@@ -19,10 +19,6 @@ from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import tokenizers
-
-UNLIMITED = 10**6  # tokenizers without a limit say 10**30
-_MOST_BYTES = 1 << 26  # of a configuration; nobody writes one of 64 MB
-_LIMITS = (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings"))
 
 
 class Text:
@@ -198,24 +194,3 @@ def _tokenizing(what: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise DataError(f"{what}: {error}. Give the model's own tokenizer.json, and text in UTF-8.") from error
-
-
-def longest(path: Path | None) -> int | None:
-    """The longest input in tokens that the configurations beside a tokenizer allow; None where they say nothing."""
-    settings = [read_setting(path, file, key) for file, key in _LIMITS] if path else []
-    limits = [setting for setting in settings if isinstance(setting, int | float) and not isinstance(setting, bool)]
-    return min((int(limit) for limit in limits if 1 <= limit < UNLIMITED), default=None)
-
-
-def read_setting(path: Path, file: str, key: str) -> object:
-    """One setting from a configuration file; None where there is none."""
-    source = (path if path.is_dir() else path.parent) / file
-    try:
-        if not source.is_file() or source.stat().st_size > _MOST_BYTES:  # a device never ends
-            return None
-        settings = json.loads(source.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} cannot be read as JSON: {error}. Repair or remove it.") from error
-    return settings.get(key) if isinstance(settings, dict) else None

@@ -174,6 +174,10 @@ class Graph:
         """What callers feed and get."""
         return read_signature(self.model, self.bodies, self.path)
 
+    def prefer(self, signature: Signature) -> None:
+        """Take over a signature that knows more of the sizes that suit the model."""
+        self.signature = signature
+
     @property
     def uses_external_data(self) -> bool:
         """Whether some tensor lies in another file than the model's own."""

@@ -147,10 +147,21 @@ def run_reference(reference: Session, feed: Feed, *, generated: bool) -> dict[st
     except (DataError, ModelError) as error:
         if not generated:
             raise
-        raise DataError(
-            f"The original model does not run on made-up inputs, so that nothing can be compared: {error} "
-            "Give inputs that suit it with `calib=FILE`, or skip the comparison with `validate=False`."
-        ) from error
+        raise no_inputs(error) from error
+
+
+def no_inputs(error: Exception, tried: int = 0) -> DataError:
+    """That inputs which were made up do not suit a model, and the remedy.
+
+    Args:
+        error: what it said.
+        tried: how many inputs of other sizes were made up.
+    """
+    sizes = f" (nor of {tried} other sizes)" if tried else ""
+    return DataError(
+        f"The original model does not run on made-up inputs{sizes}, so that nothing can be compared: {error} "
+        "Give inputs that suit it with `calib=FILE`, or skip the comparison with `validate=False`."
+    )
 
 
 class _Output:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
 
 from onnxfq.calibration.pieces import Pieces, Runtime
-from onnxfq.errors import ModelError
+from onnxfq.errors import DataError, ModelError, OperatorError
 from onnxfq.feeds import Feed, Feeds, generate, has_cache
-from onnxfq.graph import Graph, loaded_bytes
-from onnxfq.metrics.output_error import run_reference
+from onnxfq.graph import Graph
+from onnxfq.metrics.output_error import no_inputs
 from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, PerplexityText
 from onnxfq.progress import Progress
-from onnxfq.providers import facts
-from onnxfq.session import Session
-from onnxfq.signature import Signature
+from onnxfq.quantization.original import Original
 
 GENERATED_SAMPLES = 8
-GENERATED_TOKENS = 64
 WITHOUT_RUNNING = "To quantize it without running it: `validate=False`, and no `calib`."
 _WITHOUT_COMPARING = "To quantize it without comparing it with the original: `validate=False`."
 MeasuredOn = Literal["held-out", "in-sample", "generated", ""]
@@ -35,7 +33,7 @@ class Inputs:
         measured_on: what they are to calibration: "held-out" from it, the very samples that it was fitted to
             ("in-sample"), or "generated".
         in_sample: some of the samples that calibrate, whose error is told beside that of held-out ones.
-        decode: one decoding step after some cached tokens, for models with a KV cache; else None.
+        decode: one decoding step after some cached tokens, to be timed; None where there is none.
         passages: for the perplexity; None where it is not wanted, or the model is no language model.
     """
 
@@ -61,12 +59,14 @@ class Comparison:
         runtime: where and how both run.
         loaded: bytes that a session of the original takes.
         original: has run on all inputs, piece by piece; None where the model fits into the memory as a whole.
+        notes: what the user should know of the inputs.
     """
 
     inputs: Inputs
     runtime: Runtime
     loaded: int
     original: Pieces | None = None
+    notes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Forget what the original gave."""
@@ -75,12 +75,11 @@ class Comparison:
 
 
 def prepare_inputs(
-    signature: Signature,
+    original: Original,
     given: Feeds | None,
     measured_on: MeasuredOn,
     *,
     samples: int,
-    seq_len: int,
     seed: int,
     in_sample: Feeds | None = None,
     passages: PerplexityText | None = None,
@@ -88,47 +87,73 @@ def prepare_inputs(
     """The inputs of the comparison: those given, or some made up; texts for the perplexity besides.
 
     Raises:
-        DataError: none can be made up.
+        DataError: none can be made up, or the original does not run on those.
+        ModelError: it does not load.
     """
-    tokens = min(seq_len, GENERATED_TOKENS)
-    feeds = given or generate(signature, samples=min(samples, GENERATED_SAMPLES), seq_len=tokens, seed=seed)
-    decode = None
-    if has_cache(signature):
-        decode = generate(signature, samples=1, seq_len=1, seed=seed, past=tokens)[0]
-    return Inputs(feeds, measured_on if given else "generated", in_sample, decode, passages)
+    if given is None and original.fits_memory:
+        original.fit(original.tokens)
+        _ = original.decoding_step  # it may tell more about sizes
+    made = min(samples, GENERATED_SAMPLES)
+    feeds = given or generate(original.graph.signature, samples=made, seq_len=original.tokens, seed=seed)
+    return Inputs(feeds, measured_on if given else "generated", in_sample, passages=passages)
 
 
-def prepare_comparison(
-    graph: Graph, inputs: Inputs, runtime: Runtime, progress: Progress, *, calibrated: bool
-) -> Comparison:
+@contextmanager
+def telling_remedy(*, calibrated: bool) -> Iterator[None]:
+    """Say beside a failure of the original how it is quantized without being run.
+
+    Args:
+        calibrated: it has to run for the solver too, not for the comparison alone.
+    """
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{error} {WITHOUT_RUNNING if calibrated else _WITHOUT_COMPARING}") from error
+
+
+def prepare_comparison(original: Original, inputs: Inputs, progress: Progress) -> Comparison:
     """Run the original, so that inputs that do not suit it fail before the long work.
 
     A model that fits into the memory is run once; another one on all inputs, piece by piece, and what it gives is kept.
 
     Args:
-        graph: the original.
+        original: the model.
         inputs: for both models.
-        runtime: where and how.
         progress: told about every step.
-        calibrated: the model has to run for the solver too, not for the comparison alone.
 
     Raises:
         ModelError: the original does not load or run.
         DataError: it does not run on these inputs.
         OutputError: what is kept does not fit on the disk.
     """
-    loaded = loaded_bytes(graph, widens=facts(runtime.provider).widens_half)
+    prepare = _prepare_whole if original.fits_memory else _prepare_in_pieces
+    return prepare(original, inputs, progress)
+
+
+def _prepare_whole(original: Original, inputs: Inputs, progress: Progress) -> Comparison:
+    """Run the first inputs, unless they were made up so that it runs on them, and find a decoding step."""
+    session = original.session
+    if inputs.measured_on != "generated":
+        session.run(inputs.feeds[0])
+    _check_passages(original.graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
+    decode, why = original.decoding_step
+    notes = (f"Decoding was not timed. {why}",) if why else ()
+    return Comparison(replace(inputs, decode=decode), original.runtime, original.loaded, notes=notes)
+
+
+def _prepare_in_pieces(original: Original, inputs: Inputs, progress: Progress) -> Comparison:
+    """Run all inputs, one piece of the model after the other."""
+    graph, runtime = original.graph, original.runtime
     try:
-        if loaded > runtime.memory:
-            pieces = run_pieces(graph, inputs.all_feeds, runtime, "running the original", progress)
-            _check_passages(graph, inputs.passages, lambda feeds: _run_in_pieces(graph, feeds, inputs, runtime))
-            return Comparison(inputs, runtime, loaded, pieces)
-        session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
-        run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
-        _check_passages(graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
-    except ModelError as error:
-        raise ModelError(f"{error} {WITHOUT_RUNNING if calibrated else _WITHOUT_COMPARING}") from error
-    return Comparison(inputs, runtime, loaded)
+        pieces = run_pieces(graph, inputs.all_feeds, runtime, "running the original", progress)
+    except OperatorError:
+        raise
+    except (DataError, ModelError) as error:
+        if inputs.measured_on != "generated":
+            raise
+        raise no_inputs(error) from error
+    _check_passages(graph, inputs.passages, lambda feeds: _run_in_pieces(graph, feeds, inputs, runtime))
+    return Comparison(inputs, runtime, original.loaded, pieces)
 
 
 def _check_passages(graph: Graph, passages: PerplexityText | None, run: Callable[[Feeds], Sequence[Outputs]]) -> None:

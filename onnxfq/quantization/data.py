@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds import (
     ENOUGH_SAMPLES,
@@ -21,14 +20,18 @@ from onnxfq.feeds import (
     without_copies,
 )
 from onnxfq.feeds.model_kind import find_language_output
-from onnxfq.graph import loaded_bytes
 from onnxfq.metrics.output_error import has_logits
 from onnxfq.metrics.perplexity_text import PerplexityText, given_perplexity_text, read_perplexity_text
 from onnxfq.progress import Progress
-from onnxfq.providers import facts
-from onnxfq.quantization.comparison import GENERATED_SAMPLES, Comparison, prepare_comparison, prepare_inputs
+from onnxfq.quantization.comparison import (
+    GENERATED_SAMPLES,
+    Comparison,
+    prepare_comparison,
+    prepare_inputs,
+    telling_remedy,
+)
 from onnxfq.quantization.job import Job
-from onnxfq.session import Session
+from onnxfq.quantization.original import Original
 from onnxfq.system.terminal import size_text
 
 NOT_COMPARED = "NOT COMPARED: the output was verified, but there is nothing to compare it with the original on."
@@ -67,9 +70,10 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         ModelError: the original does not load or run.
     """
     options, needed = job.options, bool(job.solver.calibrated) and bool(job.planned)
+    original = Original(job, folder, progress)
     judged = _judged(job)
     holds_back = options.validate and judged is None  # whatever the algorithm: all are judged on the same samples
-    feeds = _feeds(job, holds_back=holds_back, progress=progress) if needed or holds_back else None
+    feeds = _feeds(job, original, holds_back=holds_back, progress=progress) if needed or holds_back else None
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
         feeds, held_out = hold_out(feeds, options.samples)
@@ -81,11 +85,13 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         progress("checking the original", 0, 1)
         chosen = judged or held_out or feeds
         try:
-            comparison = _prepare_comparison(job, calibration, chosen, folder, progress)
+            comparison = _prepare_comparison(job, original, calibration, chosen, progress)
         except DataError as error:
             if chosen is not None:
                 raise
             notes.append(f"{NOT_COMPARED} {error}")
+    if comparison is not None:
+        notes += comparison.notes
     return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
 
 
@@ -96,7 +102,7 @@ def _unseen(judged: Feeds, calibration: Feeds) -> Feeds | None:
 
 
 def _prepare_comparison(
-    job: Job, calibration: Feeds | None, judged: Feeds | None, folder: Path, progress: Progress
+    job: Job, original: Original, calibration: Feeds | None, judged: Feeds | None, progress: Progress
 ) -> Comparison:
     """Try the original on what the output will be compared on."""
     options = job.options
@@ -104,18 +110,18 @@ def _prepare_comparison(
     if judged is not None and judged.is_generated:
         judged = judged[:GENERATED_SAMPLES]
     beside = None if in_sample or calibration is None or judged is None else calibration[: len(judged)]
-    inputs = prepare_inputs(
-        job.graph.signature,
-        judged,
-        "in-sample" if in_sample else "held-out",
-        samples=options.samples,
-        seq_len=options.seq_len,
-        seed=options.seed,
-        in_sample=beside,
-        passages=_passages(job, judged) if options.wants_perplexity else None,
-    )
-    runtime = Runtime(job.provider, job.threads, options.memory, folder)
-    return prepare_comparison(job.graph, inputs, runtime, progress, calibrated=calibration is not None)
+    passages = _passages(job, judged) if options.wants_perplexity else None
+    with telling_remedy(calibrated=calibration is not None):
+        inputs = prepare_inputs(
+            original,
+            judged,
+            "in-sample" if in_sample else "held-out",
+            samples=options.samples,
+            seed=options.seed,
+            in_sample=beside,
+            passages=passages,
+        )
+        return prepare_comparison(original, inputs, progress)
 
 
 def _judged(job: Job) -> Feeds | None:
@@ -207,14 +213,14 @@ def _tokenizer(job: Job) -> Path:
     return job.graph.path.parent if job.options.tokenizer is None else Path(job.options.tokenizer)
 
 
-def _refuse_large(job: Job) -> None:
+def _refuse_large(job: Job, original: Original) -> None:
     """A model that writes its own data runs as a whole, again and again.
 
     Raises:
         UsageError: it takes more memory than it is given.
     """
-    wanted, given = loaded_bytes(job.graph, widens=facts(job.provider).widens_half), job.options.memory
-    if wanted > given:
+    wanted, given = original.loaded, job.options.memory
+    if not original.fits_memory:
         raise UsageError(
             f"`calib=\"self\"` runs '{job.graph.path}' as a whole, which takes about {size_text(wanted)} of memory "
             f"(got `memory={size_text(given)}`). Give data with `calib=FILE`, which needs no more than that, or a "
@@ -222,22 +228,23 @@ def _refuse_large(job: Job) -> None:
         )
 
 
-def _feeds(job: Job, *, holds_back: bool, progress: Progress) -> Feeds | None:
+def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress) -> Feeds | None:
     """The data that the user named, with some more to hold back where there are; None where none are named."""
-    options, signature = job.options, job.graph.signature
+    options = job.options
     samples = with_held_out(options.samples) if holds_back else options.samples
     if options.calib is None:
         return None
     tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
-        return given_feeds(options.calib, signature, samples=samples)
+        return given_feeds(options.calib, job.graph.signature, samples=samples)
     if options.calibrates_itself:
         if not job.solver.calibrated:
             return None
-        _refuse_large(job)
+        _refuse_large(job, original)
+        original.fit(original.longest)
         return generate_self(
-            Session(job.graph.path, provider=job.provider, threads=job.threads),
-            signature,
+            original.session,
+            job.graph.signature,
             samples=options.samples + (GENERATED_SAMPLES if holds_back else 0),
             seq_len=options.seq_len,
             seed=options.seed,
@@ -245,4 +252,5 @@ def _feeds(job: Job, *, holds_back: bool, progress: Progress) -> Feeds | None:
             tokenizer=tokenizer,
         )
     progress("reading data", 0, 1)
-    return load_feeds(Path(options.calib), signature, tokenizer=tokenizer, samples=samples, seq_len=options.seq_len)
+    path, signature = Path(options.calib), job.graph.signature
+    return load_feeds(path, signature, tokenizer=tokenizer, samples=samples, seq_len=options.seq_len)

@@ -114,6 +114,11 @@ def test_nothing_gigantic_is_made_up(shape: tuple[Dimension, ...]) -> None:
         generate(floats(*shape), samples=1, seq_len=4, seed=0)
 
 
+def test_sizes_that_suit_a_model_are_not_taken_where_its_inputs_would_fill_the_memory() -> None:
+    spec = TensorSpec("x", "float32", ("b", 3, "h", "w"), fitting=(None, None, 7919, 7919))
+    assert generate(Signature((spec,), ()), samples=1, seq_len=4, seed=0)[0]["x"].shape == (1, 3, 224, 224)
+
+
 @pytest.mark.parametrize(
     "name", ["+".join("a" * 3000), "(" * 190, "-" * 190 + "1", "'\\d'", "1 is 1", "1if 1else 2", "\0"]
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.evaluation.tasks.task import Task, TaskResult
-from onnxfq.feeds import Feed, load_feeds
+from onnxfq.feeds import Feed, load_feeds, with_configured_sizes
 from onnxfq.graph import Graph
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import WORST, compare, worst_metrics
@@ -36,7 +36,7 @@ def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
     config.progress("loading", 0, 1)
     baseline, model = config.session(config.baseline), config.session(config.model)
     samples = config.samples or sys.maxsize
-    signature = Graph.load(config.baseline).signature
+    signature = with_configured_sizes(Graph.load(config.baseline).signature, config.baseline)
     path = config.text or config.data_file
     feeds = load_feeds(path, signature, tokenizer=config.tokenizer, samples=samples, seq_len=config.seq_len)
     outputs = compare(baseline, model, _counted(list(feeds), config.tell("outputs")))

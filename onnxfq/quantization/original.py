@@ -1,0 +1,123 @@
+"""The original of a run: what its inputs are to look like, and its session, loaded once for all that needs it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from onnxfq.calibration.pieces import Runtime
+from onnxfq.errors import DataError, ModelError
+from onnxfq.feeds import Feed, RefusedError, fit_sizes, generate, has_cache, with_configured_sizes, within
+from onnxfq.graph import loaded_bytes
+from onnxfq.metrics.output_error import no_inputs
+from onnxfq.progress import Progress
+from onnxfq.providers import facts
+from onnxfq.quantization.job import Job
+from onnxfq.session import Session
+from onnxfq.signature import Signature
+
+GENERATED_TOKENS = 64
+SHORT_PAST = 8  # cached tokens, as many as nearly every model takes
+
+
+class Original:
+    """A model before it is quantized.
+
+    Args:
+        job: the model and what was decided.
+        folder: takes what does not fit in memory.
+        progress: told about long work.
+
+    Attributes:
+        graph: of the model; its signature is completed with sizes that suit it.
+        runtime: where and how it runs.
+        loaded: bytes that its session takes.
+    """
+
+    def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
+        self.graph, self.runtime = job.graph, Runtime(job.provider, job.threads, job.options.memory, folder)
+        self.loaded = loaded_bytes(job.graph, widens=facts(job.provider).widens_half)
+        self._options, self._progress = job.options, progress
+        self.graph.prefer(with_configured_sizes(self.graph.signature, self.graph.path))
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether it can be run as a whole."""
+        return self.loaded <= self.runtime.memory
+
+    @cached_property
+    def session(self) -> Session:
+        """Runs it.
+
+        Raises:
+            ModelError: it does not load.
+        """
+        return Session(self.graph.path, provider=self.runtime.provider, threads=self.runtime.threads)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens inputs have that are made up for a comparison."""
+        return min(self.longest, GENERATED_TOKENS)
+
+    @property
+    def longest(self) -> int:
+        """How many tokens inputs have at most that it makes itself."""
+        return self._within(self._options.seq_len)
+
+    def _within(self, seq_len: int) -> int:
+        """The length asked for, within what the model takes."""
+        try:
+            return within(seq_len, self.graph.signature, self.graph.path.parent)
+        except DataError:  # of a configuration that nobody asked to be read
+            return seq_len
+
+    def fit(self, tokens: int, past: int = 0) -> None:
+        """Find out on which sizes of made-up inputs it runs, so that all inputs are made up so; a run where it suits.
+
+        What does not fit into memory is not asked.
+
+        Args:
+            tokens: of the inputs.
+            past: cached ones before a single new one; 0 for all at once.
+
+        Raises:
+            DataError: none can be made up, or it runs on none of those tried.
+            ModelError: it does not load.
+        """
+        if not self.fits_memory:
+            return
+        session = self.session
+        try:
+            found = fit_sizes(self.graph.signature, lambda s: self._make(s, tokens, past), session.run, self._progress)
+        except RefusedError as refused:
+            raise no_inputs(refused.error, refused.trials) from refused.error
+        self.graph.prefer(found)
+
+    @cached_property
+    def decoding_step(self) -> tuple[Feed | None, str]:
+        """Inputs of one token after as many cached ones as it takes; or None, and why there are none.
+
+        Only for a model that fits into memory. Where sizes had to be found, all inputs are made up so from then on.
+
+        Raises:
+            ModelError: it does not load.
+        """
+        if not has_cache(self.graph.signature):
+            return None, ""
+        past, session = max(1, self._within(self.tokens + 1) - 1), self.session
+        for length in (past >> halved for halved in range(past.bit_length())):
+            feed = self._make(self.graph.signature, self.tokens, length)
+            try:
+                session.run(feed)
+            except (DataError, ModelError):
+                continue
+            return feed, ""
+        length = min(past, SHORT_PAST)
+        try:
+            self.fit(self.tokens, length)
+        except DataError as error:
+            return None, str(error)
+        return self._make(self.graph.signature, self.tokens, length), ""
+
+    def _make(self, signature: Signature, tokens: int, past: int) -> Feed:
+        return generate(signature, samples=1, seq_len=tokens, seed=self._options.seed, past=past)[0]
