@@ -26,10 +26,13 @@ _SPECTRA = frozenset({"mel", "mels", "melspec", "logmel", "fbank", "fbanks", "sp
 _NO_PICTURES = frozenset(
     {"latent", "latents", "noise", "sample", "embed", "embeds", "embedding", "embeddings", "hidden", "feature"}
 )
-_FROM_0_TO_1 = frozenset({"images"})  # the only name that detectors (YOLO, RT-DETR, torchvision) have for it
-_UNIT_SOUNDS = frozenset({"input_values"})  # made mean 0 and variance 1 by their processors; other sounds are in [−1, 1]
+_UNIT_SOUNDS = frozenset(
+    {"input_values"}
+)  # made mean 0 and variance 1 by their processors; other sounds are in [−1, 1]
+_COUNTED = frozenset({"samples", "num_samples", "audio_len", "audio_length"})  # what the axis of a sound is called
 _LOUDEST_16_BITS = 2**15 - 1
 _RATE = 16000
+_BLACK, _WHITE = -2.2, 2.6  # what they become by the usual normalization
 _LOUDEST = 4  # standard deviations of a spectrogram
 _DRAWN = 256  # the largest side of an image that is drawn; larger ones are that, enlarged
 
@@ -56,6 +59,7 @@ def kind(spec: TensorSpec, shape: tuple[int, ...]) -> Kind | None:
         return "image"
     if _is_spectrogram(spec, shape, parts):
         return "spectrogram"
+    named_sound |= str((spec.shape or ("",))[-1]).lower() in _COUNTED
     return _row(shape, named=named_sound) if len(shape) <= 3 else None
 
 
@@ -101,7 +105,8 @@ def _is_spectrogram(spec: TensorSpec, shape: tuple[int, ...], parts: frozenset[s
     if parts & _SPECTRA or stem(spec.name) == "input_features":
         return True
     sound = bool(parts & _SOUNDS) or stem(spec.name) in _UNIT_SOUNDS
-    return (sound and min(shape[1:]) >= _LEAST_SIDE) or any(isinstance(size, str) and "frame" in size.lower() for size in spec.shape or ())
+    frames = any(isinstance(size, str) and "frame" in size.lower() for size in spec.shape or ())
+    return frames or (sound and min(shape[1:]) >= _LEAST_SIDE)
 
 
 def _time_axis(spec: TensorSpec, shape: tuple[int, ...]) -> int:
@@ -116,31 +121,26 @@ def _time_axis(spec: TensorSpec, shape: tuple[int, ...]) -> int:
 
 def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
     """Images of any rank: all axes before the last three (or the last two) count images or frames of a film."""
-    axis = channels_axis(shape)
-    if len(shape) < 3:
-        return _image((1, *((1,) * (2 - len(shape))), *shape), rng).reshape(shape)
-    if axis is None:
-        axis = -3
+    axis = channels_axis(shape) or -3
     height, width = (shape[at] for at in (-3, -2, -1) if at != axis)
     films, frames = (shape[0], math.prod(shape[1:-3])) if len(shape) > 3 else (1, 1)
     made = np.empty((films, frames, shape[axis], height, width), np.float32)
     for film in made:
-        picture, steps = _image((shape[axis], height, width), rng), rng.integers(-3, 4, 2)
+        picture, steps = _image(shape[axis], (height, width), rng), rng.integers(-3, 4, 2)
         for index, frame in enumerate(film):
             frame[:] = np.roll(picture, tuple(index * steps), axis=(1, 2))  # a camera that moves
     return (np.moveaxis(made, 2, -1) if axis == -1 else made).reshape(shape)
 
 
-def _image(shape: tuple[int, int, int], rng: np.random.Generator) -> Float32Array:
+def _image(channels: int, sides: tuple[int, int], rng: np.random.Generator) -> Float32Array:
     """One image [channels, height, width] of 1/f noise, a gradient and some objects, about mean 0 and variance 1.
 
     How bright, how rich in contrast and in detail it is, and in which colours, differs from image to image as it does
     in photographs.
     """
-    channels, *sides = shape
     height, width = (min(side, _DRAWN) for side in sides)
     colours = _colours(channels, rng)
-    ground = np.tensordot(colours, _fractal((channels, height, width), rng.uniform(0.8, 1.8), rng), 1)
+    ground: Array = np.tensordot(colours, _fractal((channels, height, width), rng.uniform(0.8, 1.8), rng), 1)
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, np.newaxis]
     x = np.linspace(-1, 1, width, dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
@@ -151,7 +151,7 @@ def _image(shape: tuple[int, int, int], rng: np.random.Generator) -> Float32Arra
         colour = (colours @ rng.standard_normal(channels)).astype(np.float32)
         ground = np.where(inside, colour[:, None, None] + np.float32(rng.uniform(0, 0.6)) * ground, ground)
     drawn = _standard(ground, rng)
-    return drawn if (height, width) == tuple(sides) else _enlarged(drawn, sides[0], sides[1])
+    return drawn if (height, width) == sides else _enlarged(drawn, *sides)
 
 
 def _enlarged(image: Float32Array, height: int, width: int) -> Float32Array:
@@ -163,7 +163,7 @@ def _between(size: int, of: int) -> Float32Array:
     """What makes `size` values of some, [size, of]."""
     at = np.linspace(0, of - 1, size)
     weights = np.maximum(0, 1 - np.abs(at[:, np.newaxis] - np.arange(of)))
-    return weights.astype(np.float32)
+    return np.asarray(weights, np.float32)
 
 
 def _colours(channels: int, rng: np.random.Generator) -> Float32Array:
@@ -190,23 +190,25 @@ def _fractal(shape: tuple[int, ...], power: float, rng: np.random.Generator) -> 
     frequency.flat[0] = np.inf  # no mean
     found = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape, np.float32)) * frequency**-power, shape[-2:])
     deviation = found.std(axis=(-2, -1), keepdims=True)
-    return (found / np.where(deviation > 0, deviation, 1)).astype(np.float32)
+    return np.asarray(found / np.where(deviation > 0, deviation, 1), np.float32)
 
 
-def _standard(image: Float32Array, rng: np.random.Generator) -> Float32Array:
+def _standard(image: Array, rng: np.random.Generator) -> Float32Array:
     """Mean 0 and variance 1 over all images; of a single one, both differ."""
     deviation = float(image.std())
     contrast, brightness = math.exp(rng.normal(-0.25, 0.35)), rng.normal(0, 0.5)
     scaled = (image - image.mean()) * np.float32(contrast / (deviation or 1.0)) + np.float32(brightness)
-    return np.clip(scaled, -2.2, 2.6)  # what black and white become by the usual normalization
+    return np.asarray(np.clip(scaled, _BLACK, _WHITE), np.float32)
 
 
 def _in_range(images: Float32Array, spec: TensorSpec) -> Array:
-    """Images in the range of their input: as they are, or black and white at 0 and 1, or at 0 and 255."""
-    if is_float(spec) and stem(spec.name) not in _FROM_0_TO_1:
-        return images
-    shares = (images + np.float32(2.2)) / np.float32(4.8)
-    return shares if is_float(spec) else np.rint(255 * shares)
+    """Images in the range of their input: normalized ones of floats, and integers from 0 to 255."""
+    return images if is_float(spec) else np.rint(as_stored(images))
+
+
+def as_stored(images: Array) -> Array:
+    """Normalized images with black at 0 and white at 255, as some models take floats too."""
+    return (images - np.float32(_BLACK)) * np.float32(255 / (_WHITE - _BLACK))
 
 
 # Sounds
@@ -223,7 +225,7 @@ def _sound(length: int, rng: np.random.Generator) -> Float32Array:
         voice += strength * np.sin(harmonic * phase + rng.uniform(0, 6))
     noise = _fractal((1, length), 0.5, rng)[0]
     found = voice * _envelope(length, rng) + rng.uniform(0.05, 0.5) * noise
-    return ((found - found.mean()) / (found.std() or 1.0)).astype(np.float32)
+    return np.asarray((found - found.mean()) / (found.std() or 1.0), np.float32)
 
 
 def _envelope(length: int, rng: np.random.Generator) -> Array:
@@ -253,5 +255,5 @@ def _spectrogram(shape: tuple[int, ...], frames: int, rng: np.random.Generator) 
         made += np.float32(2) * band * _envelope(times, rng).astype(np.float32)
     made = (made - made.mean()) * np.float32(math.exp(rng.normal(-0.1, 0.25)) / (float(made.std()) or 1.0))
     made += np.float32(rng.normal(0, 0.3))
-    made = np.clip(made, -_LOUDEST, _LOUDEST)
-    return made if frames == 1 else made.T
+    found: Float32Array = np.clip(made, -_LOUDEST, _LOUDEST)
+    return found if frames == 1 else found.T

@@ -104,7 +104,7 @@ def _extent(spec: TensorSpec, made: Mapping[str, Array]) -> int:
 
 
 def _boxes(shape: tuple[int, ...], extent: int, rng: np.random.Generator) -> Array:
-    """Left, top, right, bottom, of boxes that have an area."""
+    """Left, top, right, bottom: the first corner is never beyond the second."""
     corners = np.sort(rng.integers(extent + 1, size=(*shape[:-1], _PLANE, _PLANE)), axis=-2)
     return corners.reshape(shape)
 
@@ -114,12 +114,10 @@ def _length(spec: TensorSpec, array: Array) -> int | None:
     if role(spec) != "data" or array.ndim not in (_PLANE, _PLANE + 1) or array.size <= _SINGLE or follows(spec):
         return None
     wanted = spec.shape if spec.shape is not None and len(spec.shape) == array.ndim else (None,) * array.ndim
-    left_open = [array.shape[axis] for axis in range(1, array.ndim) if not isinstance(wanted[axis], int)]
-    return max(left_open) if left_open else max(array.shape[1:])
+    left_open: list[int] = [array.shape[axis] for axis in range(1, array.ndim) if not isinstance(wanted[axis], int)]
+    return max(left_open or array.shape[1:])
 
 
 def _begin_alike(name: str, other: str) -> bool:
     """Whether two names speak of the same: `speech_lengths` of `speech`, `target_length` of `targets`."""
     return other.startswith(name) or name.startswith(other)
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
 
@@ -16,6 +16,7 @@ from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, PerplexityText
 from onnxfq.progress import Progress
 from onnxfq.providers import facts
+from onnxfq.quantization.livelier import livelier
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 
@@ -61,12 +62,16 @@ class Comparison:
         runtime: where and how both run.
         loaded: bytes that a session of the original takes.
         original: has run on all inputs, piece by piece; None where the model fits into the memory as a whole.
+        reached: the outputs that a quantized weight will reach.
+        notes: what the user should know of the inputs.
     """
 
     inputs: Inputs
     runtime: Runtime
     loaded: int
     original: Pieces | None = None
+    reached: frozenset[str] | None = None
+    notes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Forget what the original gave."""
@@ -125,10 +130,19 @@ def prepare_comparison(
             return Comparison(inputs, runtime, loaded, pieces)
         session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
         run_reference(session, inputs.feeds[0], generated=inputs.feeds.is_generated)
+        inputs, notes = _made_livelier(inputs, graph.signature, session)
         _check_passages(graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     except ModelError as error:
         raise ModelError(f"{error} {WITHOUT_RUNNING if calibrated else _WITHOUT_COMPARING}") from error
-    return Comparison(inputs, runtime, loaded)
+    return Comparison(inputs, runtime, loaded, notes=notes)
+
+
+def _made_livelier(inputs: Inputs, signature: Signature, session: Session) -> tuple[Inputs, tuple[str, ...]]:
+    """The same inputs, or, where those made up show nothing, others that do; and what is to be told about it."""
+    if inputs.measured_on != "generated":
+        return inputs, ()
+    feeds, note = livelier(inputs.feeds, signature, session.run)
+    return replace(inputs, feeds=feeds), (note,) if note else ()
 
 
 def _check_passages(graph: Graph, passages: PerplexityText | None, run: Callable[[Feeds], Sequence[Outputs]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
@@ -21,7 +21,7 @@ from onnxfq.feeds import (
     without_copies,
 )
 from onnxfq.feeds.model_kind import find_language_output
-from onnxfq.graph import loaded_bytes
+from onnxfq.graph import loaded_bytes, reached_outputs
 from onnxfq.metrics.output_error import has_logits
 from onnxfq.metrics.perplexity_text import PerplexityText, given_perplexity_text, read_perplexity_text
 from onnxfq.progress import Progress
@@ -86,6 +86,8 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
             if chosen is not None:
                 raise
             notes.append(f"{NOT_COMPARED} {error}")
+    if comparison is not None:
+        notes += comparison.notes
     return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
 
 
@@ -115,7 +117,8 @@ def _prepare_comparison(
         passages=_passages(job, judged) if options.wants_perplexity else None,
     )
     runtime = Runtime(job.provider, job.threads, options.memory, folder)
-    return prepare_comparison(job.graph, inputs, runtime, progress, calibrated=calibration is not None)
+    comparison = prepare_comparison(job.graph, inputs, runtime, progress, calibrated=calibration is not None)
+    return replace(comparison, reached=reached_outputs(job.graph, [p.target.node for p in job.planned]))
 
 
 def _judged(job: Job) -> Feeds | None:

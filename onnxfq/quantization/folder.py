@@ -125,7 +125,7 @@ def merge(
         contents=contents_together(r.contents for r in marked),
         source_contents=contents_together(r.source_contents for r in marked),
     )
-    missing = [report for report in reports if report.targets and not report.outputs]
+    missing = [report for report in reports if report.targets and (not report.outputs or report.shows_nothing)]
     if missing:  # a figure of the others says nothing of these
         return replace(whole, gates=missing[0].gates)
     return whole.with_gates(options.gates)

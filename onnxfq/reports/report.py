@@ -10,11 +10,11 @@ from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError
 from onnxfq.metrics.gates import Gate, Gated, Gates
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.brief import brief_error, brief_rows
 from onnxfq.reports.contents import Content
 from onnxfq.reports.formats import writer_of
-from onnxfq.reports.measured import measured, unseen
+from onnxfq.reports.measured import measured, telling
 from onnxfq.reports.reading import build, read_object
 from onnxfq.rules import Skip
 from onnxfq.system.notebook import notebook_table
@@ -210,7 +210,11 @@ class Report(Gated):
     def __repr__(self) -> str:
         size, models = self.size, " → ".join(one_line(path) for path in (self.source, self.output) if path)
         sizes = f"{size_text(size.source_bytes)} → {size_text(size.output_bytes)}"
-        facts = (sizes, brief_error(self.outputs, written=self.output is not None), self._gates_text)
+        facts = (
+            sizes,
+            brief_error(telling(self.outputs, changed=self.changes_weights), written=self.output is not None),
+            self._gates_text,
+        )
         return f"<Report {models}: {'; '.join(filter(None, facts))}>"
 
     def _repr_html_(self) -> str:
@@ -221,17 +225,21 @@ class Report(Gated):
 
     def with_gates(self, gates: Gates) -> Report:
         """The report with its metrics held against limits, which become its gates."""
-        metrics = measured(self.outputs, self.latency, self.language)
-        metrics = unseen(metrics) if self.shows_nothing else metrics
+        metrics = measured(self.outputs, self.latency, self.language, changed=self.changes_weights)
         in_sample = self.measured_on == "in-sample"
         checked = (replace(g, in_sample=in_sample and g.name != "min-speedup") for g in gates.check(metrics))
         return replace(self, gates=tuple(checked))
 
     @property
+    def changes_weights(self) -> bool:
+        """Whether a weight of the output is another one than that of the original."""
+        return any(target.relative_error for target in self.targets)
+
+    @property
     def shows_nothing(self) -> bool:
-        """Whether weights have changed and no floating output has, so that the comparison cannot have met them."""
-        errors = [output.relative_mse for output in self.outputs if output.is_float and not output.is_empty]
-        return bool(errors) and not any(e != 0 for e in errors) and any(t.relative_error for t in self.targets)
+        """Whether weights have changed and no output has, so that the comparison cannot have met them."""
+        unchanged = [output for output in self.outputs if output.is_unchanged and not output.is_empty]
+        return bool(unchanged) and not telling(self.outputs, changed=self.changes_weights)
 
     def require(
         self,

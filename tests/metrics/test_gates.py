@@ -10,7 +10,7 @@ from onnxfq import GateError, UsageError
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.gates import Gate, Gated, Gates, Limit
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.measured import measured
 
 

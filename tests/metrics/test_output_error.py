@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds, generate
 from onnxfq.metrics import running_sums as sums
-from onnxfq.metrics.output_error import OutputAccuracy, compare
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.output_error import compare
 from onnxfq.metrics.running_sums import FloatSums, Spread
 from onnxfq.session import Session
 

@@ -12,7 +12,8 @@ import onnxfq
 from onnxfq import Report
 from onnxfq.errors import UsageError
 from onnxfq.feeds import Feeds
-from onnxfq.metrics.output_error import OutputAccuracy, compare
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.output_error import compare
 from onnxfq.quantization.keep_better import compare_errors, take_files
 from onnxfq.reports.verdict import verdict
 from onnxfq.session import Session

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.bands import COSINE, KL, LEVELS, RELATIVE_MSE, TOP1, loss_of
 from onnxfq.reports.verdict import in_sample_text, verdict
 from support.reports import run
