@@ -32,9 +32,9 @@ UNSEEN = (
 
 def comparison_notes(outputs: Sequence[OutputAccuracy]) -> Iterator[str]:
     """What could not be compared, and what was but tells little."""
-    left_out = not_compared(outputs)
-    if left_out:
-        yield f"NOT COMPARED: {'; '.join(left_out)}."
+    left_out = not_compared([output for output in outputs if output.reached])
+    if left_out and any(output.is_compared for output in outputs):
+        yield f"PARTLY COMPARED: nothing is known of {'; '.join(left_out)}."
     alike = [output for output in outputs if output.is_compared and output.is_float and output.is_alike]
     if alike:
         most = "the same" if not any(o.variation for o in alike) else "nearly the same"
