@@ -46,6 +46,42 @@ def compared(tmp_path: Path, body: str, y: str, **settings: Any) -> Report:
     return onnxfq.quantize(path, tmp_path / "out.onnx", eval_data=samples(), provider="cpu", **LIMITS, **settings)
 
 
+def evaluated(tmp_path: Path, model: str = "out.onnx") -> onnxfq.Evaluation:
+    np.savez(tmp_path / "x.npz", x=np.stack([sample["x"] for sample in samples()]))
+    return onnxfq.evaluate(
+        tmp_path / model, tmp_path / "in.onnx", data=tmp_path / "x.npz", task="outputs", provider="cpu", **LIMITS
+    )
+
+
+def test_a_model_beside_itself_has_no_error(tmp_path: Path) -> None:
+    compared(tmp_path, "p = MatMul(x, w) y = Relu(p)", "float[9, 64] y", algorithm="rtn")
+    found = evaluated(tmp_path, "in.onnx")
+    assert {gate.name: gate.measured for gate in found.require().gates} == {
+        "max-error": 0.0, "min-cosine": pytest.approx(1.0)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_agreement_of_classes_needs_a_quantized_weight(seen: bool, tmp_path: Path) -> None:
+    body = f"p = MatMul(x, w) logits = Where({'g' if seen else 'no'}, p, x)"
+    rows = np.random.default_rng(1).standard_normal((9, 64)).astype(np.float32)
+    path = write(
+        model(f"g = Greater(x, zero) {body}", x="float[B, 64] x", y="float[B, 64] logits", opset=18,
+              constants={name: CONSTANTS[name] for name in ("w", "zero", *([] if seen else ["no"]))}),
+        tmp_path / "classes.onnx",
+    )  # fmt: skip
+    onnxfq.quantize(path, tmp_path / "small.onnx", algorithm="rtn", validate=False)
+    np.savez(tmp_path / "labelled.npz", x=rows, labels=np.arange(9))
+    found = onnxfq.evaluate(
+        tmp_path / "small.onnx", path, data=tmp_path / "labelled.npz", task="classification", max_kl=99.0
+    )
+    (gate,) = found.gates
+    assert gate.passed is seen
+    assert (gate.measured is None) is not seen
+    assert (found["kl"].note or "").startswith("" if seen else "no output depends on a quantized weight")
+    assert found["accuracy"].value is not None
+
+
 # What there is to see of the weights: the body, the outputs, and what is said of them.
 NOTHING = {
     "masked": ("p = MatMul(x, w) y = Where(no, p, bias)", "float[9, 64] y", "no output depends on a quantized weight"),
@@ -97,6 +133,9 @@ def test_a_gate_needs_something_that_was_measured(case: str, tmp_path: Path) -> 
         report.require()
     judged = verdict(report.with_gates(Gates()))
     assert (judged.word == "NOT COMPARED") is (case not in JUDGED_BY_OTHERS), judged
+    found = evaluated(tmp_path)
+    assert [(gate.passed, gate.measured) for gate in found.gates] == [(False, None)] * 2
+    assert all(why in gate.note for gate in found.gates), [gate.note for gate in found.gates]
 
 
 @pytest.mark.parametrize("case", SOMETHING)
@@ -105,4 +144,5 @@ def test_what_was_measured_passes(case: str, tmp_path: Path) -> None:
     assert report.require().passed
     assert all((gate.measured or 0) > 0 for gate in report.gates)
     assert not report.shows_nothing
+    assert evaluated(tmp_path).require().passed
     assert verdict(report).level in ("negligible", "small")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.quantized_outputs import quantized_outputs
 from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Feed, load_feeds
-from onnxfq.graph import Graph, reached_outputs
+from onnxfq.graph import Graph
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_error import compare, has_logits
 from onnxfq.metrics.worst_outputs import WORST, told_metrics
-from onnxfq.rules import is_quantized
 
 
 def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
@@ -39,20 +39,13 @@ def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
     config.progress("loading", 0, 1)
     baseline, model = config.session(config.baseline), config.session(config.model)
     samples = config.samples or sys.maxsize
-    original = Graph.load(config.baseline)
-    signature = original.signature
+    signature = Graph.load(config.baseline).signature
     path = config.text or config.data_file
     feeds = load_feeds(path, signature, tokenizer=config.tokenizer, samples=samples, seq_len=config.seq_len)
-    reached = _reached(Graph.load(config.model), original)
+    reached = quantized_outputs(config.model, config.baseline)
     outputs = compare(baseline, model, _counted(list(feeds), config.tell("outputs")), reached)
     metrics = told_metrics(outputs, len(feeds), changed=reached is not None)
     return [m for m in metrics if m.value is not None or m.name in _ALWAYS or has_logits(signature)], outputs
-
-
-def _reached(model: Graph, baseline: Graph) -> frozenset[str] | None:
-    """The outputs that weights reach which are quantized in the model alone; None where there are none."""
-    nodes, before = ([node for node in graph.nodes() if is_quantized(node)] for graph in (model, baseline))
-    return reached_outputs(model, nodes) if len(nodes) > len(before) else None
 
 
 _ALWAYS = ("relative_mse", "cosine")  # of what is left: outputs that are logits have them
