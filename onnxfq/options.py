@@ -24,7 +24,7 @@ _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head':
 FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
-CalibrationData = str | Path | Iterable[Mapping[str, Array]]
+CalibrationData = str | Path | Iterable[Mapping[str, Any]] | Iterable[Array] | Mapping[str, Any]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
@@ -174,10 +174,10 @@ class Options:
     def _check_calib(self) -> None:
         for name, words in (("calib", 'a path, "self", or samples'), ("eval_data", "a path or samples")):
             value = getattr(self, name)
-            if isinstance(value, Mapping) or not isinstance(value, str | Path | Iterable | None):
+            if not isinstance(value, str | Path | Iterable | None) and not hasattr(value, "__getitem__"):
                 raise UsageError(
                     f"`{name}` must be {words} (got {type(value).__name__}). "
-                    "Give a list with a dict for each sample, of arrays by input name."
+                    "Give a list with a dict for each sample, of arrays by input name; or a dict of arrays."
                 )
 
     def as_json(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _LOUDEST_16_BITS = 2**15 - 1
 _RATE = 16000
 _BLACK, _WHITE = -2.2, 2.6  # what they become by the usual normalization
 _LOUDEST = 4  # standard deviations of a spectrogram
-_DRAWN = 256  # the largest side of an image that is drawn; larger ones are that, enlarged
+_DRAWN = 128  # the largest side of an image that is drawn; larger ones are that, enlarged
 
 
 def kind(spec: TensorSpec, shape: tuple[int, ...]) -> Kind | None:
@@ -53,7 +53,8 @@ def kind(spec: TensorSpec, shape: tuple[int, ...]) -> Kind | None:
         return "image" if stored else "sound" if named_sound and spec.dtype in ("int16", "int32") else None
     if len(shape) == 5 and (named_image or shape[-1] in CHANNELS or any(s in CHANNELS for s in shape[1:3])):
         return "image"
-    if named_image and (len(shape) == 4 or (len(shape) == 3 and channels_axis(shape) is not None)):
+    single = len(shape) == 3 and channels_axis(shape) is not None and shape[0] != 1  # else that is the batch
+    if named_image and (len(shape) == 4 or single):
         return "image"
     if len(shape) == 4 and channels_axis(shape) is not None:
         return "image"

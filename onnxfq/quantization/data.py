@@ -129,10 +129,13 @@ def _judged(job: Job) -> Feeds | None:
     if options.eval_data is None:
         passages = _eval_text(job) if options.eval_text is not None else None
         return None if passages is None else passages.feeds
+    tokenizer, samples, seq_len = _tokenizer(job), options.samples, options.seq_len
     if not isinstance(options.eval_data, str | Path):
-        return given_feeds(options.eval_data, signature, samples=options.samples, what="eval_data")
-    path, tokenizer = Path(options.eval_data), _tokenizer(job)
-    return load_feeds(path, signature, tokenizer=tokenizer, samples=options.samples, seq_len=options.seq_len)
+        given = options.eval_data
+        return given_feeds(
+            given, signature, samples=samples, what="eval_data", tokenizer=tokenizer, seq_len=seq_len
+        )  # fmt: skip
+    return load_feeds(Path(options.eval_data), signature, tokenizer=tokenizer, samples=samples, seq_len=seq_len)
 
 
 def _notes(job: Job, calibration: Feeds | None, held_out: Feeds | None, comparison: Comparison | None) -> Iterator[str]:
@@ -233,7 +236,7 @@ def _feeds(job: Job, *, holds_back: bool, progress: Progress) -> Feeds | None:
         return None
     tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
-        return given_feeds(options.calib, signature, samples=samples)
+        return given_feeds(options.calib, signature, samples=samples, tokenizer=tokenizer, seq_len=options.seq_len)
     if options.calibrates_itself:
         if not job.solver.calibrated:
             return None
