@@ -46,7 +46,8 @@ class Options:
         constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
             caller replaces them, and the output does not list them.
         calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
-            samples from Python, a dict of arrays each; or "self", with which the model makes its own. None: no
+            samples from Python, as dicts of arrays (or tensors), texts, or an array for each, or as columns; or
+            "self", with which the model makes its own. None: no
             calibration, and inputs made up for the comparison.
         tokenizer: the folder of tokenizer.json; None looks beside the model.
         samples: how many samples to use at most.

@@ -22,7 +22,7 @@ _PARTS = ("seq", "len", "time", "frame", "token", "node", "edge", "point", "atom
 _Value = TypeVar("_Value")
 
 
-class Rows(Protocol):
+class RowReader(Protocol):
     """An array that is read row by row, or as a whole."""
 
     @property
@@ -45,7 +45,7 @@ class Rows(Protocol):
 
 
 def cut(
-    arrays: Mapping[str, Rows], signature: Signature, name: str, *, whole: bool = False
+    arrays: Mapping[str, RowReader], signature: Signature, name: str, *, whole: bool = False
 ) -> Iterator[tuple[Feed, str]]:
     """Each sample with the words that say where it stands.
 
@@ -73,7 +73,7 @@ def cut(
         yield {key: _sample(array, specs[key]) for key, array in arrays.items()}, f"sample {index + 1} of {name}"
 
 
-def are_one_sample(arrays: Mapping[str, Rows], signature: Signature, name: str) -> bool:
+def are_one_sample(arrays: Mapping[str, RowReader], signature: Signature, name: str) -> bool:
     """Whether arrays are the inputs of one run, and no first axis counts samples.
 
     Raises:
@@ -108,7 +108,7 @@ def only_input(signature: Signature, what: str) -> str:
     )
 
 
-def _is_one_sample(arrays: Mapping[str, Rows], specs: Mapping[str, TensorSpec]) -> bool:
+def _is_one_sample(arrays: Mapping[str, RowReader], specs: Mapping[str, TensorSpec]) -> bool:
     """Whether every array is a whole input, equal dimensions are equal, and first axes cannot count samples."""
     known: dict[Dimension, int] = {}
     single = False
@@ -130,7 +130,7 @@ def _counts_parts(spec: TensorSpec) -> bool:
     return isinstance(first, str) and any(re.search(rf"(^|_|\d){part}", first.lower()) for part in _PARTS)
 
 
-def _count(arrays: Mapping[str, Rows], specs: Mapping[str, TensorSpec], name: str) -> int:
+def _count(arrays: Mapping[str, RowReader], specs: Mapping[str, TensorSpec], name: str) -> int:
     """How many samples the arrays hold, which all of them must agree on."""
     wrong = [
         f"{key} has shape {shape_text(array.shape)}, wanted {shape_text(specs[key].shape)}"
@@ -146,16 +146,16 @@ def _count(arrays: Mapping[str, Rows], specs: Mapping[str, TensorSpec], name: st
     return next(iter(counts.values()), 0)
 
 
-def _rank(spec: TensorSpec, array: Rows) -> int:
+def _rank(spec: TensorSpec, array: RowReader) -> int:
     return array.ndim if spec.shape is None else len(spec.shape)
 
 
-def _is_stacked(array: Rows, spec: TensorSpec) -> bool:
+def _is_stacked(array: RowReader, spec: TensorSpec) -> bool:
     """Whether the first axis stands before the input's own axes; else it is the input's own first axis."""
     return array.ndim == _rank(spec, array) + 1
 
 
-def _batch(array: Rows, spec: TensorSpec) -> int:
+def _batch(array: RowReader, spec: TensorSpec) -> int:
     """How many rows of an array make a sample: one, unless the model fixes its batch."""
     if _is_stacked(array, spec) or not spec.shape:
         return 1
@@ -163,7 +163,7 @@ def _batch(array: Rows, spec: TensorSpec) -> int:
     return first if isinstance(first, int) and first > 0 else 1
 
 
-def _sample(array: Rows, spec: TensorSpec) -> Array:
+def _sample(array: RowReader, spec: TensorSpec) -> Array:
     """The next sample of an array."""
     if _is_stacked(array, spec):
         return np.asarray(array.take(1)[0])

@@ -129,8 +129,7 @@ class Size:
 
     def as_json(self) -> dict[str, float | int]:
         """All of it, derived figures included."""
-        derived = {"ratio": self.ratio, "bits_per_weight": self.bits_per_weight, "coverage": self.coverage}
-        return {**asdict(self), **derived}
+        return {n: getattr(self, n) for n in (*asdict(self), "ratio", "bits_per_weight", "coverage")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +155,8 @@ class Report(Gated):
         size: bytes before and after.
         estimate: expected time and memory.
         outputs: error of every output against the original, empty where nothing was compared. Gates are about these.
-        in_sample: the same on as many of the samples that calibration was fitted to; empty where `outputs` are of
-            those, or no sample calibrated.
-        measured_on: what the samples of `outputs` are to calibration: "held-out" from it, "in-sample", or "generated";
-            "" where nothing was compared.
+        in_sample: the same on as many samples that calibrated; empty where `outputs` are of those, or none did.
+        measured_on: what the samples of `outputs` are to calibration: "held-out", "in-sample", "generated", or "".
         latency: original against output, empty where nothing was compared.
         language: perplexity of output and original (`baseline`) on texts, where it was asked for.
         inputs: where the inputs of the comparison came from; "" where nothing was compared.
@@ -208,8 +205,8 @@ class Report(Gated):
     source_contents: tuple[Content, ...] = ()
 
     def __repr__(self) -> str:
-        size, models = self.size, " → ".join(one_line(path) for path in (self.source, self.output) if path)
-        sizes = f"{size_text(size.source_bytes)} → {size_text(size.output_bytes)}"
+        models = " → ".join(one_line(path) for path in (self.source, self.output) if path)
+        sizes = f"{size_text(self.size.source_bytes)} → {size_text(self.size.output_bytes)}"
         facts = (
             sizes,
             brief_error(telling(self.outputs, changed=self.changes_weights), written=self.output is not None),
@@ -225,10 +222,9 @@ class Report(Gated):
 
     def with_gates(self, gates: Gates) -> Report:
         """The report with its metrics held against limits, which become its gates."""
-        metrics = measured(self.outputs, self.latency, self.language, changed=self.changes_weights)
-        in_sample = self.measured_on == "in-sample"
-        checked = (replace(g, in_sample=in_sample and g.name != "min-speedup") for g in gates.check(metrics))
-        return replace(self, gates=tuple(checked))
+        checked = gates.check(measured(self.outputs, self.latency, self.language, changed=self.changes_weights))
+        seen = self.measured_on == "in-sample"
+        return replace(self, gates=tuple(replace(g, in_sample=seen and g.name != "min-speedup") for g in checked))
 
     @property
     def changes_weights(self) -> bool:
@@ -238,8 +234,7 @@ class Report(Gated):
     @property
     def shows_nothing(self) -> bool:
         """Whether weights have changed and no output has, so that the comparison cannot have met them."""
-        unchanged = [output for output in self.outputs if output.is_unchanged and not output.is_empty]
-        return bool(unchanged) and not telling(self.outputs, changed=self.changes_weights)
+        return any(o.is_unchanged for o in self.outputs) and not telling(self.outputs, changed=self.changes_weights)
 
     def require(
         self,
