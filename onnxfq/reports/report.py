@@ -160,7 +160,7 @@ class Report(Gated):
         latency: original against output, empty where nothing was compared.
         language: perplexity of output and original (`baseline`) on texts, where it was asked for.
         inputs: where the inputs of the comparison came from; "" where nothing was compared.
-        calibration: where the data come from that the algorithm was given; "" where it had none.
+        calibration: where the algorithm's data come from; "" where it had none.
         gates: limits and whether they hold.
         warnings: what the user should know.
         kernels_run: how many kinds of kernel were run against their codes.
@@ -207,11 +207,8 @@ class Report(Gated):
     def __repr__(self) -> str:
         models = " → ".join(one_line(path) for path in (self.source, self.output) if path)
         sizes = f"{size_text(self.size.source_bytes)} → {size_text(self.size.output_bytes)}"
-        facts = (
-            sizes,
-            brief_error(telling(self.outputs, changed=self.changes_weights), written=self.output is not None),
-            self._gates_text,
-        )
+        told = brief_error(telling(self.outputs, changed=self.changes_weights), written=self.output is not None)
+        facts = (sizes, told, self._gates_text)
         return f"<Report {models}: {'; '.join(filter(None, facts))}>"
 
     def _repr_html_(self) -> str:
@@ -234,7 +231,8 @@ class Report(Gated):
     @property
     def shows_nothing(self) -> bool:
         """Whether weights have changed and no output has, so that the comparison cannot have met them."""
-        return any(o.is_unchanged for o in self.outputs) and not telling(self.outputs, changed=self.changes_weights)
+        unchanged = any(o.is_unchanged for o in self.outputs) and not any(o.unmatched for o in self.outputs)
+        return unchanged and not telling(self.outputs, changed=self.changes_weights)
 
     def require(
         self,

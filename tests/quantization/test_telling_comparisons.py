@@ -133,6 +133,8 @@ def test_a_gate_needs_something_that_was_measured(case: str, tmp_path: Path) -> 
         report.require()
     judged = verdict(report.with_gates(Gates()))
     assert (judged.word == "NOT COMPARED") is (case not in JUDGED_BY_OTHERS), judged
+    assert ("no output changed at all" in judged.text) is report.shows_nothing
+    assert not (report.shows_nothing and any(output.unmatched for output in report.outputs))
     found = evaluated(tmp_path)
     assert [(gate.passed, gate.measured) for gate in found.gates] == [(False, None)] * 2
     assert all(why in gate.note for gate in found.gates), [gate.note for gate in found.gates]
