@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tools import NOT_INSTALLED
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.bands import loss_of
 from onnxfq.reports.figures import cosine_text, figure_text, share_text
 

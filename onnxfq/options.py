@@ -22,7 +22,7 @@ _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head':
 FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
-CalibrationData = str | Path | Iterable[Mapping[str, Array]]
+CalibrationData = str | Path | Iterable[Mapping[str, Any]] | Iterable[Array] | Mapping[str, Any]
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
@@ -46,7 +46,8 @@ class Options:
         unshare: nodes that share one weight each get a quantized copy of their own, which calibration fits to that node
             alone: a larger file, with a smaller error.
         calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
-            samples from Python, a dict of arrays each; or "self", with which the model makes its own. None: no
+            samples from Python, as dicts of arrays (or tensors), texts, or an array for each, or as columns; or
+            "self", with which the model makes its own. None: no
             calibration, and inputs made up for the comparison.
         tokenizer: the folder of tokenizer.json; None looks beside the model.
         samples: how many samples to use at most.
@@ -175,10 +176,10 @@ class Options:
     def _check_calib(self) -> None:
         for name, words in (("calib", 'a path, "self", or samples'), ("eval_data", "a path or samples")):
             value = getattr(self, name)
-            if isinstance(value, Mapping) or not isinstance(value, str | Path | Iterable | None):
+            if not isinstance(value, str | Path | Iterable | None) and not hasattr(value, "__getitem__"):
                 raise UsageError(
                     f"`{name}` must be {words} (got {type(value).__name__}). "
-                    "Give a list with a dict for each sample, of arrays by input name."
+                    "Give a list with a dict for each sample, of arrays by input name; or a dict of arrays."
                 )
 
     def as_json(self) -> dict[str, Any]:

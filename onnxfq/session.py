@@ -144,6 +144,9 @@ class Session:
         self._check_outputs(names)
         self._check_feed(feed)
         with self._translated():
+            if not names:  # ONNX Runtime would give all that there are
+                self._session.run(None, dict(feed))
+                return {}
             run = self._run_values if self._by_value else self._session.run
             return dict(zip(names, run(list(names), dict(feed)), strict=True))
 

@@ -25,7 +25,7 @@ class Repeated:
     """
 
     def __init__(self, session: Session, feed: Feed) -> None:
-        self._session = session
+        self._session, self._feed = session, feed
         self._inputs = {name: to_value(np.ascontiguousarray(a), session.provider) for name, a in feed.items()}
         self._places = dict.fromkeys(session.array_outputs(), session.provider)
 
@@ -36,6 +36,9 @@ class Repeated:
             DataError: the feed does not fit the model.
             ModelError: the model does not run.
         """
+        if not self._places:  # no output is an array that could be bound
+            self._session.run(self._feed)
+            return {}
         return _run(self._session, self._inputs, self._places)
 
 

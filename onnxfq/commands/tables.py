@@ -15,7 +15,7 @@ from onnxfq.commands.printing import add as _add
 from onnxfq.commands.printing import say as _say
 from onnxfq.commands.printing import table as _table
 from onnxfq.evaluation.result import Evaluation
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.bands import is_cache, worst_cache
 from onnxfq.reports.compare import ReportComparison
 from onnxfq.reports.figures import cosine_text, figure_text, share_text, uncertain_text

@@ -9,6 +9,7 @@ from typing import get_type_hints
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig, find_tokenizer
+from onnxfq.evaluation.quantized_outputs import without_unseen
 from onnxfq.evaluation.result import Evaluation
 from onnxfq.evaluation.tasks import check_task_name, choose_task
 from onnxfq.evaluation.tasks.task import Task
@@ -97,7 +98,8 @@ def evaluate(
         )  # fmt: skip
         chosen = choose_task(task, config)
         gates.refuse_unmeasured(chosen.metrics(config), chosen.name)
-        metrics, outputs = chosen.run(config)
+        measured, outputs = chosen.run(config)
+        metrics = without_unseen(measured, source, original)
     return Evaluation(
         model=model_name(model),
         baseline=None if baseline is None else model_name(baseline),

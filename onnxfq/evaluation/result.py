@@ -7,7 +7,7 @@ from typing import Any
 
 from onnxfq.metrics.gates import Gate, Gated
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.system.notebook import notebook_table
 from onnxfq.system.terminal import one_line
 

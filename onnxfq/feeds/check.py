@@ -35,7 +35,7 @@ def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
 def check_names(names: Mapping[str, object], signature: Signature, where: str) -> None:
     """Refuse names that the model does not have."""
     known = signature.feedable
-    unknown = [name for name in names if name not in known]
+    unknown = [str(name) for name in names if name not in known]
     if unknown:
         raise DataError(
             f"The model has no such inputs (in {where}; got {', '.join(unknown)}). Its inputs: {', '.join(known)}."

@@ -15,6 +15,8 @@ from onnxfq.feeds.axis_kinds import axis_kind
 from onnxfq.feeds.configurations import longest
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
+from onnxfq.feeds.natural import kind, natural
+from onnxfq.feeds.plausible import follows, length, plausible
 from onnxfq.feeds.shapes import Sizes, sizes_of
 from onnxfq.session import NOT_ARRAYS
 from onnxfq.signature import Signature, TensorSpec
@@ -38,7 +40,8 @@ def generate(
 ) -> Feeds:
     """Make inputs up from the signature alone.
 
-    Ids are uniform over the vocabulary, floats standard normal, masks ones. Sample i depends on `seed` and i only.
+    Ids are uniform over the vocabulary, masks ones; images, sounds and spectrograms are like real ones, what else its
+    name explains is plausible, and other floats are standard normal. Sample i depends on `seed` and i only.
 
     Args:
         signature: the model's inputs.
@@ -136,11 +139,16 @@ def element_type(spec: TensorSpec) -> np.dtype[np.generic]:
 
 
 def _complete(feed: Mapping[str, Array], signature: Signature, sizes: Sizes, rng: np.random.Generator | None) -> Feed:
-    made = {spec.name: feed[spec.name] if spec.name in feed else _make(spec, sizes, rng) for spec in signature.inputs}
-    return made | {spec.name: feed[spec.name] for spec in signature.defaults if spec.name in feed}
+    made = {name: array for name, array in feed.items() if name in signature.feedable}
+    for spec in sorted(signature.inputs, key=follows):
+        if spec.name not in made:
+            made[spec.name] = _make(spec, sizes, rng, made, signature)
+    return {name: made[name] for name in signature.feedable if name in made}
 
 
-def _make(spec: TensorSpec, sizes: Sizes, rng: np.random.Generator | None) -> Array:
+def _make(
+    spec: TensorSpec, sizes: Sizes, rng: np.random.Generator | None, made: Mapping[str, Array], signature: Signature
+) -> Array:
     dtype = element_type(spec)
     shape = sizes.shape(spec)
     match role(spec):
@@ -161,9 +169,9 @@ def _make(spec: TensorSpec, sizes: Sizes, rng: np.random.Generator | None) -> Ar
         case "total_length":
             return np.full(shape, sizes.past + sizes.sequence, dtype)
         case "length":
-            return np.full(shape, sizes.sequence, dtype)
+            return np.full(shape, length(spec, signature, made, sizes.sequence), dtype)
         case "data":  # `fill` has refused it where there is no generator
-            return _random(spec, shape, rng or np.random.default_rng(0)).astype(dtype)
+            return _random(spec, shape, made, rng or np.random.default_rng(0)).astype(dtype)
 
 
 def _mask(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
@@ -171,7 +179,13 @@ def _mask(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     return np.zeros(shape) if is_float(spec) and len(shape) > 2 else np.ones(shape)
 
 
-def _random(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _random(spec: TensorSpec, shape: tuple[int, ...], made: Mapping[str, Array], rng: np.random.Generator) -> Array:
+    explained = plausible(spec, shape, made, rng)
+    if explained is not None:
+        return explained
+    what = kind(spec, shape)
+    if what is not None:
+        return natural(spec, shape, what, rng)
     if is_float(spec):
         return rng.standard_normal(shape, dtype=np.float32)
     if spec.dtype == "bool":

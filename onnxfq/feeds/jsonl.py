@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
+from onnxfq.feeds.arrays_by_name import without_labels
 from onnxfq.feeds.check import check_names
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
@@ -78,7 +79,7 @@ def _parse_sample(sample: dict[str, Any], signature: Signature, text: Text, wher
         return encoded and encoded | {name: to_array(sample[name], spec, where) for name, spec in others.items()}
     if list(sample) == ["input_ids"]:
         return text.from_ids(sample["input_ids"], where)
-    check_names(sample, signature, where)
+    check_names(without_labels(sample, signature), signature, where)
     return {name: to_array(sample[name], spec, where) for name, spec in specs.items() if name in sample}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from onnxfq.signature import TensorSpec
@@ -10,11 +11,15 @@ Role = Literal["cache", "cache_branch", "mask", "zeros", "position", "past_lengt
 
 _FLOATS = ("float", "bfloat")
 _INTEGERS = ("int", "uint")
-_POSITIONS = frozenset({"position_ids", "decoder_position_ids", "cache_position"})
-# Segments of one text are all the first; "keep the last 0 logits" keeps all of them.
-_ZEROS = frozenset({"token_type_ids", "segment_ids", "num_logits_to_keep", "logits_to_keep"})
-_PAST_LENGTHS = frozenset({"past_length", "past_sequence_length", "past_seq_len", "cache_length"})
-_TOTAL_LENGTHS = frozenset({"total_sequence_length", "total_length"})
+# Exporters put words in front of these ("serving_default_token_type_ids"), seldom behind them.
+_POSITIONS = ("position_ids", "cache_position", "pos_ids", "positions", "input_pos")
+# Segments of one text are all the first, as is the beam of a single one; "keep the last 0 logits" keeps all of them.
+_ZEROS = ("token_type_ids", "segment_ids", "input_type_ids", "sent_ids", "logits_to_keep", "beam_idx")
+_PAST_LENGTHS = ("past_length", "past_sequence_length", "past_seq_len", "cache_length")
+_TOTAL_LENGTHS = ("total_sequence_length", "total_length", "total_seq_len")
+_LENGTHS = ("length", "lengths", "len", "lens", "seqlens", "ilens")
+_HIDING = frozenset({"pad", "padding", "masked", "indices", "has"})  # beside "mask": true is what is not to be seen
+_SERIES = frozenset({"past_values", "past_time_features", "past_observed_values"})  # of time, and no cache
 
 
 def stem(name: str) -> str:
@@ -37,9 +42,9 @@ def role(spec: TensorSpec) -> Role:
     name = stem(spec.name)
     if name == "use_cache_branch":
         return "cache_branch"
-    if name in _POSITIONS:
+    if _ends_in(name, _POSITIONS) and is_integer(spec):
         return "position"
-    if name in _ZEROS or "masked" in name:
+    if _ends_in(name, _ZEROS) or _hides(spec, name):
         return "zeros"
     if "mask" in name:
         return "mask"
@@ -57,21 +62,40 @@ def takes_token_ids(spec: TensorSpec) -> bool:
     return spec.vocabulary is not None or stem(spec.name).endswith(("ids", "tokens", "token"))
 
 
+def words(name: str) -> frozenset[str]:
+    """The words of a name: `model/Pixel_Values:0` → pixel, values."""
+    return frozenset(re.findall("[a-z]+", stem(name)))
+
+
+def _ends_in(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a name is one of some, with or without words before it."""
+    return any(name == ending or name.endswith(f"_{ending}") for ending in endings)
+
+
+def _hides(spec: TensorSpec, name: str) -> bool:
+    """Whether an input names what is not to be seen: PyTorch's `key_padding_mask`, positions that are masked."""
+    if "masked" in name:
+        return True
+    if "mask" not in name or not words(name) & _HIDING:
+        return False
+    return spec.dtype == "bool" or not words(name) & {"pad", "padding"}  # as numbers, padding is 0 like elsewhere
+
+
 def _is_small(spec: TensorSpec) -> bool:
     return spec.shape is not None and len(spec.shape) <= 1
 
 
 def _length_role(name: str) -> Role | None:
-    if name in _PAST_LENGTHS:
+    if _ends_in(name, _PAST_LENGTHS):
         return "past_length"
-    if name in _TOTAL_LENGTHS:
+    if _ends_in(name, _TOTAL_LENGTHS):
         return "total_length"
-    return "length" if name.endswith(("length", "lengths")) else None
+    return "length" if _ends_in(name, _LENGTHS) else None
 
 
 def _is_cache(spec: TensorSpec, name: str) -> bool:
     """Keys and values of earlier tokens: named so, or floats with a dimension that counts past tokens."""
-    if spec.shape is None or len(spec.shape) < 3:
+    if spec.shape is None or len(spec.shape) < 3 or name in _SERIES:
         return False
     if name.startswith(("past_", "past.")) or any(
         word in name for word in (".past", "past_key", "past_value", "cache")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from onnxfq.arrays import Array
 from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds.check import check
+from onnxfq.feeds.configurations import UNLIMITED
 from onnxfq.feeds.convert import convert
 from onnxfq.feeds.feed import Feed, Feeds
+from onnxfq.feeds.folders import read_folder
 from onnxfq.feeds.generate import fill
+from onnxfq.feeds.given import read_given
 from onnxfq.feeds.jsonl import read_jsonl
-from onnxfq.feeds.npz import is_one_sample, read_npz
+from onnxfq.feeds.npz import read_npz
 from onnxfq.feeds.text import Text
-from onnxfq.input_files import ARRAY_FILES, listed, refuse_missing
+from onnxfq.input_files import listed, refuse_missing
 from onnxfq.signature import Signature
 
 Sample = tuple[Feed, str]  # with the words that say where it stands
@@ -51,27 +51,30 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
 
 
 def given_feeds(
-    given: Iterable[Mapping[str, Array]], signature: Signature, *, samples: int, what: str = "calib"
+    given: object,
+    signature: Signature,
+    *,
+    samples: int,
+    what: str = "calib",
+    tokenizer: Path | None = None,
+    seq_len: int = UNLIMITED,
 ) -> Feeds:
     """Take inputs from Python; what follows from them (masks, positions, an empty cache) is filled in.
 
     Args:
-        given: an array by input name for each sample.
+        given: samples, arrays or columns, as `given.read_given` takes them.
         signature: the model's inputs.
         samples: how many to take at most, the first ones.
         what: the setting, for messages.
+        tokenizer: the folder with tokenizer.json, or that file; only text needs it.
+        seq_len: the longest sample of text, in tokens; the model's own limit holds besides.
 
     Raises:
         DataError: there are none, or they do not fit the model.
+        UsageError: text without a tokenizer.
     """
-    feeds = []
-    for number, sample in enumerate(itertools.islice(given, samples), start=1):
-        where = f"sample {number} of those given"
-        if not isinstance(sample, Mapping):
-            raise DataError(
-                f"Expected a dict of arrays (in {where}; got {type(sample).__name__}). Give one dict for each sample."
-            )
-        feeds.append(complete({name: np.asarray(array) for name, array in sample.items()}, signature, where))
+    read = itertools.islice(read_given(given, signature, Text(tokenizer, signature, seq_len)), samples)
+    feeds = [complete(feed, signature, where) for feed, where in read]
     if not feeds:
         raise DataError(
             f"There are no samples in `{what}`. Give at least one, and a list where they are read more than once."
@@ -109,7 +112,7 @@ def complete(feed: Feed, signature: Signature, where: str) -> Feed:
 def _read(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
     """Samples, each with the words that say where it stands."""
     if path.is_dir():
-        return _read_folder(path, signature)
+        return read_folder(path, signature)
     refuse_missing(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -128,17 +131,6 @@ def _read_json_lines(path: Path, signature: Signature, text: Text, samples: int)
 def _read_windows(path: Path, signature: Signature, text: Text, samples: int) -> Iterator[Sample]:
     windows = text.windows("".join(read_lines(path)), samples)
     return ((feed, f"window {index} of {path.name}") for index, feed in enumerate(windows, start=1))
-
-
-def _read_folder(path: Path, signature: Signature) -> Iterator[Sample]:
-    """Samples of all files; where one can only be a whole sample, each of them is one."""
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in ARRAY_FILES)
-    if not files:
-        raise DataError(
-            f"There are no {listed(ARRAY_FILES)} files in the folder {path}. Give a folder that holds some."
-        )
-    whole = any(is_one_sample(file, signature) for file in files)
-    return itertools.chain.from_iterable(read_npz(file, signature, whole=whole) for file in files)
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import Fed, single_node
+from onnxfq.graph.reached import reached_outputs
 from onnxfq.graph.save import save
 from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
@@ -51,6 +52,7 @@ __all__ = [
     "model_name",
     "on_disk",
     "partition",
+    "reached_outputs",
     "save",
     "single_node",
     "stored_tensors",

@@ -3,67 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds
-from onnxfq.metrics.metric import Metric
+from onnxfq.metrics.likeness import Likeness
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.metrics.running_sums import EqualSums, FloatSums
+from onnxfq.metrics.worst_outputs import LOGITS_WORDS
 from onnxfq.session import NOT_ARRAYS, Session
-from onnxfq.signature import Signature, TensorSpec
-
-LOGITS_WORDS = ("logits", "scores")
-
-
-@dataclass(frozen=True, slots=True)
-class OutputAccuracy:
-    """One output of the candidate against the reference's, over all feeds. All values are safe to write as JSON.
-
-    None stands for a value that does not apply, or that is not finite; `note` then says why.
-
-    Attributes:
-        name: of the output.
-        dtype: element type in the reference.
-        elements: how many elements of the reference were compared.
-        relative_mse: Σ(y−y₀)² / Σ(y₀−mean y₀)², the mean per feature (last axis) over all rows and feeds. Where every
-            row is the same, and so this denominator 0, the mean is taken over all elements; where all elements are
-            the same, the error is 0 if the candidate's are equal and otherwise infinite (None).
-        cosine: mean over rows of the cosine between y and y₀ along the last axis.
-        max_abs: largest |y−y₀|.
-        kl: of outputs that are logits, mean over rows of KL(reference ‖ candidate) in nats, softmax over the last axis.
-        top1: of outputs that are logits, the fraction of rows with the same largest element.
-        equal: of outputs that are not floating-point, the fraction of equal elements.
-        nonfinite: elements that are NaN or infinite in one model and different in the other.
-        shared_nonfinite: elements that are NaN in both, or the same infinity; left out of all other values.
-        note: what to know about these values; None where there is nothing.
-        samples: how many feeds they come from, without those for which the reference gave no elements; 0: not known.
-    """
-
-    name: str
-    dtype: str
-    elements: int = 0
-    relative_mse: float | None = None
-    cosine: float | None = None
-    max_abs: float | None = None
-    kl: float | None = None
-    top1: float | None = None
-    equal: float | None = None
-    nonfinite: int = 0
-    shared_nonfinite: int = 0
-    note: str | None = None
-    samples: int = 0
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the elements are floating-point numbers."""
-        return self.dtype.startswith(("float", "bfloat"))
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there was nothing to compare: the reference gave no elements."""
-        return self.elements == 0
+from onnxfq.signature import Dimension, Signature, TensorSpec
 
 
 def has_logits(signature: Signature) -> bool:
@@ -75,14 +26,22 @@ def _are_logits(name: str) -> bool:
     return any(word in name.lower() for word in LOGITS_WORDS)
 
 
-def compare(reference: Session, candidate: Session, feeds: Iterable[Feed]) -> list[OutputAccuracy]:
+def compare(
+    reference: Session, candidate: Session, feeds: Iterable[Feed], reached: Collection[str] | None = None
+) -> list[OutputAccuracy]:
     """Run both models on the same feeds and compare every output of the reference.
+
+    Args:
+        reference: the model before.
+        candidate: the model after.
+        feeds: what to run them on.
+        reached: outputs that a quantized weight reaches; None where that is not known.
 
     Raises:
         DataError: no feeds, or the models cannot run on them.
         ModelError: a model does not run.
     """
-    return compare_outputs(reference.signature().outputs, run_both(reference, candidate, feeds))
+    return compare_outputs(reference.signature().outputs, run_both(reference, candidate, feeds), reached)
 
 
 def run_both(
@@ -108,18 +67,21 @@ def run_both(
 
 
 def compare_outputs(
-    specs: Iterable[TensorSpec], pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
+    specs: Iterable[TensorSpec],
+    pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+    reached: Collection[str] | None = None,
 ) -> list[OutputAccuracy]:
     """Compare every output of the reference.
 
     Args:
         specs: the reference's outputs.
         pairs: for each sample what the reference gave, and what the candidate gave, by name.
+        reached: outputs that a quantized weight reaches; None where that is not known.
 
     Raises:
         DataError: no samples.
     """
-    outputs = [_Output(spec) for spec in specs]
+    outputs = [_Output(spec, reached=reached is None or spec.name in reached) for spec in specs]
     count = 0
     for expected, got in pairs:
         for output in outputs:
@@ -167,11 +129,12 @@ def no_inputs(error: Exception, tried: int = 0) -> DataError:
 class _Output:
     """What has been seen of one output."""
 
-    def __init__(self, spec: TensorSpec) -> None:
-        self.name = spec.name
-        self.blank = OutputAccuracy(spec.name, spec.dtype)
+    def __init__(self, spec: TensorSpec, *, reached: bool) -> None:
+        self.name, self.shape = spec.name, spec.shape
+        self.blank = OutputAccuracy(spec.name, spec.dtype, reached=reached)
         self.sums = FloatSums(logits=_are_logits(spec.name)) if self.blank.is_float else EqualSums()
-        self.seen = self.samples = 0
+        self.likeness = Likeness()
+        self.seen = self.samples = self.unmatched = 0
         self.trouble: str | None = None
 
     def add(self, expected: Array | None, got: Array | None) -> None:
@@ -180,25 +143,68 @@ class _Output:
             return
         self.seen += expected.size
         self.samples += expected.size > 0
+        self.likeness.add(expected)
         if got is None:
             self.trouble = "the candidate has no such output"
-        elif got.shape != expected.shape:
-            self.trouble = f"shapes differ: {list(expected.shape)} in the reference, {list(got.shape)} in the candidate"
-        else:
+        elif got.shape == expected.shape:
             self.sums.add(expected, got)
+        else:
+            differ = f"{list(expected.shape)} in the reference, {list(got.shape)} in the candidate"
+            if follows_from_values(self.shape, expected.shape, got.shape):
+                self.unmatched += 1
+                self.seen += got.size if not expected.size else 0  # rows that are found in one model only
+                self.trouble = self.trouble or f"not compared: its length follows from the values ({differ}"
+            else:
+                self.trouble = f"shapes differ: {differ}"
 
     def result(self) -> OutputAccuracy:
         """The errors; none but counts where outputs could not be compared."""
-        result = replace(self.blank, elements=self.seen, samples=self.samples)
+        result = replace(
+            self.blank, elements=self.seen, samples=self.samples, unmatched=self.unmatched,
+            variation=self.likeness.variation,
+        )  # fmt: skip
         if result.dtype in NOT_ARRAYS:
-            return replace(result, note="not compared: it is no array")
+            return replace(result, note=f"not compared: it is {_CONTAINERS[result.dtype]}, and no array")
         if not self.seen:
             return replace(result, note="not compared: it has no elements")
         if self.trouble:
-            return replace(result, note=self.trouble)
+            part = f", in {self.unmatched} of the samples)" if self.trouble.startswith("not compared") else ""
+            return replace(result, note=self.trouble + part)
         if isinstance(self.sums, EqualSums):
-            return replace(result, equal=self.sums.equal / self.seen)
-        return _float_result(result, self.sums)
+            return _with_notes(replace(result, equal=self.sums.equal / self.seen))
+        return _with_notes(_float_result(result, self.sums))
+
+
+_CONTAINERS = {"sequence": "a sequence", "optional": "an optional value", "map": "a map", "sparse": "a sparse tensor"}
+
+
+def follows_from_values(wanted: Sequence[Dimension] | None, first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether two shapes of one output differ only along axes that the model leaves open.
+
+    For equal inputs these have the same length, unless it follows from values, as that of what is found or written.
+
+    Args:
+        wanted: the output's shape as the model says it.
+        first: that of one model's.
+        second: that of the other's.
+    """
+    if len(first) != len(second) or (wanted is not None and len(wanted) != len(first)):
+        return False
+    return not any(
+        isinstance(size, int) for size, a, b in zip(wanted or [None] * len(first), first, second, strict=True) if a != b
+    )
+
+
+def _with_notes(result: OutputAccuracy) -> OutputAccuracy:
+    """With what makes the figures say little or nothing."""
+    notes = [result.note] if result.note else []
+    if not result.reached:
+        notes.append("no quantized weight reaches it")
+    elif result.is_alike and result.variation == 0.0:
+        notes.append("alike: it is the same for all samples")
+    elif result.is_alike:
+        notes.append(f"alike: from sample to sample it changes by {result.variation:.1g} of its size")
+    return replace(result, note="; ".join(notes) or None)
 
 
 def _float_result(result: OutputAccuracy, sums: FloatSums) -> OutputAccuracy:
@@ -244,33 +250,3 @@ def _mean(total: float, count: int) -> float | None:
 def _finite(value: float) -> float | None:
     """None in place of NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
-
-
-def worst_metrics(outputs: Iterable[OutputAccuracy], samples: int | None = None) -> list[Metric]:
-    """Each metric of the floating outputs where it is worst, with the output's name as its note.
-
-    A value that one output should have and has not, because something in it is not finite, is worse than any number.
-
-    Args:
-        outputs: what `compare` found.
-        samples: how many samples that were, where that is known.
-    """
-    floats = [output for output in outputs if output.is_float and not output.is_empty]
-    broken = next((output for output in floats if output.relative_mse is None), None)
-    if broken is not None:
-        return [Metric(name, None, samples=samples, note=f"{broken.name}: {broken.note}") for name in WORST]
-    metrics = []
-    for name, worst in WORST.items():
-        known = [(value, output.name) for output in floats if (value := getattr(output, name)) is not None]
-        if known:
-            value, output_name = worst(known)
-            metrics.append(Metric(name, value, samples=samples, note=f"of {output_name}"))
-    return metrics
-
-
-WORST: dict[str, Callable[[list[tuple[float, str]]], tuple[float, str]]] = {
-    "relative_mse": max,
-    "cosine": min,
-    "kl": max,
-    "top1": min,
-}

@@ -90,7 +90,7 @@ class FloatSums:
         squared: Σ(y−y₀)² over finite elements.
         max_abs: largest |y−y₀| of finite elements.
         spread: Σ(y₀−mean y₀)².
-        rows: rows of at least two elements, for the mean of the cosines.
+        rows: rows of at least two elements, one of them finite, for the mean of the cosines.
         cosines: sum over those rows.
         distributions: rows compared as distributions.
         divergence: sum of KL(reference ‖ candidate) over those.
@@ -137,8 +137,9 @@ class FloatSums:
         self.squared += float((difference**2).sum())
         self.max_abs = max(self.max_abs, float(difference.max()))
         if old.shape[1] > 1:
-            self.rows += len(old)
-            self.cosines += float(_cosines(old, new).sum())
+            seen = finite.any(axis=1)
+            self.rows += int(seen.sum())
+            self.cosines += float(_cosines(old[seen], new[seen]).sum())
 
     def _add_distributions(self, old: Float64Array, new: Float64Array) -> None:
         self.distributions += len(old)

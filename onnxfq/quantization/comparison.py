@@ -16,6 +16,7 @@ from onnxfq.metrics.output_error import no_inputs
 from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, PerplexityText
 from onnxfq.progress import Progress
+from onnxfq.quantization.livelier import livelier
 from onnxfq.quantization.original import Original
 
 GENERATED_SAMPLES = 8
@@ -59,6 +60,7 @@ class Comparison:
         runtime: where and how both run.
         loaded: bytes that a session of the original takes.
         original: has run on all inputs, piece by piece; None where the model fits into the memory as a whole.
+        reached: the outputs that a quantized weight will reach.
         notes: what the user should know of the inputs.
     """
 
@@ -66,6 +68,7 @@ class Comparison:
     runtime: Runtime
     loaded: int
     original: Pieces | None = None
+    reached: frozenset[str] | None = None
     notes: tuple[str, ...] = ()
 
     def close(self) -> None:
@@ -135,9 +138,10 @@ def _prepare_whole(original: Original, inputs: Inputs, progress: Progress) -> Co
     session = original.session
     if inputs.measured_on != "generated":
         session.run(inputs.feeds[0])
+    inputs, told = _made_livelier(inputs, original)
     _check_passages(original.graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     decode, why = original.decoding_step
-    notes = (f"Decoding was not timed. {why}",) if why else ()
+    notes = (*told, f"Decoding was not timed. {why}") if why else told
     return Comparison(replace(inputs, decode=decode), original.runtime, original.loaded, notes=notes)
 
 
@@ -154,6 +158,14 @@ def _prepare_in_pieces(original: Original, inputs: Inputs, progress: Progress) -
         raise no_inputs(error) from error
     _check_passages(graph, inputs.passages, lambda feeds: _run_in_pieces(graph, feeds, inputs, runtime))
     return Comparison(inputs, runtime, original.loaded, pieces)
+
+
+def _made_livelier(inputs: Inputs, original: Original) -> tuple[Inputs, tuple[str, ...]]:
+    """The same inputs, or, where those made up show nothing, others that do; and what is to be told about it."""
+    if inputs.measured_on != "generated":
+        return inputs, ()
+    feeds, note = livelier(inputs.feeds, original.graph.signature, original.session.run)
+    return replace(inputs, feeds=feeds), (note,) if note else ()
 
 
 def _check_passages(graph: Graph, passages: PerplexityText | None, run: Callable[[Feeds], Sequence[Outputs]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxfq.errors import DataError, UsageError
@@ -20,6 +20,7 @@ from onnxfq.feeds import (
     without_copies,
 )
 from onnxfq.feeds.model_kind import find_language_output
+from onnxfq.graph import reached_outputs
 from onnxfq.metrics.output_error import has_logits
 from onnxfq.metrics.perplexity_text import PerplexityText, given_perplexity_text, read_perplexity_text
 from onnxfq.progress import Progress
@@ -121,7 +122,8 @@ def _prepare_comparison(
             in_sample=beside,
             passages=passages,
         )
-        return prepare_comparison(original, inputs, progress)
+        comparison = prepare_comparison(original, inputs, progress)
+    return replace(comparison, reached=reached_outputs(job.graph, [p.target.node for p in job.planned]))
 
 
 def _judged(job: Job) -> Feeds | None:
@@ -132,10 +134,13 @@ def _judged(job: Job) -> Feeds | None:
     if options.eval_data is None:
         passages = _eval_text(job) if options.eval_text is not None else None
         return None if passages is None else passages.feeds
+    tokenizer, samples, seq_len = _tokenizer(job), options.samples, options.seq_len
     if not isinstance(options.eval_data, str | Path):
-        return given_feeds(options.eval_data, signature, samples=options.samples, what="eval_data")
-    path, tokenizer = Path(options.eval_data), _tokenizer(job)
-    return load_feeds(path, signature, tokenizer=tokenizer, samples=options.samples, seq_len=options.seq_len)
+        given = options.eval_data
+        return given_feeds(
+            given, signature, samples=samples, what="eval_data", tokenizer=tokenizer, seq_len=seq_len
+        )  # fmt: skip
+    return load_feeds(Path(options.eval_data), signature, tokenizer=tokenizer, samples=samples, seq_len=seq_len)
 
 
 def _notes(job: Job, calibration: Feeds | None, held_out: Feeds | None, comparison: Comparison | None) -> Iterator[str]:
@@ -236,7 +241,8 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         return None
     tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
-        return given_feeds(options.calib, job.graph.signature, samples=samples)
+        given, signature = options.calib, job.graph.signature
+        return given_feeds(given, signature, samples=samples, tokenizer=tokenizer, seq_len=options.seq_len)
     if options.calibrates_itself:
         if not job.solver.calibrated:
             return None

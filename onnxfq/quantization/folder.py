@@ -12,6 +12,7 @@ from onnxfq.errors import ModelError, UsageError
 from onnxfq.model_files import MODEL_SUFFIX
 from onnxfq.options import Options
 from onnxfq.reports.contents import together as contents_together
+from onnxfq.reports.measured import telling
 from onnxfq.reports.report import Estimate, Report, Size
 
 # Weights, of ONNX models or in other frameworks' formats: no companions of a quantized model.
@@ -125,7 +126,7 @@ def merge(
         contents=contents_together(r.contents for r in marked),
         source_contents=contents_together(r.source_contents for r in marked),
     )
-    missing = [report for report in reports if report.targets and not report.outputs]
+    missing = [r for r in reports if r.targets and not telling(r.outputs, changed=r.changes_weights)]
     if missing:  # a figure of the others says nothing of these
         return replace(whole, gates=missing[0].gates)
     return whole.with_gates(options.gates)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxfq.metrics.output_error import OutputAccuracy, worst_metrics
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.worst_outputs import worst_metrics
 from onnxfq.reports.report import Report
 from onnxfq.solvers import BEST_WITHOUT_DATA
 

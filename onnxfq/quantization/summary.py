@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.find import is_quantized
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
+from onnxfq.reports.measured import not_compared
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
 from onnxfq.solvers import algorithm_text
@@ -27,6 +29,21 @@ UNSEEN = (
     "output with these inputs, such as a mask that hides everything. Give inputs that the model is used with: "
     "`calib=FILE`."
 )
+
+
+def comparison_notes(outputs: Sequence[OutputAccuracy]) -> Iterator[str]:
+    """What could not be compared, and what was but tells little."""
+    left_out = not_compared([output for output in outputs if output.reached])
+    if left_out and any(output.is_compared for output in outputs):
+        yield f"PARTLY COMPARED: nothing is known of {'; '.join(left_out)}."
+    alike = [output for output in outputs if output.is_compared and output.is_float and output.is_alike]
+    if alike:
+        most = "the same" if not any(o.variation for o in alike) else "nearly the same"
+        yield (
+            f"ALIKE: outputs are {most} for all samples ({', '.join(output.name for output in alike)}). Relative MSE "
+            "is the error in parts of what changes between samples, and so says little; cosine and KL are of what does "
+            "not. Give inputs that differ as those do that the model will meet: `calib=FILE` or `eval_data=FILE`."
+        )
 
 
 def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], calibration: str = "") -> Report:
@@ -72,6 +89,7 @@ def with_validation(report: Report, validation: Validation, job: Job) -> Report:
         warnings=(
             *report.warnings,
             *([validation.untimed] if validation.untimed else []),
+            *comparison_notes(validation.outputs),
             *([MADE_UP] if validation.inputs.measured_on == "generated" else []),
             *speed_warnings(validation.latency),
         ),

@@ -16,7 +16,8 @@ from onnxfq.errors import ModelError, VerificationError
 from onnxfq.feeds import Feeds
 from onnxfq.graph import Graph
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy, compare_outputs, run_both
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.output_error import compare_outputs, run_both
 from onnxfq.metrics.perplexity import PERPLEXITY, TokenLosses
 from onnxfq.metrics.perplexity_text import Pair, PerplexityText
 from onnxfq.progress import Progress
@@ -66,9 +67,9 @@ def validate(graph: Graph, output: Path, comparison: Comparison, progress: Progr
         pairs = both.pairs(inputs.feeds, 0)
         if passages is not None and passages.shared:
             pairs = passages.watched(losses, pairs)
-        outputs = compare_outputs(specs, pairs)
+        outputs = compare_outputs(specs, pairs, comparison.reached)
         seen = inputs.in_sample
-        in_sample = compare_outputs(specs, both.pairs(seen, len(inputs.feeds))) if seen else []
+        in_sample = compare_outputs(specs, both.pairs(seen, len(inputs.feeds)), comparison.reached) if seen else []
         if passages is not None and not passages.shared:
             for done, _ in enumerate(passages.watched(losses, both.texts(passages, progress))):
                 progress("perplexity", done, len(passages.feeds))
@@ -85,7 +86,7 @@ def judge(graph: Graph, output: Path, comparison: Comparison, progress: Progress
     """
     feeds = comparison.inputs.feeds
     with _running(graph, output, comparison, feeds, progress) as both:
-        return tuple(compare_outputs(graph.signature.outputs, both.pairs(feeds, 0)))
+        return tuple(compare_outputs(graph.signature.outputs, both.pairs(feeds, 0), comparison.reached))
 
 
 @contextmanager

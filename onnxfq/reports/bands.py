@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.figures import cosine_text, figure_text, share_text
-from onnxfq.session import NOT_ARRAYS
 
-Level = Literal["negligible", "small", "noticeable", "damaged", "broken", ""]
+Level = Literal["negligible", "small", "noticeable", "damaged", "broken", "unclear", ""]
 LEVELS: tuple[Level, ...] = ("negligible", "small", "noticeable", "damaged")
 
 # The largest KL (in nats) and relative MSE, and the smallest top-1 agreement and cosine, of each level but the last.
@@ -24,7 +23,8 @@ class Loss:
     """What quantizing did to the outputs.
 
     Attributes:
-        level: in a word; "broken" where an output is NaN, missing or of another shape; "" where nothing was compared.
+        level: in a word; "broken" where an output is NaN, missing or of another shape; "unclear" where all samples give
+            the same, so that a small error says nothing; "" where nothing was compared.
         text: the figures that say so.
         samples: how many they come from; 0 where that is not known.
     """
@@ -36,17 +36,29 @@ class Loss:
 
 def loss_of(outputs: Sequence[OutputAccuracy]) -> Loss:
     """The worst output's; caches count only where there is nothing else, and where logits are, nothing else does."""
-    seen = [output for output in outputs if output.elements and output.dtype not in NOT_ARRAYS]
-    seen = [o for o in seen if o.elements > o.shared_nonfinite or o.nonfinite]  # equal in all that is no number
-    broken = next((output for output in seen if output.equal is None and output.relative_mse is None), None)
+    seen = [output for output in outputs if output.is_compared]
+    broken = next((output for output in seen if _is_broken(output)), None)
     if broken is not None:
         return Loss("broken", f"{broken.name}: {broken.note or 'it could not be compared'}", broken.samples)
     answers = [output for output in seen if not is_cache(output)] or seen
     judged = [output for output in answers if output.kl is not None] or answers
-    losses = [_loss(output) for output in judged]
-    if not losses:
-        return Loss("")
-    return max(losses, key=lambda loss: LEVELS.index(loss.level))
+    losses = [_loss_of_alike(output) if output.is_float and output.is_alike else _loss(output) for output in judged]
+    clear = [loss for loss in losses if loss.level in LEVELS]
+    return max(clear, key=lambda loss: LEVELS.index(loss.level)) if clear else next(iter(losses), Loss(""))
+
+
+def _is_broken(output: OutputAccuracy) -> bool:
+    """Whether it has no error; one that is the same for all samples has none that is finite."""
+    return output.equal is None and output.relative_mse is None and (not output.is_alike or output.cosine is None)
+
+
+def _loss_of_alike(output: OutputAccuracy) -> Loss:
+    """Of an output that hardly changes from sample to sample: large errors are, small ones say nothing."""
+    found = _loss(replace(output, relative_mse=None, top1=None if output.kl is None else 1.0))
+    if found.level in LEVELS[2:]:
+        return found
+    full = found if output.relative_mse is None else _loss(output)
+    return Loss("unclear", f"{full.text}, but hardly anything changes from sample to sample", output.samples)
 
 
 def is_cache(output: OutputAccuracy) -> bool:
@@ -70,8 +82,8 @@ def _loss(output: OutputAccuracy) -> Loss:
         return Loss(max(levels, key=LEVELS.index), text, few)
     error, cosine = output.relative_mse or 0.0, output.cosine
     levels = _level(error, RELATIVE_MSE, _above), "negligible" if cosine is None else _level(cosine, COSINE, _below)
-    text = f"relative MSE {figure_text(error, few)}"
-    text = text if cosine is None else f"cosine {cosine_text(cosine, few)}, {text}"
+    text = "" if output.relative_mse is None else f"relative MSE {figure_text(error, few)}"
+    text = text if cosine is None else f"cosine {cosine_text(cosine, few)}{f', {text}' if text else ''}"
     return Loss(max(levels, key=LEVELS.index), text, few)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.system.terminal import size_text
 
 MOST_OUTPUTS = 8  # rows; of more, those with the largest error

@@ -10,11 +10,11 @@ from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError
 from onnxfq.metrics.gates import Gate, Gated, Gates
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.brief import brief_error, brief_rows
 from onnxfq.reports.contents import Content
 from onnxfq.reports.formats import writer_of
-from onnxfq.reports.measured import measured, unseen
+from onnxfq.reports.measured import measured, telling
 from onnxfq.reports.reading import build, read_object
 from onnxfq.rules import Skip
 from onnxfq.system.notebook import notebook_table
@@ -129,8 +129,7 @@ class Size:
 
     def as_json(self) -> dict[str, float | int]:
         """All of it, derived figures included."""
-        derived = {"ratio": self.ratio, "bits_per_weight": self.bits_per_weight, "coverage": self.coverage}
-        return {**asdict(self), **derived}
+        return {n: getattr(self, n) for n in (*asdict(self), "ratio", "bits_per_weight", "coverage")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +155,12 @@ class Report(Gated):
         size: bytes before and after.
         estimate: expected time and memory.
         outputs: error of every output against the original, empty where nothing was compared. Gates are about these.
-        in_sample: the same on as many of the samples that calibration was fitted to; empty where `outputs` are of
-            those, or no sample calibrated.
-        measured_on: what the samples of `outputs` are to calibration: "held-out" from it, "in-sample", or "generated";
-            "" where nothing was compared.
+        in_sample: the same on as many samples that calibrated; empty where `outputs` are of those, or none did.
+        measured_on: what the samples of `outputs` are to calibration: "held-out", "in-sample", "generated", or "".
         latency: original against output, empty where nothing was compared.
         language: perplexity of output and original (`baseline`) on texts, where it was asked for.
         inputs: where the inputs of the comparison came from; "" where nothing was compared.
-        calibration: where the data come from that the algorithm was given; "" where it had none.
+        calibration: where the algorithm's data come from; "" where it had none.
         gates: limits and whether they hold.
         warnings: what the user should know.
         kernels_run: how many kinds of kernel were run against their codes.
@@ -208,9 +205,10 @@ class Report(Gated):
     source_contents: tuple[Content, ...] = ()
 
     def __repr__(self) -> str:
-        size, models = self.size, " → ".join(one_line(path) for path in (self.source, self.output) if path)
-        sizes = f"{size_text(size.source_bytes)} → {size_text(size.output_bytes)}"
-        facts = (sizes, brief_error(self.outputs, written=self.output is not None), self._gates_text)
+        models = " → ".join(one_line(path) for path in (self.source, self.output) if path)
+        sizes = f"{size_text(self.size.source_bytes)} → {size_text(self.size.output_bytes)}"
+        told = brief_error(telling(self.outputs, changed=self.changes_weights), written=self.output is not None)
+        facts = (sizes, told, self._gates_text)
         return f"<Report {models}: {'; '.join(filter(None, facts))}>"
 
     def _repr_html_(self) -> str:
@@ -221,17 +219,20 @@ class Report(Gated):
 
     def with_gates(self, gates: Gates) -> Report:
         """The report with its metrics held against limits, which become its gates."""
-        metrics = measured(self.outputs, self.latency, self.language)
-        metrics = unseen(metrics) if self.shows_nothing else metrics
-        in_sample = self.measured_on == "in-sample"
-        checked = (replace(g, in_sample=in_sample and g.name != "min-speedup") for g in gates.check(metrics))
-        return replace(self, gates=tuple(checked))
+        checked = gates.check(measured(self.outputs, self.latency, self.language, changed=self.changes_weights))
+        seen = self.measured_on == "in-sample"
+        return replace(self, gates=tuple(replace(g, in_sample=seen and g.name != "min-speedup") for g in checked))
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether a weight of the output is another one than that of the original."""
+        return any(target.relative_error for target in self.targets)
 
     @property
     def shows_nothing(self) -> bool:
-        """Whether weights have changed and no floating output has, so that the comparison cannot have met them."""
-        errors = [output.relative_mse for output in self.outputs if output.is_float and not output.is_empty]
-        return bool(errors) and not any(e != 0 for e in errors) and any(t.relative_error for t in self.targets)
+        """Whether weights have changed and no output has, so that the comparison cannot have met them."""
+        unchanged = any(o.is_unchanged for o in self.outputs) and not any(o.unmatched for o in self.outputs)
+        return unchanged and not telling(self.outputs, changed=self.changes_weights)
 
     def require(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnxfq.reports.bands import Level, Loss, loss_of
+from onnxfq.reports.measured import not_compared, telling
 from onnxfq.reports.report import Report
 from onnxfq.system.terminal import size_text
 
@@ -15,6 +16,7 @@ _WORDS: dict[Level, str] = {
     "noticeable": "NOTICEABLE LOSS",
     "damaged": "DAMAGED",
     "broken": "BROKEN",
+    "unclear": "UNCLEAR",
     "": "NOT COMPARED",
 }
 
@@ -44,7 +46,7 @@ class Verdict:
 def verdict(report: Report) -> Verdict:
     """The verdict on a run; what was not compared with the original is never called passed."""
     size = f"{size_text(report.size.source_bytes)} → {size_text(report.size.output_bytes)}"
-    loss = Loss("") if report.shows_nothing else loss_of(report.outputs)
+    loss = loss_of(telling(report.outputs, changed=report.changes_weights))
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
         told = "; ".join(f"{gate.name} {gate.measured_text}, limit {gate.limit_text}" for gate in failed)
@@ -72,7 +74,8 @@ def _figures(report: Report, loss: Loss) -> str:
     if report.shows_nothing:
         return "no output changed at all, so that no quantized weight was met"
     if not loss.level:
-        return "no output has elements that could be compared"
+        reasons = "; ".join(not_compared(report.outputs))
+        return f"no output could be compared{f': {reasons}' if reasons else ''}"
     return f"{loss.text}{_measured_on(report, loss.samples)}"
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "find_bias",
     "find_fold",
     "fold",
+    "is_quantized",
     "match",
     "shift_bias",
     "take_rows",
@@ -44,9 +45,14 @@ RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 
 
+def is_quantized(node: Node) -> bool:
+    """Whether a node is one of those that compute with quantized weights."""
+    return node.op_type in _ALREADY_QUANTIZED and node.domain in DOMAINS
+
+
 def match(graph: Graph, node: Node) -> tuple[Rule, Sequence[Target]] | Skip | None:
     """Decide about one node: the rule for it and its weights, why it is left alone, or that it is nobody's business."""
-    if node.op_type in _ALREADY_QUANTIZED and node.domain in DOMAINS:
+    if is_quantized(node):
         return Skip(node.name, node.op_type, "already quantized", quantized=True)
     for rule in RULES:
         found = rule.match(graph, node)

@@ -14,7 +14,7 @@ from onnxfq.calibration.pieces import Pieces, Runtime
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, generate
 from onnxfq.graph import Graph, loaded_bytes
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.session import Session
 from support import models
 from support.models import Array

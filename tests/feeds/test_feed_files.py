@@ -344,8 +344,8 @@ def test_samples_from_python_are_completed() -> None:
         ),
         ([{"input_ids": np.array([[16]])}], r"in sample 1 of those given\): input_ids holds ids from 16"),
         (
-            [np.array([[1]])],
-            r"Expected a dict of arrays \(in sample 1 of those given; got ndarray\)\. Give one dict",
+            [([[1]], 0)],
+            r"Expected a dict of arrays \(in sample 1 of those given; got tuple\)\. Give one dict",
         ),
     ],
 )

@@ -236,6 +236,17 @@ def test_what_is_given_goes_before_what_the_graph_suggests() -> None:
         (TensorSpec("past_sequence_length", "int32", (1,)), np.array([0], np.int32)),
         (TensorSpec("total_sequence_length", "int32", (1,)), np.array([7], np.int32)),
         (TensorSpec("input_lengths", "int64", ("batch",)), np.array([7])),
+        (TensorSpec("serving_default_token_type_ids:0", "int32", (1, 3)), np.zeros((1, 3), np.int32)),
+        (TensorSpec("input_type_ids", "int32", (1, 3)), np.zeros((1, 3), np.int32)),
+        (TensorSpec("beam_idx", "int32", ("batch",)), np.zeros(1, np.int32)),
+        (TensorSpec("pos_ids", "int64", (1, 3)), np.arange(3)[np.newaxis]),
+        (TensorSpec("sequence_lens", "int32", ("batch",)), np.array([7], np.int32)),
+        (TensorSpec("key_padding_mask", "bool", (1, 3)), np.zeros((1, 3), np.bool_)),
+        (TensorSpec("padding_mask", "int64", (1, 3)), np.ones((1, 3), np.int64)),
+        (TensorSpec("pixel_mask", "int64", (1, 4, 4)), np.ones((1, 4, 4), np.int64)),
+        (TensorSpec("mask_time_indices", "bool", (1, 3)), np.zeros((1, 3), np.bool_)),
+        (TensorSpec("has_mask_input", "float32", (1,)), np.zeros(1, np.float32)),
+        (TensorSpec("mask_input", "float32", (1, 1, 4, 4)), np.zeros((1, 1, 4, 4), np.float32)),
     ],
 )
 def test_what_follows_from_others(spec: TensorSpec, value: np.ndarray) -> None:

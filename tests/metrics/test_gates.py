@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from onnxfq import GateError, UsageError
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.gates import Gate, Gated, Gates, Limit
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.measured import measured
 
 
@@ -51,7 +52,8 @@ def test_the_largest_error_counts(limit: float, passed: bool) -> None:
         ([], "the models were not compared"),
         ([output(0.1), output(None, note="NaN in one")], "y: NaN in one"),
         ([output(None, dtype="int64")], "no output is floating-point"),
-        ([output(None, elements=0)], "no output is floating-point"),
+        ([output(None, elements=0)], "no floating-point output has elements"),
+        ([replace(output(0.0), reached=False)], "no quantized weight reaches a floating-point output"),
     ],
 )
 def test_an_error_without_a_figure_fails_and_says_why(outputs: list[OutputAccuracy], why: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from onnxfq.metrics.metric import Metric, mean_metric
-from onnxfq.metrics.output_error import OutputAccuracy, worst_metrics
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.worst_outputs import worst_metrics
 
 
 def test_a_mean_has_an_error_from_two_samples_on() -> None:

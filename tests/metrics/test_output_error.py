@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from hypothesis import strategies as st
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds, generate
 from onnxfq.metrics import running_sums as sums
-from onnxfq.metrics.output_error import OutputAccuracy, compare
+from onnxfq.metrics.gates import Gates
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.output_error import compare, compare_outputs
 from onnxfq.metrics.running_sums import FloatSums, Spread
+from onnxfq.metrics.worst_outputs import told_metrics
 from onnxfq.session import Session
+from onnxfq.signature import TensorSpec
 
 BuildModel = Callable[..., bytes]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -212,6 +217,15 @@ def test_what_is_not_finite_alike_is_counted_and_left_out(echoes: Callable[..., 
     assert result.kl == pytest.approx(terms.sum(axis=1).mean())
 
 
+def test_rows_without_numbers_point_nowhere(echoes: Callable[..., list[OutputAccuracy]]) -> None:
+    a, b = noisy(np.random.default_rng(9), 3, 4)
+    a[0] = b[0] = np.nan
+    (result,) = echoes((a, b))
+    old, new = a[1:].astype(np.float64), b[1:].astype(np.float64)
+    cosines = (old * new).sum(axis=1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
+    assert result.cosine == pytest.approx(cosines.mean())
+
+
 def test_nothing_finite_has_no_figures(echoes: Callable[..., list[OutputAccuracy]]) -> None:
     nan = np.full((2, 3), np.nan, np.float32)
     (result,) = echoes((nan, nan), output="logits")
@@ -259,10 +273,38 @@ def test_an_empty_run_among_others_adds_nothing(echoes: Callable[..., list[Outpu
     assert echoes(pair, (empty, empty)) == echoes(pair)
 
 
-def test_different_shapes_are_no_figure(echoes: Callable[..., list[OutputAccuracy]]) -> None:
-    (result,) = echoes((np.ones((2, 3), np.float32), np.ones((2, 4), np.float32)))
-    assert (result.relative_mse, result.is_empty) == (None, False)
-    assert result.note == "shapes differ: [2, 3] in the reference, [2, 4] in the candidate"
+@pytest.mark.parametrize(
+    ("wanted", "first", "second", "unmatched"),
+    [
+        (("n", 4), (3, 4), (5, 4), 1),
+        (("n", 4), (0, 4), (5, 4), 1),
+        (("n", 4), (3, 4), (0, 4), 1),
+        ((None, None), (3, 4), (3, 6), 1),
+        (None, (3, 4), (3, 6), 1),
+        (("n", 4), (3, 4), (3, 5), 0),
+        ((2, "n"), (2, 4), (3, 5), 0),
+        (None, (3, 4), (3, 4, 1), 0),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_different_shapes_are_no_figure(
+    dtype: str, wanted: tuple[int | str | None, ...] | None, first: tuple[int, ...], second: tuple[int, ...],
+    unmatched: int,
+) -> None:  # fmt: skip
+    """Where the model fixes an axis that differs, something is broken; else a length follows from what was computed."""
+    old, new = np.ones(first, dtype), np.ones(second, dtype)
+    same = np.ones((2, 4), dtype)
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [({"y": same}, {"y": same}), ({"y": old}, {"y": new})]
+    (result,) = compare_outputs([TensorSpec("y", dtype, wanted)], pairs)
+    assert (result.relative_mse, result.equal, result.is_empty, result.unmatched) == (None, None, False, unmatched)
+    differ = f"{list(first)} in the reference, {list(second)} in the candidate"
+    if unmatched:
+        assert result.note == f"not compared: its length follows from the values ({differ}, in 1 of the samples)"
+    else:
+        assert result.note == f"shapes differ: {differ}"
+    assert result.is_compared is not bool(unmatched)
+    gate = next(iter(Gates.parse({"max_error": 9}).check(told_metrics([result], changed=True))))
+    assert (gate.passed, gate.measured) == (False, None)
 
 
 def test_a_lost_output_and_one_that_is_no_array_are_noted(build_model: BuildModel) -> None:
@@ -275,7 +317,7 @@ def test_a_lost_output_and_one_that_is_no_array_are_noted(build_model: BuildMode
     y, z, s = compare(Session(two), Session(one), [{"x": np.arange(3, dtype=np.float32)}])
     assert y.relative_mse == 0.0
     assert (z.relative_mse, z.is_empty, z.note) == (None, False, "the candidate has no such output")
-    assert (s.is_empty, s.note) == (True, "not compared: it is no array")
+    assert (s.is_empty, s.note) == (True, "not compared: it is a sequence, and no array")
 
 
 def test_no_samples_are_refused(build_model: BuildModel) -> None:
@@ -309,3 +351,50 @@ def test_sums_never_turn_rounding_into_a_negative_divergence() -> None:
     totals = FloatSums(logits=True)
     totals.add(rows, rows + 1e-12)
     assert totals.divergence >= 0.0
+
+
+# How much changes from sample to sample
+
+
+def varying(rng: np.random.Generator, change: float, samples: int = 5) -> list[Pair]:
+    base = 3 + rng.standard_normal((1, 6, 8))
+    made = [(base + change * rng.standard_normal(base.shape)).astype(np.float32) for _ in range(samples)]
+    return [(a, (a + 1e-2).astype(np.float32)) for a in made]
+
+
+@pytest.mark.parametrize("change", [1.0, 0.1, 0.0])
+def test_what_changes_is_told_as_a_part_of_all(change: float, echoes: Callable[..., list[OutputAccuracy]]) -> None:
+    pairs = varying(np.random.default_rng(2), change)
+    (result,) = echoes(*pairs)
+    y = np.stack([pair[0] for pair in pairs]).astype(np.float64)
+    wanted = ((y - y.mean(axis=0)) ** 2).sum() / (y**2).sum()
+    assert result.variation == pytest.approx(wanted, abs=1e-12)
+    assert result.is_alike == (wanted < 0.01)
+    notes = {1.0: None, 0.1: "alike: from sample to sample it changes by 0.0", 0.0: "alike: it is the same for all"}
+    assert (result.note or "").startswith(notes[change] or "")
+    assert (result.note is None) == (change == 1.0)
+
+
+def test_samples_of_different_lengths_and_single_ones_say_nothing_of_that(
+    echoes: Callable[..., list[OutputAccuracy]],
+) -> None:
+    one, two = varying(np.random.default_rng(2), 0.0, 2)
+    for pairs in ([one], [one, (two[0][:, :3], two[1][:, :3])]):
+        (result,) = echoes(*pairs)
+        assert (result.variation, result.is_alike) == (None, False)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "string"])
+def test_labels_that_are_the_same_everywhere_say_nothing(
+    dtype: str, echoes: Callable[..., list[OutputAccuracy]]
+) -> None:
+    kind = {"string": np.str_}.get(dtype, dtype)
+    same, other = np.array([[1]]).astype(kind), np.array([[0]]).astype(kind)
+    for pairs, variation, alike in (
+        ([(same, same)] * 3, 0.0, True),
+        ([(same, same)], 0.0, True),
+        ([(same, same), (other, other), (same, same)], 0.5, False),
+        ([(same, other), (same, same)], 0.0, False),
+    ):
+        (result,) = echoes(*pairs, dtype=dtype)
+        assert (result.variation, result.is_alike) == (variation, alike)

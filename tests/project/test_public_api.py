@@ -200,7 +200,7 @@ def test_samples_may_come_from_python() -> None:
     assert not Options(calib=[]).calibrates_itself
 
 
-@pytest.mark.parametrize("calib", [{"x": np.zeros(1)}, 3])
+@pytest.mark.parametrize("calib", [2.5, 3])
 def test_calibration_data_that_are_no_samples_are_refused(calib: Any) -> None:  # noqa: ANN401
     with pytest.raises(UsageError, match=rf"got {type(calib).__name__}\)\. Give a list with a dict for each sample"):
         Options(calib=calib)

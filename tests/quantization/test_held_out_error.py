@@ -12,7 +12,8 @@ import onnxfq
 from onnxfq import Report
 from onnxfq.errors import UsageError
 from onnxfq.feeds import Feeds
-from onnxfq.metrics.output_error import OutputAccuracy, compare
+from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.output_error import compare
 from onnxfq.quantization.keep_better import compare_errors, take_files
 from onnxfq.reports.verdict import verdict
 from onnxfq.session import Session
@@ -193,7 +194,7 @@ def test_all_files_of_the_better_take_the_places_of_the_others(tmp_path: Path, k
     assert {path.name: path.read_text() for path in (tmp_path / "a").iterdir()} == dict.fromkeys(kept, "b")
 
 
-@pytest.mark.parametrize("given", [{"x": 1}, 3, {"a": np.ones(2)}])
+@pytest.mark.parametrize("given", [3, 4.5])
 def test_data_of_no_such_kind_are_refused(source: Path, given: object) -> None:
     with pytest.raises(UsageError, match="`eval_data` must be a path or samples"):
         onnxfq.quantize(source, eval_data=given)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxfq
@@ -215,7 +216,7 @@ def test_gates_of_a_folder_run_piece_by_piece_do_not_vanish(model: Path) -> None
 
 
 def masked(folder: Path) -> Path:
-    """Where True means padding, a mask of ones hides the product; a mask that is made up is all ones."""
+    """Where True means padding, a mask of ones hides the product."""
     return write_graph(
         """masked (float[rows, 64] x, bool[rows, 1] padding_mask) => (float[rows, 64] y, float[rows, 64] z) {
             p = MatMul(x, w)
@@ -230,8 +231,16 @@ def masked(folder: Path) -> Path:
 LIMITS: dict[str, Any] = {"max_error": 0.5, "min_cosine": 0.5}
 
 
+def hidden() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    return [
+        {"x": rng.standard_normal((9, 64)).astype(np.float32), "padding_mask": np.ones((9, 1), np.bool_)}
+        for _ in range(4)
+    ]
+
+
 def test_a_comparison_that_met_no_quantized_weight_passes_no_gate(tmp_path: Path) -> None:
-    report = onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx", **LIMITS)
+    report = onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx", eval_data=hidden(), **LIMITS)
     assert [output.relative_mse for output in report.outputs] == [0.0, 0.0]
     assert report.shows_nothing
     assert "The comparison shows nothing" in report.warnings[0]
@@ -239,7 +248,20 @@ def test_a_comparison_that_met_no_quantized_weight_passes_no_gate(tmp_path: Path
     with pytest.raises(GateError, match="no output depends on a quantized weight with these inputs"):
         report.require()
     with pytest.raises(GateError, match="max-error"):
-        onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx").require(max_error=0.5)
+        onnxfq.quantize(masked(tmp_path), tmp_path / "out.onnx", eval_data=hidden()).require(max_error=0.5)
+
+
+@pytest.mark.parametrize("name", ["padding_mask", "src_mask"])
+def test_masks_are_made_up_as_those_that_hide_nothing(name: str, tmp_path: Path) -> None:
+    """By their name, or by trying."""
+    path = masked(tmp_path)
+    proto = onnx.load(path)
+    proto.graph.input[1].name = name
+    proto.graph.node[1].input[0] = name
+    onnx.save(proto, path)
+    report = onnxfq.quantize(path, tmp_path / "out.onnx", **LIMITS)
+    assert report.require().outputs[0].relative_mse
+    assert any("MADE UP: with True in src_mask" in note for note in report.warnings) == (name == "src_mask")
 
 
 def test_inputs_that_show_the_weights_are_compared(tmp_path: Path) -> None:

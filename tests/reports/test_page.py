@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.compare import compare_reports
 from onnxfq.reports.figures import figure_text
 from onnxfq.reports.page import LONGEST_NAME, comparison_page, report_page

@@ -18,7 +18,7 @@ from onnxfq.commands.report_path import check_report_path
 from onnxfq.commands.tables import show_inspection, show_report
 from onnxfq.errors import OutputError, UsageError
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.quantization.summary import speed_warnings
 from onnxfq.reports.contents import EXPERTS, REST, WEIGHTS, Content
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport

@@ -21,7 +21,7 @@ from onnxfq.benchmarking.latency import Latency
 from onnxfq.errors import DataError, UsageError
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.page import report_page
 from onnxfq.reports.report import JSON_VERSION, Estimate, Report, Size, SkipReport, TargetReport
 from support.reports import ODD, run

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from onnxfq.metrics.gates import Gate
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.bands import COSINE, KL, LEVELS, RELATIVE_MSE, TOP1, loss_of
 from onnxfq.reports.verdict import in_sample_text, verdict
 from support.reports import run
@@ -67,7 +67,9 @@ def test_an_output_without_figures_is_broken_whatever_the_others_are() -> None:
 def test_nothing_compared_is_never_called_good() -> None:
     text = OutputAccuracy("label", "sequence", 3, note="not compared: it is no array")
     assert loss_of([]).level == loss_of([text, OutputAccuracy("y", "float32")]).level == ""
-    assert str(verdict(run(outputs=(text,)))) == "NOT COMPARED: no output has elements that could be compared."
+    assert str(verdict(run(outputs=(text,)))) == (
+        "NOT COMPARED: no output could be compared: label (not compared: it is no array)."
+    )
     assert verdict(run(outputs=(), latency=())).word == "NOT VALIDATED"
 
 
@@ -116,3 +118,38 @@ def test_a_comparison_that_met_no_quantized_weight_is_no_loss_of_nothing() -> No
     found = verdict(run(outputs=(output,)))
     assert (found.word, found.level) == ("NOT COMPARED", "")
     assert "no quantized weight was met" in found.text
+
+
+ALIKE = replace(vectors(9.0, 0.9998), variation=4e-5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "word"),
+    [
+        ([ALIKE], "UNCLEAR"),
+        ([replace(ALIKE, relative_mse=None, note="constant")], "UNCLEAR"),
+        ([replace(logits(0.001, 0.3), variation=4e-5)], "UNCLEAR"),
+        ([replace(ALIKE, cosine=0.5)], "DAMAGED"),
+        ([replace(logits(0.5, 1.0), variation=4e-5)], "DAMAGED"),
+        ([replace(logits(0.03, 1.0), variation=0.4)], "SMALL LOSS"),
+        ([ALIKE, replace(vectors(0.01, 0.99, "b"), variation=0.5)], "SMALL LOSS"),
+        ([ALIKE, OutputAccuracy("ids", "int64", 8, equal=0.99, variation=0.5)], "NEGLIGIBLE LOSS"),
+        ([OutputAccuracy("label", "int64", 8, equal=1.0, variation=0.0)], "NOT COMPARED"),
+        ([OutputAccuracy("label", "int64", 8, equal=1.0, variation=0.5)], "NEGLIGIBLE LOSS"),
+        ([OutputAccuracy("label", "int64", 8, equal=0.5, variation=0.0)], "DAMAGED"),
+        ([OutputAccuracy("boxes", "float32", 8, unmatched=1, note="its length")], "NOT COMPARED"),
+        ([OutputAccuracy("boxes", "float32", 8, unmatched=1), vectors(0.01, 0.99)], "SMALL LOSS"),
+        ([replace(vectors(0.0, 1.0), reached=False), OutputAccuracy("boxes", "float32", 8, unmatched=1)],
+         "NOT COMPARED"),
+        ([replace(vectors(0.0, 1.0), reached=False), vectors(0.01, 0.99, "b")], "SMALL LOSS"),
+        ([vectors(0.0, 1.0), OutputAccuracy("label", "int64", 8, equal=0.9, variation=0.5)], "SMALL LOSS"),
+        ([vectors(0.0, 1.0), OutputAccuracy("label", "int64", 8, equal=1.0, variation=0.5)], "NOT COMPARED"),
+        ([OutputAccuracy("y", "float32", 8, shared_nonfinite=8, note="no number")], "NOT COMPARED"),
+    ],
+)  # fmt: skip
+def test_only_what_tells_of_the_weights_is_judged(outputs: list[OutputAccuracy], word: str) -> None:
+    report = run(outputs=tuple(outputs))
+    found = verdict(report)
+    assert found.word == word
+    assert (found.level == "") == (word == "NOT COMPARED")
+    assert ("hardly anything changes" in found.text) == (word == "UNCLEAR")

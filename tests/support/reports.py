@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.contents import QUANTIZED, REST, SMALL, WEIGHTS, Content
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
+from onnxfq.evaluation.quantized_outputs import quantized_outputs
 from onnxfq.evaluation.tasks.task import Task, TaskResult
 from onnxfq.feeds import Feed, load_feeds, with_configured_sizes
 from onnxfq.graph import Graph
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import WORST, compare, worst_metrics
+from onnxfq.metrics.output_error import compare, has_logits
+from onnxfq.metrics.worst_outputs import WORST, told_metrics
 
 
 def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
@@ -21,7 +23,8 @@ def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
         config: with inputs of the models, or text.
 
     Returns:
-        "relative_mse", "cosine", "kl" and "top1", the last two of outputs that are logits; and every output's error.
+        "relative_mse", "cosine", "kl" and "top1", the last two of outputs that are logits; and every output's error. A
+        metric that nothing was measured for has no value, and its note says why.
 
     Raises:
         UsageError: there is no baseline.
@@ -39,8 +42,13 @@ def evaluate_outputs(config: EvaluationConfig) -> TaskResult:
     signature = with_configured_sizes(Graph.load(config.baseline).signature, config.baseline)
     path = config.text or config.data_file
     feeds = load_feeds(path, signature, tokenizer=config.tokenizer, samples=samples, seq_len=config.seq_len)
-    outputs = compare(baseline, model, _counted(list(feeds), config.tell("outputs")))
-    return worst_metrics(outputs, len(feeds)), outputs
+    reached = quantized_outputs(config.model, config.baseline)
+    outputs = compare(baseline, model, _counted(list(feeds), config.tell("outputs")), reached)
+    metrics = told_metrics(outputs, len(feeds), changed=reached is not None)
+    return [m for m in metrics if m.value is not None or m.name in _ALWAYS or has_logits(signature)], outputs
+
+
+_ALWAYS = ("relative_mse", "cosine")  # of what is left: outputs that are logits have them
 
 
 def _counted(feeds: Sequence[Feed], tell: Callable[[int, int], None]) -> Iterator[Feed]:

@@ -9,7 +9,7 @@ from typing import Literal
 from onnxfq.errors import UsageError
 from onnxfq.evaluation.evaluation_config import EvaluationConfig
 from onnxfq.metrics.metric import Metric
-from onnxfq.metrics.output_error import OutputAccuracy
+from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.signature import Signature
 
 Takes = Literal["data", "data or text", "data and text"]
