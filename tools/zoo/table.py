@@ -1,0 +1,14 @@
+"""Every model of the zoo, by name: a function that writes it into a new folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tools.zoo.architectures import ARCHITECTURES
+from tools.zoo.transformer import build_transformer
+
+ZOO: dict[str, Callable[[Path], None]] = {
+    name: partial(build_transformer, row) for name, row in ARCHITECTURES.items()
+}
