@@ -27,6 +27,7 @@ class Architecture:
         parts: classes of an encoder and a decoder in one, each with its configuration.
         dynamo: export with torch's new exporter.
         half: in float16.
+        shapes: sizes of the example that optimum traces.
         text: it has a tokenizer.
     """
 
@@ -38,6 +39,7 @@ class Architecture:
     parts: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     dynamo: bool = False
     half: bool = False
+    shapes: Mapping[str, int] = field(default_factory=dict)
     text: bool = True
 
 
@@ -131,7 +133,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "Qwen2MoeForCausalLM", "",
         _llama(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=128, shared_expert_intermediate_size=128),
     ),
-    "mixtral": Architecture("MixtralForCausalLM", "", _llama(num_local_experts=4, num_experts_per_tok=2)),
+    "olmoe": Architecture("OlmoeForCausalLM", "", _llama(num_experts=4, num_experts_per_tok=2)),
     "gpt-oss": Architecture(
         "GptOssForCausalLM", "text-generation-with-past",
         _llama(num_local_experts=4, num_experts_per_tok=2, head_dim=32, sliding_window=64),
@@ -148,7 +150,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "whisper": Architecture(
         "WhisperForConditionalGeneration", "automatic-speech-recognition-with-past",
         {**_BART, "num_mel_bins": 80, "max_source_positions": 100, "max_target_positions": 64},
-        preprocessor=_MELS, keep=MERGED,
+        preprocessor=_MELS, keep=MERGED, shapes={"nb_max_frames": 200},
     ),
     "trocr": Architecture(
         "VisionEncoderDecoderModel", "image-to-text-with-past", preprocessor=_images(32), keep=MERGED,

@@ -7,8 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from tools.zoo.architectures import ARCHITECTURES
+from tools.zoo.plain import build_classifier, build_einsum_attention, build_routed_experts
+from tools.zoo.recurrent import build_gru, build_lstm
 from tools.zoo.transformer import build_transformer
 
 ZOO: dict[str, Callable[[Path], None]] = {
-    name: partial(build_transformer, row) for name, row in ARCHITECTURES.items()
+    **{name: partial(build_transformer, row) for name, row in ARCHITECTURES.items()},
+    "lstm": build_lstm,
+    "gru": build_gru,
+    "classifier": build_classifier,
+    "einsum-attention": build_einsum_attention,
+    "routed-experts": build_routed_experts,
 }

@@ -25,7 +25,7 @@ def build_transformer(row: Architecture, folder: Path) -> None:
         model = model.half()
     folder.mkdir(parents=True)
     if row.task:
-        _with_optimum(model, row.task, folder)
+        _with_optimum(model, row, folder)
     else:
         _with_torch(model, row, folder)
     if row.keep:
@@ -54,10 +54,10 @@ def _model(row: Architecture) -> Any:
     return cls(config).eval()
 
 
-def _with_optimum(model: Any, task: str, folder: Path) -> None:
+def _with_optimum(model: Any, row: Architecture, folder: Path) -> None:
     from optimum.exporters.onnx import onnx_export_from_model
 
-    onnx_export_from_model(model, folder, task=task, do_validation=False, device="cpu")
+    onnx_export_from_model(model, folder, task=row.task, do_validation=False, device="cpu", **row.shapes)
 
 
 def _with_torch(model: Any, row: Architecture, folder: Path) -> None:
