@@ -27,6 +27,7 @@ class Architecture:
         parts: classes of an encoder and a decoder in one, each with its configuration.
         dynamo: export with torch's new exporter.
         half: in float16.
+        fixed: the length of the traced example is the only one that it takes.
         shapes: sizes of the example that optimum traces.
         text: it has a tokenizer.
     """
@@ -39,6 +40,7 @@ class Architecture:
     parts: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     dynamo: bool = False
     half: bool = False
+    fixed: bool = False
     shapes: Mapping[str, int] = field(default_factory=dict)
     text: bool = True
 
@@ -138,7 +140,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "GptOssForCausalLM", "text-generation-with-past",
         _llama(num_local_experts=4, num_experts_per_tok=2, head_dim=32, sliding_window=64),
     ),
-    "mamba": Architecture("MambaForCausalLM", "", _MAMBA),
+    "mamba": Architecture("MambaForCausalLM", "", _MAMBA, fixed=True),
     # encoder and decoder
     "t5": Architecture(
         "T5ForConditionalGeneration", "text2text-generation-with-past",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.zoo.architectures import Architecture
+from tools.zoo.routing import every_expert
 from tools.zoo.weights import liven
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "opt-4m"
@@ -78,10 +79,12 @@ def _with_torch(model: Any, row: Architecture, folder: Path) -> None:
         )
         program.save(path, external_data=True)
     else:
-        torch.onnx.export(
-            wrapped, tuple(feed.values()), path, dynamo=False, opset_version=LEGACY_OPSET,
-            dynamic_axes=dict.fromkeys((*feed, output), axes), **names,
-        )  # fmt: skip
+        axes = {0: "batch_size"} if row.fixed else axes
+        with every_expert(model.config):
+            torch.onnx.export(
+                wrapped, tuple(feed.values()), path, dynamo=False, opset_version=LEGACY_OPSET,
+                dynamic_axes=dict.fromkeys((*feed, output), axes), **names,
+            )  # fmt: skip
     model.config.save_pretrained(folder)
 
 

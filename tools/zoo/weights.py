@@ -1,21 +1,27 @@
-"""Random weights as trained ones are: heavy-tailed, with some large channels, so that outputs vary with the inputs.
+"""Random weights that are in some ways as trained ones: heavy-tailed, and with few strong directions.
 
-What transformers starts training with is narrow: attention is then uniform, and every layer nearly linear.
+What transformers starts training with is narrow and alike in all directions: attention is then uniform, layers are
+nearly linear, and what goes through them fills all directions alike, which nothing that has been trained does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-LARGE = 4.0  # how much larger some channels are
-RARE = 1 / 64  # the share of channels that are
+LARGE = 4.0  # how much larger some scales of norms are
+RARE = 1 / 64  # the share of those
+DECAY = 0.6  # the i-th strongest direction has 1 / i**DECAY of the strongest one's strength
+MOST = 1024  # directions that are shaped
+GAIN = 0.8  # of a layer, about
+TABLE = 0.5  # deviation of embeddings
+UNTOUCHED = ("A_log", "D", "original0")  # decays, and lengths of directions
+UNSCALED_QUERIES = ("SelfAttention.q.weight", "EncDecAttention.q.weight")  # of T5, whose attention divides by nothing
 
 
 def liven(model: Any, seed: int = 0) -> None:
     """Draw all parameters of a torch module anew.
 
-    Matrices and convolutions keep the size of what goes through them; tables of embeddings have deviation 0.5; scales
-    of norms lie around 1 and biases around 0.
+    Matrices and convolutions keep the size of what goes through them; scales of norms lie around 1, biases around 0.
     """
     import torch
 
@@ -23,33 +29,54 @@ def liven(model: Any, seed: int = 0) -> None:
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            drawn = _drawn(name, parameter, id(parameter) in tables, generator)
-            if drawn is not None:
-                parameter.copy_(drawn)
+            last = name.rpartition(".")[2]
+            if parameter.ndim == 0 or last in UNTOUCHED or "dt_proj.bias" in name:
+                continue
+            if parameter.ndim == 1:
+                parameter.copy_(_vector(parameter.shape, generator, is_bias="bias" in last))
+            elif id(parameter) in tables:
+                parameter.copy_(TABLE * _shaped(torch.randn(parameter.shape, generator=generator), generator))
+            else:
+                parameter.copy_(_matrix(name, parameter.shape, generator))
 
 
-def _drawn(name: str, parameter: Any, is_table: bool, generator: Any) -> Any:
+def _vector(shape: Any, generator: Any, *, is_bias: bool) -> Any:
     import torch
 
-    shape, last = parameter.shape, name.rpartition(".")[2]
     noise = torch.randn(shape, generator=generator)
-    if parameter.ndim == 0 or last in ("A_log", "D", "original0") or "dt_proj.bias" in name:
-        return None  # a scale, a decay or the length of a direction: as it is
-    if parameter.ndim == 1:
-        return _vector(last, noise, generator)
-    if is_table:
-        return 0.5 * noise
-    fan_in = parameter[0].numel() if parameter.ndim != 3 or "conv" in name else shape[1]
-    tails = (torch.rand(shape, generator=generator).clamp_min(0.02)) ** -0.25
-    channels = torch.exp(0.3 * torch.randn((1, *shape[1:2], *[1] * (len(shape) - 2)), generator=generator))
-    return noise * tails * channels * (0.8 / fan_in**0.5)
-
-
-def _vector(last: str, noise: Any, generator: Any) -> Any:
-    import torch
-
-    if last == "bias":
+    if is_bias:
         return 0.05 * noise
     scale = 1 + 0.1 * noise
-    scale[torch.rand(noise.shape, generator=generator) < RARE] *= LARGE
+    scale[torch.rand(shape, generator=generator) < RARE] *= LARGE
     return scale
+
+
+def _matrix(name: str, shape: Any, generator: Any) -> Any:
+    """A weight [outputs, inputs, …], or a stack of weights [experts, inputs, outputs]."""
+    import torch
+
+    is_stack = len(shape) == 3 and "conv" not in name
+    fan_in = shape[1] if is_stack else shape[1:].numel()
+    tails = torch.rand(shape, generator=generator).clamp_min(0.02) ** -0.25
+    drawn = torch.randn(shape, generator=generator) * tails * (GAIN / fan_in**0.5)
+    if name.endswith(UNSCALED_QUERIES):
+        drawn *= (shape[0] // 4) ** -0.5
+    return _shaped(drawn, generator) if len(shape) == 2 else drawn
+
+
+def _shaped(drawn: Any, generator: Any) -> Any:
+    """A matrix with few strong directions on both sides."""
+    rows, columns = drawn.shape
+    if rows <= MOST:
+        drawn = _spectrum(rows, generator) @ drawn
+    return drawn @ _spectrum(columns, generator) if columns <= MOST else drawn
+
+
+def _spectrum(size: int, generator: Any) -> Any:
+    """A symmetric matrix that keeps the mean square of what it multiplies, and makes few of its directions strong."""
+    import torch
+
+    directions, _ = torch.linalg.qr(torch.randn((size, size), generator=generator))
+    strengths = torch.arange(1, size + 1) ** -DECAY
+    strengths = strengths / strengths.square().mean().sqrt()
+    return directions * strengths @ directions.T

@@ -1,0 +1,30 @@
+"""Exports of routed experts that hold for other inputs than the one that was traced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def every_expert(config: Any) -> Iterator[None]:
+    """Let transformers go through all experts, as it did before it looked up those that the example's tokens chose.
+
+    The loop over the latter is unrolled by tracing, into a file that fails where other experts are chosen.
+    """
+    import torch
+
+    names = ("num_experts", "num_local_experts")
+    count = next((getattr(config, name) for name in names if getattr(config, name, None)), 0)
+    original = torch.Tensor.nonzero
+
+    def nonzero(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        chosen = tensor.dim() == 1 and len(tensor) == count
+        return torch.arange(count)[:, None] if chosen else original(tensor, *args, **kwargs)
+
+    torch.Tensor.nonzero = nonzero  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.nonzero = original  # type: ignore[method-assign]
