@@ -76,6 +76,17 @@ EXPERT = """    here{i} = Equal(chosen, number{i})
     narrow{i} = MatMul(active{i}, down{i})
     given{next} = ScatterND(given{i}, places{i}, narrow{i})"""
 
+CONVOLUTIONS = """
+<ir_version: 8, opset_import: ["" : 17]>
+edges (float[batch, 3, height, width] pixels) => (float[batch, 1, height, width] mask) {
+    c0 = Conv<pads = [1, 1, 1, 1]>(pixels, first)
+    h0 = Relu(c0)
+    c1 = Conv<pads = [1, 1, 1, 1]>(h0, second)
+    h1 = Relu(c1)
+    mask = Conv(h1, third)
+}
+"""
+
 
 def build_classifier(folder: Path) -> None:
     """A multilayer perceptron with labels and probabilities, as skl2onnx converts it."""
@@ -111,6 +122,12 @@ def build_routed_experts(folder: Path) -> None:
         weights |= {f"up{i}": draw(WIDTH, INNER), f"down{i}": draw(INNER, WIDTH), f"number{i}": np.array(i)}
     experts = "\n".join(EXPERT.format(i=i, next=i + 1) for i in range(EXPERTS)).replace("given0", "zeros")
     _write(folder, ROUTED % (experts, EXPERTS), weights)
+
+
+def build_convolutions(folder: Path) -> None:
+    """Nothing but convolutions: no target."""
+    draw = _draw(0)
+    _write(folder, CONVOLUTIONS, {"first": draw(64, 3, 3, 3), "second": draw(64, 64, 3, 3), "third": draw(1, 64, 1, 1)})
 
 
 def _draw(seed: int) -> Weights:

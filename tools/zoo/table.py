@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tools.zoo.architectures import ARCHITECTURES
-from tools.zoo.plain import build_classifier, build_einsum_attention, build_routed_experts
+from tools.zoo.plain import build_classifier, build_convolutions, build_einsum_attention, build_routed_experts
 from tools.zoo.recurrent import build_gru, build_lstm
 from tools.zoo.transformer import build_transformer
 
@@ -17,5 +17,7 @@ ZOO: dict[str, Callable[[Path], None]] = {
     "gru": build_gru,
     "classifier": build_classifier,
     "einsum-attention": build_einsum_attention,
+    "convolutions": build_convolutions,
     "routed-experts": build_routed_experts,
 }
+WITHOUT_TARGETS = ("convolutions",)

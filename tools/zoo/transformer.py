@@ -73,7 +73,9 @@ def _with_torch(model: Any, row: Architecture, folder: Path) -> None:
     names: dict[str, Any] = {"input_names": list(feed), "output_names": [output]}
     wrapped, path = _tensors_only(model, output), str(folder / "model.onnx")
     if row.dynamo:
-        shapes = dict.fromkeys(feed, {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length", max=128)})
+        shapes = dict.fromkeys(
+            feed, {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length", max=128)}
+        )
         program = torch.onnx.export(
             wrapped, kwargs=feed, dynamo=True, opset_version=DYNAMO_OPSET, dynamic_shapes=shapes, **names
         )

@@ -1,10 +1,10 @@
 """Builds small exports of many architectures with random weights, each into a folder of its own.
 
-    python -m tools.zoo FOLDER
-    python -m tools.zoo FOLDER bert t5
+    python tools/make_zoo.py FOLDER
+    python tools/make_zoo.py FOLDER bert t5
 
-Needs what `.[export]` installs, rows of torch's new exporter onnxscript too, rows of plain onnx neither. What cannot be
-made here is named with the reason, and the exit code is 1. What is there already is left alone.
+Needs what `.[zoo]` installs; models of plain onnx need none of it. What cannot be made is named with the reason, and the
+exit code is 1. What is there already is left alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from tools.zoo.table import ZOO
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+from tools.zoo.table import ZOO  # noqa: E402
 
 
 def build_zoo(folder: Path, names: Iterable[str]) -> dict[str, str]:
