@@ -3,8 +3,8 @@
     python tools/make_zoo.py FOLDER
     python tools/make_zoo.py FOLDER bert t5
 
-Needs what `.[zoo]` installs; models of plain onnx need none of it. What cannot be made is named with the reason, and the
-exit code is 1. What is there already is left alone.
+Needs what `.[zoo]` installs; models of plain onnx need none of it. What cannot be made is named with the reason, and
+the exit code is 1. What is there already is left alone.
 """
 
 from __future__ import annotations

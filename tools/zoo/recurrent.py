@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tools.zoo.weights import liven
+
+if TYPE_CHECKING:
+    import torch
 
 VOCABULARY, WIDTH, LABELS = 2000, 128, 16
 OPSET = 17
@@ -21,7 +24,7 @@ def build_gru(folder: Path) -> None:
     _export(_tagger("GRU", layers=1, both=False), folder)
 
 
-def _tagger(kind: str, *, layers: int, both: bool) -> Any:
+def _tagger(kind: str, *, layers: int, both: bool) -> torch.nn.Module:
     import torch
 
     class Tagger(torch.nn.Module):
@@ -34,14 +37,14 @@ def _tagger(kind: str, *, layers: int, both: bool) -> Any:
                 torch.nn.Linear(WIDTH * (1 + both), 2 * WIDTH), torch.nn.ReLU(), torch.nn.Linear(2 * WIDTH, LABELS)
             )
 
-        def forward(self, tokens: Any) -> Any:
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             return self.head(self.recurrent(self.table(tokens))[0])
 
     torch.manual_seed(0)
     return Tagger().eval()
 
 
-def _export(model: Any, folder: Path) -> None:
+def _export(model: torch.nn.Module, folder: Path) -> None:
     import torch
 
     liven(model)
