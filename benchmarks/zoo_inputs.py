@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,5 +35,6 @@ def write_unseen(model: Path, folder: Path, *, samples: int, seq_len: int, seed:
         return None
     folder.mkdir(parents=True)
     for number, feed in enumerate(feeds):
-        np.savez(folder / f"{number:03}.npz", **feed)
+        named: dict[str, Any] = {**feed}  # for mypy, which takes them for other parameters of savez
+        np.savez(folder / f"{number:03}.npz", **named)
     return folder

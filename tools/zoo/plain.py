@@ -105,7 +105,7 @@ def build_einsum_attention(folder: Path) -> None:
     weights: dict[str, npt.NDArray[np.generic]] = {
         **{name: draw(WIDTH, HEADS, head) for name in ("query", "key", "value")},
         "out": (draw(HEADS, head, WIDTH) / 2).astype(np.float32), "up": draw(WIDTH, INNER), "down": draw(INNER, WIDTH),
-        "gain": np.ones(WIDTH, np.float32), "scale": np.float32(head**-0.5),
+        "gain": np.ones(WIDTH, np.float32), "scale": np.array(head**-0.5, np.float32),
     }  # fmt: skip
     _write(folder, EINSUM, weights)
 
@@ -115,7 +115,7 @@ def build_routed_experts(folder: Path) -> None:
     draw = _draw(0)
     weights: dict[str, npt.NDArray[np.generic]] = {
         "table": draw(VOCABULARY, WIDTH) * np.float32(WIDTH**0.5), "router": draw(WIDTH, EXPERTS),
-        "head": draw(WIDTH, VOCABULARY), "none": np.float32(0), "rows": np.array([-1, WIDTH]),
+        "head": draw(WIDTH, VOCABULARY), "none": np.array(0, np.float32), "rows": np.array([-1, WIDTH]),
         "last": np.array([VOCABULARY]),
     }  # fmt: skip
     for i in range(EXPERTS):

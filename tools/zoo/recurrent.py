@@ -27,7 +27,7 @@ def build_gru(folder: Path) -> None:
 def _tagger(kind: str, *, layers: int, both: bool) -> torch.nn.Module:
     import torch
 
-    class Tagger(torch.nn.Module):
+    class Tagger(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.table = torch.nn.Embedding(VOCABULARY, WIDTH)

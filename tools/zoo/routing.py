@@ -27,8 +27,8 @@ def every_expert(config: transformers.PretrainedConfig) -> Iterator[None]:
         chosen = tensor.dim() == 1 and len(tensor) == count
         return torch.arange(count)[:, None] if chosen else original(tensor, *args, **kwargs)
 
-    torch.Tensor.nonzero = nonzero  # type: ignore[method-assign]
+    torch.Tensor.nonzero = nonzero
     try:
         yield
     finally:
-        torch.Tensor.nonzero = original  # type: ignore[method-assign]
+        torch.Tensor.nonzero = original

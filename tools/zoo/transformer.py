@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.zoo.architectures import Architecture
 from tools.zoo.routing import every_expert
 from tools.zoo.weights import liven
+
+if TYPE_CHECKING:
+    import torch
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "opt-4m"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -40,7 +43,7 @@ def build_transformer(row: Architecture, folder: Path) -> None:
             shutil.copyfile(TOKENIZER / name, folder / name)
 
 
-def _model(row: Architecture) -> Any:
+def _model(row: Architecture) -> torch.nn.Module:
     import torch
     import transformers
 
@@ -55,13 +58,13 @@ def _model(row: Architecture) -> Any:
     return cls(config).eval()
 
 
-def _with_optimum(model: Any, row: Architecture, folder: Path) -> None:
+def _with_optimum(model: torch.nn.Module, row: Architecture, folder: Path) -> None:
     from optimum.exporters.onnx import onnx_export_from_model
 
     onnx_export_from_model(model, folder, task=row.task, do_validation=False, device="cpu", **row.shapes)
 
 
-def _with_torch(model: Any, row: Architecture, folder: Path) -> None:
+def _with_torch(model: torch.nn.Module, row: Architecture, folder: Path) -> None:
     """Ids and mask in, one tensor out."""
     import torch
 
@@ -73,9 +76,8 @@ def _with_torch(model: Any, row: Architecture, folder: Path) -> None:
     names: dict[str, Any] = {"input_names": list(feed), "output_names": [output]}
     wrapped, path = _tensors_only(model, output), str(folder / "model.onnx")
     if row.dynamo:
-        shapes = dict.fromkeys(
-            feed, {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length", max=128)}
-        )
+        sizes = {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length", max=128)}
+        shapes = dict.fromkeys(feed, sizes)
         program = torch.onnx.export(
             wrapped, kwargs=feed, dynamo=True, opset_version=DYNAMO_OPSET, dynamic_shapes=shapes, **names
         )
@@ -90,16 +92,16 @@ def _with_torch(model: Any, row: Architecture, folder: Path) -> None:
     model.config.save_pretrained(folder)
 
 
-def _tensors_only(model: Any, output: str) -> Any:
+def _tensors_only(model: torch.nn.Module, output: str) -> torch.nn.Module:
     """A module that takes and gives nothing but tensors, as exporters want it."""
     import torch
 
-    class TensorsOnly(torch.nn.Module):
+    class TensorsOnly(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return getattr(self.model(input_ids=input_ids, attention_mask=attention_mask), output)
 
     return TensorsOnly().eval()

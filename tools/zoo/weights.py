@@ -6,7 +6,10 @@ nearly linear, and what goes through them fills all directions alike, which noth
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 LARGE = 4.0  # how much larger some scales of norms are
 RARE = 1 / 64  # the share of those
@@ -18,7 +21,7 @@ UNTOUCHED = ("A_log", "D", "original0")  # decays, and lengths of directions
 UNSCALED_QUERIES = ("SelfAttention.q.weight", "EncDecAttention.q.weight")  # of T5, whose attention divides by nothing
 
 
-def liven(model: Any, seed: int = 0) -> None:
+def liven(model: torch.nn.Module, seed: int = 0) -> None:
     """Draw all parameters of a torch module anew.
 
     Matrices and convolutions keep the size of what goes through them; scales of norms lie around 1, biases around 0.
@@ -40,7 +43,7 @@ def liven(model: Any, seed: int = 0) -> None:
                 parameter.copy_(_matrix(name, parameter.shape, generator))
 
 
-def _vector(shape: Any, generator: Any, *, is_bias: bool) -> Any:
+def _vector(shape: torch.Size, generator: torch.Generator, *, is_bias: bool) -> torch.Tensor:
     import torch
 
     noise = torch.randn(shape, generator=generator)
@@ -51,7 +54,7 @@ def _vector(shape: Any, generator: Any, *, is_bias: bool) -> Any:
     return scale
 
 
-def _matrix(name: str, shape: Any, generator: Any) -> Any:
+def _matrix(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     """A weight [outputs, inputs, …], or a stack of weights [experts, inputs, outputs]."""
     import torch
 
@@ -64,7 +67,7 @@ def _matrix(name: str, shape: Any, generator: Any) -> Any:
     return _shaped(drawn, generator) if len(shape) == 2 else drawn
 
 
-def _shaped(drawn: Any, generator: Any) -> Any:
+def _shaped(drawn: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A matrix with few strong directions on both sides."""
     rows, columns = drawn.shape
     if rows <= MOST:
@@ -72,7 +75,7 @@ def _shaped(drawn: Any, generator: Any) -> Any:
     return drawn @ _spectrum(columns, generator) if columns <= MOST else drawn
 
 
-def _spectrum(size: int, generator: Any) -> Any:
+def _spectrum(size: int, generator: torch.Generator) -> torch.Tensor:
     """A symmetric matrix that keeps the mean square of what it multiplies, and makes few of its directions strong."""
     import torch
 
