@@ -32,7 +32,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decode_4096": tables.decode,
     "large": tables.large,
     "large-hqq": lambda: tables.large("large-hqq"),
-    "zoo": zoo_table.zoo,
+    "architectures": zoo_table.architectures,
     "faults": tables.faults,
     "fuzz": tables.fuzz,
     "streaming-7b": lambda: tables.streaming(["7b"]),

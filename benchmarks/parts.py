@@ -174,13 +174,13 @@ PARTS: dict[str, Part] = {
         },
         asked=True,
     ),
-    "zoo": Part(
+    "architectures": Part(
         "Many architectures",
         "Small exports with random weights (`tools/make_zoo.py`; optimum, torch's two exporters, plain onnx), 4 bits "
         "and default settings. Errors are relative MSEs of the first floating output on inputs that calibration did "
         "not see; *speed* is that of one such input, where these models gain little for being small (with a *: one "
         "thread on a busy machine). Beside them `onnxruntime.quantization.quantize_dynamic`, 8 bits, by default.",
-        {"zoo": "benchmarks.zoo {zoo}"},
+        {"architectures": "benchmarks.zoo {zoo}"},
         asked=True,
     ),
     "faults": Part(

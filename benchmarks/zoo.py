@@ -1,7 +1,7 @@
 """Every model of the zoo through `quantize`, without data and with its own, beside ONNX Runtime's quantize_dynamic.
 
     python tools/make_zoo.py ZOO
-    python -m benchmarks.zoo ZOO --out benchmarks/results/zoo.json
+    python -m benchmarks.zoo ZOO --out benchmarks/results/architectures.json
 
 The default settings. Errors are relative MSEs of a model's first floating output, on inputs that calibration did not
 see: what `--calib self` would make with another seed. Speed is that of the first of these inputs, original and

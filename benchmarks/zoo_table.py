@@ -12,9 +12,9 @@ HEADING = [
 ]  # fmt: skip
 
 
-def zoo() -> str:
+def architectures() -> str:
     """Every model's file beside that of quantize_dynamic."""
-    return markdown([HEADING, *(_row(row) for row in read("zoo")["rows"])])
+    return markdown([HEADING, *(_row(row) for row in read("architectures")["rows"])])
 
 
 def _row(row: dict[str, Any]) -> list[str]:
