@@ -4,7 +4,8 @@
     python tools/make_zoo.py FOLDER bert t5
 
 Needs what `.[zoo]` installs; models of plain onnx need none of it. What cannot be made is named with the reason, and
-the exit code is 1. What is there already is left alone.
+the exit code is 1. What is there already is left alone. Names of packages that carry models,
+such as ddddocr, copy these from the installed package.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
-from tools.zoo.table import ZOO  # noqa: E402
+from tools.zoo.table import REAL, ZOO  # noqa: E402
 
 
 def build_zoo(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -38,7 +39,7 @@ def build_zoo(folder: Path, names: Iterable[str]) -> dict[str, str]:
         start, unfinished = time.perf_counter(), folder / f".{name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            ZOO[name](unfinished)
+            (ZOO | REAL)[name](unfinished)
         except Exception as error:  # noqa: BLE001 - exporters raise everything
             failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -55,11 +56,11 @@ def main() -> None:
     """Build what was asked for, or everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ZOO))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ZOO | REAL))
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in ZOO]
+    unknown = [name for name in arguments.names if name not in ZOO | REAL]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(ZOO)}")
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(ZOO | REAL)}")
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")  # tracing warns of every branch that it cannot follow
     arguments.folder.mkdir(parents=True, exist_ok=True)

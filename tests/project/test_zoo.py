@@ -6,6 +6,7 @@ import fcntl
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from benchmarks.zoo_inputs import write_unseen
 from onnxfq import ModelError, Report
 from onnxfq.arrays import Array
 from tools.zoo.architectures import ARCHITECTURES
-from tools.zoo.table import WITHOUT_TARGETS, ZOO
+from tools.zoo.table import REAL, WITHOUT_TARGETS, ZOO
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES, TOKENS, UNSEEN = 32, 32, 16
@@ -179,3 +180,17 @@ def _first_row(session: ort.InferenceSession, path: Path) -> Array:
         output: Array = np.asarray(session.run(None, dict(feed))[0], np.float64)
     row: Array = output.reshape(-1, output.shape[-1])[0]
     return row
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_go_through(name: str, tmp_path: Path) -> None:
+    """Without data; a file without targets says what holds its bytes."""
+    try:
+        REAL[name](tmp_path / name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    for model in sorted((tmp_path / name).glob("*.onnx")):
+        try:
+            quantize(model, tmp_path / "out.onnx")
+        except ModelError as error:
+            assert re.search(r"Nothing to quantize in .* of its bytes are", str(error)), error  # noqa: PT017

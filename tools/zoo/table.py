@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tools.zoo.architectures import ARCHITECTURES
+from tools.zoo.installed import PACKAGES, copy_installed
 from tools.zoo.plain import build_classifier, build_convolutions, build_einsum_attention, build_routed_experts
 from tools.zoo.recurrent import build_gru, build_lstm
 from tools.zoo.transformer import build_transformer
@@ -21,3 +22,4 @@ ZOO: dict[str, Callable[[Path], None]] = {
     "routed-experts": build_routed_experts,
 }
 WITHOUT_TARGETS = ("convolutions",)
+REAL: dict[str, Callable[[Path], None]] = {name: partial(copy_installed, name) for name in PACKAGES}
