@@ -26,7 +26,7 @@ from benchmarks.zoo_inputs import write_unseen
 from onnxfq.benchmarking.latency import compare_speed
 from onnxfq.session import Session
 
-SAMPLES, TOKENS, UNSEEN = 64, 32, 16
+SAMPLES, TOKENS, UNSEEN = 64, 32, 64
 FAILURE = 160  # characters
 _FOLDERS = re.compile(r"(?<![\w.])/\S*/")
 
