@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import tables
+from benchmarks import tables, zoo_table
 from benchmarks.parts import PARTS, shown
 
 _QUALITY = {"relative_mse": "relative MSE", "spearman": "Spearman"}
@@ -32,6 +32,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "decode_4096": tables.decode,
     "large": tables.large,
     "large-hqq": lambda: tables.large("large-hqq"),
+    "architectures": zoo_table.architectures,
     "faults": tables.faults,
     "fuzz": tables.fuzz,
     "streaming-7b": lambda: tables.streaming(["7b"]),

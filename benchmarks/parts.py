@@ -16,6 +16,7 @@ PREPARED = {
     "encoder_calib": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 192 --out {encoder_calib}",
     "encoder_texts": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 128 --out {encoder_texts}",
     "decoder_calib": "benchmarks.calibration decoder {decoder} --text {text_valid} --samples 128 --out {decoder_calib}",
+    "zoo": "tools.make_zoo {zoo}",
     **{name: f"tools.generate_decoder {{{name}}} --preset {name.removeprefix('decoder_')}" for name in GENERATED},
 }
 # Files of the folder given as --data.
@@ -171,6 +172,15 @@ PARTS: dict[str, Part] = {
             "streaming-7b": "benchmarks.streaming {decoder_7b}/model.onnx --algorithms rtn hqq --validate",
             "streaming-13b": "benchmarks.streaming {decoder_13b}/model.onnx --algorithms rtn",
         },
+        asked=True,
+    ),
+    "architectures": Part(
+        "Many architectures",
+        "Small exports with random weights (`tools/make_zoo.py`; optimum, torch's two exporters, plain onnx), 4 bits "
+        "and default settings. Errors are relative MSEs of the first floating output on inputs that calibration did "
+        "not see; *speed* is that of one such input, where these models gain little for being small (with a *: one "
+        "thread on a busy machine). Beside them `onnxruntime.quantization.quantize_dynamic`, 8 bits, by default.",
+        {"architectures": "benchmarks.zoo {zoo}"},
         asked=True,
     ),
     "faults": Part(

@@ -16,6 +16,7 @@ _WAVES = ("audio", "wav", "speech", "signal", "pcm", "sound")
 _STATES = ("inputs_embeds", "hidden_states", "encoder_hidden_states", "encoder_outputs")
 _IMAGES = ("pixel", "image", "img", "latent")
 _FEATURE_WORDS = ("feature", "mel", "bins", "freq", "mfcc")
+_CHANNELS = 8  # of sound, at most
 _LENGTH_WORDS = ("seq", "len", "time", "token", "frame", "samples")
 
 
@@ -56,7 +57,16 @@ def holds_spectra(spec: TensorSpec) -> bool:
     """Whether an input holds sound as features of frames."""
     rank, name = len(spec.shape or ()), stem(spec.name)
     named = "input_features" in name or any(word in name for word in ("mel", "fbank", "spectr", "mfcc"))
-    return is_float(spec) and rank >= 3 and (named or (name == "input_values" and rank == 3))
+    sound = name == "input_values" or (rank == 3 and _has_features(spec) and any(word in name for word in _WAVES))
+    return is_float(spec) and rank >= 3 and (named or (sound and rank == 3))
+
+
+def _has_features(spec: TensorSpec) -> bool:
+    """Whether an input [batch, …, …] has more features than sound has channels, or counts frames."""
+    return any(
+        "frame" in size.lower() if isinstance(size, str) else (size or 0) > _CHANNELS
+        for size in (spec.shape or ())[1:2]
+    )
 
 
 def channels_axis(shape: tuple[Dimension, ...]) -> int:

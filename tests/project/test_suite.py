@@ -14,7 +14,7 @@ import pytest
 
 import onnxfq
 from benchmarks import __main__ as suite
-from benchmarks import repeatability, tables, throughput
+from benchmarks import repeatability, tables, throughput, zoo, zoo_table
 from benchmarks.contents import contents
 from benchmarks.inputs import Array, decoder_feed
 from benchmarks.page import TABLES, page
@@ -25,6 +25,7 @@ from onnxfq.benchmarking import cases as timed_cases
 from onnxfq.benchmarking.footprint import Footprint
 from onnxfq.reports import bands
 from tools.generate_decoder import Decoder, write_decoder
+from tools.zoo.table import ZOO
 
 Output = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +234,26 @@ def test_throughput_of_every_file_makes_a_table(
     table = tables.throughput("throughput").splitlines()
     assert len({line.count(" | ") for line in (table[0], *table[2:])}) == 1
     assert table[-1].startswith("| published, OPT-30B on GPUs |  | 60 → 15.5 GB | 26% |")
+
+
+def test_every_model_of_a_zoo_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    monkeypatch.setattr(zoo, "SAMPLES", 8)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    for name in ("classifier", "convolutions"):
+        ZOO[name](tmp_path / "zoo" / name)
+    out = str(tmp_path / "architectures.json")
+    monkeypatch.setattr(sys, "argv", ["zoo", str(tmp_path / "zoo"), "--seconds", "0", "--out", out])
+    zoo.main()
+    text = Path(out).read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    mlp, convolutions = json.loads(text)["rows"]
+    assert (mlp["model"], mlp["without_data"]["targets"]) == ("classifier", 3)
+    assert 0 < mlp["calibrated"]["error"] < mlp["without_data"]["error"]
+    assert mlp["without_data"]["size_ratio"] < mlp["dynamic"]["size_ratio"] < 1
+    assert convolutions["calibrated"]["failure"].startswith("ModelError: Nothing to quantize in 'model.onnx'")
+    _, _, first, second = zoo_table.architectures().splitlines()
+    assert [cell.strip() for cell in second.split("|")[1:7]] == ["convolutions", "none", "", *["fails"] * 3]
+    assert first.count(" | ") == second.count(" | ")
 
 
 def test_speed_ups_apart_and_the_load_that_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:

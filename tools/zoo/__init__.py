@@ -1,0 +1,1 @@
+"""Small exports of many architectures with random weights: what real files look like, made in minutes."""
