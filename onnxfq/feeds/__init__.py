@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.configured_sizes import with_configured_sizes
+from onnxfq.feeds.encoder_outputs import Encoder, generate_behind, reads_encoder
 from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache, within
 from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
@@ -21,6 +22,7 @@ __all__ = [
     "ENOUGH_TOKENS",
     "CausalLM",
     "Column",
+    "Encoder",
     "Feed",
     "Feeds",
     "Ids",
@@ -35,6 +37,7 @@ __all__ = [
     "fingerprint",
     "fit_sizes",
     "generate",
+    "generate_behind",
     "generate_self",
     "given_feeds",
     "has_cache",
@@ -47,6 +50,7 @@ __all__ = [
     "read_lines",
     "read_records",
     "read_setting",
+    "reads_encoder",
     "role",
     "slot",
     "stem",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Array
 from onnxfq.feeds.causal_lm import CausalLM, Floats, Ids, find_causal_lm
+from onnxfq.feeds.encoder_outputs import Encoder, generate_behind
 from onnxfq.feeds.feed import Feeds
 from onnxfq.feeds.generate import generate, within
 from onnxfq.feeds.names import takes_token_ids
@@ -37,12 +38,14 @@ def generate_self(
     seed: int,
     progress: Progress | None = None,
     tokenizer: Path | None = None,
+    encoder: Encoder | None = None,
 ) -> Feeds:
     """Let a model make its own calibration data.
 
     A language model writes text: after a first token by chance a few likeliest ones, then what is drawn from its own
-    distribution. Any other model that takes token ids gets ids by chance in texts of various lengths, and a model
-    without token ids what `generate` makes. Sample i depends on the model, `seed` and i.
+    distribution. Any other model that takes token ids gets ids by chance in texts of various lengths, a decoder behind
+    what its encoder makes of such inputs; and a model without token ids what `generate` makes. Sample i depends on the
+    model, `seed` and i.
 
     Source: Z. Liu et al., "LLM-QAT: Data-Free Quantization Aware Training for Large Language Models", 2023, section
     2.1. Differs: a text goes on behind an end-of-text token, so that all are of one length.
@@ -55,6 +58,7 @@ def generate_self(
         seed: of everything drawn.
         progress: called with (what, done, total); a total of 0 marks a remark.
         tokenizer: the folder whose configurations know the longest text, if any.
+        encoder: that of a decoder, if it is known.
 
     Raises:
         DataError: inputs that nothing can be made up for, or that the model does not run on.
@@ -68,6 +72,8 @@ def generate_self(
             return _write(writer, samples, seq_len, seed, tell)
         except _NoNumbersError:
             tell("The model's logits hold NaN or infinity: random ids take the place of its own text.", 0, 0)
+    if encoder is not None:
+        return generate_behind(encoder, signature, samples=samples, seq_len=seq_len, seed=seed, shortest=SHORTEST)
     shortest = SHORTEST if any(takes_token_ids(spec) for spec in signature.inputs) else None
     return generate(signature, samples=samples, seq_len=seq_len, seed=seed, shortest=shortest)
 

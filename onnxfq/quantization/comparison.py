@@ -10,7 +10,7 @@ from typing import Literal
 
 from onnxfq.calibration.pieces import Pieces, Runtime
 from onnxfq.errors import DataError, ModelError, OperatorError
-from onnxfq.feeds import Feed, Feeds, generate, has_cache
+from onnxfq.feeds import Feed, Feeds, has_cache
 from onnxfq.graph import Graph
 from onnxfq.metrics.output_error import no_inputs
 from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
@@ -97,7 +97,7 @@ def prepare_inputs(
         original.fit(original.tokens)
         _ = original.decoding_step  # it may tell more about sizes
     made = min(samples, GENERATED_SAMPLES)
-    feeds = given or generate(original.graph.signature, samples=made, seq_len=original.tokens, seed=seed)
+    feeds = given or original.generate(made, seed)
     return Inputs(feeds, measured_on if given else "generated", in_sample, passages=passages)
 
 

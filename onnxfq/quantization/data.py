@@ -256,6 +256,7 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
             seed=options.seed,
             progress=progress,
             tokenizer=tokenizer,
+            encoder=original.encoder,
         )
     progress("reading data", 0, 1)
     path, signature = Path(options.calib), job.graph.signature

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import DataError, ModelError
-from onnxfq.feeds import Feed, RefusedError, fit_sizes, generate, has_cache, with_configured_sizes, within
-from onnxfq.graph import loaded_bytes
+from onnxfq.feeds import (
+    Encoder,
+    Feed,
+    Feeds,
+    RefusedError,
+    fit_sizes,
+    generate,
+    generate_behind,
+    has_cache,
+    reads_encoder,
+    with_configured_sizes,
+    within,
+)
+from onnxfq.graph import Graph, loaded_bytes
 from onnxfq.metrics.output_error import no_inputs
+from onnxfq.model_files import ENCODER
 from onnxfq.progress import Progress
 from onnxfq.providers import facts
 from onnxfq.quantization.job import Job
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 
+_LOGGER = logging.getLogger(__name__)
 GENERATED_TOKENS = 64
 SHORT_PAST = 8  # cached tokens, as many as nearly every model takes
 
@@ -118,6 +133,40 @@ class Original:
         except DataError as error:
             return None, str(error)
         return self._make(self.graph.signature, self.tokens, length), ""
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """The encoder that lies beside a decoder, as exporters lay it; None where there is none that suits it."""
+        path, signature = self.graph.path.with_name(ENCODER), self.graph.signature
+        if not self.fits_memory or not reads_encoder(signature) or not path.is_file() or path == self.graph.path:
+            return None
+        try:
+            graph = Graph.load(path)
+            large = loaded_bytes(graph, widens=facts(self.runtime.provider).widens_half) > self.runtime.memory
+            if large or reads_encoder(graph.signature):
+                return None
+            session = Session(path, provider=self.runtime.provider, threads=self.runtime.threads)
+            found = Encoder(session, with_configured_sizes(graph.signature, path))
+            self.session.run(self._behind(found, 1, self._options.seed)[0])
+        except (DataError, ModelError) as error:
+            _LOGGER.debug("'%s' is not taken for the encoder: %s", path, error)
+            return None
+        return found
+
+    def generate(self, samples: int, seed: int) -> Feeds:
+        """Inputs for a comparison: behind the model's encoder where it has one, else made up from its signature alone.
+
+        Raises:
+            DataError: none can be made up.
+            ModelError: the encoder does not run.
+        """
+        if self.encoder is not None:
+            return self._behind(self.encoder, samples, seed)
+        return generate(self.graph.signature, samples=samples, seq_len=self.tokens, seed=seed)
+
+    def _behind(self, encoder: Encoder, samples: int, seed: int) -> Feeds:
+        signature, tokens = self.graph.signature, self.tokens
+        return generate_behind(encoder, signature, samples=samples, seq_len=tokens, seed=seed, shortest=tokens)
 
     def _make(self, signature: Signature, tokens: int, past: int) -> Feed:
         return generate(signature, samples=1, seq_len=tokens, seed=self._options.seed, past=past)[0]
