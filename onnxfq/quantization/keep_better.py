@@ -51,7 +51,9 @@ class Judgement:
 
 def compare_errors(with_data: Sequence[OutputAccuracy], without: Sequence[OutputAccuracy]) -> Judgement | None:
     """Hold the errors of two files against each other; None where neither has an error to compare."""
-    ours, other = ({m.name: m.value for m in worst_metrics(outputs)} for outputs in (with_data, without))
+    unmatched = {output.name for output in (*with_data, *without) if output.unmatched}  # the others still tell
+    kept = ([output for output in outputs if output.name not in unmatched] for outputs in (with_data, without))
+    ours, other = ({m.name: m.value for m in worst_metrics(outputs)} for outputs in kept)
     has_kl = any(found.get("kl") is not None for found in (ours, other))  # one that is broken has nothing but names
     name, words = ("kl", "mean KL") if has_kl else ("relative_mse", "relative MSE")
     first, second = (math.inf if (value := found.get(name)) is None else value for found in (ours, other))

@@ -228,8 +228,8 @@ def test_an_operator_that_does_not_exist(tmp_path: Path, capsys: Output) -> None
 
 
 def test_a_model_that_does_not_run(tmp_path: Path, capsys: Output) -> None:
-    body = "h = MatMul(x, w) y = Reshape(h, shape)"
-    proto = parse(body, y="float[M, 63] y", w=weight(), shape=np.array([-1, 63], np.int64))
+    body = "h = MatMul(x, w) y = Gather <axis = 1> (h, beyond)"  # at every size
+    proto = parse(body, y="float[M, 1] y", w=weight(), beyond=np.array([99], np.int64))
     path = write(proto, tmp_path / "m.onnx")
     assert quantize(path, "--algorithm", "rtn") == 0
     assert entries(tmp_path) == ["m.int4.onnx", "m.onnx"]
@@ -241,7 +241,7 @@ def test_a_model_that_does_not_run(tmp_path: Path, capsys: Output) -> None:
 
 def test_a_model_without_matrix_products(tmp_path: Path, capsys: Output) -> None:
     path = write(parse("y = Relu(x)", y="float[M, 64] y"), tmp_path / "m.onnx")
-    refused(tmp_path, capsys, path, says=("Nothing to quantize", "no MatMul, Gemm or Gather"))
+    refused(tmp_path, capsys, path, says=("Nothing to quantize", "no MatMul, Gemm, Einsum or Gather"))
 
 
 def test_a_model_of_too_small_weights(tmp_path: Path, capsys: Output) -> None:

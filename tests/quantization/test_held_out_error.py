@@ -132,6 +132,15 @@ def test_a_broken_file_is_not_the_better_one() -> None:
     assert compare_errors([broken], [broken]) is None
 
 
+def test_an_output_that_cannot_be_compared_leaves_the_judgement_to_the_others() -> None:
+    rows = OutputAccuracy("rows", "float32", unmatched=2, note="not compared")
+    ours, other = (OutputAccuracy("y", "float32", 8, relative_mse=error, cosine=0.99) for error in (0.02, 0.01))
+    for first, second in (([rows, ours], [other]), ([ours], [rows, other])):
+        found = compare_errors(first, second)
+        assert found is not None
+        assert (found.with_data, found.without_data) == (0.02, 0.01)
+
+
 def test_gates_of_a_folder_fail_where_a_model_was_not_compared(tmp_path: Path) -> None:
     pair(tmp_path / "models" / "one.onnx")
     body = "h = MatMul(x, w) y = Gather <axis = 1> (h, beyond)"
