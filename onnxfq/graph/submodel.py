@@ -66,7 +66,7 @@ def changed(graph: Graph, steps: Iterable[Step], before: Set[str]) -> set[str]:
     found: set[str] = set()
     for step in steps:
         if graph.edits.replacement(step.node) or any(name in found or name in before for name in step.reads):
-            found.update(set(step.writes) - choices(step.node))
+            found.update(set(step.writes) - choices(graph, step.node))
     return found
 
 
@@ -96,7 +96,7 @@ def extract_submodel(
     for step in steps:
         nodes.append(step.node.proto)
         if not twins.isdisjoint(step.writes):
-            edited = graph.edits.replacement(step.node) or [follow(step.node)]
+            edited = graph.edits.replacement(step.node) or [follow(graph, step.node)]
             nodes += [_twin(proto, twins) for proto in edited]
     model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
     _import_domains(model, nodes)

@@ -14,6 +14,7 @@ from onnxfq.calibration.routes import find_routes
 from onnxfq.calibration.stages import Stage
 from onnxfq.calibration.streams import ErrorSum
 from onnxfq.errors import OperatorError
+from onnxfq.executors.serialization import dump, load, remove
 from onnxfq.feeds import Feeds
 from onnxfq.graph import TensorFile
 from onnxfq.quantization.assign import Planned
@@ -57,8 +58,8 @@ class Calibration:
         self.tables = [index for index in left if not targets[index].source]
         self.unreached = [index for index in left if targets[index].source]
         self._later = find_later(self.stages, job.planned, {job.planned[i].key for i in self.tables})
-        self._pools = Pools(list(self._later.values()))
-        self._shared: dict[object, SolvedWeight] = {}  # whose later readers' biases are still to be moved
+        self._pools = Pools(list(self._later.values()), checkpoint.folder)
+        self._shared: dict[Hashable, Path] = {}  # weights whose later readers' biases are still to be moved
         self._statistics: Statistics | None = None  # of the inputs of the stage that was measured last
 
     @property
@@ -98,7 +99,9 @@ class Calibration:
         return [index for index in self.stages[position].targets if index in moved]
 
     def fold_of(self, position: int) -> Fold | None:
-        """Where the inputs of a stage may be scaled."""
+        """Where the inputs of a stage may be scaled; nowhere where some of its weights are stored already."""
+        if len(self.fresh(position)) < len(self.stages[position].targets):
+            return None
         return self._places[position][0].folds.get(self.stages[position].source)
 
     def resume(self, position: int, tell: Tell) -> dict[int, SolvedWeight] | None:
@@ -117,7 +120,7 @@ class Calibration:
         return solved
 
     def measure(self, position: int, planned: Mapping[int, Planned], tell: Tell) -> list[Group]:
-        """Run all samples up to a stage and measure its inputs; nothing where no sample gives any.
+        """Run all samples up to a stage and measure its inputs.
 
         Args:
             position: of the stage.
@@ -125,11 +128,13 @@ class Calibration:
             tell: called after every sample.
 
         Returns:
-            The targets in groups, each with the inputs of all who read these weights.
+            The targets in groups, each with the inputs of all who read these weights; without those to which no sample
+            gives any.
         """
         own = self._measure(position, tell)
         groups = grouped(planned, self._later)
-        return [] if own is None else [(group, self._pools.joined(own, later)) for later, group in groups.items()]
+        found = [(group, self._pools.take(own, later)) for later, group in groups.items()]
+        return [(group, statistics) for group, statistics in found if statistics is not None]
 
     def skip(self, position: int, tell: Tell) -> None:
         """Run all samples up to a stage about which nothing needs to be known, but for how its biases move."""
@@ -147,8 +152,10 @@ class Calibration:
 
     def remember(self, solved: Mapping[int, SolvedWeight]) -> None:
         """Keep weights whose later readers have biases of their own to move."""
-        keys = {index: self._job.planned[index].key for index in solved}
-        self._shared |= {key: solved[index] for index, key in keys.items() if self._later.get(key, Later()).others}
+        for index, weight in solved.items():
+            key = self._job.planned[index].key
+            if self._has_bias(key):
+                self._shared[key] = dump(self.folder, [dict(part) for part in weight.parts])
 
     def shift(self, position: int, index: int, solved: SolvedWeight | None) -> Float64Array | None:
         """How the bias behind a target moves, [N]; None where it stays."""
@@ -158,7 +165,7 @@ class Calibration:
         known = self._shared.get(planned.key)
         if known is None or statistics is None or index not in self.biased(position):
             return None
-        return bias_shift(planned.target.load(), known, planned.storage, planned.kernel, statistics)
+        return bias_shift(planned.target.load(), load(known), planned.storage, planned.kernel, statistics)
 
     def weigh_rounding(self, position: int, solved: Mapping[int, SolvedWeight]) -> None:
         """Measure how much of the error of a stage's weights is its inputs' rounding."""
@@ -176,8 +183,10 @@ class Calibration:
             self._places[position][0].streams.scale(self.stages[position].source, scales[0])
 
     def end(self, position: int, tell: Tell) -> None:
-        """Run what is left of a route behind its last stage."""
+        """Run what is left of a route behind its last stage; forget weights that nobody reads any more."""
         passage, index = self._places[position]
+        for key in [key for key in self._shared if position >= max(self._later[key].others)]:
+            remove(self._shared.pop(key))
         if index == len(passage.stages) - 1:
             passage.streams.finish(self._tensor_file, tell)
 
@@ -195,17 +204,21 @@ class Calibration:
         Args:
             reports: of all targets, in order.
         """
+        left = self._samples - sum(len(passage.samples) for passage in self._passages)
         dropped = {p.samples[i]: name for p in self._passages for i, name in p.streams.dropped.items()}
         reached = [reports[index] for position in range(len(self.stages)) for index in self.fresh(position)]
-        notes = data_notes(dropped, self._samples, reached, [reports[index] for index in self.unreached])
+        notes = data_notes(dropped, left, self._samples, reached, [reports[index] for index in self.unreached])
         more = (
-            sharing_note(self._job, self._readers()),
+            sharing_note(self._job, self._readers(reports)),
             rounding_note(dict(enumerate(self._job.planned)), self._rounding),
         )
         return [*notes, *filter(None, more)]
 
     def close(self) -> None:
         """Forget what is kept, and leave no file."""
+        self._pools.close()
+        for file in self._shared.values():
+            remove(file)
         for passage in self._passages:
             passage.streams.close()
 
@@ -219,15 +232,20 @@ class Calibration:
         fresh = set(self.fresh(position)).intersection(self.biased(position)) - solved.keys()
         return any(self._job.planned[index].key in self._shared for index in fresh)
 
-    def _readers(self) -> dict[Hashable, list[Planned]]:
-        """The nodes that read a weight at several stages of one route, by `Planned.key`."""
+    def _readers(self, reports: Sequence[TargetReport]) -> dict[Hashable, list[Planned]]:
+        """The nodes that read a calibrated weight at several stages of one route, by `Planned.key`."""
         found: dict[Hashable, list[Planned]] = {}
         for passage in self._passages:
             known: dict[Hashable, list[Planned]] = {}
-            for index in (index for stage in passage.stages for index in stage.targets):
+            for index in (i for stage in passage.stages for i in stage.targets if reports[i].tokens):
                 known.setdefault(self._job.planned[index].key, []).append(self._job.planned[index])
             found |= {key: own for key, own in known.items() if len(own) > 1 and key in self._later}
         return found
+
+    def _has_bias(self, key: Hashable) -> bool:
+        """Whether a later reader of a weight has a bias of its own that moves."""
+        later = self._later.get(key, Later()).others
+        return any(self._job.planned[index].key == key for position in later for index in self.biased(position))
 
     def _surveys(self) -> dict[Passage, list[int]]:
         """The stages of each route whose inputs must be known before anything is quantized."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
+from onnxfq.calibration.routes import MOST_ROUTES
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.passage import PRIOR_TOKENS
@@ -16,12 +17,17 @@ WORTH_COPYING = 0.5  # of the source's size, at most, is the file with copies
 
 
 def data_notes(
-    dropped: Mapping[int, str], samples: int, reached: Sequence[TargetReport], unreached: Sequence[TargetReport]
+    dropped: Mapping[int, str],
+    left: int,
+    samples: int,
+    reached: Sequence[TargetReport],
+    unreached: Sequence[TargetReport],
 ) -> list[str]:
     """What to tell of the data.
 
     Args:
         dropped: samples that gave NaN or infinity, with the value in which they did.
+        left: how many samples took none of the routes that were calibrated.
         samples: how many there were.
         reached: weights that calibration can reach.
         unreached: other products.
@@ -31,6 +37,11 @@ def data_notes(
         listed = ", ".join(f"{sample + 1} (in '{name}')" for sample, name in sorted(dropped.items())[:_LISTED])
         notes.append(
             f"{len(dropped)} of {samples} samples gave NaN or infinity and were left out of calibration: {listed}."
+        )
+    if left:
+        notes.append(
+            f"{left} of {samples} samples were left out of calibration: more than {MOST_ROUTES} different ways lead "
+            "through the model's branches. Give samples that take fewer."
         )
     free = [report for report in unreached if not report.tokens]  # others share a weight that data reached
     if free:

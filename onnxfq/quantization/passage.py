@@ -55,11 +55,11 @@ class Passage:
         return self._measure(self.streams, index, tensor_file, tell)
 
     def survey(self, wanted: Collection[int], tensor_file: TensorFile, tell: Tell) -> dict[int, Statistics]:
-        """Measure the inputs of some stages in the original, before anything is quantized.
+        """Measure the inputs of some stages in the original, before any product is quantized.
 
         Args:
             wanted: the stages.
-            tensor_file: of the run, still empty.
+            tensor_file: of the run; tables may be in it.
             tell: called after every sample of every stage, up to the last that is wanted.
         """
         streams, found = self._streams([[] for _ in self.stages]), dict[int, Statistics]()

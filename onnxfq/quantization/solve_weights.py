@@ -81,15 +81,15 @@ def _calibrate_and_solve(
 ) -> dict[int, SolvedWeight]:
     """Measure a stage's inputs, and solve its weights for them."""
     groups = calibration.measure(position, planned, steps)
-    if not groups:
-        return _kept(solve(_tasks_without_data(job, planned), job.workers, job.options.memory))
+    measured = {index for group, _ in groups for index in group}
+    rest = {index: p for index, p in planned.items() if index not in measured}
+    solved = _kept(solve(_tasks_without_data(job, rest), job.workers, job.options.memory))
     biased, scale = calibration.biased(position), None
     if job.solver.scales_inputs and calibration.fold_of(position) is not None and len(groups) == 1:
         stage = calibration.stages[position]
         centred = set(biased) >= set(stage.targets)
         scale = input_scale([job.planned[i] for i in stage.targets], job.solver, groups[0][1], centred=centred)
     folder = calibration.folder if job.workers.elsewhere else None
-    solved: dict[int, SolvedWeight] = {}
     for group, statistics in groups:
         with tasks_with_data(group, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
             solved |= _kept(solve(tasks, job.workers, job.options.memory))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -234,10 +234,18 @@ def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> 
 
 
 def bias_shift(
-    weight: Float32Array, solved: SolvedWeight, rule: Rule, kernel: Kernel, statistics: Statistics
+    weight: Float32Array, packed: Sequence[Tensors], rule: Rule, kernel: Kernel, statistics: Statistics
 ) -> npt.NDArray[np.float64]:
-    """How the bias behind another reader of a solved weight [N, K] moves, [N]: what takes up the mean error there."""
-    parts = [rule.unpack(part, kernel, weight.shape[1]) for part in solved.parts]
+    """How the bias behind another reader of a solved weight moves, [N]: what takes up the mean error there.
+
+    Args:
+        weight: [N, K].
+        packed: its rows as they were solved, in parts.
+        rule: that packed them.
+        kernel: for which.
+        statistics: of that reader's inputs.
+    """
+    parts = [rule.unpack(part, kernel, weight.shape[1]) for part in packed]
     ends = list(accumulate(len(q.codes) for q in parts))
     return np.concatenate(
         [_shift(weight[end - len(q.codes) : end], q, statistics) for q, end in zip(parts, ends, strict=True)]

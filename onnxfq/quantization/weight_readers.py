@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from onnxfq.calibration.stages import Stage
+from onnxfq.executors.serialization import dump, load, remove
 from onnxfq.quantization.assign import Planned
 from onnxfq.statistics import Statistics, merged, pooled
 
@@ -56,38 +58,57 @@ def find_later(
 
 
 class Pools:
-    """What was measured of later readers, added up for each set of them: one matrix a set, however many they are.
+    """What was measured of later readers, added up for each set of them: a file a set, until the weight is solved.
 
     Args:
         wanted: the sets.
+        folder: for the files, which may be as large as the weights of the model.
     """
 
-    def __init__(self, wanted: Collection[Later]) -> None:
-        self._same: dict[Later, Statistics] = {}
-        self._others: dict[Later, Statistics] = {}
-        self._wanted = list(dict.fromkeys(wanted))
+    def __init__(self, wanted: Collection[Later], folder: Path) -> None:
+        self._wanted, self._folder = list(dict.fromkeys(wanted)), folder
+        self._files: dict[tuple[Later, bool], Path] = {}
 
     def add(self, position: int, statistics: Statistics) -> None:
         """Add the inputs of a stage."""
         for later in self._wanted:
             if position in later.same:
-                self._same[later] = _added(self._same.get(later), statistics)
+                self._put((later, True), _both(merged, self._pop((later, True)), statistics))
             if position in later.others:
-                self._others[later] = _pooled(self._others.get(later), statistics)
+                self._put((later, False), _both(pooled, self._pop((later, False)), statistics))
 
-    def joined(self, own: Statistics, later: Later) -> Statistics:
-        """The inputs of the stage that solves a weight, and those of its later readers."""
-        same, others = self._same.get(later), self._others.get(later)
-        own = own if same is None else merged(own, same)
-        return own if others is None else pooled(own, others)
+    def take(self, own: Statistics | None, later: Later) -> Statistics | None:
+        """The inputs of the stage that solves a weight, and those of its later readers; None where there are none."""
+        own, others = _both(merged, own, self._pop((later, True))), self._pop((later, False))
+        if own is None and others is not None:  # the mean that a bias takes up is not known
+            return replace(others, mean=None, float_mean=None)
+        return _both(pooled, own, others)
+
+    def close(self) -> None:
+        """Leave no file."""
+        for file in self._files.values():
+            remove(file)
+        self._files.clear()
+
+    def _put(self, key: tuple[Later, bool], statistics: Statistics | None) -> None:
+        self._files[key] = dump(self._folder, statistics)
+
+    def _pop(self, key: tuple[Later, bool]) -> Statistics | None:
+        if key not in self._files:
+            return None
+        file = self._files.pop(key)
+        found: Statistics = load(file)
+        remove(file)
+        return found
 
 
-def _added(known: Statistics | None, found: Statistics) -> Statistics:
-    return found if known is None else merged(known, found)
-
-
-def _pooled(known: Statistics | None, found: Statistics) -> Statistics:
-    return found if known is None else pooled(known, found)
+def _both(
+    add: Callable[[Statistics, Statistics], Statistics], first: Statistics | None, second: Statistics | None
+) -> Statistics | None:
+    """Two measurements added up; where one is missing, the other."""
+    if first is None or second is None:
+        return second if first is None else first
+    return add(first, second)
 
 
 def grouped(planned: Mapping[int, Planned], later: Mapping[Hashable, Later]) -> dict[Later, dict[int, Planned]]:

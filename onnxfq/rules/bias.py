@@ -54,7 +54,7 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
         value = _row(graph, node, 2, target.last_axes)
         return Bias(node, value) if value is not None and node.real("beta", 1.0) else None
     readers = flow.readers.get(node.outputs[0], [])
-    if len(readers) != 1 or node.outputs[0] in outputs:
+    if len(readers) != 1 or node.outputs[0] in outputs or node.outputs[0] in flow.read_elsewhere:
         return None
     add = readers[0].node
     if add.op_type != "Add" or add.domain or add.body is not node.body:
