@@ -1,11 +1,14 @@
-"""What is assumed of inputs that few tokens showed."""
+"""What is assumed of inputs that few tokens showed, and what several products with one weight are measured to read."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from onnxfq.statistics import Statistics
+from onnxfq.arrays import Float64Array
+from onnxfq.statistics import Statistics, merged, pooled
 
 K = 16
 RNG_SEED = 3
@@ -51,3 +54,32 @@ def test_nothing_is_added_to_nothing() -> None:
     assert known.with_prior(None, 0) is known
     empty = Statistics(tokens=0)
     assert empty.with_prior(None, 32) is empty
+
+
+def test_pooled_inputs_are_those_of_both_and_about_means_each_about_its_own() -> None:
+    rng = np.random.default_rng(5)
+    first, second = rng.standard_normal((40, 6)) + 3, rng.standard_normal((120, 6)) - 5
+    parts = [_of(first), _of(second)]
+    both = np.concatenate([first, second])
+    found = pooled(*parts)
+    assert found.tokens == 160
+    assert found.gram == pytest.approx(both.T @ both / 160)
+    assert found.mean == pytest.approx(first.mean(axis=0))  # of the product whose bias moves
+    spread = sum(len(part) * np.cov(part.T, bias=True) for part in (first, second)) / 160
+    assert found.centred().gram == pytest.approx(spread)
+    assert pooled(found, parts[0]).centred().gram == pytest.approx(
+        (160 * spread + 40 * np.cov(first.T, bias=True)) / 200
+    )
+    assert merged(*parts).centred().gram == pytest.approx(np.cov(both.T, bias=True))
+
+
+def test_pooled_products_between_the_models_are_kept_where_one_part_has_them() -> None:
+    rng = np.random.default_rng(6)
+    x, quantized, later = (rng.standard_normal((30, 4)) for _ in range(3))
+    own = replace(_of(quantized), cross=x.T @ quantized / 30, float_mean=x.mean(axis=0))
+    found = pooled(own, _of(later))
+    assert found.cross == pytest.approx((x.T @ quantized + later.T @ later) / 60)
+
+
+def _of(x: Float64Array) -> Statistics:
+    return Statistics(tokens=len(x), gram=x.T @ x / len(x), mean=x.mean(axis=0), float_mean=x.mean(axis=0))
