@@ -69,7 +69,11 @@ def show_inspection(report: Report, console: Console) -> None:
             _add(skipped, _name(skip), skip.op_type, with_option_names(skip.reason))
         console.print(skipped)
     seconds, memory = report.estimate.seconds, size_text(report.estimate.memory_bytes)
-    _say(console, f"Estimate: {seconds:.0f} s and {memory} of memory with --algorithm {report.algorithm}.")
+    if report.targets:
+        told = (
+            f"Estimate: {seconds:.0f} s and {memory} of memory to solve the weights with --algorithm {report.algorithm}"
+        )
+        _say(console, f"{told}; running the model, to calibrate and to compare, comes on top.")
 
 
 def show_comparison(comparison: ReportComparison, console: Console) -> None:

@@ -81,7 +81,7 @@ def generate_self(
 def _write(writer: CausalLM, samples: int, seq_len: int, seed: int, tell: Progress) -> Feeds:
     """Samples written by the model."""
     if not writer.cache and seq_len > LONGEST_WITHOUT_CACHE:
-        tell(f"The model keeps no keys and values: its own text is cut to {LONGEST_WITHOUT_CACHE} tokens.", 0, 0)
+        tell(f"The model writes its own text without a KV cache: it is cut to {LONGEST_WITHOUT_CACHE} tokens.", 0, 0)
         seq_len = LONGEST_WITHOUT_CACHE
     at_once = writer.texts_at_once(seq_len)
     groups = [range(start, min(start + at_once, samples)) for start in range(0, samples, at_once)]

@@ -18,6 +18,7 @@ from onnxfq.metrics.perplexity_text import Outputs, PerplexityText
 from onnxfq.progress import Progress
 from onnxfq.quantization.livelier import livelier
 from onnxfq.quantization.original import Original
+from onnxfq.session import Session
 
 GENERATED_SAMPLES = 8
 WITHOUT_RUNNING = "To quantize it without running it: `validate=False`, and no `calib`."
@@ -137,7 +138,7 @@ def _prepare_whole(original: Original, inputs: Inputs, progress: Progress) -> Co
     """Run the first inputs, unless they were made up so that it runs on them, and find a decoding step."""
     session = original.session
     if inputs.measured_on != "generated":
-        session.run(inputs.feeds[0])
+        _run_first(session, inputs.feeds[0])
     inputs, told = _made_livelier(inputs, original)
     _check_passages(original.graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     decode, why = original.decoding_step
@@ -158,6 +159,21 @@ def _prepare_in_pieces(original: Original, inputs: Inputs, progress: Progress) -
         raise no_inputs(error) from error
     _check_passages(graph, inputs.passages, lambda feeds: _run_in_pieces(graph, feeds, inputs, runtime))
     return Comparison(inputs, runtime, original.loaded, pieces)
+
+
+def _run_first(session: Session, feed: Feed) -> None:
+    """Run a sample that was given; what does not run at first is more likely to be wrong than the model.
+
+    Raises:
+        DataError: it does not run; with the shapes that it was given.
+    """
+    try:
+        session.run(feed)
+    except OperatorError:
+        raise
+    except ModelError as error:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+        raise DataError(f"The first sample ({shapes}) does not run. Do its sizes suit the model? {error}") from error
 
 
 def _made_livelier(inputs: Inputs, original: Original) -> tuple[Inputs, tuple[str, ...]]:

@@ -93,6 +93,7 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
             notes.append(f"{NOT_COMPARED} {error}")
     if comparison is not None:
         notes += comparison.notes
+    notes += original.notes
     return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
 
 

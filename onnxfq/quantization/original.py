@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from onnxfq.quantization.job import Job
 from onnxfq.session import Session
 from onnxfq.signature import Signature
 
-_LOGGER = logging.getLogger(__name__)
 GENERATED_TOKENS = 64
 SHORT_PAST = 8  # cached tokens, as many as nearly every model takes
 
@@ -47,12 +45,14 @@ class Original:
         graph: of the model; its signature is completed with sizes that suit it.
         runtime: where and how it runs.
         loaded: bytes that its session takes.
+        notes: what the user should know of made-up inputs.
     """
 
     def __init__(self, job: Job, folder: Path, progress: Progress) -> None:
         self.graph, self.runtime = job.graph, Runtime(job.provider, job.threads, job.options.memory, folder)
         self.loaded = loaded_bytes(job.graph, widens=facts(job.provider).widens_half)
         self._options, self._progress = job.options, progress
+        self.notes: list[str] = []
         self.graph.prefer(with_configured_sizes(self.graph.signature, self.graph.path))
 
     @property
@@ -144,12 +144,15 @@ class Original:
             graph = Graph.load(path)
             large = loaded_bytes(graph, widens=facts(self.runtime.provider).widens_half) > self.runtime.memory
             if large or reads_encoder(graph.signature):
-                return None
+                why = "it is too large for `memory`" if large else "it reads an encoder's states itself"
+                raise ModelError(f"'{path}' cannot serve: {why}.")
             session = Session(path, provider=self.runtime.provider, threads=self.runtime.threads)
             found = Encoder(session, with_configured_sizes(graph.signature, path))
             self.session.run(self._behind(found, 1, self._options.seed)[0])
         except (DataError, ModelError) as error:
-            _LOGGER.debug("'%s' is not taken for the encoder: %s", path, error)
+            self.notes.append(
+                f"MADE UP: states of an encoder are noise, for that beside the model was not used. {error}"
+            )
             return None
         return found
 

@@ -87,4 +87,4 @@ def announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None
     expected = together([estimate(job) for job in jobs])
     if expected.seconds > TELL_FROM_SECONDS:
         memory = size_text(expected.memory_bytes)
-        progress(f"This will take about {expected.seconds:.0f} s and {memory} of memory.", 0, 0)
+        progress(f"Solving alone will take about {expected.seconds:.0f} s, and {memory} of memory.", 0, 0)

@@ -140,7 +140,7 @@ def target_report(p: Planned, algorithm: str) -> TargetReport:
         granularity=scheme.block_size,
         algorithm=algorithm,
         relative_error=None,
-        float_bytes=target.float_bytes,
+        float_bytes=0 if p.copy else target.float_bytes,
         bytes=p.storage.nbytes(target.n, target.k, kernel),
         speed=kernel.speed,
         operator=p.rule.operator,
@@ -156,7 +156,7 @@ def predicted_bytes(job: Job) -> int:
 def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
     leaves = {p.target.weight.key[:2]: p.target.float_bytes for p in job.planned}
     source, before, after = job.graph.source_bytes, sum(leaves.values()), sum(t.bytes for t in targets)
-    weights = sum(t.n * t.k for t in targets if not t.shares)
+    weights = sum(t.n * t.k for t in targets if not t.shares and t.float_bytes)  # copies are of the same weights
     return Size(source, max(1, source - before + job.kept_bytes + after), before, after, weights)
 
 
@@ -197,7 +197,7 @@ def _copies(planned: Sequence[Planned]) -> list[str]:
     """The first node of each weight that is stored in several forms."""
     forms: dict[Hashable, dict[Hashable, str]] = {}
     for p in planned:
-        forms.setdefault(p.target.key, {}).setdefault(p.key, p.target.name)
+        forms.setdefault(p.target.key, {}).setdefault(replace(p, copy=0).key, p.target.name)
     return [next(iter(names.values())) for names in forms.values() if len(names) > 1]
 
 

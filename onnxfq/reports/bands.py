@@ -43,8 +43,15 @@ def loss_of(outputs: Sequence[OutputAccuracy]) -> Loss:
     answers = [output for output in seen if not is_cache(output)] or seen
     judged = [output for output in answers if output.kl is not None] or answers
     losses = [_loss_of_alike(output) if output.is_float and output.is_alike else _loss(output) for output in judged]
-    clear = [loss for loss in losses if loss.level in LEVELS]
-    return max(clear, key=lambda loss: LEVELS.index(loss.level)) if clear else next(iter(losses), Loss(""))
+    clear = [pair for pair in zip(judged, losses, strict=True) if pair[1].level in LEVELS]
+    return max(clear, key=_badness)[1] if clear else next(iter(losses), Loss(""))
+
+
+def _badness(found: tuple[OutputAccuracy, Loss]) -> tuple[int, float]:
+    """What makes one output worse than another: its level, and within that its figure."""
+    output, loss = found
+    figure = 1 - output.equal if output.equal is not None else output.relative_mse if output.kl is None else output.kl
+    return LEVELS.index(loss.level), figure or 0.0
 
 
 def _is_broken(output: OutputAccuracy) -> bool:

@@ -38,7 +38,7 @@ class TargetReport:
         algorithm: what chose the codes.
         weighted: what made errors in some inputs count more than in others; "" where all counted alike.
         relative_error: Σ(w−ŵ)² / Σw², weights only; None until solved.
-        float_bytes: the weight in the source.
+        float_bytes: the weight in the source; 0 of a second copy of it.
         bytes: codes, scales and zero points together; 0 where they are shared with an earlier target.
         speed: "fast" or "slow", as the kernel table says; "unknown" where it was not measured on such a processor.
         shares: the earlier target with which the weight is shared, or "".

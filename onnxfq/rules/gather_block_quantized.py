@@ -35,6 +35,7 @@ from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
 
 _PRODUCT = "MatMulNBits"  # the operator whose storage a table can be read from
 SMALLEST_TABLE = 1 << 14  # values; smaller tables are not worth a node of their own
+SMALLEST_TOLD = 1 << 12  # values; that smaller ones stay is not worth a word
 _TYPES: dict[ProviderName, tuple[ScaleType, ...]] = {
     "cpu": ("float32", "float16"),
     "cuda": ("float32", "float16", "bfloat16"),
@@ -50,7 +51,7 @@ class GatherBlockQuantized(Rule):
     inputs: ClassVar[Mapping[str, int]] = {"data": 0, "scales": 2, "zero_points": 3}
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
-        """See `Rule.match`; small tables, and whatever is no table of floats, are no business of this rule."""
+        """See `Rule.match`; the smallest tables, and whatever is no table of floats, are no business of this rule."""
         if node.op_type != "Gather" or node.domain or node.references:
             return None
         table = graph.constant(node, 0)
@@ -64,8 +65,11 @@ class GatherBlockQuantized(Rule):
         if len(table.shape) != 2 or node.integer("axis", 0) not in (0, -2):
             return None
         (n, k), scale_type = table.shape, SCALE_TYPES.get(type_name(table.type))
-        if scale_type is None or n * k < SMALLEST_TABLE:
+        if scale_type is None:
             return None
+        if n * k < SMALLEST_TABLE:
+            reason = f"too small: {n * k} values (fewer than {SMALLEST_TABLE} are not worth it)"
+            return Skip(node.name, node.op_type, reason, nbytes=table.leaf.nbytes) if n * k >= SMALLEST_TOLD else None
         return (Target(node.name, node, table, n, k, transposed=False, alpha=1.0, scale_type=scale_type),)
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:

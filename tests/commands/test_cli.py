@@ -283,7 +283,7 @@ def test_long_work_is_announced(
 ) -> None:
     monkeypatch.setattr("onnxfq.quantization.plan.TELL_FROM_SECONDS", seconds)
     assert quantize(model, *QUICK) == 0
-    assert ("This will take about 2 s and 210 MB of memory." in capsys.readouterr().err) is told
+    assert ("Solving alone will take about 2 s, and 210 MB of memory." in capsys.readouterr().err) is told
 
 
 def test_threads_hold_for_one_run_only(model: Path) -> None:

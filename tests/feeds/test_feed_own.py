@@ -84,7 +84,7 @@ def test_a_model_without_cache_writes_what_it_expects() -> None:
 def test_without_a_cache_texts_stay_short() -> None:
     feeds, told = own(reader(), seq_len=100)
     assert [len(row) for row in rows(feeds)] == [64] * 4
-    assert told[0] == ("The model keeps no keys and values: its own text is cut to 64 tokens.", 0, 0)
+    assert told[0] == ("The model writes its own text without a KV cache: it is cut to 64 tokens.", 0, 0)
 
 
 def test_texts_begin_with_likely_tokens_and_go_on_by_chance() -> None:

@@ -110,7 +110,7 @@ def _from_arrays(path: Path, samples: int | None) -> Iterator[_Sample]:
     if LABELS not in arrays or arrays[LABELS].ndim != 1:
         raise DataError(
             f"There are no labels in {path} (got {', '.join(arrays) or 'nothing'}). Give an array `{LABELS}` [samples] "
-            "beside the model's inputs."
+            "beside the model's inputs; or compare outputs with the baseline's: `task=\"outputs\"`."
         )
     labels = arrays.pop(LABELS)
     wrong = [name for name, array in arrays.items() if array.ndim == 0 or len(array) != len(labels)]
