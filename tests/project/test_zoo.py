@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -145,16 +144,21 @@ def test_goes_through_in_float16(name: str, zoo: Path, tmp_path: Path) -> None:
 
 
 def write_half(model: Path, half: Path) -> bool:
-    """Let the weights and all computing be float16; whether the CPU runs that, as it does all but branches."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    """Let weights and computing be float16; whether the CPU runs that, as it does all but branches.
 
-    converted = convert_float_to_float16(onnx.load(str(model)), keep_io_types=True)
-    onnx.save(converted, str(half))
-    with suppress(Exception):
-        ort.InferenceSession(str(half), providers=["CPUExecutionProvider"])
-        return True
-    assert any(node.op_type == "If" for node in converted.graph.node), "the converter leaves branches half converted"
-    return False
+    Recurrent layers stay as they are: ONNX Runtime 1.31 crashes when it loads them in float16 for a CPU.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    blocked = [*DEFAULT_OP_BLOCK_LIST, "LSTM", "GRU"]
+    converted = OnnxModel(convert_float_to_float16(onnx.load(str(model)), keep_io_types=True, op_block_list=blocked))
+    if any(node.op_type == "If" for node in converted.model.graph.node):
+        return False  # the converter leaves branches half converted
+    converted.topological_sort()
+    onnx.save(converted.model, str(half))
+    ort.InferenceSession(str(half), providers=["CPUExecutionProvider"])
+    return True
 
 
 @pytest.mark.parametrize("name", WITHOUT_TARGETS)
@@ -173,15 +177,17 @@ def test_outputs_depend_on_the_inputs(name: str, zoo: Path, tmp_path: Path) -> N
         if unseen is None:
             continue
         session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-        first, second = (_first_row(session, path) for path in sorted(unseen.iterdir()))
+        first, second = (_first_values(session, path) for path in sorted(unseen.iterdir()))
         assert abs(first - second).max() > 0.01 * abs(first).max()
 
 
-def _first_row(session: ort.InferenceSession, path: Path) -> Array:
+def _first_values(session: ort.InferenceSession, path: Path) -> Array:
+    """Of the first floating output."""
     with np.load(path) as feed:
-        output: Array = np.asarray(session.run(None, dict(feed))[0], np.float64)
-    row: Array = output.reshape(-1, output.shape[-1])[0]
-    return row
+        outputs = session.run(None, dict(feed))
+    first = next(output for output in outputs if output.dtype.kind == "f")
+    values: Array = np.asarray(first, np.float64).ravel()[:4]
+    return values
 
 
 @pytest.mark.parametrize("name", REAL)
