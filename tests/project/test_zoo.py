@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from tools.zoo.table import REAL, WITHOUT_TARGETS, ZOO
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES, TOKENS, UNSEEN = 32, 32, 16
 ONE_ROW = {"classifier": 128}  # samples of models of which one is one row
+CRASHING_IN_HALF = ("lstm", "gru")  # ONNX Runtime 1.31, when it loads recurrent layers beside float16
 NOISE = 1.1  # by which calibration may seem worse than none on so few inputs
 HALVED = ("albert", "clip", "qwen2-moe", "vit", "wav2vec2")  # and T5's merged decoder
 DYNAMO = {name for name, row in ARCHITECTURES.items() if row.dynamo}
@@ -126,7 +128,7 @@ def test_goes_through(name: str, zoo: Path, tmp_path: Path) -> None:
     assert problems == [], "\n".join(problems)
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in WITHOUT_TARGETS])
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in {*WITHOUT_TARGETS, *CRASHING_IN_HALF}])
 def test_goes_through_in_float16(name: str, zoo: Path, tmp_path: Path) -> None:
     """Without data: what the original's float16 costs is no business of ours, so that outputs are held against it."""
     for model in models(zoo, name):
@@ -144,19 +146,17 @@ def test_goes_through_in_float16(name: str, zoo: Path, tmp_path: Path) -> None:
 
 
 def write_half(model: Path, half: Path) -> bool:
-    """Let weights and computing be float16; whether the CPU runs that, as it does all but branches.
-
-    Recurrent layers stay as they are: ONNX Runtime 1.31 crashes when it loads them in float16 for a CPU.
-    """
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    """Let weights and computing be float16; whether the CPU runs that, as it does all but branches."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    blocked = [*DEFAULT_OP_BLOCK_LIST, "LSTM", "GRU"]
-    converted = OnnxModel(convert_float_to_float16(onnx.load(str(model)), keep_io_types=True, op_block_list=blocked))
+    converted = OnnxModel(convert_float_to_float16(onnx.load(str(model)), keep_io_types=True))
     if any(node.op_type == "If" for node in converted.model.graph.node):
         return False  # the converter leaves branches half converted
     converted.topological_sort()
     onnx.save(converted.model, str(half))
+    for path in model.parent.glob("*.json"):  # they know sizes
+        shutil.copyfile(path, half.with_name(path.name))
     ort.InferenceSession(str(half), providers=["CPUExecutionProvider"])
     return True
 
