@@ -198,6 +198,10 @@ class Graph:
         """How many dimensions the node's input number `index` has; None where nothing tells."""
         return self._types.rank(node.body, node.inputs[index])
 
+    def sizes(self, node: Node, index: int) -> tuple[int | None, ...]:
+        """Sizes of the node's input number `index`, None where they differ from run to run; () where nothing tells."""
+        return self._types.shape(node.body, node.inputs[index]) or ()
+
     def is_array(self, node: Node, name: str) -> bool:
         """Whether a value that the node sees is an array, and no sequence or the like."""
         return self._types.is_array(node.body, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import onnx.shape_inference
 from onnx import FunctionProto, GraphProto, ModelProto, ValueInfoProto
 
@@ -12,10 +14,11 @@ _MAKERS = frozenset(
     {"SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap", "SplitToSequence"}
     | {"Optional", "ZipMap", "CastMap", "DictVectorizer"}
 )
-_NO_ARRAY = -1  # in place of a rank
+_NO_ARRAY: Literal["no array"] = "no array"
 _DEEPEST = 64  # nodes that a value is followed back through
 
-_Ranks = dict[str, int]
+_Known: TypeAlias = tuple[int | None, ...] | Literal["no array"]
+_Shapes = dict[str, _Known]
 
 
 class ValueTypes:
@@ -28,8 +31,8 @@ class ValueTypes:
 
     def __init__(self, model: ModelProto, scopes: list[Body]) -> None:
         self._model, self._scopes = model, scopes
-        self._declared: dict[Body, _Ranks] = {}
-        self._inferred: dict[Body, _Ranks] | None = None
+        self._declared: dict[Body, _Shapes] = {}
+        self._inferred: dict[Body, _Shapes] | None = None
         self._others: bool | None = None
         self._scopes_by_proto = {id(scope.proto): scope for scope in scopes}
         functions = (scope for scope in scopes if isinstance(scope.proto, FunctionProto))
@@ -37,8 +40,13 @@ class ValueTypes:
 
     def rank(self, body: Body, name: str) -> int | None:
         """How many dimensions a value has that a scope sees; None where nothing tells."""
+        shape = self.shape(body, name)
+        return None if shape is None else len(shape)
+
+    def shape(self, body: Body, name: str) -> tuple[int | None, ...] | None:
+        """A value's sizes, None where they differ from run to run; None as a whole where nothing tells its rank."""
         known = self._known(body, name)
-        return None if known == _NO_ARRAY else known
+        return known if isinstance(known, tuple) else None
 
     def is_array(self, body: Body, name: str) -> bool:
         """Whether a value is an array; so is one of which nothing else is known."""
@@ -71,7 +79,7 @@ class ValueTypes:
         called = self._functions.get((maker.domain, maker.op_type))
         return called is None or self._is_array(called, called.proto.output[position], depth - 1)
 
-    def _known(self, body: Body, name: str) -> int | None:
+    def _known(self, body: Body, name: str) -> _Known | None:
         home = body.home_of(name)
         if home is None:
             return None
@@ -84,15 +92,15 @@ class ValueTypes:
         return known
 
 
-def _declared(body: Body) -> _Ranks:
+def _declared(body: Body) -> _Shapes:
     """What a scope says about its own values; of a function, nothing holds for every call."""
     if not isinstance(body.proto, GraphProto):
         return {}
-    found = ((info.name, _rank(info)) for info in (*body.proto.value_info, *body.proto.input, *body.proto.output))
-    return {name: rank for name, rank in found if rank is not None}
+    found = ((info.name, _shape(info)) for info in (*body.proto.value_info, *body.proto.input, *body.proto.output))
+    return {name: shape for name, shape in found if shape is not None}
 
 
-def _inferred(model: ModelProto, scopes: list[Body]) -> dict[Body, _Ranks]:
+def _inferred(model: ModelProto, scopes: list[Body]) -> dict[Body, _Shapes]:
     """What ONNX's shape inference adds; nothing where it fails. Large tensors are references, and stay so."""
     try:
         found = bodies(onnx.shape_inference.infer_shapes(model))
@@ -102,8 +110,10 @@ def _inferred(model: ModelProto, scopes: list[Body]) -> dict[Body, _Ranks]:
     return {body: _declared(other) for body, other in zip(scopes, found, strict=True)} if same else {}
 
 
-def _rank(info: ValueInfoProto) -> int | None:
+def _shape(info: ValueInfoProto) -> _Known | None:
     kind = info.type.WhichOneof("value")
     if kind not in (None, "tensor_type", "sparse_tensor_type"):
         return _NO_ARRAY
-    return len(info.type.tensor_type.shape.dim) if info.type.tensor_type.HasField("shape") else None
+    if not info.type.tensor_type.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)

@@ -55,8 +55,8 @@ class Calibration:
         self.stages: list[Stage] = [passage.stages[i] for passage, i in self._places]
         reached = {index for stage in self.stages for index in stage.targets}
         left = [index for index in range(len(targets)) if index not in reached]
-        self.tables = [index for index in left if not targets[index].source]
-        self.unreached = [index for index in left if targets[index].source]
+        self.tables = [index for index in left if job.planned[index].rule.kind == "embeddings"]
+        self.unreached = [index for index in left if index not in self.tables]
         self._later = find_later(self.stages, job.planned, {job.planned[i].key for i in self.tables})
         self._pools = Pools(list(self._later.values()), checkpoint.folder)
         self._shared: dict[Hashable, Path] = {}  # weights whose later readers' biases are still to be moved

@@ -46,8 +46,9 @@ def data_notes(
     free = [report for report in unreached if not report.tokens]  # others share a weight that data reached
     if free:
         notes.append(
-            f"{_nodes(free)} quantized without data: out of calibration's reach inside loops, local functions or "
-            f"undecided branches, or with an input that no sample changes ({_listed(free)})."
+            f"{_nodes(free)} quantized without data, out of calibration's reach: inside loops, local functions or "
+            "branches that are undecided or name values as others do, behind an Einsum that sums over axes which are "
+            f"not the last, or with an input that no sample changes ({_listed(free)})."
         )
     own = [report for report in reached if not report.shares]
     missed = [report for report in own if not report.tokens]

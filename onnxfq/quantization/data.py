@@ -252,11 +252,11 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         return generate_self(
             original.session,
             job.graph.signature,
-            samples=options.samples + (GENERATED_SAMPLES if holds_back else 0),
-            seq_len=options.seq_len,
+            samples=original.affordable(options.samples + (GENERATED_SAMPLES if holds_back else 0)),
+            seq_len=original.longest,
             seed=options.seed,
             progress=progress,
-            tokenizer=tokenizer,
+            tokenizer=None if options.tokenizer is None else tokenizer,
             encoder=original.encoder,
         )
     progress("reading data", 0, 1)

@@ -28,6 +28,7 @@ from onnxfq.providers import facts
 from onnxfq.quantization.job import Job
 from onnxfq.session import Session
 from onnxfq.signature import Signature
+from onnxfq.system.terminal import size_text
 
 GENERATED_TOKENS = 64
 SHORT_PAST = 8  # cached tokens, as many as nearly every model takes
@@ -155,6 +156,18 @@ class Original:
             )
             return None
         return found
+
+    def affordable(self, samples: int) -> int:
+        """How many of so many samples that it makes itself fit into the memory together: one at least."""
+        feed = self._make(self.graph.signature, self.longest, 0)
+        size = sum(array.nbytes for array in feed.values())
+        most = max(1, self.runtime.memory // max(1, size))
+        if most < samples:
+            self.notes.append(
+                f"MADE UP: {most} samples instead of {samples}, for one takes {size_text(size)} and all must fit into "
+                "`memory`."
+            )
+        return min(samples, most)
 
     def generate(self, samples: int, seed: int) -> Feeds:
         """Inputs for a comparison: behind the model's encoder where it has one, else made up from its signature alone.

@@ -43,7 +43,7 @@ def _target(graph: Graph, node: Node, weight: Constant, *, constant: int) -> Seq
         return left_alone(node, weight, reason)
     try:
         equation = read_equation(text, constant)
-        _refuse_sizes(equation, weight)
+        _refuse_sizes(equation, weight, graph.sizes(node, 1 - constant))
         rank = graph.rank(node, 1 - constant) if "..." in text else len(equation.activations)
         axes = arrange(equation, 1 - constant, weight.shape, rank)
     except OddEquationError as odd:
@@ -69,12 +69,14 @@ def _target(graph: Graph, node: Node, weight: Constant, *, constant: int) -> Seq
     )
 
 
-def _refuse_sizes(equation: Equation, weight: Constant) -> None:
+def _refuse_sizes(equation: Equation, weight: Constant, sizes: Sequence[int | None]) -> None:
     if len(equation.weight) != len(weight.shape):
         raise OddEquationError(f"its constant has {len(weight.shape)} dimensions, not {len(equation.weight)}")
     for letter in equation.inputs:
         if weight.shape[equation.weight.index(letter)] == 1:  # Einsum repeats such an axis as often as need be
             raise OddEquationError(f"'{letter}' has size 1 in the constant, and any size in the activations")
+        if len(sizes) == len(equation.activations) and sizes[equation.activations.index(letter)] == 1:
+            raise OddEquationError(f"'{letter}' has size 1 in the activations, which repeats them")
 
 
 def _matrix(weight: Constant, equation: Equation, k: int, n: int) -> tuple[Constant, bool]:

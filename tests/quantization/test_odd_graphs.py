@@ -16,7 +16,7 @@ from support.sampled import calibrated, error, tokens
 from support.tiny import weight
 
 Feeds = list[dict[str, Array]]
-FREE = "1 node was quantized without data: out of calibration's reach"
+FREE = "1 node was quantized without data, out of calibration's reach"
 
 
 def small(*seeds: int) -> dict[str, Array]:
