@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxfq.errors import DataError
-from onnxfq.feeds.axis_kinds import axis_kind, channels_axis, holds_images, holds_spectra
+from onnxfq.feeds.axis_kinds import axis_kind, holds_images
 from onnxfq.feeds.configurations import CONFIG, GENAI_CONFIG, Settings, read_configuration
+from onnxfq.feeds.content import content, side_axes
 from onnxfq.feeds.names import role, stem
 from onnxfq.signature import Signature, TensorSpec
 
@@ -138,9 +139,9 @@ def _size(spec: TensorSpec, axis: int, known: Configured) -> int | None:
         case "samples":
             return known.samples
         case "features":
-            return known.features if holds_spectra(spec) else None
+            return known.features if content(spec) == "spectrogram" else None
         case "frames":
-            return known.frames if holds_spectra(spec) else None
+            return known.frames if content(spec) == "spectrogram" else None
         case "heads":
             return known.heads if role(spec) == "cache" else None
         case "head size":
@@ -154,8 +155,7 @@ def _size(spec: TensorSpec, axis: int, known: Configured) -> int | None:
 def _is_width(spec: TensorSpec, axis: int) -> bool:
     """Whether a side is the second of the two."""
     shape = spec.shape or ()
-    last = len(shape) - 1
-    return axis == (last - 1 if holds_images(spec) and channels_axis(shape) == last else last)
+    return axis == (side_axes(shape)[1] if holds_images(spec) else len(shape) - 1)
 
 
 def _section(settings: Settings, name: str) -> Settings:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxfq.feeds.axis_kinds import AxisKind
+from onnxfq.feeds.content import CHANNELS, SAMPLING_RATE
 from onnxfq.feeds.refusals import Refusal
+from onnxfq.signature import IMAGE_SIDE
 
 Axis = str | tuple[str, int]  # the name of a dimension; where it has none, the input and the position
 Chosen = Mapping[Axis, int]
@@ -18,9 +20,9 @@ LARGEST_OTHER = 1 << 19
 _SPECIAL_TOKENS = (0, 1, 2)  # beside those of an image's patches
 _STEPS = (32, 64)  # of which sizes are often multiples
 USUAL: Mapping[AxisKind, tuple[int, ...]] = {
-    "side": (224, 32, 384, 96, 512, 64, 28, 256, 128, 48, 640, 448, 299, 336, 320, 160, 112, 192),
-    "channels": (1, 3, 4, 2, 12, 13),
-    "samples": (16_000, 48_000, 160_000, 512, 480_000, 400, 1_280, 24_000, 8_000, 1_536),
+    "side": (IMAGE_SIDE, 32, 384, 96, 512, 64, 28, 256, 128, 48, 640, 448, 299, 336, 320, 160, 112, 192),
+    "channels": (*CHANNELS, 2, 12, 13),
+    "samples": (SAMPLING_RATE, 48_000, 160_000, 512, 480_000, 400, 1_280, 24_000, 8_000, 1_536),
     "features": (80, 128, 40, 64, 32, 96, 257, 13, 23, 160, 201, 512, 768),
     "frames": (3_000, 100, 128, 16, 1_024, 200, 76, 1_000, 64, 98),
     "tokens": (16, 8, 128, 77, 1, 256, 512),

@@ -8,7 +8,7 @@ from itertools import islice
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError, ModelError
 from onnxfq.feeds import Feed, Feeds, is_float, role
-from onnxfq.feeds.natural import as_stored, kind
+from onnxfq.feeds.natural import as_stored, drawn
 from onnxfq.metrics.likeness import ALIKE, Likeness
 from onnxfq.signature import Signature, TensorSpec
 
@@ -69,7 +69,7 @@ def _variants(feeds: Feeds, signature: Signature) -> Iterator[tuple[Feeds, str]]
 
 
 def _is_image(spec: TensorSpec, feed: Feed) -> bool:
-    return is_float(spec) and kind(spec, feed[spec.name].shape) == "image"
+    return is_float(spec) and drawn(spec, feed[spec.name].shape) == "image"
 
 
 def _changed(feeds: Feeds, names: list[str], change: Callable[[Array], Array]) -> Feeds:
