@@ -7,6 +7,7 @@ from typing import Literal
 from onnxfq.feeds.content import (
     FEATURE_WORDS,
     LENGTH_WORDS,
+    SIDE_WORDS,
     channels_axis,
     content,
     has_word,
@@ -22,7 +23,6 @@ AxisKind = Literal[
 ]  # fmt: skip
 
 _STATES = ("inputs_embeds", "hidden_states", "encoder_hidden_states", "encoder_outputs")
-_SIDE_WORDS = ("height", "width", "image_size")
 
 
 def axis_kind(spec: TensorSpec, axis: int) -> AxisKind:
@@ -62,7 +62,7 @@ def _by_word(spec: TensorSpec, dimension: Dimension) -> AxisKind | None:
         return "batch"
     if has_word(dimension, ("channel",)):
         return "channels"
-    if has_word(dimension, _SIDE_WORDS) and holds_images(spec):
+    if has_word(dimension, SIDE_WORDS) and holds_images(spec):
         return "side"
     if has_word(dimension, FEATURE_WORDS) and is_float(spec):
         return "features"

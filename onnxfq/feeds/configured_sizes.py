@@ -31,6 +31,7 @@ _PROCESSORS = ("image_processor", "feature_extractor", "audio_processor", "video
 _HEADS = ("num_attention_heads", "decoder_attention_heads", "n_head", "num_heads", "n_heads")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "n_embed")
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "num_input_channels")
+_WHOLE_SOUND = ("audio-spectrogram-transformer",)  # models that are nothing but an encoder of spectrograms
 _EDGES = ("image_size", "img_size", "input_size")
 
 
@@ -214,8 +215,14 @@ def _features(processors: Sequence[Settings], audio: Sequence[Settings]) -> int 
     )
 
 
+def _told_of_sound(audio: Sequence[Settings]) -> Sequence[Settings]:
+    """The sections whose `max_length` counts frames: at the top, and of encoders, it mostly limits a text to write."""
+    named = zip(("", *_AUDIO), audio, strict=True)
+    return [s for name, s in named if name not in ("", "encoder") or s.get("model_type") in _WHOLE_SOUND]
+
+
 def _frames(processors: Sequence[Settings], audio: Sequence[Settings]) -> int | None:
     """How many frames a model is made for: those of the longest sound, which some take only whole."""
-    longest = _first(processors, "nb_max_frames") or _first([*audio, *processors], "max_length")
+    longest = _first(processors, "nb_max_frames") or _first([*_told_of_sound(audio), *processors], "max_length")
     positions = _first(audio, "max_source_positions") if any(s.get("model_type") == "whisper" for s in audio) else None
     return longest if positions is None else 2 * positions

@@ -14,6 +14,7 @@ CHANNELS = (1, 3, 4)  # of an image
 SAMPLING_RATE = 16_000  # of a sound of which nothing is known
 LENGTH_WORDS = ("seq", "len", "time", "token", "frame", "samples")  # in the name of a dimension
 FEATURE_WORDS = ("feature", "mel", "bins", "freq", "mfcc")
+SIDE_WORDS = ("height", "width", "image_size")
 _LEAST_SIDE = 8  # of an image whose name does not say that it is one, and of anything that is drawn
 _LONG = 8_000  # values of a row: nothing but a sound has so many
 _LONG_ROWS = 2  # of a sound whose name does not say that it is one
@@ -21,13 +22,13 @@ _MOST_ROWS = 8  # of a sound, at most: microphones
 _IMAGES = frozenset({"pixel", "pixels", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos",
                      "video", "videos", "frame"})  # fmt: skip
 _FEATURES = frozenset({"feature", "features"})
-_MAPS = _FEATURES | frozenset({"latent", "latents", "noise", "sample", "samples", "embed", "embeds", "embedding", "embeddings",
-                   "hidden"})  # fmt: skip
+_SAMPLES = frozenset({"sample", "samples"})  # of noise; but `audio_samples` are sound
+_MAPS = _FEATURES | _SAMPLES | frozenset({"latent", "latents", "noise", "embed", "embeds", "embedding", "embeddings",
+                                          "hidden"})  # fmt: skip
 _SOUNDS = frozenset({"audio", "audios", "wav", "wavs", "wave", "waves", "waveform", "waveforms", "pcm", "sound",
                      "sounds", "speech", "signal", "signals", "voice"})  # fmt: skip
 _SPECTRA = frozenset({"mel", "mels", "logmel", "spec", "specs", "feats"})
 _PARTS_OF_SPECTRA = ("spectr", "melspec", "fbank", "mfcc")
-_SAMPLES = frozenset({"sample", "samples"})  # are noise, but `audio_samples` are sound
 _CODES = frozenset({"code", "codes", "tokens", "token", "ids", "label", "labels"})
 _FROM_PROCESSOR = "input_values"  # a wave, or features of frames
 _SOUND_TYPES = ("int16", "int32")

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
-from onnxfq.feeds.axis_kinds import AxisKind, axis_kind
-from onnxfq.feeds.content import LENGTH_WORDS, SAMPLING_RATE, channels_axis, content, has_word
+from onnxfq.feeds.axis_kinds import AxisKind, axis_kind, holds_images
+from onnxfq.feeds.content import LENGTH_WORDS, SAMPLING_RATE, SIDE_WORDS, channels_axis, content, has_word
 from onnxfq.feeds.names import is_integer, role, stem
 from onnxfq.signature import IMAGE_CHANNELS, IMAGE_SIDE, Dimension, Signature, TensorSpec
 
@@ -32,7 +32,6 @@ MOST_ELEMENTS = 1 << 28  # of an input that is made up: what a model claims must
 _MOST_DIMENSIONS = 32
 _LONGEST_EXPRESSION = 200  # characters; Python's parser is not made for what may stand in a model
 
-_SIDE_WORDS = ("height", "width", "image")
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -107,7 +106,7 @@ class Sizes:
         if dimension is None:
             fitting = _fitting(spec, axis)
             return self._by_position(spec, shape, axis) if fitting is None else fitting
-        if axis == 0 and axis_kind(spec, 0) == "batch" and content(spec) in ("image", "map"):
+        if axis == 0 and len(shape) > 3 and holds_images(spec):
             return self.known.setdefault(dimension, self.batch)  # whatever it is called
         if dimension not in self.known:
             value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
@@ -138,7 +137,7 @@ class Sizes:
         if "channel" in word:
             return IMAGE_CHANNELS
         side = LATENT_SIDE if "latent" in word else IMAGE_SIDE
-        return side if any(part in word for part in _SIDE_WORDS) else None
+        return side if has_word(word, SIDE_WORDS) else None
 
     def _by_position(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
         """The size of an axis by what it counts; where that tells none, the second of few axes counts tokens.
