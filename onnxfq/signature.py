@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 Dimension = int | str | None
 
+IMAGE_CHANNELS, IMAGE_SIDE = 3, 224  # of images of which nothing is known
+
 _NUMPY_NAMES = {
     "float": "float32",
     "double": "float64",

@@ -16,6 +16,7 @@ from onnxfq.feeds.records import Column, read_records
 from onnxfq.feeds.self_generated import generate_self
 from onnxfq.feeds.size_search import RefusedError, fit_sizes, is_guessed
 from onnxfq.feeds.text import Text, load_tokenizer
+from onnxfq.feeds.varied_inputs import usual_variants
 
 __all__ = [
     "ENOUGH_SAMPLES",
@@ -56,6 +57,7 @@ __all__ = [
     "stem",
     "takes_token_ids",
     "token_masks",
+    "usual_variants",
     "with_configured_sizes",
     "with_held_out",
     "within",

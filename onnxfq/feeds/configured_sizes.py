@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxfq.errors import DataError
-from onnxfq.feeds.axis_kinds import axis_kind, channels_axis, holds_images, holds_spectra
+from onnxfq.feeds.axis_kinds import axis_kind, holds_images
 from onnxfq.feeds.configurations import CONFIG, GENAI_CONFIG, Settings, read_configuration
+from onnxfq.feeds.content import content, side_axes
 from onnxfq.feeds.names import role, stem
 from onnxfq.signature import Signature, TensorSpec
 
@@ -30,6 +31,7 @@ _PROCESSORS = ("image_processor", "feature_extractor", "audio_processor", "video
 _HEADS = ("num_attention_heads", "decoder_attention_heads", "n_head", "num_heads", "n_heads")
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "n_embed")
 _CHANNELS = ("num_channels", "in_channels", "in_chans", "num_input_channels")
+_WHOLE_SOUND = ("audio-spectrogram-transformer",)  # models that are nothing but an encoder of spectrograms
 _EDGES = ("image_size", "img_size", "input_size")
 
 
@@ -138,9 +140,9 @@ def _size(spec: TensorSpec, axis: int, known: Configured) -> int | None:
         case "samples":
             return known.samples
         case "features":
-            return known.features if holds_spectra(spec) else None
+            return known.features if content(spec) == "spectrogram" else None
         case "frames":
-            return known.frames if holds_spectra(spec) else None
+            return known.frames if content(spec) == "spectrogram" else None
         case "heads":
             return known.heads if role(spec) == "cache" else None
         case "head size":
@@ -154,8 +156,7 @@ def _size(spec: TensorSpec, axis: int, known: Configured) -> int | None:
 def _is_width(spec: TensorSpec, axis: int) -> bool:
     """Whether a side is the second of the two."""
     shape = spec.shape or ()
-    last = len(shape) - 1
-    return axis == (last - 1 if holds_images(spec) and channels_axis(shape) == last else last)
+    return axis == (side_axes(shape)[1] if holds_images(spec) else len(shape) - 1)
 
 
 def _section(settings: Settings, name: str) -> Settings:
@@ -214,8 +215,14 @@ def _features(processors: Sequence[Settings], audio: Sequence[Settings]) -> int 
     )
 
 
+def _told_of_sound(audio: Sequence[Settings]) -> Sequence[Settings]:
+    """The sections whose `max_length` counts frames: at the top, and of encoders, it mostly limits a text to write."""
+    named = zip(("", *_AUDIO), audio, strict=True)
+    return [s for name, s in named if name not in ("", "encoder") or s.get("model_type") in _WHOLE_SOUND]
+
+
 def _frames(processors: Sequence[Settings], audio: Sequence[Settings]) -> int | None:
     """How many frames a model is made for: those of the longest sound, which some take only whole."""
-    longest = _first(processors, "nb_max_frames") or _first([*audio, *processors], "max_length")
+    longest = _first(processors, "nb_max_frames") or _first([*_told_of_sound(audio), *processors], "max_length")
     positions = _first(audio, "max_source_positions") if any(s.get("model_type") == "whisper" for s in audio) else None
     return longest if positions is None else 2 * positions

@@ -13,10 +13,10 @@ from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.axis_kinds import axis_kind
 from onnxfq.feeds.configurations import longest
+from onnxfq.feeds.explained_values import explained, follows, length
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
-from onnxfq.feeds.natural import kind, natural
-from onnxfq.feeds.plausible import follows, length, plausible
+from onnxfq.feeds.natural import drawn, natural
 from onnxfq.feeds.shapes import Sizes, sizes_of
 from onnxfq.session import NOT_ARRAYS
 from onnxfq.signature import Signature, TensorSpec
@@ -180,10 +180,10 @@ def _mask(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
 
 
 def _random(spec: TensorSpec, shape: tuple[int, ...], made: Mapping[str, Array], rng: np.random.Generator) -> Array:
-    explained = plausible(spec, shape, made, rng)
-    if explained is not None:
-        return explained
-    what = kind(spec, shape)
+    values = explained(spec, shape, made, rng)
+    if values is not None:
+        return values
+    what = drawn(spec, shape)
     if what is not None:
         return natural(spec, shape, what, rng)
     if is_float(spec):

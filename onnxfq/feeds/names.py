@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 from onnxfq.signature import TensorSpec
@@ -37,6 +38,7 @@ def is_integer(spec: TensorSpec) -> bool:
     return spec.dtype.startswith(_INTEGERS)
 
 
+@lru_cache(maxsize=4096)
 def role(spec: TensorSpec) -> Role:
     """What an input is for; "data" is what only the caller can know, everything else follows from it."""
     name = stem(spec.name)

@@ -7,64 +7,40 @@ differences says nothing.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 
 from onnxfq.arrays import Array, Float32Array
-from onnxfq.feeds.names import is_float, is_integer, role, stem, words
-from onnxfq.signature import Dimension, TensorSpec
-
-Kind = Literal["image", "sound", "spectrogram"]
-
-CHANNELS = (1, 3, 4)
-_LEAST_SIDE = 8  # of an image whose name does not say that it is one
-_LONG = 8000  # values of a row: nothing but a sound has so many
-_IMAGES = frozenset({"pixel", "pixels", "image", "images", "img", "imgs", "picture", "photo", "video", "frame"})
-_SOUNDS = frozenset({"audio", "wav", "wave", "waveform", "waveforms", "pcm", "sound", "speech", "signal", "voice"})
-_SPECTRA = frozenset({"mel", "mels", "melspec", "logmel", "fbank", "fbanks", "spectrogram", "spec", "mfcc", "feats"})
-_NO_PICTURES = frozenset(
-    {"latent", "latents", "noise", "sample", "embed", "embeds", "embedding", "embeddings", "hidden", "feature"}
+from onnxfq.feeds.content import (
+    SAMPLING_RATE,
+    Content,
+    channels_axis,
+    content,
+    is_from_processor,
+    is_named_sound,
+    time_axis,
 )
-_UNIT_SOUNDS = frozenset(
-    {"input_values"}
-)  # made mean 0 and variance 1 by their processors; other sounds are in [−1, 1]
-_COUNTED = frozenset({"samples", "num_samples", "audio_len", "audio_length"})  # what the axis of a sound is called
+from onnxfq.feeds.names import is_float, is_integer
+from onnxfq.signature import TensorSpec
+
 _LOUDEST_16_BITS = 2**15 - 1
-_RATE = 16000
 _BLACK, _WHITE = -2.2, 2.6  # what they become by the usual normalization
 _LOUDEST = 4  # standard deviations of a spectrogram
 _DRAWN = 128  # the largest side of an image that is drawn; larger ones are that, enlarged
 
 
-def kind(spec: TensorSpec, shape: tuple[int, ...]) -> Kind | None:
-    """What an input is, by its name and shape; None where it is nothing that one sees or hears.
+def drawn(spec: TensorSpec, shape: tuple[int, ...]) -> Content | None:
+    """What an input is made like; None where it holds nothing that one sees or hears.
 
     Args:
         spec: the input.
         shape: that it will have.
     """
-    parts = words(spec.name)
-    if role(spec) != "data" or parts & _NO_PICTURES or not (is_float(spec) or is_integer(spec)) or 0 in shape:
-        return None
-    named_image, named_sound = bool(parts & _IMAGES), bool(parts & _SOUNDS) or stem(spec.name) in _UNIT_SOUNDS
-    if is_integer(spec):
-        stored = spec.dtype == "uint8" and (named_image or channels_axis(shape) is not None)
-        return "image" if stored else "sound" if named_sound and spec.dtype in ("int16", "int32") else None
-    if len(shape) == 5 and (named_image or shape[-1] in CHANNELS or any(s in CHANNELS for s in shape[1:3])):
-        return "image"
-    single = len(shape) == 3 and channels_axis(shape) is not None and shape[0] != 1  # else that is the batch
-    if named_image and (len(shape) == 4 or single):
-        return "image"
-    if len(shape) == 4 and channels_axis(shape) is not None:
-        return "image"
-    if _is_spectrogram(spec, shape, parts):
-        return "spectrogram"
-    named_sound |= str((spec.shape or ("",))[-1]).lower() in _COUNTED
-    return _row(shape, named=named_sound) if len(shape) <= 3 else None
+    found = content(spec, shape)
+    return None if found == "map" else found
 
 
-def natural(spec: TensorSpec, shape: tuple[int, ...], what: Kind, rng: np.random.Generator) -> Array:
+def natural(spec: TensorSpec, shape: tuple[int, ...], what: Content, rng: np.random.Generator) -> Array:
     """An image, a sound or a spectrogram.
 
     Args:
@@ -74,63 +50,33 @@ def natural(spec: TensorSpec, shape: tuple[int, ...], what: Kind, rng: np.random
         rng: decides about everything else.
     """
     if what == "image":
-        return _in_range(_images(shape, rng), spec)
+        return _in_range(_images(shape, channels_axis(spec.shape or shape, shape), rng), spec)
     if what == "sound":
         return _loud(np.stack([_sound(shape[-1], rng) for _ in range(math.prod(shape[:-1]))]).reshape(shape), spec, rng)
-    frames = _time_axis(spec, shape)
-    return np.stack([_spectrogram(shape[1:], frames - 1, rng) for _ in range(shape[0])])
-
-
-def channels_axis(shape: tuple[int, ...]) -> int | None:
-    """Where the channels of images [batch, 3, height, width] or [batch, height, width, 3] stand; None of other shapes.
-
-    A single image may lack the batch.
-    """
-    for axis in (-3, -1):
-        sides = [size for at, size in enumerate(shape[-3:], start=-3) if at != axis]
-        if len(shape) >= 3 and shape[axis] in CHANNELS and min(sides) >= _LEAST_SIDE:
-            return axis
-    return None
-
-
-def _row(shape: tuple[int, ...], *, named: bool) -> Kind | None:
-    """A sound is a long row of values, or one that is called so; what has several rows, such as frames, is none."""
-    rows = math.prod(shape[1:-1]) if shape else 0
-    long = bool(shape) and shape[-1] >= (_LEAST_SIDE if named else _LONG)
-    return "sound" if long and rows <= 2 else None
-
-
-def _is_spectrogram(spec: TensorSpec, shape: tuple[int, ...], parts: frozenset[str]) -> bool:
-    if len(shape) != 3 or min(shape[1:]) < 2:
-        return False
-    if parts & _SPECTRA or stem(spec.name) == "input_features":
-        return True
-    sound = bool(parts & _SOUNDS) or stem(spec.name) in _UNIT_SOUNDS
-    frames = any(isinstance(size, str) and "frame" in size.lower() for size in spec.shape or ())
-    return frames or (sound and min(shape[1:]) >= _LEAST_SIDE)
-
-
-def _time_axis(spec: TensorSpec, shape: tuple[int, ...]) -> int:
-    """The axis of [batch, …, …] that counts time: the one that the model leaves open, or the longer one."""
-    wanted: tuple[Dimension, ...] = spec.shape or ()
-    left_open = [axis for axis in (1, 2) if len(wanted) == 3 and not isinstance(wanted[axis], int)]
-    return left_open[0] if len(left_open) == 1 else 1 + int(np.argmax(shape[1:]))
+    frames = time_axis(spec.shape or shape, shape) - len(shape) + 2
+    return np.stack([_spectrogram(shape[-2:], frames, rng) for _ in range(math.prod(shape[:-2]))]).reshape(shape)
 
 
 # Images
 
 
-def _images(shape: tuple[int, ...], rng: np.random.Generator) -> Float32Array:
-    """Images of any rank: all axes before the last three (or the last two) count images or frames of a film."""
-    axis = channels_axis(shape) or -3
-    height, width = (shape[at] for at in (-3, -2, -1) if at != axis)
-    films, frames = (shape[0], math.prod(shape[1:-3])) if len(shape) > 3 else (1, 1)
-    made = np.empty((films, frames, shape[axis], height, width), np.float32)
+def _images(shape: tuple[int, ...], channels: int, rng: np.random.Generator) -> Float32Array:
+    """Images of any rank: the axes besides channels and sides count images, and the frames of a film."""
+    others = [size for axis, size in enumerate(shape) if axis != channels]
+    *counts, height, width = others
+    films, frames = (counts[0], math.prod(counts[1:])) if counts else (1, 1)
+    made = np.empty((films, frames, shape[channels], height, width), np.float32)
     for film in made:
-        picture, steps = _image(shape[axis], (height, width), rng), rng.integers(-3, 4, 2)
+        picture, steps = _image(shape[channels], (height, width), rng), rng.integers(-3, 4, 2)
         for index, frame in enumerate(film):
             frame[:] = np.roll(picture, tuple(index * steps), axis=(1, 2))  # a camera that moves
-    return (np.moveaxis(made, 2, -1) if axis == -1 else made).reshape(shape)
+    return _placed(made, others, channels)
+
+
+def _placed(films: Float32Array, others: list[int], channels: int) -> Float32Array:
+    """Films [film, frame, channel, height, width] with their channels at another axis."""
+    last = np.moveaxis(films, 2, -1)
+    return np.moveaxis(last.reshape(*others, last.shape[-1]), -1, channels)
 
 
 def _image(channels: int, sides: tuple[int, int], rng: np.random.Generator) -> Float32Array:
@@ -217,9 +163,9 @@ def as_stored(images: Array) -> Array:
 
 def _sound(length: int, rng: np.random.Generator) -> Float32Array:
     """A voice that comes and goes, of a fundamental that glides and its harmonics, above pink noise; variance 1."""
-    time = np.arange(length) / _RATE
+    time = np.arange(length) / SAMPLING_RATE
     pitch = rng.uniform(80, 350) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 5) * time + rng.uniform(0, 6)))
-    phase = 2 * np.pi * np.cumsum(pitch) / _RATE
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLING_RATE
     voice, formant = np.zeros(length), rng.uniform(300, 2500)
     for harmonic in range(1, 13):
         strength = 1 / harmonic + np.exp(-(((harmonic * pitch.mean() - formant) / 300) ** 2))
@@ -239,7 +185,7 @@ def _envelope(length: int, rng: np.random.Generator) -> Array:
 
 def _loud(sounds: Float32Array, spec: TensorSpec, rng: np.random.Generator) -> Array:
     """Sounds as loud as their input has them: variance 1, within [−1, 1], or integers of 16 bits."""
-    if stem(spec.name) in _UNIT_SOUNDS or not (is_integer(spec) or words(spec.name) & _SOUNDS):
+    if is_from_processor(spec) or not (is_integer(spec) or is_named_sound(spec)):
         return sounds
     shares = sounds * np.float32(rng.uniform(0.1, 0.9) / (np.abs(sounds).max() or 1.0))
     return np.rint(_LOUDEST_16_BITS * shares) if is_integer(spec) else shares

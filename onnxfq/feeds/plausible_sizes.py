@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from onnxfq.feeds.axis_kinds import AxisKind
+from onnxfq.feeds.content import CHANNELS, SAMPLING_RATE
 from onnxfq.feeds.refusals import Refusal
+from onnxfq.signature import IMAGE_SIDE
 
 Axis = str | tuple[str, int]  # the name of a dimension; where it has none, the input and the position
 Chosen = Mapping[Axis, int]
@@ -16,11 +19,12 @@ TOLD, DERIVED, GUESSED = 0, 1, 2  # how much speaks for a choice
 LARGEST: Mapping[AxisKind, int] = {"side": 1_024, "tokens": 4_096, "channels": 1_024, "batch": 64}  # that are tried
 LARGEST_OTHER = 1 << 19
 _SPECIAL_TOKENS = (0, 1, 2)  # beside those of an image's patches
+_MOST_USUAL = 256  # usual sizes that are looked at: far more are never tried
 _STEPS = (32, 64)  # of which sizes are often multiples
 USUAL: Mapping[AxisKind, tuple[int, ...]] = {
-    "side": (224, 32, 384, 96, 512, 64, 28, 256, 128, 48, 640, 448, 299, 336, 320, 160, 112, 192),
-    "channels": (1, 3, 4, 2, 12, 13),
-    "samples": (16_000, 48_000, 160_000, 512, 480_000, 400, 1_280, 24_000, 8_000, 1_536),
+    "side": (IMAGE_SIDE, 32, 384, 96, 512, 64, 28, 256, 128, 48, 640, 448, 299, 336, 320, 160, 112, 192),
+    "channels": (*CHANNELS, 2, 12, 13),
+    "samples": (SAMPLING_RATE, 48_000, 160_000, 512, 480_000, 400, 1_280, 24_000, 8_000, 1_536),
     "features": (80, 128, 40, 64, 32, 96, 257, 13, 23, 160, 201, 512, 768),
     "frames": (3_000, 100, 128, 16, 1_024, 200, 76, 1_000, 64, 98),
     "tokens": (16, 8, 128, 77, 1, 256, 512),
@@ -68,10 +72,15 @@ def next_choices(kinds: Mapping[Axis, AxisKind], trials: Sequence[Trial]) -> lis
         trials: all so far.
     """
     last = trials[-1]
-    found = [*_told(kinds, trials), *_usual(kinds, last)]
-    tried = [trial.sizes for trial in trials]
-    unique = {tuple(c.sizes.items()): c for c in sorted(found, key=lambda c: -c.rank) if c.sizes not in tried}
-    return sorted(unique.values(), key=lambda choice: (choice.rank, found.index(choice)))
+    found = [*_told(kinds, trials), *islice(_usual(kinds, last), _MOST_USUAL)]
+    known = {frozenset(trial.sizes.items()) for trial in trials}
+    fresh = []
+    for choice in sorted(found, key=lambda choice: choice.rank):  # those of one rank stay in their order
+        sizes = frozenset(choice.sizes.items())
+        if sizes not in known:
+            known.add(sizes)
+            fresh.append(choice)
+    return fresh
 
 
 def _told(kinds: Mapping[Axis, AxisKind], trials: Sequence[Trial]) -> Iterator[Choice]:

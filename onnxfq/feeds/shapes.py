@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
-from onnxfq.feeds.axis_kinds import axis_kind, channels_axis, holds_images
+from onnxfq.feeds.axis_kinds import AxisKind, axis_kind, holds_images
+from onnxfq.feeds.content import LENGTH_WORDS, SAMPLING_RATE, SIDE_WORDS, channels_axis, content, has_word
 from onnxfq.feeds.names import is_integer, role, stem
-from onnxfq.signature import Dimension, Signature, TensorSpec
+from onnxfq.signature import IMAGE_CHANNELS, IMAGE_SIDE, Dimension, Signature, TensorSpec
 
 Shape = tuple[Dimension, ...]
 
-CHANNELS = 3
-IMAGE_SIDE = 224
 LATENT_SIDE = 32  # of an encoded image
-WAVE_SAMPLES = 16_000  # of sound: a second
+FEATURES = 80  # of a frame of sound
 HEAD_SIZE = 64  # of cached keys and values
 OTHER = 4  # a dimension of which nothing is known
 MOST_SUGGESTED = 1 << 24  # elements of an input whose sizes are chosen: others would suit the model as well
@@ -33,8 +32,6 @@ MOST_ELEMENTS = 1 << 28  # of an input that is made up: what a model claims must
 _MOST_DIMENSIONS = 32
 _LONGEST_EXPRESSION = 200  # characters; Python's parser is not made for what may stand in a model
 
-_SEQUENCE_WORDS = ("seq", "len", "time", "token", "frame")
-_SIDE_WORDS = ("height", "width", "image")
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -109,7 +106,7 @@ class Sizes:
         if dimension is None:
             fitting = _fitting(spec, axis)
             return self._by_position(spec, shape, axis) if fitting is None else fitting
-        if axis == 0 and holds_images(spec):
+        if axis == 0 and len(shape) > 3 and holds_images(spec):
             return self.known.setdefault(dimension, self.batch)  # whatever it is called
         if dimension not in self.known:
             value = _evaluate(dimension, lambda name: self.known.get(name, self._by_word(name)))
@@ -135,21 +132,43 @@ class Sizes:
             return self.past
         if _of_encoder(word):
             return self.encoder
-        if any(part in word for part in _SEQUENCE_WORDS):
+        if has_word(word, LENGTH_WORDS):
             return self.sequence + self.past * ("total" in word or "mask" in word)
         if "channel" in word:
-            return CHANNELS
+            return IMAGE_CHANNELS
         side = LATENT_SIDE if "latent" in word else IMAGE_SIDE
-        return side if any(part in word for part in _SIDE_WORDS) else None
+        return side if has_word(word, SIDE_WORDS) else None
 
     def _by_position(self, spec: TensorSpec, shape: Shape, axis: int) -> int:
+        """The size of an axis by what it counts; where that tells none, the second of few axes counts tokens.
+
+        Four axes are those of images, and of what is laid over them.
+        """
+        size = self._of_kind(axis_kind(spec, axis), spec)
+        if size is not None:
+            return size
         if axis == 0:
             return self.batch
-        if role(spec) == "cache":
-            return HEAD_SIZE if axis == len(shape) - 1 else OTHER
-        if len(shape) == 4:
-            return _image_size(spec, shape, axis)
+        if len(shape) == 4 and role(spec) != "cache":
+            return IMAGE_CHANNELS if axis == channels_axis(shape) else IMAGE_SIDE
         return self.sequence if axis == 1 and len(shape) <= 3 else OTHER
+
+    def _of_kind(self, kind: AxisKind, spec: TensorSpec) -> int | None:
+        match kind:
+            case "batch":
+                return self.batch
+            case "side":
+                return LATENT_SIDE if "latent" in stem(spec.name) else IMAGE_SIDE
+            case "channels":
+                return 1 if content(spec) == "sound" else IMAGE_CHANNELS
+            case "features" if content(spec) == "spectrogram":
+                return FEATURES
+            case "frames" if content(spec) == "spectrogram":
+                return self.sequence
+            case "head size":
+                return HEAD_SIZE
+            case _:
+                return None
 
 
 def sizes_of(
@@ -188,7 +207,7 @@ def _fitting(spec: TensorSpec, axis: int) -> int | None:
     """What suits the model: what is known of it, and a second of sound."""
     too_many = math.prod(size or 1 for size in spec.fitting) > MOST_SUGGESTED
     known = spec.fitting[axis] if axis < len(spec.fitting) and not too_many else None
-    return WAVE_SAMPLES if known is None and axis_kind(spec, axis) == "samples" else known
+    return SAMPLING_RATE if known is None and axis_kind(spec, axis) == "samples" else known
 
 
 def _learn(sizes: Sizes, spec: TensorSpec, shape: Shape | None) -> None:
@@ -234,13 +253,6 @@ def _of_encoder(name: str) -> bool:
 
 def _is_token_mask(spec: TensorSpec) -> bool:
     return stem(spec.name) in {"attention_mask", "decoder_attention_mask"} and len(spec.shape or ()) == 2
-
-
-def _image_size(spec: TensorSpec, shape: Shape, axis: int) -> int:
-    """[batch, channels, height, width], or [batch, height, width, channels] where the last is a number of channels."""
-    if axis == channels_axis(shape):
-        return CHANNELS
-    return LATENT_SIDE if "latent" in stem(spec.name) else IMAGE_SIDE
 
 
 def _few(shape: tuple[int, ...]) -> str:

@@ -21,7 +21,7 @@ from onnxfq.signature import Signature, TensorSpec
 _LOGGER = logging.getLogger(__name__)
 
 MOST_TRIALS = 40
-MOST_SECONDS = 60.0  # after which no further sizes are tried
+MOST_SECONDS = 60.0  # after which no further sizes are tried: a safeguard, and told where it ends a search
 MOST_TRIED = 1 << 22  # of inputs that are tried, together
 _FIXED = ("past", "follows")  # what decides on the length of these is not their own size
 
@@ -32,11 +32,12 @@ class RefusedError(Exception):
     Attributes:
         error: what it said of the first ones.
         trials: how many more were tried.
+        timed_out: whether more would have been on a faster machine.
     """
 
-    def __init__(self, error: DataError | ModelError, trials: int) -> None:
+    def __init__(self, error: DataError | ModelError, trials: int, *, timed_out: bool = False) -> None:
         super().__init__(str(error))
-        self.error, self.trials = error, trials
+        self.error, self.trials, self.timed_out = error, trials, timed_out
 
 
 def fit_sizes(
@@ -67,13 +68,13 @@ def fit_sizes(
     kinds = _open_axes(signature)
     search = _Search(kinds, _sizes(signature, kinds, feed), str(error))
     asked = _Asked(signature, search.first, make, run, progress)
-    while not asked.enough and (sizes := search.next()) is not None:
+    while not (asked.enough or asked.timed_out) and (sizes := search.next()) is not None:
         refusal = asked.why_not(sizes)
         if refusal is None:
             return asked.signature(asked.nearer(sizes))
         if refusal:
             search.learn(sizes, refusal)
-    raise RefusedError(error, asked.trials)
+    raise RefusedError(error, asked.trials, timed_out=asked.timed_out and not asked.enough)
 
 
 def is_guessed(signature: Signature) -> bool:
@@ -103,7 +104,12 @@ class _Asked:
     @property
     def enough(self) -> bool:
         """Whether it is not to be asked again."""
-        return self.trials >= MOST_TRIALS or monotonic() > self._end
+        return self.trials >= MOST_TRIALS
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it took too long; sizes on which it runs never depend on that, but whether some are found."""
+        return monotonic() > self._end
 
     def signature(self, sizes: Chosen) -> Signature:
         """One that makes inputs of these sizes; those tried first stay open."""

@@ -196,7 +196,7 @@ def _scaled(size: Lanes, scale: Lanes) -> Lanes:
     return np.floor(np.asarray(size, np.float32) * np.asarray(scale, np.float32)).astype(np.int64)  # as it is computed
 
 
-def _depth_to_space(call: ShapeCall, by: int = 1) -> Dims:
+def _depth_to_space(call: ShapeCall) -> Dims:
     (batch, depth, *sides), block = call.shape(0, 4), call.node.integer("blocksize", 1)
     over, under = (block**2, block) if call.node.op_type == "DepthToSpace" else (block, block**2)
     if over == block:

@@ -10,12 +10,12 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.graph.size_expressions import Expression, evaluate, steps_to
-from onnxfq.signature import TensorSpec
+from onnxfq.signature import IMAGE_CHANNELS, IMAGE_SIDE, TensorSpec
 
 _CANDIDATES = (1 << 12, 1 << 18)  # sizes up to these are tried: pixels and tokens, then samples of sound
 _MOST_WORK = 1 << 23  # values computed, whatever the graph
 _MOST_ROUNDS = 16
-_CHANNELS, _SIDE, _LENGTH = 3, 224, 32  # what is usual: where these will do, a condition says nothing new
+_LENGTH = 32  # what is usual: where it will do, a condition says nothing new
 _LONGER, _WIDER = 16, 2  # times the least length or side, so that what remains of it is more than one token or pixel
 
 _Axis = tuple[TensorSpec, int]
@@ -157,7 +157,7 @@ def _usual(spec: TensorSpec, axis: int) -> int:
     if not _is_image(spec) or spec.shape is None:
         return _LENGTH
     channels_last = spec.shape[3] in (1, 3, 4)
-    return _CHANNELS if axis == (3 if channels_last else 1) else _SIDE
+    return IMAGE_CHANNELS if axis == (3 if channels_last else 1) else IMAGE_SIDE
 
 
 def _is_image(spec: TensorSpec) -> bool:

@@ -112,14 +112,16 @@ def run_reference(reference: Session, feed: Feed, *, generated: bool) -> dict[st
         raise no_inputs(error) from error
 
 
-def no_inputs(error: Exception, tried: int = 0) -> DataError:
+def no_inputs(error: Exception, tried: int = 0, *, timed_out: bool = False) -> DataError:
     """That inputs which were made up do not suit a model, and the remedy.
 
     Args:
         error: what it said.
         tried: how many inputs of other sizes were made up.
+        timed_out: more would have been, had there been time.
     """
-    sizes = f" (nor of {tried} other sizes)" if tried else ""
+    ended = ", when the time for that was over: a faster machine may find some" if timed_out else ""
+    sizes = f" (nor of {tried} other sizes{ended})" if tried or timed_out else ""
     return DataError(
         f"The original model does not run on made-up inputs{sizes}, so that nothing can be compared: {error} "
         "Give inputs that suit it with `calib=FILE`, or skip the comparison with `validate=False`."

@@ -16,8 +16,8 @@ from onnxfq.metrics.output_error import no_inputs
 from onnxfq.metrics.perplexity import TokenLosses, sees_later_tokens
 from onnxfq.metrics.perplexity_text import Outputs, PerplexityText
 from onnxfq.progress import Progress
-from onnxfq.quantization.livelier import livelier
 from onnxfq.quantization.original import Original
+from onnxfq.quantization.telling_inputs import telling_inputs
 from onnxfq.session import Session
 
 GENERATED_SAMPLES = 8
@@ -139,7 +139,7 @@ def _prepare_whole(original: Original, inputs: Inputs, progress: Progress) -> Co
     session = original.session
     if inputs.measured_on != "generated":
         _run_first(session, inputs.feeds[0])
-    inputs, told = _made_livelier(inputs, original)
+    inputs, told = _made_telling(inputs, original)
     _check_passages(original.graph, inputs.passages, lambda feeds: [session.run(feed) for feed in feeds])
     decode, why = original.decoding_step
     notes = (*told, f"Decoding was not timed. {why}") if why else told
@@ -176,11 +176,11 @@ def _run_first(session: Session, feed: Feed) -> None:
         raise DataError(f"The first sample ({shapes}) does not run. Do its sizes suit the model? {error}") from error
 
 
-def _made_livelier(inputs: Inputs, original: Original) -> tuple[Inputs, tuple[str, ...]]:
+def _made_telling(inputs: Inputs, original: Original) -> tuple[Inputs, tuple[str, ...]]:
     """The same inputs, or, where those made up show nothing, others that do; and what is to be told about it."""
     if inputs.measured_on != "generated":
         return inputs, ()
-    feeds, note = livelier(inputs.feeds, original.graph.signature, original.session.run)
+    feeds, note = telling_inputs(inputs.feeds, original.graph.signature, original.session.run)
     return replace(inputs, feeds=feeds), (note,) if note else ()
 
 

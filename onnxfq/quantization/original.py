@@ -106,7 +106,7 @@ class Original:
         try:
             found = fit_sizes(self.graph.signature, lambda s: self._make(s, tokens, past), session.run, self._progress)
         except RefusedError as refused:
-            raise no_inputs(refused.error, refused.trials) from refused.error
+            raise no_inputs(refused.error, refused.trials, timed_out=refused.timed_out) from refused.error
         self.graph.prefer(found)
 
     @cached_property

@@ -71,9 +71,30 @@ CASES: dict[str, tuple[dict[str, Settings], tuple[Dimension, ...], tuple[int, ..
         (1, 128, 3000),
     ),
     "spectrum": (
-        {CONFIG: {"max_length": 1024}, PREPROCESSOR: {"feature_size": 1, "num_mel_bins": 128}},
+        {
+            CONFIG: {"model_type": "audio-spectrogram-transformer", "max_length": 1024},
+            PREPROCESSOR: {"feature_size": 1, "num_mel_bins": 128},
+        },
         ("input_values", "batch", "time", "mel"),
         (1, 1024, 128),
+    ),
+    "text to write": (
+        {CONFIG: {"model_type": "speech_to_text", "max_length": 200}, PREPROCESSOR: {"num_mel_bins": 80}},
+        ("input_features", "batch", "time", "mel"),
+        (1, 7, 80),
+    ),
+    "text that an encoder's configuration holds": (
+        {CONFIG: {"encoder": {"max_length": 20}}}, ("input_features", "batch", "time", 80), (1, 7, 80),
+    ),
+    "section of sound": (
+        {CONFIG: {"max_length": 20, "audio_config": {"max_length": 300}}},
+        ("input_features", "batch", "time", 80),
+        (1, 300, 80),
+    ),
+    "extractor": (
+        {CONFIG: {"max_length": 20}, PREPROCESSOR: {"max_length": 400}},
+        ("input_features", "batch", "time", 80),
+        (1, 400, 80),
     ),
     "features": (
         {PREPROCESSOR: {"feature_size": 80, "nb_max_frames": 300}}, ("input_features", "b", None, None), (1, 300, 80),

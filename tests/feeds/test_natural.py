@@ -7,7 +7,8 @@ import pytest
 
 from onnxfq.arrays import Array
 from onnxfq.feeds import Feed, generate
-from onnxfq.feeds.natural import Kind, as_stored, kind
+from onnxfq.feeds.content import Content
+from onnxfq.feeds.natural import as_stored, drawn
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
 Shape = tuple[Dimension, ...]
@@ -62,9 +63,9 @@ def neighbours(array: Array, axis: int) -> float:
     ],
 )
 def test_what_an_input_is_told_from_its_name_and_shape(
-    name: str, shape: tuple[int, ...], dtype: str, wanted: Kind | None
+    name: str, shape: tuple[int, ...], dtype: str, wanted: Content | None
 ) -> None:
-    assert kind(TensorSpec(name, dtype, shape), shape) == wanted
+    assert drawn(TensorSpec(name, dtype, shape), shape) == wanted
 
 
 @pytest.mark.parametrize("shape", [("b", 3, 48, 40), ("b", 48, 40, 3), ("b", 1, 48, 40), (1, 2, 3, 48, 40)])

@@ -221,9 +221,35 @@ def test_what_suits_no_size_ends_after_so_many_trials_with_the_first_reason() ->
     with pytest.raises(RefusedError, match="Reshape") as refused:
         fit_sizes(asked.signature, make, asked.run, lambda *step: told.append(step))
     assert refused.value.trials == asked.count - 1 == len(told) == MOST_TRIALS
+    assert not refused.value.timed_out
     assert str(refused.value) == str(refused.value.error)
     assert isinstance(refused.value.error, DataError | ModelError)
     assert {total for _, _, total in told} == {MOST_TRIALS}
+
+
+def test_a_search_that_took_too_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxfq.feeds.size_search.MOST_SECONDS", -1.0)
+    asked = Asked(reshaped())
+    with pytest.raises(RefusedError) as refused:
+        fit_sizes(asked.signature, make, asked.run)
+    assert (refused.value.timed_out, refused.value.trials) == (True, 0)
+
+
+def test_sizes_that_are_found_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is over as soon as some sizes suit; nearer ones are looked for all the same."""
+    wanted = Asked(two_inputs())
+    found = fit_sizes(wanted.signature, make, wanted.run)
+    late, now = Asked(two_inputs()), 0.0
+
+    def run(feed: Feed) -> object:
+        nonlocal now
+        given = late.run(feed)
+        now = 1e9
+        return given
+
+    monkeypatch.setattr("onnxfq.feeds.size_search.monotonic", lambda: now)
+    assert fit_sizes(late.signature, make, run) == found
+    assert late.count == wanted.count
 
 
 def test_the_same_sizes_are_found_again() -> None:

@@ -160,3 +160,14 @@ def test_a_model_that_makes_its_own_data_and_runs_on_none_is_refused(tmp_path: P
     path = write(never(), tmp_path / "model.onnx")
     with pytest.raises(DataError, match=r"does not run on made-up inputs .*`calib=FILE`"):
         onnxfq.quantize(path, tmp_path / "out.onnx", calib="self", samples=4)
+
+
+def test_where_time_ends_the_search_that_is_told_and_a_model_that_makes_its_own_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxfq.feeds.size_search.MOST_SECONDS", -1.0)
+    report = run(never(), tmp_path)
+    (note,) = [warning for warning in report.warnings if warning.startswith("NOT COMPARED")]
+    assert "when the time for that was over" in note
+    with pytest.raises(DataError, match="a faster machine may find some"):
+        onnxfq.quantize(tmp_path / "model.onnx", tmp_path / "own.onnx", calib="self", samples=4)

@@ -10,7 +10,7 @@ import pytest
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds import Feed, generate
-from onnxfq.quantization.livelier import livelier
+from onnxfq.quantization.telling_inputs import telling_inputs
 from onnxfq.signature import Signature, TensorSpec
 
 IMAGE = TensorSpec("image", "float32", (1, 3, 16, 16))
@@ -50,7 +50,7 @@ def test_what_shows_more_is_taken_and_told(
 ) -> None:
     signature = Signature(inputs, ())
     feeds = generate(signature, samples=4, seq_len=8, seed=0)
-    found, words = livelier(feeds, signature, run)
+    found, words = telling_inputs(feeds, signature, run)
     assert words.startswith(told)
     assert (words == "") == (told == "") == (found is feeds)
     assert (found.is_generated, found.origin, len(found)) == (True, "generated", 4)

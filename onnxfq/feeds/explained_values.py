@@ -11,14 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxfq.arrays import Array
+from onnxfq.feeds.content import SAMPLING_RATE, looks_like_image, side_axes
 from onnxfq.feeds.names import is_float, is_integer, role, stem, words
-from onnxfq.feeds.natural import channels_axis
-from onnxfq.signature import Signature, TensorSpec
+from onnxfq.signature import IMAGE_SIDE, Signature, TensorSpec
 
-SAMPLING_RATE = 16000
 STEPS = 1000  # of diffusion
 PAGE = 1000  # a page is so wide and high to LayoutLM and its kin, whatever it measures
-SIDE = 224  # of an image of which nothing is known
 _SINGLE = 8  # values at most, where something is said about a whole sample
 _RATES = ("sr", "sample_rate", "sampling_rate")
 _FACTORS = frozenset({"speed", "scale", "scales", "temperature", "penalty", "factor", "beams", "guidance", "sequences"})
@@ -49,7 +47,7 @@ def length(spec: TensorSpec, signature: Signature, made: Mapping[str, Array], ot
     return next(named, next(iter(known.values()), otherwise))
 
 
-def plausible(
+def explained(
     spec: TensorSpec, shape: tuple[int, ...], made: Mapping[str, Array], rng: np.random.Generator
 ) -> Array | None:
     """Values for an input whose name explains them; None for all others.
@@ -89,11 +87,10 @@ def _is_image_size(spec: TensorSpec) -> bool:
 def _image_size(made: Mapping[str, Array]) -> tuple[int, int]:
     """Height and width of the first image."""
     for array in made.values():
-        axis = channels_axis(array.shape) if array.ndim == 4 else None
-        if axis is not None:
-            height, width = (array.shape[at] for at in (-3, -2, -1) if at != axis)
-            return height, width
-    return SIDE, SIDE
+        if array.ndim == 4 and looks_like_image(array.shape):
+            height, width = side_axes(array.shape)
+            return array.shape[height], array.shape[width]
+    return IMAGE_SIDE, IMAGE_SIDE
 
 
 def _extent(spec: TensorSpec, made: Mapping[str, Array]) -> int:
