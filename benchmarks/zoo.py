@@ -91,11 +91,15 @@ def dynamic(model: Path, out: Path, unseen: Path | None, seconds: float) -> dict
 
 
 def judged(out: Path, model: Path, unseen: Path | None, seconds: float | None) -> dict[str, Any]:
-    """Error and, where seconds are given, speed."""
+    """Error and, where seconds are given, speed; or why they could not be measured."""
     if unseen is None:
         return {}
-    found: dict[str, Any] = {"error": main_error(out, model, unseen)}
-    return found if seconds is None else found | {"speed": speed(out, model, unseen, seconds)}
+
+    def judge() -> dict[str, Any]:
+        found: dict[str, Any] = {"error": main_error(out, model, unseen)}
+        return found if seconds is None else found | {"speed": speed(out, model, unseen, seconds)}
+
+    return {"not_judged" if name == "failure" else name: value for name, value in attempt(judge).items()}
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
