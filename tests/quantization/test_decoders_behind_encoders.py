@@ -92,3 +92,14 @@ def test_what_lies_beside_a_decoder_need_not_be_its_encoder(
     report = onnxfq.quantize(path, tmp_path / "out.onnx", calib="self", samples=4, seq_len=16, provider="cpu")
     assert ("behind the encoder" in report.inputs) == fits
     assert report.outputs[0].relative_mse is not None
+
+
+def test_an_encoder_that_cannot_serve_is_told(tmp_path: Path) -> None:
+    path = export(tmp_path / "in", encoder(width=32))
+    report = onnxfq.quantize(path, tmp_path / "out.onnx", provider="cpu")
+    assert "MADE UP: states of an encoder are noise, for that beside the model was not used" in " ".join(
+        report.warnings
+    )
+    path.with_name("encoder_model.onnx").unlink()
+    alone = onnxfq.quantize(path, tmp_path / "alone.onnx", provider="cpu")
+    assert "encoder" not in " ".join(alone.warnings)

@@ -17,7 +17,7 @@ from onnxfq.feeds import fit_sizes
 from onnxfq.quantization import original
 from onnxfq.reports.report import Report
 from onnxfq.signature import Signature
-from support.models import Array, model, write
+from support.models import Array, grid, model, write
 
 WHOLE, PIECES = "2GB", "1kB"
 
@@ -171,3 +171,12 @@ def test_where_time_ends_the_search_that_is_told_and_a_model_that_makes_its_own_
     assert "when the time for that was over" in note
     with pytest.raises(DataError, match="a faster machine may find some"):
         onnxfq.quantize(tmp_path / "model.onnx", tmp_path / "own.onnx", calib="self", samples=4)
+
+
+def test_samples_that_a_model_makes_itself_fit_into_the_memory_together(tmp_path: Path) -> None:
+    source = write(
+        model("y = MatMul(x, w)", x="float[4000, 64] x", y="float[4000, 32] y", w=grid()), tmp_path / "in.onnx"
+    )
+    report = onnxfq.quantize(source, tmp_path / "out.onnx", calib="self", samples=16, memory=6_000_000, provider="cpu")
+    assert "MADE UP: 5 samples instead of 24, for one takes 1.02 MB" in " ".join(report.warnings)
+    assert report.targets[0].tokens <= 5 * 4000

@@ -152,3 +152,14 @@ def test_work_done_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         onnxfq.quantize(source, tmp_path / "elsewhere.onnx", executor=executor, **settings)
     assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "elsewhere.onnx").read_bytes()
+
+
+def test_copies_count_once_in_what_the_source_held(tmp_path: Path) -> None:
+    source = write(recurrent(layers=3), tmp_path / "in.onnx")
+    settings: dict[str, Any] = {"provider": "cpu", "validate": False, "scheme": EXACT}
+    shared = onnxfq.quantize(source, tmp_path / "shared.onnx", **settings)
+    copied = onnxfq.quantize(source, tmp_path / "copied.onnx", unshare=True, **settings)
+    assert copied.size.target_float_bytes == shared.size.target_float_bytes
+    assert copied.size.target_weights == shared.size.target_weights
+    assert sum(target.float_bytes for target in copied.targets) == copied.size.target_float_bytes
+    assert "different schemes" not in " ".join(copied.warnings)

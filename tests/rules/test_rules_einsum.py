@@ -136,6 +136,14 @@ def normal(*shape: int) -> Array:
     return np.random.default_rng(3).standard_normal(shape).astype(np.float32)
 
 
+def test_activations_that_einsum_repeats_are_left_alone(tmp_path: Path) -> None:
+    body = 'y = Einsum <equation = "bd,df->bf"> (x, w) p = MatMul (z, v)'
+    proto = model(body, x="float[M, 1] x, float[M, 64] z", y="float[M, 32] y, float[M, 32] p", w=grid(), v=grid(seed=1))
+    outcome = proven(proto, tmp_path, feed={"x": normal(3, 1), "z": normal(3, 64)})
+    why = "'d' has size 1 in the activations, which repeats them"
+    assert reasons(outcome.report) == {"y": f"the Einsum 'bd,df->bf' is no product with one matrix: {why}"}
+
+
 # equation: (shape of the constant, shape of what is fed, why)
 ODD: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
     "bhtk,hkd->bhtd": ((4, 32, 16), (2, 4, 3, 32), "its constant is a batch of matrices, one for each 'h'"),
