@@ -12,6 +12,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Body, bodies
+from onnxfq.graph.external_data import FileSlice
 from onnxfq.graph.iter_tensors import iter_tensors
 
 _PROSE = frozenset({"doc_string", "metadata_props", "producer_name", "producer_version"})  # copied, never looked into
@@ -21,6 +22,7 @@ _RUNTIME_OPERATORS = {"SimplifiedLayerNormalization": 1 << 30, "LayerNormalizati
 _UNCHECKED = "unchecked"  # a domain of which the checker knows that it knows nothing
 MOST_NODES = 1_000_000  # ONNX Runtime writes all functions out when it loads a model
 _DEEPEST = 500  # calls within calls
+_MOST_OVERLAP = 4  # times the size of a file that its tensors may have together; those that share all bytes count once
 
 _Key = tuple[str, str, str]
 
@@ -115,3 +117,17 @@ def _order(calls: Mapping[_Key, Iterable[_Key]], path: Path) -> list[_Key]:
 def _key(item: FunctionProto | NodeProto) -> _Key:
     name = item.name if isinstance(item, FunctionProto) else item.op_type
     return str(item.domain), str(name), str(getattr(item, "overload", ""))
+
+
+def refuse_overlaps(file: Path, size: int, pieces: Iterable[FileSlice]) -> None:
+    """Refuse tensors that share bytes without being the same: a small file would become a result of any size.
+
+    Raises:
+        ModelError: they declare many times the bytes of the file.
+    """
+    total = sum(piece.length for piece in pieces)
+    if total > _MOST_OVERLAP * size:
+        raise ModelError(
+            f"Tensors overlap in '{file}': together they declare {total} bytes, the file has {size}. The model is "
+            "damaged."
+        )

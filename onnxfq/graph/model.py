@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from onnx import FunctionProto, ModelProto, NodeProto
 from onnxfq.errors import ModelError
 from onnxfq.foreign_files import refuse_foreign
 from onnxfq.graph.bodies import Body, Node, bodies
-from onnxfq.graph.checks import check_calls, checker_copy, garbled
+from onnxfq.graph.checks import check_calls, checker_copy, garbled, refuse_overlaps
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
@@ -40,7 +40,6 @@ _OLDEST_IR = 3
 _MOST_MESSAGES = 1_000_000
 _GRAPHS_WEIGHT = 20  # a graph takes as much time as so many of them
 _REPEATED = ("initializer", "sparse_initializer", "input", "output", "value_info", "quantization_annotation")
-_MOST_OVERLAP = 4  # times the size of a file that its tensors may have together; those that share all bytes count once
 _LONGEST_REASON = 300  # characters; ONNX's checker may print whole nodes
 
 
@@ -109,7 +108,7 @@ class Graph:
         for file in sorted(pieces.keys() - {self.path}):
             self._stamps[file] = _stamp(file.stat())
         for file, (size, *_) in self._stamps.items():
-            _refuse_overlaps(file, size, pieces[file])
+            refuse_overlaps(file, size, pieces[file])
 
     def check(self) -> None:
         """Run ONNX's own checker, on everything but the tensors' bytes.
@@ -329,16 +328,6 @@ def _refuse_vast(model: ModelProto, path: Path) -> None:
                 pending += attribute.graphs
     if count + len(pending) > _MOST_MESSAGES:
         raise ModelError(f"'{path}' holds more than {_MOST_MESSAGES} nodes, attributes and tensors: refused.")
-
-
-def _refuse_overlaps(file: Path, size: int, pieces: Iterable[FileSlice]) -> None:
-    """Refuse tensors that share bytes without being the same: a small file would become a result of any size."""
-    total = sum(piece.length for piece in pieces)
-    if total > _MOST_OVERLAP * size:
-        raise ModelError(
-            f"Tensors overlap in '{file}': together they declare {total} bytes, the file has {size}. The model is "
-            "damaged."
-        )
 
 
 def _stamp(status: os.stat_result) -> _Stamp:

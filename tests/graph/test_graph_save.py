@@ -137,7 +137,7 @@ def test_quantizing_twice_is_quantizing_once(external: bool, tmp_path: Path) -> 
     report = models.quantized_by_rtn(once.output, tmp_path / "twice.onnx")
     assert report.output is None
     assert not report.targets
-    assert [s.reason for s in report.skipped] == ["already quantized"] * 2
+    assert [s.reason for s in report.skipped if "too small" not in s.reason] == ["already quantized"] * 2
     assert "already quantized" in report.warnings[0]
     assert models.hashes(tmp_path) == before
 
