@@ -56,7 +56,7 @@ def quantized(folder: Path, algorithm: str, **changes: Any) -> Path:
     return out
 
 
-@pytest.mark.parametrize("block_size", [32, 128])
+@pytest.mark.parametrize("block_size", [32, pytest.param(128, marks=pytest.mark.slow)])
 def test_a_model_calibrated_on_its_own_text_is_better_on_any_text(tmp_path: Path, block_size: int) -> None:
     texts = write_lines(tmp_path / "texts.jsonl", SENTENCES)
     own = {"calib": "self", "samples": 12, "seq_len": 64, "block_size": block_size}
