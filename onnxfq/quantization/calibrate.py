@@ -53,7 +53,11 @@ class Calibration:
         ]
         self._places = [(passage, i) for passage in self._passages for i in range(len(passage.stages))]
         self.stages: list[Stage] = [passage.stages[i] for passage, i in self._places]
-        reached = {index for stage in self.stages for index in stage.targets}
+        reached = set[int]()
+        self._fresh: list[list[int]] = []  # of each stage, the targets that no stage before it has
+        for stage in self.stages:
+            self._fresh.append([index for index in stage.targets if index not in reached])
+            reached.update(stage.targets)
         left = [index for index in range(len(targets)) if index not in reached]
         self.tables = [index for index in left if job.planned[index].rule.kind == "embeddings"]
         self.unreached = [index for index in left if index not in self.tables]
@@ -86,8 +90,7 @@ class Calibration:
 
     def fresh(self, position: int) -> list[int]:
         """The targets of a stage that no stage before it has, on another route."""
-        before = {index for stage in self.stages[:position] for index in stage.targets}
-        return [index for index in self.stages[position].targets if index not in before]
+        return self._fresh[position]
 
     def bias(self, position: int, index: int) -> Bias | None:
         """The bias behind a target of a stage that may be changed."""
@@ -113,10 +116,7 @@ class Calibration:
             for index, weight in solved.items()
         ):
             return None
-        if self._moves_later(position, solved):
-            self._measure(position, tell)
-        else:
-            self.skip(position, tell)
+        self.skip(position, tell)
         return solved
 
     def measure(self, position: int, planned: Mapping[int, Planned], tell: Tell) -> list[Group]:
@@ -138,7 +138,7 @@ class Calibration:
 
     def skip(self, position: int, tell: Tell) -> None:
         """Run all samples up to a stage about which nothing needs to be known, but for how its biases move."""
-        if self._moves_later(position, {}):
+        if self._moves_later(position):
             self._measure(position, tell)
             return
         passage, index = self._places[position]
@@ -206,7 +206,7 @@ class Calibration:
         """
         left = self._samples - sum(len(passage.samples) for passage in self._passages)
         dropped = {p.samples[i]: name for p in self._passages for i, name in p.streams.dropped.items()}
-        reached = [reports[index] for position in range(len(self.stages)) for index in self.fresh(position)]
+        reached = [reports[index] for fresh in self._fresh for index in fresh]
         notes = data_notes(dropped, left, self._samples, reached, [reports[index] for index in self.unreached])
         more = (
             sharing_note(self._job, self._readers(reports)),
@@ -227,9 +227,9 @@ class Calibration:
         self._statistics = passage.measure(index, self._tensor_file, tell)
         return self._statistics
 
-    def _moves_later(self, position: int, solved: Mapping[int, SolvedWeight]) -> bool:
+    def _moves_later(self, position: int) -> bool:
         """Whether a stage has biases to move behind weights that an earlier one has solved."""
-        fresh = set(self.fresh(position)).intersection(self.biased(position)) - solved.keys()
+        fresh = set(self.fresh(position)).intersection(self.biased(position))
         return any(self._job.planned[index].key in self._shared for index in fresh)
 
     def _readers(self, reports: Sequence[TargetReport]) -> dict[Hashable, list[Planned]]:
