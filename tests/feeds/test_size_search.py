@@ -14,15 +14,7 @@ from onnxfq.feeds.names import is_integer
 from onnxfq.feeds.size_search import MOST_TRIALS
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
-from support.models import Array, model
-
-
-def normal(*shape: int) -> Array:
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def whole(*numbers: int) -> Array:
-    return np.array(numbers, np.int64)
+from support.models import model, normal, whole
 
 
 def vit(patch: int, patches: int, x: str = "float[b, num_channels, height, width] x") -> onnx.ModelProto:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
@@ -17,17 +16,9 @@ from onnxfq.feeds import fit_sizes
 from onnxfq.quantization import original
 from onnxfq.reports.report import Report
 from onnxfq.signature import Signature
-from support.models import Array, grid, model, write
+from support.models import Array, grid, model, normal, whole, write
 
 WHOLE, PIECES = "2GB", "1kB"
-
-
-def normal(*shape: int) -> Array:
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-
-
-def whole(*numbers: int) -> Array:
-    return np.array(numbers, np.int64)
 
 
 def vision() -> onnx.ModelProto:

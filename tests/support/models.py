@@ -92,6 +92,16 @@ def model(
     return parsed
 
 
+def normal(*shape: int) -> Array:
+    """Standard normal float32 of a shape, always the same."""
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def whole(*numbers: int) -> Array:
+    """Numbers as int64, such as a shape."""
+    return np.array(numbers, np.int64)
+
+
 def tensor(array: Array, name: str) -> onnx.TensorProto:
     """A TensorProto with raw_data."""
     return onnx.numpy_helper.from_array(array, name)
