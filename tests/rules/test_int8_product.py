@@ -30,7 +30,7 @@ W, K, N = grid(), *grid().shape
 
 def rounded(x: npt.NDArray[np.float64], top: int = 127) -> npt.NDArray[np.float64]:
     largest = np.abs(x).max(axis=-1, keepdims=True)
-    return np.rint(x / largest * top) * largest / top
+    return np.asarray(np.rint(x / largest * top) * largest / top)
 
 
 def optimized(path: Path) -> list[str]:
