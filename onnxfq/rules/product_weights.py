@@ -45,7 +45,7 @@ def find_weight(graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
 
 def left_alone(node: Node, weight: Constant, reason: str) -> Skip:
     """A node that is not quantized, with the bytes of its weight."""
-    return Skip(node.name, node.op_type, reason, nbytes=weight.leaf.nbytes)
+    return Skip(node.name, node.op_type, reason, nbytes=weight.nbytes)
 
 
 def chosen_by_caller(node: Node) -> Skip:
@@ -71,7 +71,7 @@ def _fused(graph: Graph, node: Node) -> Skip | None:
     if not weights:
         return None
     reason = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
-    return left_alone(node, max(weights, key=lambda value: value.leaf.nbytes), reason)
+    return left_alone(node, max(weights, key=lambda value: value.nbytes), reason)
 
 
 def _target(graph: Graph, node: Node, weight: Constant, *, left: bool) -> Sequence[Target] | Skip:

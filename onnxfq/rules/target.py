@@ -105,7 +105,7 @@ class Target:
     @property
     def float_bytes(self) -> int:
         """Bytes of the weight as stored in the source."""
-        return self.weight.leaf.nbytes
+        return self.weight.nbytes
 
     @property
     def matrix(self) -> Weight:
