@@ -188,7 +188,7 @@ def _table_scheme(options: Options) -> Scheme | None:
 
 def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
     """What the user wants otherwise for a target, the strongest last."""
-    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.name)]
+    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.node.name)]
 
 
 def _targets(count: int) -> str:

@@ -38,7 +38,8 @@ def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool
         OnnxfqError: a model cannot be read, a scheme does not suit it, or a setting matches nothing.
     """
     jobs = [_plan(path, options, workers, calibrated=calibrated) for path in source.models]
-    names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
+    planned = [p.target.node.name for job in jobs for p in job.planned]
+    names = [*planned, *(skip.name for job in jobs for skip in job.skips)]
     given = {"include": options.include, "exclude": options.exclude, "schemes": options.schemes_by_name}
     refuse_unmatched(source.path, given, names)
     return jobs

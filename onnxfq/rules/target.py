@@ -53,7 +53,7 @@ class Target:
     """A node whose weight will be quantized.
 
     Attributes:
-        name: the node's.
+        name: the node's, and which of its weights it is where there are several.
         node: where it stands.
         weight: the constant it multiplies by.
         n: outputs.
@@ -67,6 +67,8 @@ class Target:
         left: it is the product's left operand; the outputs are the product's last dimension but one.
         unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
         axes: of an Einsum: how axes move around the product; then `source`'s last axes together are the inputs.
+        part: where the activations are a batch of matrices, which of them it multiplies; None: all that there are.
+        stacked: it is one of several weights whose products together are the node's result.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Target:
     left: bool = False
     unit_dimensions: int = 0
     axes: Axes | None = None
+    part: int | None = None
+    stacked: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -97,7 +101,9 @@ class Target:
 
     @property
     def last_axes(self) -> tuple[int, ...]:
-        """Sizes of the result's last axes where these are the outputs; () where they are not."""
+        """Sizes of the result's last axes where these are the outputs of all its rows; () where they are not."""
+        if self.stacked:
+            return ()
         if self.axes:
             return self.axes.outputs if self.axes.outputs_last else ()
         return () if self.left else (self.n,)
