@@ -239,6 +239,14 @@ class Graph:
         self.edits.add_constant(home, proto)
         return name
 
+    def stack(self, name: str, count: int) -> None:
+        """Give the rows of a new constant an axis more, of `count` equal parts; its bytes stay as they are."""
+        proto = self.edits.constants[name]
+        rows, *rest = proto.dims
+        if len(rest) == 1:
+            del proto.dims[:]
+            proto.dims.extend((count, rows // count, *rest))
+
     def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
         """The same operation on other inputs, by position; to be put in the node's place."""
         proto = NodeProto(op_type=node.proto.op_type, domain=node.proto.domain)

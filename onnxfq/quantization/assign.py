@@ -11,7 +11,7 @@ from typing import Any
 from onnxfq.errors import SchemeError
 from onnxfq.options import FLOAT, Options
 from onnxfq.providers import ProviderName
-from onnxfq.rules import Kernel, Rule, Skip, Target
+from onnxfq.rules import GATHERED_SCHEME, Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
 SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them
@@ -170,6 +170,8 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
     scheme = options.scheme if rule.kind == "weights" else _table_scheme(options)
+    if target.experts and rule.kind == "embeddings":
+        scheme = GATHERED_SCHEME
     for changes in _changes(target, options):
         scheme = (scheme or options.scheme).changed(changes)
     return scheme

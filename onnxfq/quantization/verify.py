@@ -31,6 +31,8 @@ class Expected:
         k: inputs.
         kernel: what must run it.
         fingerprint: of the solver's codes, scales and zero points, in the kernel's blocks, chunk by chunk.
+        attributes: of the node.
+        stacked: tensors have an axis more, of experts.
     """
 
     node: str
@@ -41,12 +43,15 @@ class Expected:
     k: int
     kernel: Kernel
     fingerprint: str
+    attributes: Mapping[str, object]
+    stacked: bool = False
 
     @classmethod
     def of(cls, planned: Planned, names: Mapping[str, str], digest: str) -> Expected:
         """From what was planned, and what was stored."""
-        target = planned.target
-        return cls(target.name, planned.rule, target.slot, names, target.n, target.k, planned.kernel, digest)
+        target, rule, kernel = planned.target, planned.rule, planned.kernel
+        attributes, stacked = rule.node_attributes(target, kernel), target.experts > 0
+        return cls(target.name, rule, target.slot, names, target.n, target.k, kernel, digest, attributes, stacked)
 
     @property
     def codes(self) -> str:
@@ -128,7 +133,7 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
             f"'{path}' has {len(nodes)} nodes that read '{entry.codes}', wanted {len(entries)}: {names}. "
             "Please report this."
         )
-    wanted = entry.rule.attributes(entry.n, entry.k, entry.kernel)
+    wanted = dict(entry.attributes)
     for node in nodes:
         got = dict(node.attributes)
         if got != wanted:
@@ -148,12 +153,13 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
     names = _inputs(node, entry)
     codes = next(iter(names), "")
     try:
-        return {
+        found = {
             name: graph.read_initializer(node.body, value, scratch if name == codes else None)
             for name, value in names.items()
         }
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
+    return {name: array.reshape(-1, array.shape[-1]) for name, array in found.items()} if entry.stacked else found
 
 
 def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:

@@ -8,14 +8,17 @@ from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
+from onnxfq.rules.gathered_experts import SCHEME as GATHERED_SCHEME
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
+from onnxfq.rules.qmoe import QMoE
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
+    "GATHERED_SCHEME",
     "QUANTIZED_OPERATORS",
     "RULES",
     "Bias",
@@ -40,7 +43,7 @@ __all__ = [
     "tensor_bytes",
 ]
 
-RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
+RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized(), QMoE())
 
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 

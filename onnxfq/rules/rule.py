@@ -73,6 +73,7 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
+        slots: how many weights a node of the operator has.
     """
 
     operator: ClassVar[str]
@@ -80,6 +81,7 @@ class Rule(ABC):
     replaces: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, int]]
     domain: ClassVar[str] = MICROSOFT
+    slots: ClassVar[int] = 1
 
     @abstractmethod
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
@@ -118,6 +120,10 @@ class Rule(ABC):
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """The attributes of the written node."""
+
+    def node_attributes(self, target: Target, kernel: Kernel) -> Mapping[str, object]:
+        """All attributes of the node that takes a target's place, those that depend on the source's included."""
+        return self.attributes(target.n, target.k, kernel)
 
     @abstractmethod
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:

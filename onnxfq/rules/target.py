@@ -68,7 +68,9 @@ class Target:
         unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
         axes: of an Einsum: how axes move around the product; then `source`'s last axes together are the inputs.
         part: where the activations are a batch of matrices, which of them it multiplies; None: all that there are.
-        stacked: it is one of several weights whose products together are the node's result.
+        stacked: it is one of several weights that together make the node's result, or all of them in one.
+        experts: how many weights stand one upon the other in this one, which is stored with an axis more for them.
+        divided: what blocks of columns must divide; 0: nothing.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Target:
     axes: Axes | None = None
     part: int | None = None
     stacked: bool = False
+    experts: int = 0
+    divided: int = 0
 
     @property
     def key(self) -> Hashable:

@@ -30,12 +30,20 @@ KERNELS = [pytest.param(rule, kernel, id=f"{rule.operator}-{kernel_name(kernel)}
            for kernel in offered(rule, k=K)]  # fmt: skip
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.operator)
 
-# For every operator that some rule replaces: a model, its input, and a weight that 4 bits in blocks of 32 hold exactly.
-SOURCES: dict[str, tuple[str, str, Array]] = {
-    "MatMul": ("y = MatMul (x, w)", "float[M, 256] x", models.grid(256, 64)),
-    "Gemm": ("y = Gemm <transB = 1> (x, w)", "float[M, 256] x", models.grid(256, 64).T.copy()),
-    "Einsum": ('y = Einsum <equation = "mk,kn->mn"> (x, w)', "float[M, 256] x", models.grid(256, 64)),
-    "Gather": ("e = Gather (w, ids)  y = Add (e, e)", "int64[M] ids", models.grid(64, 256).T.copy()),
+# For every operator that some rule replaces: a model, its inputs, and weights that 4 bits in blocks of 32 hold exactly.
+SOURCES: dict[str, tuple[str, str, dict[str, Array]]] = {
+    "MatMul": ("y = MatMul (x, w)", "float[M, 256] x", {"w": models.grid(256, 64)}),
+    "Gemm": ("y = Gemm <transB = 1> (x, w)", "float[M, 256] x", {"w": models.grid(256, 64).T.copy()}),
+    "Einsum": ('y = Einsum <equation = "mk,kn->mn"> (x, w)', "float[M, 256] x", {"w": models.grid(256, 64)}),
+    "Gather": ("e = Gather (w, ids)  y = Add (e, e)", "int64[M] ids", {"w": models.grid(64, 256).T.copy()}),
+    "MoE": (
+        "y = com.microsoft.MoE <k = 2> (x, router, first, none, second)",
+        "float[M, 64] x, float[M, 4] router",
+        {
+            "first": models.grid(64, 4 * 32).T.copy().reshape(4, 32, 64),
+            "second": models.grid(32, 4 * 64).T.copy().reshape(4, 64, 32),
+        },
+    ),
 }
 
 
@@ -189,19 +197,26 @@ def test_every_scheme_has_a_kernel_or_a_refusal_with_a_remedy(rule: Rule) -> Non
 )
 def test_what_is_written(rule: Rule, operator: str, tmp_path: Path) -> None:
     """The node has the attributes that the rule says; once more gives the same bytes; a second time changes nothing."""
-    body, inputs, weight = SOURCES[operator]
-    path = models.write(model(body, x=inputs, y="float[M, 64] y", w=weight), tmp_path / "in.onnx")
+    body, inputs, weights = SOURCES[operator]
+    proto = model(body, x=inputs, y="float[M, 64] y", domains=', "com.microsoft" : 1', constants=weights)
+    for node in proto.graph.node:
+        node.input[:] = ["" if name == "none" else name for name in node.input]
+    path = models.write(proto, tmp_path / "in.onnx")
     feed = {"ids": np.array([0, 255, 3])}
-    outcome = models.proven(path, tmp_path, feed=feed, embeddings=4)
-    (target,) = outcome.report.targets
-    kernel = rule.kernel("cpu", models.EXACT, bare(target.n, target.k, "float32"))
+    outcome = models.proven(path, tmp_path, targets=rule.slots, feed=feed, embeddings=4)
     (node,) = outcome.nodes(rule.operator)
-    assert {a.name: a.i for a in node.attribute} == rule.attributes(target.n, target.k, kernel)
     assert node.domain == rule.domain
     assert not outcome.nodes(operator)
-    stored = {name: outcome.initializers[node.input[i]] for name, i in rule.inputs.items() if len(node.input) > i}
-    assert rule.fits({k: onnx.numpy_helper.to_array(t) for k, t in stored.items()}, target.n, target.k, kernel)
-    assert target.bytes == rule.nbytes(target.n, target.k, kernel)
+    for slot, target in enumerate(outcome.report.targets):
+        kernel = rule.kernel("cpu", models.EXACT, bare(target.n, target.k, "float32"))
+        assert rule.attributes(target.n, target.k, kernel).items() <= {a.name: a.i for a in node.attribute}.items()
+        positions = {name: i for name, i in rule.positions(slot).items() if len(node.input) > i}
+        stored = {
+            name: onnx.numpy_helper.to_array(outcome.initializers[node.input[i]]) for name, i in positions.items()
+        }
+        flat = {name: array.reshape(rule.layout(target.n, target.k, kernel)[name][0]) for name, array in stored.items()}
+        assert rule.fits(flat, target.n, target.k, kernel)
+        assert target.bytes == rule.nbytes(target.n, target.k, kernel)
     again = tmp_path / "again.onnx"
     models.quantized_by_rtn(path, again, embeddings=4)
     assert again.read_bytes() == outcome.output.read_bytes()
