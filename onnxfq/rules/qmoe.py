@@ -32,7 +32,7 @@ from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.moe_weights import find_experts
-from onnxfq.rules.rule import TOLERANCE_HALF, TOLERANCE_INT8, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
@@ -174,8 +174,8 @@ class QMoE(Rule):
         attributes = {**self.attributes(n, k, kernel), **_PROBED}
         model = single_node(self.operator, self.domain, inputs, attributes, output=dtype)
         expected = x[:, :k].astype(np.float64) @ known.T @ second.dequantize()[:, :n].astype(np.float64).T
-        tolerance = TOLERANCE_INT8 if kernel.activation_type == "float32" else TOLERANCE_HALF
-        return Probe(model, {"x": x, "router": np.ones((_PROBE_ROWS, 1), dtype)}, expected, tolerance)
+        feed = {"x": x, "router": np.ones((_PROBE_ROWS, 1), dtype)}
+        return Probe(model, feed, expected, TOLERANCE_HALF)  # both layers may round
 
 
 def _speed(bits: int, block_size: int) -> tuple[Speed, str]:
