@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -239,13 +239,11 @@ class Graph:
         self.edits.add_constant(home, proto)
         return name
 
-    def stack(self, name: str, count: int) -> None:
-        """Give the rows of a new constant an axis more, of `count` equal parts; its bytes stay as they are."""
+    def set_dimensions(self, name: str, shape: Sequence[int]) -> None:
+        """Give a new constant another shape of as many elements; its bytes stay as they are."""
         proto = self.edits.constants[name]
-        rows, *rest = proto.dims
-        if len(rest) == 1:
-            del proto.dims[:]
-            proto.dims.extend((count, rows // count, *rest))
+        del proto.dims[:]
+        proto.dims.extend(shape)
 
     def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
         """The same operation on other inputs, by position; to be put in the node's place."""

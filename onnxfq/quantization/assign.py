@@ -11,7 +11,7 @@ from typing import Any
 from onnxfq.errors import SchemeError
 from onnxfq.options import FLOAT, Options
 from onnxfq.providers import ProviderName
-from onnxfq.rules import GATHERED_SCHEME, Kernel, Rule, Skip, Target
+from onnxfq.rules import Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
 SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them
@@ -77,7 +77,10 @@ def assign(
         try:
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
-            problems[str(error)] += 1
+            if _changes(target, options) or not target.scheme:
+                problems[str(error)] += 1
+            else:
+                skips.append(_skip(target, str(error)))
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
     if options.unshare:
@@ -170,8 +173,8 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
     scheme = options.scheme if rule.kind == "weights" else _table_scheme(options)
-    if target.experts and rule.kind == "embeddings":
-        scheme = GATHERED_SCHEME
+    if target.scheme:
+        scheme = replace(target.scheme, activations=options.scheme.activations)
     for changes in _changes(target, options):
         scheme = (scheme or options.scheme).changed(changes)
     return scheme

@@ -77,6 +77,8 @@ def _kind(tensor: StoredTensor) -> tuple[str, str]:
         rule = next((rule for rule in ours if rule.kind == "embeddings"), ours[0])
         experts = any(node.integer("quantize_axis", 1) > 1 for node, _ in tensor.readers)
         return _quantized(rule, experts=experts), rule.operator
+    if not tensor.codes and any(_key(node) in _OURS for node, _ in tensor.readers):
+        return SMALL, ""  # such as the biases of experts
     operators = sorted({node.op_type for node, _ in tensor.readers if node.op_type != "Shape"})
     dimensions = sum(d != 1 for d in tensor.shape)
     coded = tensor.codes and not _READING_CODES.isdisjoint(operators)

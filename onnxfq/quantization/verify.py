@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxfq.arrays import Array
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.graph import Constant, Graph, Node, Scratch
 from onnxfq.packing import fingerprint, join_digests, row_chunks
@@ -32,7 +34,7 @@ class Expected:
         kernel: what must run it.
         fingerprint: of the solver's codes, scales and zero points, in the kernel's blocks, chunk by chunk.
         attributes: of the node.
-        stacked: tensors have an axis more, of experts.
+        stacked: tensors have an axis more, of experts or directions.
     """
 
     node: str
@@ -82,7 +84,7 @@ def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> 
     scratch = Scratch()
     for key, entries in wanted.items():
         entry, nodes = entries[0], written[key]
-        _check_nodes(path, nodes, entries)
+        _check_nodes(path, graph, nodes, entries)
         _check_decoded(path, graph, nodes[0], entry, scratch)
         kind = (entry.rule.operator, entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
@@ -117,14 +119,7 @@ def _leaf(graph: Graph, node: Node, index: int) -> str:
     return value.leaf.name if isinstance(value, Constant) else name
 
 
-def _inputs(node: Node, entry: Expected) -> dict[str, str]:
-    """The names of a weight's tensors in a written node."""
-    positions = entry.rule.positions(entry.slot)
-    names = {name: node.inputs[i] if i < len(node.inputs) else "" for name, i in positions.items()}
-    return {name: value for name, value in names.items() if value}
-
-
-def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None:
+def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     entry = entries[0]
     if len(nodes) != len(entries):
@@ -141,7 +136,8 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
                 f"'{node.name}' in '{path}' has other attributes than meant (got {got}, wanted {wanted}). "
                 "Please report this."
             )
-        if _inputs(node, entry) != _inputs(nodes[0], entry):
+        read, first = (entry.rule.stored_names(graph, one, entry.slot) for one in (node, nodes[0]))
+        if read != first:
             raise VerificationError(
                 f"'{node.name}' and '{nodes[0].name}' in '{path}' share codes, but not scales and zero points. "
                 "Please report this."
@@ -150,7 +146,7 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
 
 def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Tensors:
     """The node's tensors; codes in `scratch` if given."""
-    names = _inputs(node, entry)
+    names = entry.rule.stored_names(graph, node, entry.slot)
     codes = next(iter(names), "")
     try:
         found = {
@@ -159,7 +155,15 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
         }
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
-    return {name: array.reshape(-1, array.shape[-1]) for name, array in found.items()} if entry.stacked else found
+    if not entry.stacked:
+        return found
+    layout = entry.rule.layout(entry.n, entry.k, entry.kernel)
+    return {name: _as(array, layout[name][0]) for name, array in found.items()}
+
+
+def _as(array: Array, shape: tuple[int, ...]) -> Array:
+    """In another shape, where it has as many elements."""
+    return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
 def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
+from onnxfq.rules.dynamic_quantize_lstm import DynamicQuantizeLSTM
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
-from onnxfq.rules.gathered_experts import SCHEME as GATHERED_SCHEME
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
@@ -18,7 +18,6 @@ from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, ta
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
-    "GATHERED_SCHEME",
     "QUANTIZED_OPERATORS",
     "RULES",
     "Bias",
@@ -43,7 +42,7 @@ __all__ = [
     "tensor_bytes",
 ]
 
-RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized(), QMoE())
+RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized(), QMoE(), DynamicQuantizeLSTM())
 
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 

@@ -32,7 +32,16 @@ from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.gathered_experts import SCHEME, find_gathered, timed
 from onnxfq.rules.kernel import Kernel
-from onnxfq.rules.rule import TOLERANCE_FLOAT, TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import (
+    TOLERANCE_FLOAT,
+    TOLERANCE_HALF,
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    TensorType,
+    stacked_shape,
+)
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
 
@@ -154,8 +163,8 @@ class GatherBlockQuantized(Rule):
             shape = target.n, target.k * weight.kernel.bits // 8
             rows = graph.add_tensor(node.body, f"{names['B']}_shape", tensor_file, np.array(shape, np.int64))
             before = [make_node("Reshape", [names["B"], rows], [data])]
-        for name in names.values() if target.experts else ():
-            graph.stack(name, target.experts)
+        for name, tensor in names.items() if target.experts else ():
+            graph.set_dimensions(tensor, stacked_shape(self, weight, name))
         inputs = [data, node.inputs[1], names["scales"], *filter(None, [names.get("zero_points")])]
         attributes = self.node_attributes(target, weight.kernel)
         quantized = make_node(self.operator, inputs, [node.outputs[0]], domain=self.domain, **attributes)

@@ -55,6 +55,7 @@ def find_gathered(node: Node, experts: Constant) -> Sequence[Target] | Skip | No
             scale_type=scale_type,
             stacked=True,
             experts=count,
+            scheme=SCHEME,
         ),
     )
 

@@ -32,7 +32,7 @@ from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.moe_weights import find_experts
-from onnxfq.rules.rule import TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType, stacked_shape
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
@@ -135,7 +135,7 @@ class QMoE(Rule):
             for name, position in self.positions(weight.target.slot).items():
                 inputs[position] = weight.names.get(name, "")
                 if inputs[position]:
-                    graph.stack(inputs[position], weight.target.experts)
+                    graph.set_dimensions(inputs[position], stacked_shape(self, weight, name))
         for position, index in _BIASES.items():
             inputs[position] = node.inputs[index] if len(node.inputs) > index else ""
         before = []

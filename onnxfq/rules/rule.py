@@ -161,6 +161,17 @@ class Rule(ABC):
         """Where the tensors of the node's weight number `slot` stand among its inputs."""
         return self.inputs
 
+    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """The names of the tensors of a written node's weight number `slot`, as the rule that stored them calls them.
+
+        Args:
+            graph: the written model.
+            node: of this operator.
+            slot: which of its weights.
+        """
+        names = {name: node.inputs[i] if i < len(node.inputs) else "" for name, i in self.positions(slot).items()}
+        return {name: value for name, value in names.items() if value}
+
     def nbytes(self, n: int, k: int, kernel: Kernel) -> int:
         """Bytes of a packed weight, without packing it."""
         return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.layout(n, k, kernel).values())
@@ -179,3 +190,10 @@ def tensor_bytes(tensors: Tensors) -> int:
 def take_rows(tensors: Tensors, rows: slice) -> dict[str, Array]:
     """Some rows of a packed weight."""
     return {name: array[rows] for name, array in tensors.items()}
+
+
+def stacked_shape(rule: Rule, weight: StoredWeight, name: str) -> tuple[int, ...]:
+    """The shape of a tensor of weights that stand one upon the other, with an axis of its own for them."""
+    target = weight.target
+    (rows, *rest), _ = rule.layout(target.n, target.k, weight.kernel)[name]
+    return target.experts, rows // target.experts, *rest

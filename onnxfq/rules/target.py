@@ -12,7 +12,7 @@ from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.half import transposed
 from onnxfq.rules.equations import Axes
-from onnxfq.scheme import ScaleType
+from onnxfq.scheme import ScaleType, Scheme
 
 SCALE_TYPES: dict[str, ScaleType] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
 
@@ -71,6 +71,7 @@ class Target:
         stacked: it is one of several weights that together make the node's result, or all of them in one.
         experts: how many weights stand one upon the other in this one, which is stored with an axis more for them.
         divided: what blocks of columns must divide; 0: nothing.
+        scheme: what it is quantized to, whatever other weights are; None: as the user says.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Target:
     stacked: bool = False
     experts: int = 0
     divided: int = 0
+    scheme: Scheme | None = None
 
     @property
     def key(self) -> Hashable:
