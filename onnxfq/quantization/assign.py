@@ -201,7 +201,7 @@ def _targets(count: int) -> str:
 
 
 def _skip(target: Target, reason: str) -> Skip:
-    return Skip(target.name, target.node.op_type, reason, nbytes=target.float_bytes)
+    return Skip(target.node.name, target.node.op_type, reason, nbytes=target.float_bytes)
 
 
 def _slow_skip(planned: Planned) -> Skip:
