@@ -76,7 +76,7 @@ def test_an_expression_that_does_not_compile(option: str, tmp_path: Path) -> Non
 def test_expressions_that_match_nothing_are_named_with_what_there_is(tmp_path: Path) -> None:
     network(tmp_path)
     with pytest.raises(
-        UsageError, match=r"No MatMul, Gemm, Einsum .* matches `include=Layer`, `exclude=tail`.*'layer.0/up'"
+        UsageError, match=r"No MatMul, Gemm, Einsum.* matches `include=Layer`, `exclude=tail`.*'layer.0/up'"
     ):
         inspect(tmp_path / "in.onnx", include=("Layer", "up"), exclude=("tail",))
 
