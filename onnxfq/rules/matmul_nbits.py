@@ -11,9 +11,9 @@ B is [N, k_blocks, block_size * bits / 8]: codes along K, low bits first inside 
 way, but every row is padded to whole bytes. Codes beyond K, in the last block, equal that block's zero point, so that
 padded weights are 0.
 
-A Conv of 1 x 1 is a product too, and left alone: with a Transpose before and behind it, 4 (8) bits were .25 to .78 (.4 to
-.99) times as fast as ONNX Runtime's Conv for 64 to 1024 channels and images of 7² to 56² (one thread of a Xeon with
-VNNI); images of one pixel gain from 512 channels on (1.5 times, 3 times for 1024).
+A Conv of 1 x 1 is a product too, and left alone: with a Transpose before and behind it, 4 (8) bits were .25 to .78
+(.4 to .99) times as fast as ONNX Runtime's Conv for 64 to 1024 channels and images of 7² to 56² (one thread of a Xeon
+with VNNI); images of one pixel gain from 512 channels on (1.5 times, 3 times for 1024).
 
 Source: com.microsoft.MatMulNBits in ONNX Runtime's ContribOperators.md.
 """
