@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,12 @@ class Graph:
     def small_constant(self, home: Body, base: str, array: npt.NDArray[Any]) -> str:
         """A constant of a few values that many nodes may read: once in each scope, under a name like `base`."""
         return self.edits.small_constant(home, base, lambda name: tensor_proto(name, array))
+
+    def set_dimensions(self, name: str, shape: Sequence[int]) -> None:
+        """Give a new constant another shape of as many elements; its bytes stay as they are."""
+        proto = self.edits.constants[name]
+        del proto.dims[:]
+        proto.dims.extend(shape)
 
     def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
         """The same operation on other inputs, by position; to be put in the node's place."""

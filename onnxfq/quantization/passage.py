@@ -97,7 +97,7 @@ class Passage:
         folds = {}
         for stage in self.stages:
             targets = [self._job.planned[i].target for i in stage.targets]
-            if stage.transposed or any(uses[target.key] > 1 for target in targets):
+            if stage.transposed or stage.part is not None or any(uses[target.key] > 1 for target in targets):
                 continue
             found = find_fold(self._job.graph, self._flow, stage.source, targets, outputs)
             if found is not None:
