@@ -67,6 +67,7 @@ class Target:
         left: it is the product's left operand; the outputs are the product's last dimension but one.
         unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
         axes: of an Einsum: how axes move around the product; then `source`'s last axes together are the inputs.
+        twin: a table with the same values, by which it is stored.
     """
 
     name: str
@@ -83,10 +84,18 @@ class Target:
     left: bool = False
     unit_dimensions: int = 0
     axes: Axes | None = None
+    twin: Target | None = None
+
+    @property
+    def stored_as(self) -> Constant:
+        """The constant after which the quantized weight is named, and in whose scope it stands."""
+        return self.twin.weight if self.twin else self.weight
 
     @property
     def key(self) -> Hashable:
         """Equal for targets that share one quantized weight."""
+        if self.twin:
+            return self.twin.key
         turned = self.weight.way.then(Transpose((1, 0))) if self.transposed else self.weight.way
         return self.weight.key[:2], turned, self.alpha
 
