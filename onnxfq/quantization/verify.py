@@ -77,7 +77,7 @@ def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> 
     scratch = Scratch()
     for key, entries in wanted.items():
         entry, nodes = entries[0], written[key]
-        _check_nodes(path, nodes, entries)
+        _check_nodes(path, graph, nodes, entries)
         _check_decoded(path, graph, nodes[0], entry, scratch)
         kind = (entry.rule.operator, entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
@@ -119,7 +119,13 @@ def _inputs(node: Node, entry: Expected) -> dict[str, str]:
     return {name: value for name, value in names.items() if value}
 
 
-def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None:
+def _leaves(graph: Graph, node: Node, entry: Expected) -> list[str]:
+    """The tensors that a written node reads of a weight, some after a Reshape of its own."""
+    positions = entry.rule.positions(entry.slot).values()
+    return [_leaf(graph, node, index) if index < len(node.inputs) else "" for index in positions]
+
+
+def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     entry = entries[0]
     if len(nodes) != len(entries):
@@ -136,7 +142,7 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
                 f"'{node.name}' in '{path}' has other attributes than meant (got {got}, wanted {wanted}). "
                 "Please report this."
             )
-        if _inputs(node, entry) != _inputs(nodes[0], entry):
+        if _leaves(graph, node, entry) != _leaves(graph, nodes[0], entry):
             raise VerificationError(
                 f"'{node.name}' and '{nodes[0].name}' in '{path}' share codes, but not scales and zero points. "
                 "Please report this."
