@@ -29,8 +29,7 @@ from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Bias, Fold, fold
 from onnxfq.statistics import Statistics
 
-import os
-LOOKUPS = float(os.environ.get("LOOKUPS", "0.1"))
+LOOKUPS = 1.0  # what errors of a table's rows count beside those of the product that reads it too
 Group = tuple[dict[int, Planned], Statistics]  # targets of a stage, by position, and the inputs that count for them
 
 
