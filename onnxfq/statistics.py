@@ -103,13 +103,18 @@ class Statistics:
         """
         if self.gram is None:
             return self
-        floor = share * float(self.gram.diagonal().mean())
+        floor = share * float(self.gram.diagonal().mean()) * np.eye(len(self.gram))
 
         def raised(moments: Float64Array | None) -> Float64Array | None:
-            return None if moments is None else moments + floor * np.eye(len(moments))
+            return None if moments is None else moments + floor
 
-        return replace(self, gram=raised(self.gram), cross=raised(self.cross),
-                       centred_gram=raised(self.centred_gram), centred_cross=raised(self.centred_cross))  # fmt: skip
+        return replace(
+            self,
+            gram=raised(self.gram),
+            cross=raised(self.cross),
+            centred_gram=raised(self.centred_gram),
+            centred_cross=raised(self.centred_cross),
+        )
 
     def scaled(self, scale: Float64Array) -> Statistics:
         """The same for inputs that are divided by a scale [K] (but for `min` and `max`)."""

@@ -129,7 +129,9 @@ class Rewriting:
         stored, graph = planned.target.stored_as, self._job.graph
         suffixes = dict(zip(parts[0], (f"Q{planned.kernel.bits}", *list(parts[0])[1:]), strict=True))
         return {
-            name: graph.add_tensor(stored.home, f"{stored.leaf.name}_{suffix}", self._tensor_file, *(part[name] for part in parts))
+            name: graph.add_tensor(
+                stored.home, f"{stored.leaf.name}_{suffix}", self._tensor_file, *(part[name] for part in parts)
+            )
             for name, suffix in suffixes.items()
         }
 

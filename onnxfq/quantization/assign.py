@@ -102,9 +102,7 @@ def _copied(planned: Sequence[Planned]) -> list[Planned]:
     return copied
 
 
-def _shared(
-    found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName
-) -> dict[Hashable, Planned]:
+def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName) -> dict[Hashable, Planned]:
     """Embeddings that are weights of products too, and how one copy of them is stored, by `Target.key`.
 
     They take the embeddings' scheme, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller

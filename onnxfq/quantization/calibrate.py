@@ -29,7 +29,7 @@ from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Bias, Fold, fold
 from onnxfq.statistics import Statistics
 
-LOOKUPS = 1.0  # what errors of a table's rows count beside those of the product that reads it too
+LOOKUPS = 0.3  # how much errors of a table's rows count beside those of the product that reads it too
 Group = tuple[dict[int, Planned], Statistics]  # targets of a stage, by position, and the inputs that count for them
 
 
@@ -125,7 +125,7 @@ class Calibration:
         return self._load(len(self.stages), self.tied)
 
     def measure_tied(self, planned: Mapping[int, Planned]) -> list[Group]:
-        """The inputs of the products that tied weights are too, each weight by itself; those that no sample reaches not.
+        """The inputs of the products that tied weights are too, of each weight that some sample reaches.
 
         They were measured in the original (`survey`): the products come after all that is computed from the tables.
         """

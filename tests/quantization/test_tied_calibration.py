@@ -22,14 +22,14 @@ SETTINGS: dict[str, Any] = {"provider": "cpu", "validate": False, "scheme": EXAC
 
 
 def language_model(*, bias: bool = False, twice: bool = False) -> onnx.ModelProto:
-    """ids → rows → a layer → a few columns much larger than the others → the table again."""
+    """Rows of ids → a layer → a few columns much larger than the others → the table again."""
     rng = np.random.default_rng(8)
     size = np.full(WIDTH, 0.1, np.float32)
     size[:6] = 4
     head = "l = Gemm <transB = 1> (h, table, b)" if bias else "t = Transpose (table) l = MatMul (h, t)"
     again = "f = Gather (table, ids) s = Add (e, f)" if twice else "s = Identity (e)"
     body = f"e = Gather (table, ids) {again} m = MatMul (s, w) n = Tanh (m) o = Add (n, c) h = Mul (o, size)"
-    constants = {
+    constants: dict[str, Array] = {
         "table": rng.standard_normal((ROWS, WIDTH)).astype(np.float32),
         "w": weight(0) / 8,
         "c": rng.standard_normal(WIDTH).astype(np.float32),
@@ -116,6 +116,24 @@ def test_work_done_elsewhere_gives_the_same_bytes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         quantized(source, "elsewhere.onnx", executor=executor)
     assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "elsewhere.onnx").read_bytes()
+
+
+def test_heads_in_all_branches_count_together(tmp_path: Path) -> None:
+    proto = model(
+        """e = Gather (table, ids) m = MatMul (e, w)
+           y = If (flag) <
+             then_branch = one () => (float[L, 320] p) { t = Transpose (table) p = MatMul (m, t) },
+             else_branch = two () => (float[L, 320] q) { n = Tanh (m) u = Transpose (table) q = MatMul (n, u) }
+           >""",
+        x="int64[L] ids, bool flag", y="float[L, 320] y",
+        constants={"w": weight(0), "table": np.tile(weight(2), (5, 1))},
+    )  # fmt: skip
+    source = write(proto, tmp_path / "in.onnx")
+    calib = [{**s, "flag": np.array(i < 3)} for i, s in enumerate(samples(0))]
+    report = quantized(source, "out.onnx", calib=calib)
+    tied = [target for target in report.targets if target.n == ROWS]
+    assert [(target.tokens, target.shares) for target in tied] == [(400, ""), (400, "e"), (400, "e")]
+    assert error(source, tmp_path / "out.onnx", calib) < 0.02
 
 
 def test_a_head_that_no_sample_reaches_leaves_the_table_to_itself(tmp_path: Path) -> None:

@@ -9,8 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxfq.graph import Graph
+from onnxfq.quantization.equal_weights import tied
+from onnxfq.quantization.find import find
+from onnxfq.rules import Weight
 from onnxfq.scheme import Scheme
-from support.models import Array, Outcome, model, normal, proven, reasons
+from support.models import Array, Outcome, model, normal, proven, reasons, write_external
 
 ROWS, WIDTH = 256, 64
 IDS = {"ids": np.array([3, 255, 0, 7, 7, -256])}
@@ -82,9 +86,7 @@ SPELLINGS: dict[str, tuple[str, dict[str, Array]]] = {
 
 def spelled(case: str, ids: str = "int64") -> onnx.ModelProto:
     body, constants = SPELLINGS[case]
-    return model(
-        body, x=f"{ids}[M] ids", y="float[M, 256] y", domains=', "com.microsoft" : 1', constants=constants
-    )
+    return model(body, x=f"{ids}[M] ids", y="float[M, 256] y", domains=', "com.microsoft" : 1', constants=constants)
 
 
 def large(outcome: Outcome) -> list[str]:
@@ -117,14 +119,43 @@ def test_what_a_tied_file_computes(
     table = ((codes - middle) / 128).astype(np.float16 if half else np.float32)
     body = "e = Gather (table, ids) t = Transpose (table) p = MatMul (e, t)"
     kind, scheme = "float16" if half else "float", Scheme(4, block_size, symmetric)
-    proto = model(f"{body} y = Identity (p) z = Identity (e)", x=f"{ids}[M] ids", y=f"{kind}[M, 256] y, {kind}[M, 64] z",
-                  table=table)  # fmt: skip
+    outputs = f"{kind}[M, 256] y, {kind}[M, 64] z"
+    proto = model(f"{body} y = Identity (p) z = Identity (e)", x=f"{ids}[M] ids", y=outputs, table=table)
     schemes = {".": {"bits": bits, "block_size": block_size, "symmetric": symmetric}}
     outcome = proven(proto, tmp_path, targets=2, feed={"ids": IDS["ids"].astype(ids)}, tolerance=0.05, embeddings=bits,
                      scheme=scheme, schemes=schemes, allow_slow=True)  # fmt: skip
     assert {(t.bits, t.block_size) for t in outcome.report.targets} == {(bits, block_size)}
     assert len(large(outcome)) == 1
-    assert outcome.report.targets[0].relative_error < 1e-6
+    assert outcome.report.targets[0].relative_error == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "turned"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize(("row", "column", "read"), [(None, None, 2), (ROWS // 2, 0, 0), (-1, -1, 2)])
+def test_values_in_a_file_of_their_own_are_read_where_some_of_them_are_equal(
+    row: int | None, column: int | None, read: int, half: bool, turned: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    other = TABLE.copy()
+    if row is not None and column is not None:
+        other[row, column] += 1 / 128
+    kind = np.float16 if half else np.float32
+    head = "y = MatMul (e, head)" if turned else "y = Gemm <transB = 1> (e, head)"
+    constants = {"table": TABLE.astype(kind), "head": np.ascontiguousarray(other.T if turned else other).astype(kind)}
+    name = "float16" if half else "float"
+    proto = model(f"{LOOKED_UP} {head}", x="int64[M] ids", y=f"{name}[M, 256] y", constants=constants)
+    graph = Graph.load(write_external(proto, tmp_path / "in.onnx"))
+    targets, _ = find(graph, (), ())
+    whole = list[Weight]()
+
+    def spy(self: Weight, scratch: object = None) -> Array:
+        whole.append(self)
+        return self.constant.load()
+
+    monkeypatch.setattr(Weight, "read", spy)
+    table, product = (target for _, target in tied(targets))
+    assert (table.key == product.key) == (row is None)
+    assert len(whole) == read
 
 
 def test_a_row_that_differs_keeps_two_weights(tmp_path: Path) -> None:
