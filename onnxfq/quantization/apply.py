@@ -130,10 +130,12 @@ class Rewriting:
 
     def _store(self, planned: Planned, parts: Sequence[Tensors]) -> dict[str, str]:
         """Add a weight's tensors beside the float one, under names like its own."""
-        base, home, graph = planned.target.weight.leaf.name, planned.target.weight.home, self._job.graph
+        stored, graph = planned.target.stored_as, self._job.graph
         suffixes = dict(zip(parts[0], (f"Q{planned.kernel.bits}", *list(parts[0])[1:]), strict=True))
         return {
-            name: graph.add_tensor(home, f"{base}_{suffix}", self._tensor_file, *(part[name] for part in parts))
+            name: graph.add_tensor(
+                stored.home, f"{stored.leaf.name}_{suffix}", self._tensor_file, *(part[name] for part in parts)
+            )
             for name, suffix in suffixes.items()
         }
 

@@ -11,18 +11,21 @@ from onnxfq.graph import Graph
 from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.assign import assign, schemes_text
+from onnxfq.quantization.equal_weights import tied
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
+from onnxfq.rules import Skip
 from onnxfq.session import resolve_provider
 from onnxfq.solvers import BEST_WITHOUT_DATA, make_solver
 from onnxfq.system.output import check_space
 from onnxfq.system.terminal import size_text
 
 TELL_FROM_SECONDS = 10.0
+FLOATS_STAY = "nodes that are left alone read this table too: its floats stay, and codes would only add to them"
 
 
 def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool) -> list[Job]:
@@ -60,9 +63,15 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
     targets, skips = find(graph, options.include, options.exclude)
-    planned, left = assign(graph, targets, options, provider, calibrated=solver.calibrated)
-    scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
-    found = contents(graph, graph.source_bytes)
+    targets = tied(targets)
+    planned, left = assign(graph, targets, options, provider)
+    kept = kept_weights(graph, planned)
+    idle = [p.target for p in planned if p.rule.kind == "embeddings" and p.target.weight.key[:2] in kept]
+    if idle:
+        skips += [Skip(target.name, target.node.op_type, FLOATS_STAY, nbytes=target.float_bytes) for target in idle]
+        planned, left = assign(graph, [found for found in targets if found[1] not in idle], options, provider)
+        kept = kept_weights(graph, planned)
+    scheme, found = schemes_text(planned, options.scheme), contents(graph, graph.source_bytes)
     return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, found, workers)
 
 
