@@ -178,10 +178,10 @@ def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     if rule.kind == "weights":
         has_formats = _has_formats(rule, target)
         scheme: Scheme | None = options.scheme if has_formats else replace(options.scheme, format=USUAL_FORMAT)
-        if target.scheme:
-            scheme = replace(target.scheme, activations=options.scheme.activations)
     else:
         scheme = _table_scheme(options)
+    if target.scheme:
+        scheme = replace(target.scheme, activations=options.scheme.activations)
     for change in changes:
         own = change if _has_formats(rule, target) else {n: value for n, value in change.items() if n != "format"}
         scheme = (scheme or Scheme()).changed(own) if own else scheme

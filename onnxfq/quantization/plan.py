@@ -66,7 +66,7 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     targets = tied(targets)
     planned, left = assign(graph, targets, options, provider)
     kept = kept_weights(graph, planned)
-    idle = [p.target for p in planned if p.rule.kind == "embeddings" and p.target.weight.key[:2] in kept]
+    idle = [p.target for p in planned if p.rule.kind == "embeddings" and p.target.weight.part in kept]
     if idle:
         skips += [Skip(target.name, target.node.op_type, FLOATS_STAY, nbytes=target.float_bytes) for target in idle]
         planned, left = assign(graph, [found for found in targets if found[1] not in idle], options, provider)
