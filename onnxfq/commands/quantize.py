@@ -36,6 +36,7 @@ def quantize(
     activations: arg.Activations = arg.ActivationChoice.int8,
     schemes: arg.Schemes = None,
     embeddings: arg.Embeddings = "8",
+    others: arg.Others = arg.OthersChoice.auto,
     algorithm: arg.Algorithm = "auto",
     calib: arg.Calib = None,
     tokenizer: arg.Tokenizer = None,
@@ -78,8 +79,8 @@ def quantize(
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         chosen = _choose(
             bits=bits, block_size=block_size, symmetric=symmetric,
-            activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
-            provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
+            activations=activations.value, schemes=schemes or (), embeddings=embeddings, others=others.value,
+            algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
             constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
@@ -114,6 +115,7 @@ def inspect(
     activations: arg.Activations = arg.ActivationChoice.int8,
     schemes: arg.Schemes = None,
     embeddings: arg.Embeddings = "8",
+    others: arg.Others = arg.OthersChoice.auto,
     algorithm: arg.Algorithm = "auto",
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
     include: arg.Include = None,
@@ -127,8 +129,8 @@ def inspect(
     check_models(model)
     chosen = _choose(
         bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
-        schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
-        include=include or (), exclude=exclude or (),
+        schemes=schemes or (), embeddings=embeddings, others=others.value, algorithm=algorithm,
+        provider=provider.value, include=include or (), exclude=exclude or (),
         allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare,
     )  # fmt: skip
     from onnxfq import pipeline

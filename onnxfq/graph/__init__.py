@@ -4,6 +4,7 @@ from onnx import NodeProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constant_makers import holds_codes
+from onnxfq.graph.constant_model import constant_model, written_constant
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.flow import Flow, Step
@@ -17,13 +18,14 @@ from onnxfq.graph.save import save
 from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NUMPY_TYPES, type_name
+from onnxfq.graph.tensors import NUMPY_TYPES, ONNX_TYPES, type_name
 from onnxfq.graph.weight_chain import Reshape, Transpose
 
 __all__ = [
     "IN_MEMORY",
     "MICROSOFT",
     "NUMPY_TYPES",
+    "ONNX_TYPES",
     "QUANTIZED_SUFFIX",
     "AnyModel",
     "Body",
@@ -44,6 +46,7 @@ __all__ = [
     "Transpose",
     "ValueInfo",
     "changed",
+    "constant_model",
     "extract_submodel",
     "gram_model",
     "holds_codes",
@@ -58,4 +61,5 @@ __all__ = [
     "stored_tensors",
     "type_name",
     "weight_bytes",
+    "written_constant",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from functools import cached_property
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -26,6 +26,8 @@ class Edits:
         self._replaced: dict[int, tuple[Node, list[NodeProto]]] = {}
         self._abandoned: list[Constant] = []
         self._constants: list[tuple[Body, TensorProto]] = []
+        self._made: list[tuple[Body, list[NodeProto]]] = []
+        self.known: dict[Hashable, str] = {}  # names of what was added, under what those who add it look for it
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
 
     @cached_property
@@ -44,6 +46,10 @@ class Edits:
     def add_constant(self, home: Body, proto: TensorProto) -> None:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
+
+    def add_made_constant(self, home: Body, nodes: list[NodeProto]) -> None:
+        """Define a constant in a scope by nodes that make it of others; the last of them gives it."""
+        self._made.append((home, nodes))
 
     def replace(
         self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, abandoned: Iterable[Constant]
@@ -74,10 +80,18 @@ class Edits:
         """The new constants by name."""
         return {proto.name: proto for _, proto in self._constants}
 
+    def makers(self, names: Iterable[str]) -> list[NodeProto]:
+        """The added nodes, in order, that make those of these names which are constants made of others."""
+        wanted = set(names)
+        return [node for _, nodes in self._made if nodes[-1].output[0] in wanted for node in nodes]
+
     def apply(self, model: ModelProto) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
         for body in self._bodies:
             self._replace_in(body)
+        for body, nodes in self._made:
+            for offset, new in enumerate(nodes):
+                body.proto.node.insert(offset, new)
         for body, proto in self._constants:
             _define(body, proto)
         if not self._replaced:

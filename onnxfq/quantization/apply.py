@@ -164,7 +164,7 @@ def _shared(known: _Known, planned: Planned) -> TargetReport:
         known.report,
         name=target.name,
         op_type=target.node.op_type,
-        operator=planned.rule.operator,
+        operator=planned.rule.operator or target.node.op_type,
         bytes=0,
         shares=known.report.name,
     )

@@ -124,7 +124,7 @@ def _shared(
         scheme = _scheme_of(*tables[0], options) if tables and weights else None
         if scheme is None:
             continue
-        changes = [change for _, target in weights for change in _changes(target, options)]
+        changes = [change for _, target in weights for change in changes_for(target, options)]
         if any(int(change.get("bits", scheme.bits)) < scheme.bits for change in changes):
             continue
         for change in changes:
@@ -170,7 +170,7 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
     scheme = options.scheme if rule.kind == "weights" else _table_scheme(options)
-    for changes in _changes(target, options):
+    for changes in changes_for(target, options):
         scheme = (scheme or options.scheme).changed(changes)
     return scheme
 
@@ -186,7 +186,7 @@ def _table_scheme(options: Options) -> Scheme | None:
     return Scheme(int(options.embeddings), block_size, usual.symmetric, usual.activations)
 
 
-def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
+def changes_for(target: Target, options: Options) -> list[dict[str, Any]]:
     """What the user wants otherwise for a target, the strongest last."""
     return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.name)]
 

@@ -59,7 +59,7 @@ class Calibration:
             self._fresh.append([index for index in stage.targets if index not in reached])
             reached.update(stage.targets)
         left = [index for index in range(len(targets)) if index not in reached]
-        self.tables = [index for index in left if job.planned[index].rule.kind == "embeddings"]
+        self.tables = [index for index in left if job.planned[index].rule.kind != "weights"]
         self.unreached = [index for index in left if index not in self.tables]
         self._later = find_later(self.stages, job.planned, {job.planned[i].key for i in self.tables})
         self._pools = Pools(list(self._later.values()), checkpoint.folder)

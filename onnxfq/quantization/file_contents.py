@@ -62,7 +62,7 @@ def expected_contents(job: Job, total: int, targets: Iterable[TargetReport]) -> 
         targets: what will become of each planned node.
     """
     kinds = {rule.operator: _quantized(rule) for rule in RULES}
-    codes = [Content(kinds[target.operator], target.operator, target.bytes) for target in targets]
+    codes = [Content(kinds.get(target.operator, QUANTIZED), target.operator, target.bytes) for target in targets]
     return contents(job.graph, total, job.replaced, codes)
 
 

@@ -15,6 +15,7 @@ from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights
+from onnxfq.quantization.others import plan_others
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
 from onnxfq.session import resolve_provider
@@ -56,9 +57,10 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     solver = make_solver(options.algorithm, calibrated=calibrated)
     targets, skips = find(graph, options.include, options.exclude)
     planned, left = assign(targets, options, provider, calibrated=solver.calibrated)
+    planned, skips = plan_others(graph, planned, [*skips, *left], options, provider)
     scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
     found = contents(graph, graph.source_bytes)
-    return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, found, workers)
+    return Job(graph, options, provider, solver, planned, scheme, skips, kept, found, workers)
 
 
 def is_idle(jobs: Sequence[Job]) -> bool:

@@ -143,7 +143,7 @@ def target_report(p: Planned, algorithm: str) -> TargetReport:
         float_bytes=0 if p.copy else target.float_bytes,
         bytes=p.storage.nbytes(target.n, target.k, kernel),
         speed=kernel.speed,
-        operator=p.rule.operator,
+        operator=p.rule.operator or target.node.op_type,
         scheme=str(scheme),
     )
 

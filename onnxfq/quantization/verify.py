@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.graph import Constant, Graph, Node, Scratch
-from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
-from onnxfq.quantization.assign import Planned
-from onnxfq.rules import RULES, Kernel, Rule, Tensors, take_rows
+from onnxfq.quantization.expected import Expected, check_decoded
+from onnxfq.quantization.verify_stored import verify_stored
+from onnxfq.rules import RULES, Tensors, take_rows
 from onnxfq.session import Session
 
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What one written node must hold of a weight.
-
-    Attributes:
-        node: the node's name (or first output).
-        rule: of its operator.
-        slot: which of its weights it is.
-        names: of the weight's tensors, codes first.
-        n: outputs.
-        k: inputs.
-        kernel: what must run it.
-        fingerprint: of the solver's codes, scales and zero points, in the kernel's blocks, chunk by chunk.
-    """
-
-    node: str
-    rule: Rule
-    slot: int
-    names: Mapping[str, str]
-    n: int
-    k: int
-    kernel: Kernel
-    fingerprint: str
-
-    @classmethod
-    def of(cls, planned: Planned, names: Mapping[str, str], digest: str) -> Expected:
-        """From what was planned, and what was stored."""
-        target = planned.target
-        return cls(target.name, planned.rule, target.slot, names, target.n, target.k, planned.kernel, digest)
-
-    @property
-    def codes(self) -> str:
-        """The name of the tensor that holds the codes."""
-        return next(iter(self.names.values()))
 
 
 def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> int:
@@ -71,20 +34,24 @@ def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> 
     graph = _load(path)
     written = _written(graph)
     wanted: defaultdict[tuple[str, str], list[Expected]] = defaultdict(list)
+    stored: list[Expected] = []
     for entry in expected:
-        wanted[entry.rule.operator, entry.codes].append(entry)
+        if entry.channels is None:
+            wanted[entry.rule.operator, entry.codes].append(entry)
+        else:
+            stored.append(entry)
     kinds: dict[Hashable, tuple[Expected, Node]] = {}
     scratch = Scratch()
     for key, entries in wanted.items():
         entry, nodes = entries[0], written[key]
         _check_nodes(path, nodes, entries)
-        _check_decoded(path, graph, nodes[0], entry, scratch)
+        check_decoded(path, entry, _read(graph, nodes[0], entry, scratch))
         kind = (entry.rule.operator, entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
             kinds[kind] = (entry, nodes[0])
     for entry, node in kinds.values():
         _check_kernel(path, graph, node, entry, provider)
-    return len(kinds)
+    return len(kinds) + verify_stored(path, graph, stored, provider)
 
 
 def _load(path: Path) -> Graph:
@@ -154,19 +121,6 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
         }
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
-
-
-def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:
-    """Whether the tensors have the shapes the kernel reads, and decode to what the solver returned."""
-    tensors, rule, kernel = _read(graph, node, entry, scratch), entry.rule, entry.kernel
-    if not rule.fits(tensors, entry.n, entry.k, kernel):
-        raise VerificationError(f"'{entry.node}' in '{path}' has tensors of other shapes or types than meant.")
-    chunks = (rule.unpack(take_rows(tensors, rows), kernel, entry.k) for rows in row_chunks(entry.n, entry.k))
-    if join_digests(fingerprint(q.codes, q.scale, q.zero_point) for q in chunks) != entry.fingerprint:
-        raise VerificationError(
-            f"'{entry.node}' in '{path}' decodes to other codes, scales or zero points than the solver returned. "
-            "The disk or memory may be faulty; if it happens again, please report it."
-        )
 
 
 def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: ProviderName) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
+from onnxfq.rules.channels import Channels
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
 from onnxfq.rules.kernel import Kernel
@@ -13,12 +14,15 @@ from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
+from onnxfq.rules.stored import Stored
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
     "QUANTIZED_OPERATORS",
     "RULES",
+    "STORED",
     "Bias",
+    "Channels",
     "Fold",
     "Kernel",
     "Probe",
@@ -41,6 +45,7 @@ __all__ = [
 ]
 
 RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
+STORED = Stored()  # of whatever weights those leave
 
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 

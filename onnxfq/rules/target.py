@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.half import transposed
+from onnxfq.rules.channels import Channels
 from onnxfq.rules.equations import Axes
 from onnxfq.scheme import ScaleType
 
@@ -67,6 +68,7 @@ class Target:
         left: it is the product's left operand; the outputs are the product's last dimension but one.
         unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
         axes: of an Einsum: how axes move around the product; then `source`'s last axes together are the inputs.
+        channels: of a constant that is stored small for whatever reads it: how it is seen as a matrix.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Target:
     left: bool = False
     unit_dimensions: int = 0
     axes: Axes | None = None
+    channels: Channels | None = None
 
     @property
     def key(self) -> Hashable:
