@@ -195,8 +195,8 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
-        names = ("embeddings", "others", "allow_slow", "constant_inputs", "unshare", "samples", "seq_len", "seed")
-        names = (*names, "validate")
+        names = ("embeddings", "others", "allow_slow", "constant_inputs", "unshare")
+        data = ("samples", "seq_len", "seed", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
@@ -208,7 +208,7 @@ class Options:
             **scheme,
             "algorithm": self.algorithm,
             **lists,
-            **{n: getattr(self, n) for n in (*names, *GATES)},
+            **{n: getattr(self, n) for n in (*names, *data, *GATES)},
             **paths,
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,22 @@ class Graph:
         proto = home.producers.get(name) if home else None
         return Node(proto, home) if home and proto and proto.output[0] == name else None
 
+    def readers(self, node: Node, name: str) -> Sequence[tuple[Node | None, int]]:
+        """Who reads a value that a node sees, each with the position among its inputs; None is the scope's caller."""
+        return self._readers.get((node.body.home_of(name), name), ())
+
+    @cached_property
+    def _readers(self) -> dict[tuple[Body | None, str], list[tuple[Node | None, int]]]:
+        found: dict[tuple[Body | None, str], list[tuple[Node | None, int]]] = {}
+        for body in self.bodies:
+            for index, output in enumerate(body.proto.output):
+                name = output if isinstance(output, str) else output.name
+                found.setdefault((body.home_of(name), name), []).append((None, index))
+        for node in self.nodes():
+            for index, name in enumerate(node.inputs):
+                found.setdefault((node.body.home_of(name), name), []).append((node, index))
+        return found
+
     def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: npt.NDArray[Any]) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free.
 
@@ -259,6 +275,7 @@ class Graph:
         self.bodies = bodies(self.model)
         self.edits = Edits(self.bodies)
         self._types = ValueTypes(self.model, self.bodies)
+        self.__dict__.pop("_readers", None)
 
     def set_metadata(self, values: dict[str, str]) -> None:
         """Set entries of `metadata_props`, replacing those of the same key."""

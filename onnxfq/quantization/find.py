@@ -42,6 +42,11 @@ def find(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> tuple[
 
 
 def compiled(setting: str, expressions: Sequence[str]) -> list[re.Pattern[str]]:
+    """Regular expressions of a setting.
+
+    Raises:
+        UsageError: one does not compile.
+    """
     try:
         return [re.compile(e) for e in expressions]
     except re.error as error:

@@ -15,7 +15,7 @@ from onnxfq.quantization.calibrate import Calibration, calibrate
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
-from onnxfq.quantization.verify import Expected
+from onnxfq.quantization.expected import Expected
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import expected_mean_square
 

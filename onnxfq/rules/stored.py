@@ -5,8 +5,8 @@
 ONNX Runtime computes nodes on constants once, when it makes a session: the file is a quarter or less, while memory,
 speed and kernels are those of the float constant. Its node stays what it is, and so do other nodes that read the same.
 
-The codes are [N, blocks, block_size * bits / 8]: int8, or uint8 with two codes in a byte, low bits first. Those beyond K,
-in the last block, stand for 0. Scales are [N, blocks, 1]; there are no zero points.
+The codes are [N, blocks, block_size * bits / 8]: int8, or uint8 with two codes in a byte, low bits first. Those beyond
+K, in the last block, stand for 0. Scales are [N, blocks, 1]; there are no zero points.
 
 Source: `ConstantFolding` in ONNX Runtime; that it folds these nodes, and what it folds them to, was tried with ONNX
 Runtime 1.31.1 for every operator of `STORED_INPUTS`.
@@ -32,8 +32,8 @@ from onnxfq.rules.channels import Channels
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller, left_alone
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, TensorType
-from onnxfq.rules.stored_nodes import StoredNodes, byte_table
-from onnxfq.rules.stored_operators import STORED_INPUTS, channels_of
+from onnxfq.rules.stored_nodes import StoredNodes
+from onnxfq.rules.stored_operators import STORED_INPUTS, channels_of, is_moving, moves_weights
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 from onnxfq.scheme import Scheme
 
@@ -154,7 +154,7 @@ class Stored(Rule):
         numbers = count()
         made = StoredNodes(lambda name: f"{name}/{next(numbers)}", add, _PROBE_OPSET)
         names = {name: name for name in tensors}
-        made.make(names, kernel, Channels((n, k), (n, k), (0,)), lambda: add("bytes", byte_table()))
+        made.make(names, kernel, Channels((n, k), (n, k), (0,)))
         expected = self.unpack(tensors, kernel, k).dequantize().astype(STORED_TYPES[kernel.activation_type])
         return Probe(constant_model(made.nodes, constants, _PROBE_OPSET), {}, expected.astype(np.float64), 0.0)
 
@@ -173,6 +173,8 @@ def _why_not(graph: Graph, node: Node, value: Constant, channels: Channels | Non
         return f"too small: {channels.k} weights for an output (a scale for fewer than {SHORTEST_ROW} is not worth it)"
     if graph.opset(node) < _OLDEST_OPSET:
         return f"operator set {graph.opset(node)} is too old for constants that are made of others (wanted: 7 or later)"
+    if is_moving(node):
+        return "" if moves_weights(graph, node) else "nothing multiplies by it alone"
     if all(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs) if name):
         return BOTH_CONSTANT
     return ""
@@ -192,17 +194,13 @@ def _made(graph: Graph, weight: StoredWeight, tensor_file: TensorFile) -> str:
     home, codes = target.weight.home, weight.names["codes"]
     if codes in known or target.channels is None:
         return known[codes]
-    base = target.weight.leaf.name
 
     def add(name: str, value: Array) -> str:
-        return graph.add_tensor(home, f"{base}_{name}", tensor_file, value)
-
-    def table() -> str:
-        key = id(home), "bytes"
-        known[key] = known.get(key) or graph.add_tensor(home, "stored_bytes", tensor_file, byte_table())
+        key = id(home), name, value.tobytes()
+        known[key] = known.get(key) or graph.add_tensor(home, f"stored/{name}", tensor_file, value)
         return known[key]
 
-    made = StoredNodes(lambda name: graph.edits.fresh_name(f"{base}_{name}"), add, graph.opset(target.node))
-    known[codes] = made.make(weight.names, weight.kernel, target.channels, table)
+    made = StoredNodes(lambda name: graph.edits.fresh_name(f"stored/{name}"), add, graph.opset(target.node))
+    known[codes] = made.make(weight.names, weight.kernel, target.channels)
     graph.edits.add_made_constant(home, made.nodes)
     return known[codes]

@@ -25,7 +25,9 @@ _SLICE_INPUTS = 10  # the operator set from which Slice takes its ends as inputs
 _MIDDLE = 8
 
 Name = Callable[[str], str]  # a name that is free, like the one given
-Add = Callable[[str, npt.NDArray[np.generic]], str]  # stores a small constant, and gives its name
+Add = Callable[
+    [str, npt.NDArray[np.generic]], str
+]  # stores a small constant under such a name, and gives the one it has
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class StoredNodes:
 
     Attributes:
         name: gives a free name.
-        add: stores a constant.
+        add: stores a constant, once for all that ask for the same.
         opset: the operator set that the nodes are for.
         nodes: those made so far.
     """
@@ -44,21 +46,20 @@ class StoredNodes:
     opset: int
     nodes: list[NodeProto] = field(default_factory=list)
 
-    def make(self, tensors: Mapping[str, str], kernel: Kernel, channels: Channels, table: Callable[[], str]) -> str:
+    def make(self, tensors: Mapping[str, str], kernel: Kernel, channels: Channels) -> str:
         """Make all nodes.
 
         Args:
             tensors: names of the weight's tensors.
             kernel: how it is stored.
             channels: how the constant was seen as a matrix.
-            table: gives the name of the table of bytes.
 
         Returns:
             The name of the constant.
         """
         n, k, block = channels.n, channels.k, kernel.block_size
         blocks = -(-k // block)
-        codes = tensors["codes"] if kernel.bits == 8 else self._looked_up(tensors["codes"], (n, blocks, block), table)
+        codes = tensors["codes"] if kernel.bits == 8 else self._looked_up(tensors["codes"], (n, blocks, block))
         scales = tensors["scales"]
         scales = scales if kernel.activation_type == "float32" else self._then("Cast", scales, to=_FLOAT)
         value = self._then("Mul", self._then("Cast", codes, to=_FLOAT), scales)
@@ -75,11 +76,11 @@ class StoredNodes:
 
     def _then(self, op_type: str, *inputs: str, **attributes: int | list[int]) -> str:
         output = self.name(op_type.lower())
-        self.nodes.append(make_node(op_type, list(inputs), [output], **attributes))
+        self.nodes.append(make_node(op_type, list(inputs), [output], domain="", **attributes))
         return output
 
-    def _looked_up(self, packed: str, shape: Ints, table: Callable[[], str]) -> str:
-        found = self._then("Gather", table(), self._then("Cast", packed, to=_INT32))
+    def _looked_up(self, packed: str, shape: Ints) -> str:
+        found = self._then("Gather", self.add("bytes", _byte_table()), self._then("Cast", packed, to=_INT32))
         return self._shaped(found, (*shape[:2], shape[2] // 2, 2), shape)
 
     def _shaped(self, value: str, shape: Ints, wanted: Ints) -> str:
@@ -95,7 +96,7 @@ class StoredNodes:
         return self._then("Slice", value, *ends)
 
 
-def byte_table() -> npt.NDArray[np.int8]:
+def _byte_table() -> npt.NDArray[np.int8]:
     """What the two codes in each byte stand for, low bits first: [256, 2]."""
     both = np.arange(256)
     return np.stack([both & 15, both >> 4], axis=1).astype(np.int8) - np.int8(_MIDDLE)

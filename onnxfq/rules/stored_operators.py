@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from onnxfq.graph import MICROSOFT, Node
+from onnxfq.graph import MICROSOFT, Graph, Node, constant_makers, is_detour
 from onnxfq.rules.channels import Channels, Ints
 
 Find = Callable[[Node, Ints], Channels | None]  # None where the shape is none that the operator takes
@@ -70,6 +70,7 @@ def _of_einsum(operand: int) -> Find:
     return find
 
 
+_MOVING = {"Slice": {0: _all_but(-1)}, "Split": {0: _all_but(-1)}, "Concat": dict.fromkeys(range(8), _all_but(-1))}
 _RECURRENT = {1: _leading(2), 2: _leading(2)}  # [directions, outputs of all gates, inputs]
 _PRODUCT = {0: _operand("transA", -1), 1: _operand("transB", -2)}
 _CONVOLUTION = {1: _leading(1)}
@@ -85,6 +86,7 @@ STORED_INPUTS: Mapping[tuple[str, str], Mapping[int, Find]] = {
     ("Gather", ""): {0: _all_but(-1)},
     ("FusedConv", MICROSOFT): _CONVOLUTION,
     **dict.fromkeys((("FusedMatMul", MICROSOFT), ("FusedGemm", MICROSOFT)), _PRODUCT),
+    **{(name, ""): inputs for name, inputs in _MOVING.items()},
     ("Attention", MICROSOFT): {1: _all_but(-2)},
     ("MoE", MICROSOFT): {2: _all_but(-1), 4: _all_but(-1), 6: _all_but(-1)},
 }
@@ -94,3 +96,32 @@ def channels_of(node: Node, index: int, shape: Ints) -> Channels | None:
     """How a constant is seen that a node reads as its input number `index`; None where that is no such weight."""
     find = STORED_INPUTS.get((node.op_type, node.domain), {}).get(index)
     return find(node, shape) if find else None
+
+
+def moves_weights(graph: Graph, node: Node) -> bool:
+    """Whether a node only puts constants together, or takes them apart, that are such weights of other nodes.
+
+    Exporters change the order of a recurrent layer's gates like that.
+    """
+    pending, seen = [node], {id(node.proto)}
+    while pending:
+        node = pending.pop()
+        if not constant_makers(node):
+            return False
+        for output in filter(None, node.outputs):
+            for reader, index in graph.readers(node, output):
+                if reader is None:
+                    return False
+                moves = reader.op_type in _MOVING and not reader.domain and index in _MOVING[reader.op_type]
+                if not moves and not (is_detour(reader) and index == 0):
+                    if index not in STORED_INPUTS.get((reader.op_type, reader.domain), {}):
+                        return False
+                elif id(reader.proto) not in seen:
+                    seen.add(id(reader.proto))
+                    pending.append(reader)
+    return True
+
+
+def is_moving(node: Node) -> bool:
+    """Whether a node is of a kind that moves constants."""
+    return node.op_type in _MOVING and not node.domain
