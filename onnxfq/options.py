@@ -21,7 +21,8 @@ SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
 FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
-OTHERS = ("auto", "stored8", "stored4", FLOAT)
+AUTO = "auto"
+OTHERS = (AUTO, "stored8", "stored4", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 CalibrationData = str | Path | Iterable[Mapping[str, Any]] | Iterable[Array] | Mapping[str, Any]
 
@@ -86,7 +87,7 @@ class Options:
     scheme: Scheme = field(default_factory=Scheme)
     schemes: Mapping[str, Mapping[str, Any]] | Sequence[str] = field(default_factory=dict)
     embeddings: int | str = 8
-    others: str = "auto"
+    others: str = AUTO
     algorithm: str = "auto"
     provider: str = "auto"
     include: Sequence[str] = ()

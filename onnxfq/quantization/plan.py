@@ -51,6 +51,11 @@ def plan_without_data(job: Job) -> Job:
     return _plan(job.graph.path, options, job.workers, calibrated=False)
 
 
+def plan_again(job: Job, options: Options) -> Job:
+    """The same model anew, with other settings."""
+    return _plan(job.graph.path, options, job.workers, calibrated=bool(job.solver.calibrated))
+
+
 def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
     graph = Graph.load(path, constant_inputs=options.constant_inputs)
     provider = resolve_provider(options.provider)
