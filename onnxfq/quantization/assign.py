@@ -42,6 +42,17 @@ class Planned:
         """Equal for targets that share one stored weight."""
         return self.target.key, self.storage.operator, self.scheme, self.kernel, self.copy
 
+    @property
+    def scheme_text(self) -> str:
+        """The scheme in words."""
+        text = str(self.scheme)
+        return text.replace("activations float", "float once loaded") if self.is_stored else text
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the weight is small in the file alone, and a float again when the model is loaded."""
+        return self.rule.kind == "others"
+
 
 def assign(
     found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName, *, calibrated: bool = False
@@ -162,9 +173,10 @@ def _one_copy(
 
 def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
     """The schemes of a run in words: the usual one, and how many targets have which other."""
-    others = Counter(str(p.scheme) for p in planned if p.scheme != usual)
+    others = Counter(p.scheme_text for p in planned if p.scheme != usual)
     parts = [f"{count} {'node' if count == 1 else 'nodes'} in {text}" for text, count in others.items()]
-    return "; ".join([str(usual), *parts])
+    unused = bool(planned) and all(p.is_stored for p in planned)
+    return "; ".join(parts if unused else [str(usual), *parts])
 
 
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:

@@ -19,7 +19,7 @@ from onnxfq.quantization.assign import Planned, changes_for
 from onnxfq.quantization.find import compiled, excluded
 from onnxfq.quantization.job import kept_weights
 from onnxfq.quantized import squared_error, weight_range
-from onnxfq.rules import STORED, Skip, Target
+from onnxfq.rules import STORED, Skip, Target, is_moving
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn
 
@@ -49,7 +49,9 @@ def plan_others(
     """
     found, left = _find(graph, planned, options)
     if options.others == FLOAT:
-        left += [_left(target, f'it stays in float (`others="{FLOAT}"`)') for target in found]
+        left += [
+            _left(target, f'it stays in float (`others="{FLOAT}"`)') for target in found if not is_moving(target.node)
+        ]
         return list(planned), _joined(skips, left, ())
     chosen: dict[Hashable, Scheme | str] = {}
     more: list[Planned] = []

@@ -21,7 +21,8 @@ LARGEST_OUTPUT_ERROR = 0.005  # relative MSE, up to which weights are stored sma
 def settle_others(job: Job, data: Data, place: Path, progress: Progress) -> tuple[Job, Data]:
     """Leave weights in float, by the setting "auto", that change an output too much when they alone are stored small.
 
-    Models that are compared piece by piece, or not at all, are not tried: there the error of the weights decides.
+    Only data tell that: on made-up inputs a detector finds nothing, and its outputs, all next to 0, change by multiples of
+    what they vary by. Without data, and for models that are compared piece by piece, the error of the weights decides.
 
     Args:
         job: the model and what was decided.
@@ -33,7 +34,9 @@ def settle_others(job: Job, data: Data, place: Path, progress: Progress) -> tupl
         Both, as they are from now on.
     """
     comparison = data.comparison
-    if job.options.others != AUTO or comparison is None or comparison.original is not None or not _others(job).planned:
+    if job.options.others != AUTO or comparison is None or not _others(job).planned:
+        return job, data
+    if comparison.original is not None or comparison.inputs.measured_on == "generated":
         return job, data
     progress("trying weights that are stored small", 0, 1)
     error = _error(plan_again(job, job.options), comparison, place)
@@ -50,7 +53,7 @@ def settle_others(job: Job, data: Data, place: Path, progress: Progress) -> tupl
 
 def _others(job: Job) -> Job:
     """The same with nothing planned but weights that are stored small."""
-    return replace(job, planned=[p for p in job.planned if p.rule.kind == "others"])
+    return replace(job, planned=[p for p in job.planned if p.is_stored])
 
 
 def _error(job: Job, comparison: Comparison, place: Path) -> float:

@@ -15,6 +15,7 @@ from onnxfq.rules.norms import expected_mean_square
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
 from onnxfq.rules.stored import Stored
+from onnxfq.rules.stored_operators import is_moving
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "find_bias",
     "find_fold",
     "fold",
+    "is_moving",
     "is_quantized",
     "match",
     "shift_bias",

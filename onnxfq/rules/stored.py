@@ -29,6 +29,7 @@ from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.channels import Channels
+from onnxfq.rules.gather_block_quantized import SMALLEST_TABLE
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller, left_alone
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, TensorType
@@ -69,6 +70,10 @@ class Stored(Rule):
         if isinstance(value, NotConstant):
             return Skip(node.name, node.op_type, value.reason, quantized=True) if value.quantized else None
         channels = channels_of(node, index, value.shape)
+        if node.op_type == "Gather" and (channels is None or math.prod(value.shape) < SMALLEST_TABLE):
+            return None
+        if is_moving(node) and not moves_weights(graph, node):
+            return None
         if not _is_large(value) or type_name(value.type) not in (*SCALE_TYPES, "float64"):
             return None
         reason = _why_not(graph, node, value, channels)
@@ -173,9 +178,9 @@ def _why_not(graph: Graph, node: Node, value: Constant, channels: Channels | Non
         return f"too small: {channels.k} weights for an output (a scale for fewer than {SHORTEST_ROW} is not worth it)"
     if graph.opset(node) < _OLDEST_OPSET:
         return f"operator set {graph.opset(node)} is too old for constants that are made of others (wanted: 7 or later)"
-    if is_moving(node):
-        return "" if moves_weights(graph, node) else "nothing multiplies by it alone"
-    if all(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs) if name):
+    if not is_moving(node) and all(
+        isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs) if name
+    ):
         return BOTH_CONSTANT
     return ""
 

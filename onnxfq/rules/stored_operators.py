@@ -55,6 +55,12 @@ def _operand(turned_by: str, summed: int) -> Find:
     return find
 
 
+def _rows(node: Node, shape: Ints) -> Channels | None:
+    """Rows of a table, unless it is one of embeddings, which have a rule and a setting of their own."""
+    embeddings = len(shape) == 2 and node.integer("axis", 0) in (0, -2)
+    return None if embeddings else _all_but(-1)(node, shape)
+
+
 def _of_einsum(operand: int) -> Find:
     """Letters that are in the result are channels, the others are summed over."""
 
@@ -83,7 +89,7 @@ STORED_INPUTS: Mapping[tuple[str, str], Mapping[int, Find]] = {
     **dict.fromkeys((("LSTM", ""), ("GRU", ""), ("RNN", "")), _RECURRENT),
     **dict.fromkeys((("MatMul", ""), ("Gemm", "")), _PRODUCT),
     ("Einsum", ""): _EINSUM,
-    ("Gather", ""): {0: _all_but(-1)},
+    ("Gather", ""): {0: _rows},
     ("FusedConv", MICROSOFT): _CONVOLUTION,
     **dict.fromkeys((("FusedMatMul", MICROSOFT), ("FusedGemm", MICROSOFT)), _PRODUCT),
     **{(name, ""): inputs for name, inputs in _MOVING.items()},
