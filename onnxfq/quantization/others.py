@@ -24,7 +24,9 @@ from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn
 
 STORED_4, STORED_8 = Scheme(4, 32, symmetric=True, activations="float"), Scheme(8, "channel", True, "float")
-LARGEST_ERROR = 2e-4  # Σ(w−ŵ)² / Σw², up to which 8 bits are taken without being asked for
+# Σ(w−ŵ)² / Σw², up to which 8 bits are taken without being asked for. Of 650 weights of 45 models a scale for each
+# channel leaves .00008 of one in two, .0003 of the worst tenth, at most .0009; blocks of 32 leave at most .00016.
+LARGEST_ERROR = 2e-4
 _FINER = (STORED_8, replace(STORED_8, block_size=128), replace(STORED_8, block_size=32))
 _WHOLE = "its weights are whole numbers, such as those that choose or count"
 

@@ -77,7 +77,7 @@ CASES = {
     "MatMul of batches": Case("y = MatMul(x, w)", "float[6, 3, 20] x", {"w": (6, 20, 24)}, columns),
     "MatMul from the left": Case("y = MatMul(w, x)", "float[3, 20, 5] x", {"w": (3, 24, 20)}),
     "Einsum": Case('y = Einsum<equation = "bhtk,hkd->bhtd">(x, w)', "float[2, 4, 3, 20] x", {"w": (4, 20, 24)}, columns),
-    "Gather": Case("e = Gather(w, i) y = MatMul(x, e)", "float[2, 3, 32] x", {"w": (16, 32, 40)}, more={"i": whole(3, 0)}),
+    "Gather": Case("e = Gather(w, i) y = MatMul(x, e)", "float[2, 3, 32] x, int64[2] i", {"w": (16, 32, 40)}),
     "FusedConv": Case(
         'y = com.microsoft.FusedConv<activation = "Relu">(x, w)', "float[1, 8, 9, 9] x", {"w": (20, 8, 3, 3)}, domains=MS
     ),
@@ -108,7 +108,7 @@ CASES = {
 def made(case: Case, *, opset: int = 0, half: bool = False) -> onnx.ModelProto:
     """The case's model, with random weights whose channels are of different sizes."""
     rng = np.random.default_rng(3)
-    weights = {n: rng.normal(size=s) * rng.uniform(0.1, 3, (*s[:-1], 1)) for n, s in case.weights.items()}
+    weights = {n: 0.1 * rng.normal(size=s) * rng.uniform(0.1, 3, (*s[:-1], 1)) for n, s in case.weights.items()}
     floats = {**weights, **{n: v for n, v in (case.more or {}).items() if v.dtype.kind == "f"}}
     others = {n: v for n, v in (case.more or {}).items() if v.dtype.kind != "f"}
     dtype = np.float16 if half else np.float32
@@ -204,3 +204,149 @@ def test_half_precision(name: str, others: str, tmp_path: Path) -> None:
     report, output = stored(source, others=others)
     assert {target.bits for target in report.targets} == {int(others[-1])}
     assert_as_its_codes_say(source, output, case)
+
+
+def conv(
+    body: str = "y = Conv(x, w)", *, weight: Array | None = None, opset: int = 17, **more: Array
+) -> onnx.ModelProto:
+    held = normal(20, 8, 3, 3) if weight is None else weight
+    return model(body, x="float[1, 8, 9, 9] x", y="float y", opset=opset, w=held, constants=more)
+
+
+def left(proto: onnx.ModelProto, folder: Path, **changes: Any) -> dict[str, str]:
+    """Why nodes were left alone; nothing is stored small."""
+    report = onnxfq.inspect(write(proto, folder / "m.onnx"), provider="cpu", **changes)
+    assert not report.targets
+    return reasons(report)
+
+
+def test_what_is_small_or_a_vector_is_no_business_of_it(tmp_path: Path) -> None:
+    assert left(conv(weight=normal(14, 8, 3, 3)), tmp_path) == {}  # 1008 values
+    assert left(model("y = Conv(x, w)", x="float[1, 1, 9, 9] x", y="float y", w=normal(2000, 1, 1, 1)), tmp_path) == {}
+    assert left(model("y = Add(x, w)", x="float[64, 64] x", y="float y", w=normal(64, 64)), tmp_path) == {}
+    embeddings = model("y = Gather(w, x)", x="int64[M] x", y="float y", w=normal(64, 64))
+    assert left(embeddings, tmp_path) == {"y": "too small: 4096 values (fewer than 16384 are not worth it)"}
+
+
+def test_every_limit_is_told(tmp_path: Path) -> None:
+    short = model("y = Conv(x, w)", x="float[1, 4, 9, 9] x", y="float y", w=normal(400, 4, 1, 1))
+    assert left(short, tmp_path)["y"].startswith("too small: 4 weights for an output")
+    double = model("y = Conv(x, w)", x="double[1, 8, 9, 9] x", y="double y", w=normal(20, 8, 3, 3).astype(np.float64))
+    assert left(double, tmp_path)["y"].startswith("unsupported type: float64")
+    odd = model('y = Einsum<equation = "bhtk,hkd">(x, w)', x="float[2, 4, 3, 20] x", y="float y", w=normal(4, 20, 24))
+    assert "of which nothing tells what an output is made of" in left(odd, tmp_path)["y"]
+    ones = np.where(normal(20, 8, 3, 3) > 0, 1, -1).astype(np.float32)
+    assert left(conv(weight=ones), tmp_path)["y"].startswith("its weights are whole numbers")
+    shared = "z = Conv(x, w) s = ReduceSum<keepdims = 0>(w) y = Add(z, s)"
+    assert left(conv(shared), tmp_path) == {"z": "other nodes read its weight too, which need it in float"}
+    both = model("v = Conv(u, w) y = Add(v, x)", x="float x", y="float y", u=normal(1, 8, 9, 9), w=normal(20, 8, 3, 3))
+    assert left(both, tmp_path)["v"] == "both inputs are constant: nothing is computed at run time"
+    old = conv()
+    old.opset_import[0].version = 6
+    assert left(old, tmp_path)["y"].startswith("operator set 6 is too old")
+    for setting in ({"exclude": "y"}, {"include": "other|^$|n"}, {"others": "float"}):
+        assert "y" in left(conv(), tmp_path, **({"exclude": ["y"]} if "include" in setting else setting))
+
+
+def test_what_a_caller_may_replace_or_get_stays(tmp_path: Path) -> None:
+    proto = conv()
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [20, 8, 3, 3]))
+    assert left(proto, tmp_path) == {}
+    report = onnxfq.inspect(tmp_path / "m.onnx", constant_inputs=True, provider="cpu")
+    assert len(report.targets) == 1
+    given = conv()
+    given.graph.output.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [20, 8, 3, 3]))
+    assert left(given, tmp_path) == {"y": "other nodes read its weight too, which need it in float"}
+
+
+def test_weights_with_outliers_get_finer_scales_or_stay(tmp_path: Path) -> None:
+    weight = normal(16, 64, 3, 3)
+    weight[:, 0, 0, 0] *= 20
+    report, _ = stored(
+        write(model("y = Conv(x, w)", x="float[1, 64, 5, 5] x", y="float y", w=weight), tmp_path / "m.onnx")
+    )
+    assert [target.granularity for target in report.targets] == [32]
+    weight[:, :, 0, 0] *= 100
+    source = write(model("y = Conv(x, w)", x="float[1, 64, 5, 5] x", y="float y", w=weight), tmp_path / "m.onnx")
+    (skip,) = onnxfq.inspect(source, provider="cpu").skipped
+    assert skip.reason.startswith("8 bits change its weights by ")
+    assert skip.float_bytes == weight.nbytes
+    assert stored(source, others="stored8")[0].targets
+
+
+def test_a_weight_that_several_nodes_read_is_stored_and_made_once(tmp_path: Path) -> None:
+    source = write(conv("a = Conv(x, w) b = Relu(x) c = Conv(b, w) y = Add(a, c)"), tmp_path / "m.onnx")
+    report, output = stored(source)
+    assert [target.shares for target in report.targets] == ["", "a"]
+    assert [node.op_type for node in onnx.load(output).graph.node].count("Cast") == 1
+    compare(source, output, tolerance=0.05)
+
+
+def test_weights_of_branches(tmp_path: Path) -> None:
+    """One of the scope around, which both read, and one of a branch's own."""
+    proto = model(
+        "y = If(c) <then_branch = t () => (float a) { a = Conv(x, w) }, "
+        "else_branch = e () => (float b) { d = Conv(x, v) n = Conv(x, w) b = Add(d, n) }>",
+        x="float[1, 8, 9, 9] x, bool[1] c", y="float y", w=normal(20, 8, 3, 3),
+    )  # fmt: skip
+    branch(proto.graph.node[0], "else_branch").initializer.append(tensor(normal(20, 8, 3, 3)[::-1].copy(), "v"))
+    source = write(proto, tmp_path / "m.onnx")
+    report, output = stored(source)
+    assert len(report.targets) == 3
+    for value in (True, False):
+        compare(source, output, {"c": np.array([value])}, tolerance=0.05)
+    assert "Mul" not in folded(output)
+
+
+def test_quantizing_twice_is_quantizing_once(tmp_path: Path) -> None:
+    for others in ("stored8", "stored4"):
+        _, output = stored(write(conv(), tmp_path / "m.onnx"), others=others)
+        again = onnxfq.quantize(output, tmp_path / "again.onnx")
+        assert again.output is None
+        assert again.skipped[0].quantized
+
+
+def test_files_of_weights_are_read_and_written_alike(tmp_path: Path) -> None:
+    from support.models import write_external
+
+    folder = tmp_path / "apart"
+    folder.mkdir()
+    proto = conv(weight=normal(64, 8, 3, 3))
+    inside, apart = write(proto, tmp_path / "m.onnx"), write_external(proto, folder / "m.onnx")
+    (_, one), (_, other) = stored(inside), stored(apart)
+    inputs = feeds(inside, {})
+    np.testing.assert_array_equal(run(one, inputs)["y"], run(other, inputs)["y"])
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    weight = normal(20, 8, 3, 3)
+    weight[3, 2, 1, 0] = np.nan
+    with pytest.raises(ModelError, match=r"NaN or infinite values in 1 weight of .*: 'w'"):
+        stored(write(conv(weight=weight), tmp_path / "m.onnx"))
+
+
+def test_a_file_that_makes_something_else_of_the_codes_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shape that turns nothing back: the codes are right, and the constant is not."""
+    from onnxfq.rules import stored_nodes
+
+    monkeypatch.setattr(stored_nodes.Channels, "back", property(lambda self: ()))
+    case = CASES["MatMul of batches"]
+    with pytest.raises(VerificationError, match="makes something else of the constant"):
+        stored(write(made(case), tmp_path / "m.onnx"), others="stored8")
+
+
+def test_what_settings_there_are(tmp_path: Path) -> None:
+    source = write(conv(), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="`others` must be auto, stored8, stored4 or float"):
+        onnxfq.inspect(source, others="stored2")
+    with pytest.raises(SchemeError, match=r"are stored in 4 or 8 bits.*got int2"):
+        onnxfq.inspect(source, schemes={"y": {"bits": 2}})
+    (target,) = onnxfq.inspect(source, schemes={"y": {"bits": 4, "block_size": 16}}).targets
+    assert (target.bits, target.granularity, target.operator) == (4, 16, "Conv")
+    assert any("saves disk and download, not memory" in text for text in onnxfq.inspect(source).warnings)
+    assert STORED.match(Graph.load(source), next(Graph.load(source).nodes())) is not None
+    assert not isinstance(STORED.match(Graph.load(source), next(Graph.load(source).nodes())), Skip)
+    assert Scheme(8).symmetric is False
+    assert written.Expected.__name__ == "Expected"
