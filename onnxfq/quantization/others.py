@@ -6,7 +6,7 @@ outputs is measured when the data are there (`settle_others`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,8 @@ from onnxfq.solvers.rtn import Rtn
 
 STORED_4, STORED_8 = Scheme(4, 32, symmetric=True, activations="float"), Scheme(8, "channel", True, "float")
 # Σ(w−ŵ)² / Σw², up to which 8 bits are taken without being asked for. Of 650 weights of 45 models a scale for each
-# channel leaves .00008 of one in two, .0003 of the worst tenth, at most .0009; blocks of 32 leave at most .00016.
+# channel leaves .00008 of one in two, .0003 of the worst tenth, at most .0009; blocks of 32 can leave no more than
+# .00017 of any: 32 / (12 * 127²), where a single weight of each is not 0.
 LARGEST_ERROR = 2e-4
 _FINER = (STORED_8, replace(STORED_8, block_size=128), replace(STORED_8, block_size=32))
 _WHOLE = "its weights are whole numbers, such as those that choose or count"
@@ -67,12 +68,18 @@ def plan_others(
             more.append(Planned(target, STORED, scheme, STORED.kernel(provider, scheme, target), STORED))
     kept = kept_weights(graph, [*planned, *more])
     left += [
-        _left(p.target, "other nodes read its weight too, which need it in float")
+        _left(p.target, "others read its weight too, and need it in float")
         for p in more
-        if p.target.weight.key[:2] in kept
+        if _stays(graph, p.target, kept)
     ]
-    more = [p for p in more if p.target.weight.key[:2] not in kept]
+    more = [p for p in more if not _stays(graph, p.target, kept)]
     return [*planned, *more], _joined(skips, left, more)
+
+
+def _stays(graph: Graph, target: Target, kept: Collection[Hashable]) -> bool:
+    """Whether a weight stays in float all the same, because other nodes or callers read it."""
+    returned = (reader is None for _, name in target.weight.names for reader, _ in graph.readers(target.node, name))
+    return target.weight.key[:2] in kept or any(returned)
 
 
 def _find(graph: Graph, planned: Sequence[Planned], options: Options) -> tuple[list[Target], list[Skip]]:
@@ -106,8 +113,7 @@ def _scheme(target: Target, options: Options) -> Scheme | str:
     if not errors[0] > LARGEST_ERROR:  # neither where it is not finite, which is found, and named, when it is solved
         return STORED_8
     errors, _ = _errors(target, _FINER[1:])
-    fine = next((scheme for scheme, error in zip(_FINER[1:], errors, strict=True) if error <= LARGEST_ERROR), None)
-    return fine or f'8 bits change its weights by {min(errors):.1g} of their size (`others="stored8"` stores it anyway)'
+    return next((scheme for scheme, e in zip(_FINER[1:], errors, strict=True) if e <= LARGEST_ERROR), _FINER[-1])
 
 
 _SCHEMES = {"stored8": STORED_8, "stored4": STORED_4}
