@@ -22,7 +22,8 @@ def settle_others(job: Job, data: Data, place: Path, progress: Progress) -> tupl
     """Leave weights in float, by the setting "auto", that change an output too much when they alone are stored small.
 
     Only data tell that: on made-up inputs a detector finds nothing, and its outputs, all next to 0, change by multiples
-    of what they vary by. Without data, and for models that are compared piece by piece, the error of the weights decides.
+    of what they vary by. Without data, and for models that are compared piece by piece, the error of the weights
+    decides.
 
     Args:
         job: the model and what was decided.
