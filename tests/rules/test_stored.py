@@ -234,10 +234,6 @@ def test_every_limit_is_told(tmp_path: Path) -> None:
     assert left(short, tmp_path)["y"].startswith("too small: 4 weights for an output")
     double = model("y = Conv(x, w)", x="double[1, 8, 9, 9] x", y="double y", w=normal(20, 8, 3, 3).astype(np.float64))
     assert left(double, tmp_path)["y"].startswith("unsupported type: float64")
-    odd = model(
-        'y = Einsum<equation = "bhtk,hkd->bt">(x, w)', x="float[2, 4, 3, 20] x", y="float y", w=normal(4, 20, 24)
-    )
-    assert "of which nothing tells what an output is made of" in left(odd, tmp_path)["y"]
     ones = np.where(normal(20, 8, 3, 3) > 0, 1, -1).astype(np.float32)
     assert left(conv(weight=ones), tmp_path)["y"].startswith("its weights are whole numbers")
     shared = "z = Conv(x, w) s = ReduceSum<keepdims = 0>(w) y = Add(z, s)"
@@ -265,7 +261,7 @@ def test_what_a_caller_may_replace_or_get_stays(tmp_path: Path) -> None:
 def test_weights_with_outliers_get_finer_scales(tmp_path: Path) -> None:
     """As fine as keeps the error small beside the weights, whatever these are."""
     usual, large = normal(16, 64, 3, 3), normal(16, 64, 3, 3)
-    large[:, 0, 0, 0] = 15
+    large[:, 0, 0, 0] = 8
     largest = np.where(np.arange(576).reshape(64, 3, 3) % 128 == 0, np.float32(90), usual)
     for weight, granularity in ((usual, "channel"), (large, 128), (largest, 32)):
         proto = model("y = Conv(x, w)", x="float[1, 64, 5, 5] x", y="float y", w=weight)
