@@ -26,6 +26,7 @@ from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
+from onnxfq.graph.readers import Readers, find_readers
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
@@ -223,16 +224,8 @@ class Graph:
         return self._readers.get((node.body.home_of(name), name), ())
 
     @cached_property
-    def _readers(self) -> dict[tuple[Body | None, str], list[tuple[Node | None, int]]]:
-        found: dict[tuple[Body | None, str], list[tuple[Node | None, int]]] = {}
-        for body in self.bodies:
-            for index, output in enumerate(body.proto.output):
-                name = output if isinstance(output, str) else output.name
-                found.setdefault((body.home_of(name), name), []).append((None, index))
-        for node in self.nodes():
-            for index, name in enumerate(node.inputs):
-                found.setdefault((node.body.home_of(name), name), []).append((node, index))
-        return found
+    def _readers(self) -> Readers:
+        return find_readers(self.bodies)
 
     def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: npt.NDArray[Any]) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free.
@@ -244,8 +237,7 @@ class Graph:
             *parts: the array, whole or as its rows in several parts.
         """
         name = self.edits.fresh_name(base)
-        inline = sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function  # these have no data files
-        if inline:
+        if sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function:  # these have no data files
             proto = tensor_proto(name, np.concatenate(parts) if len(parts) > 1 else parts[0])
         else:
             piece = tensor_file.append(*parts)
