@@ -30,6 +30,7 @@ class Changes(TypedDict, total=False):
     activations: str | None
     schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]
     embeddings: int | str
+    others: str
     algorithm: str
     provider: str
     include: Sequence[str]

@@ -21,6 +21,8 @@ SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
 FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
+AUTO = "auto"
+OTHERS = (AUTO, "stored8", "stored4", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 CalibrationData = str | Path | Iterable[Mapping[str, Any]] | Iterable[Array] | Mapping[str, Any]
 
@@ -36,6 +38,9 @@ class Options:
         schemes: other schemes for nodes whose name a regular expression matches; where several match, the later wins.
             A dict `{"lm_head": {"bits": 8}}`, or texts "lm_head=bits:8,block_size:32".
         embeddings: what tables of embeddings are quantized to: 4 or 8 bits, or "float", which leaves them alone.
+        others: what becomes of large weights that no operator computes with in few bits, such as a Conv's: "stored8" or
+            "stored4" stores them in so many bits, and they become floats when the model is loaded; "float" leaves them
+            alone; "auto" stores them in 8 bits where neither the weights nor the outputs change much by that.
         algorithm: what chooses the codes, with its options: "auto", "hqq", "gptq:damping=0.02", …
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
@@ -82,6 +87,7 @@ class Options:
     scheme: Scheme = field(default_factory=Scheme)
     schemes: Mapping[str, Mapping[str, Any]] | Sequence[str] = field(default_factory=dict)
     embeddings: int | str = 8
+    others: str = AUTO
     algorithm: str = "auto"
     provider: str = "auto"
     include: Sequence[str] = ()
@@ -116,6 +122,7 @@ class Options:
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         object.__setattr__(self, "schemes", parse_schemes(self.schemes))
         object.__setattr__(self, "embeddings", _parse_embeddings(self.embeddings))
+        self._check_others()
         self._check_numbers()
         self._check_gates()
         self._check_calib()
@@ -154,6 +161,10 @@ class Options:
             if not isinstance(value, Iterable) or not all(isinstance(one, str) for one in value):
                 raise UsageError(f"`{name}` must be a regular expression or a list of them (got {value!r}).")
 
+    def _check_others(self) -> None:
+        if self.others not in OTHERS:
+            raise UsageError(f"`others` must be {', '.join(OTHERS[:-1])} or {OTHERS[-1]} (got {self.others!r}).")
+
     def _check_numbers(self) -> None:
         for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
             value = getattr(self, name)
@@ -185,7 +196,8 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
-        names = ("embeddings", "allow_slow", "constant_inputs", "unshare", "samples", "seq_len", "seed", "validate")
+        names = ("embeddings", "others", "allow_slow", "constant_inputs", "unshare")
+        data = ("samples", "seq_len", "seed", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
@@ -197,7 +209,7 @@ class Options:
             **scheme,
             "algorithm": self.algorithm,
             **lists,
-            **{n: getattr(self, n) for n in (*names, *GATES)},
+            **{n: getattr(self, n) for n in (*names, *data, *GATES)},
             **paths,
         }
 

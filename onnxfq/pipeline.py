@@ -28,6 +28,7 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
 from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_without_data
 from onnxfq.quantization.resume import Work, find_work, working
+from onnxfq.quantization.settle_others import settle_others
 from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
@@ -173,6 +174,7 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
 
 def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work | None, progress: Progress) -> Report:
     """One model through all steps, on staged files; whoever is interrupted in one of them can resume the work."""
+    job, data = settle_others(job, data, aside / staged.name, progress)
     source_hash = _in_background(job.graph.source_hash)
     with working(work, job, data.calibration, source_hash, progress) as checkpoint:
         written = _write(job, staged, data, checkpoint, source_hash, progress)

@@ -37,6 +37,15 @@ class ActivationChoice(StrEnum):
     float = "float"
 
 
+class OthersChoice(StrEnum):
+    """Values of --others."""
+
+    auto = "auto"
+    stored8 = "stored8"
+    stored4 = "stored4"
+    float = "float"
+
+
 class DtypeChoice(StrEnum):
     """Values of --dtype."""
 
@@ -122,6 +131,12 @@ Schemes = Annotated[
 ]
 Embeddings = Annotated[
     str, typer.Option(metavar="4|8|float", help="Bits of embedding tables; float leaves them as they are.")
+]
+Others = Annotated[
+    OthersChoice,
+    typer.Option(
+        help="Other large weights, such as a Conv's: small in the file, floats once loaded; auto: 8 bits where safe."
+    ),
 ]
 Algorithm = Annotated[
     str,

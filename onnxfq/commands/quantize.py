@@ -38,6 +38,7 @@ def quantize(
     activations: arg.Activations = None,
     schemes: arg.Schemes = None,
     embeddings: arg.Embeddings = "8",
+    others: arg.Others = arg.OthersChoice.auto,
     algorithm: arg.Algorithm = "auto",
     calib: arg.Calib = None,
     tokenizer: arg.Tokenizer = None,
@@ -81,9 +82,9 @@ def quantize(
         chosen = _choose(
             format=format.value, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations and activations.value, schemes=schemes or (), embeddings=embeddings,
-            algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
-            allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer,
-            samples=samples,
+            others=others.value, algorithm=algorithm, provider=provider.value, include=include or (),
+            exclude=exclude or (), allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare,
+            calib=calib, tokenizer=tokenizer, samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
@@ -118,6 +119,7 @@ def inspect(
     activations: arg.Activations = None,
     schemes: arg.Schemes = None,
     embeddings: arg.Embeddings = "8",
+    others: arg.Others = arg.OthersChoice.auto,
     algorithm: arg.Algorithm = "auto",
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
     include: arg.Include = None,
@@ -131,8 +133,8 @@ def inspect(
     check_models(model)
     chosen = _choose(
         format=format.value, bits=bits, block_size=block_size, symmetric=symmetric,
-        activations=activations and activations.value,
-        schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
+        activations=activations and activations.value, schemes=schemes or (), embeddings=embeddings,
+        others=others.value, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),
         allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare,
     )  # fmt: skip

@@ -174,7 +174,10 @@ def _name(row: TargetReport | SkipReport) -> str:
 
 
 def _target_row(target: TargetReport) -> tuple[str, ...]:
-    kernel = f"{target.bits}/{target.block_size}{' slow' if target.speed == 'slow' else ''}"
+    stays = target.operator == target.op_type  # what is stored small for it, by channels or blocks
+    kernel = (
+        f"{target.bits}/{target.granularity if stays else target.block_size}{' slow' if target.speed == 'slow' else ''}"
+    )
     after = "shared" if target.shares else size_text(target.bytes)
     shape = f"{target.n} x {target.k}"
     return (_name(target), target.op_type, shape, kernel, size_text(target.float_bytes), after)

@@ -4,7 +4,8 @@ from onnx import NodeProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.chain_steps import Cut, Reshape, Transpose
-from onnxfq.graph.constant_makers import holds_codes
+from onnxfq.graph.constant_makers import constant_makers, holds_codes
+from onnxfq.graph.constant_model import constant_model, written_constant
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.flow import Flow, Step
@@ -19,6 +20,7 @@ from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, ONNX_TYPES, type_name
+from onnxfq.graph.weight_chain import is_detour
 
 __all__ = [
     "IN_MEMORY",
@@ -46,9 +48,12 @@ __all__ = [
     "Transpose",
     "ValueInfo",
     "changed",
+    "constant_makers",
+    "constant_model",
     "extract_submodel",
     "gram_model",
     "holds_codes",
+    "is_detour",
     "loaded_bytes",
     "make_node",
     "model_name",
@@ -61,4 +66,5 @@ __all__ = [
     "stored_tensors",
     "type_name",
     "weight_bytes",
+    "written_constant",
 ]

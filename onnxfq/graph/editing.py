@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -31,6 +31,8 @@ class Edits:
         self._constants: list[tuple[Body, TensorProto]] = []
         self._small: dict[tuple[int, str, bytes], str] = {}
         self._counts: Counter[tuple[int, str]] = Counter()
+        self._made: list[tuple[Body, list[NodeProto]]] = []
+        self.known: dict[Hashable, str] = {}  # names of what was added, under what those who add it look for it
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
 
     @cached_property
@@ -49,6 +51,10 @@ class Edits:
     def add_constant(self, home: Body, proto: TensorProto) -> None:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
+
+    def add_made_constant(self, home: Body, nodes: list[NodeProto]) -> None:
+        """Define a constant in a scope by nodes that make it of others; the last of them gives it."""
+        self._made.append((home, nodes))
 
     def ordinal(self, home: Body, value: str) -> int:
         """How often this was asked of a value of a scope before."""
@@ -105,6 +111,11 @@ class Edits:
         """The new constants by name."""
         return {proto.name: proto for _, proto in self._constants}
 
+    def makers(self, names: Iterable[str]) -> list[NodeProto]:
+        """The added nodes, in order, that make those of these names which are constants made of others."""
+        wanted = set(names)
+        return [node for _, nodes in self._made if nodes[-1].output[0] in wanted for node in nodes]
+
     def apply(self, model: ModelProto) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
         mergeable = frozenset(self._mergeable)
@@ -112,6 +123,9 @@ class Edits:
             found = (self._replaced.get(id(proto)) for proto in body.proto.node)
             merge_equal((new_nodes, mergeable) for _, new_nodes in filter(None, found))
             self._replace_in(body)
+        for body, nodes in self._made:
+            for offset, new in enumerate(nodes):
+                body.proto.node.insert(offset, new)
         for body, proto in self._constants:
             _define(body, proto)
         if not self._replaced:

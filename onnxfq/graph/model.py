@@ -26,6 +26,7 @@ from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
+from onnxfq.graph.readers import Readers, find_readers
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
@@ -218,6 +219,14 @@ class Graph:
         proto = home.producers.get(name) if home else None
         return Node(proto, home) if home and proto and proto.output[0] == name else None
 
+    def readers(self, node: Node, name: str) -> Sequence[tuple[Node | None, int]]:
+        """Who reads a value that a node sees, each with the position among its inputs; None is the scope's caller."""
+        return self._readers.get((node.body.home_of(name), name), ())
+
+    @cached_property
+    def _readers(self) -> Readers:
+        return find_readers(self.bodies)
+
     def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: npt.NDArray[Any]) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free.
 
@@ -228,8 +237,7 @@ class Graph:
             *parts: the array, whole or as its rows in several parts.
         """
         name = self.edits.fresh_name(base)
-        inline = sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function  # these have no data files
-        if inline:
+        if sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function:  # these have no data files
             proto = tensor_proto(name, np.concatenate(parts) if len(parts) > 1 else parts[0])
         else:
             piece = tensor_file.append(*parts)
@@ -271,6 +279,7 @@ class Graph:
         self.bodies = bodies(self.model)
         self.edits = Edits(self.bodies)
         self._types = ValueTypes(self.model, self.bodies)
+        self.__dict__.pop("_readers", None)
 
     def set_metadata(self, values: dict[str, str]) -> None:
         """Set entries of `metadata_props`, replacing those of the same key."""

@@ -98,6 +98,7 @@ def extract_submodel(
         if not twins.isdisjoint(step.writes):
             edited = graph.edits.replacement(step.node) or [follow(graph, step.node)]
             nodes += [_twin(proto, twins) for proto in edited]
+    nodes = [*graph.edits.makers(_wanted(nodes)), *nodes]
     model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
     _import_domains(model, nodes)
     root = _common_folder(graph.path)
@@ -151,17 +152,22 @@ def _rename_captured(graph: GraphProto, name_of: Callable[[str], str]) -> None:
 
 def _constants(graph: Graph, flow: Flow, nodes: Sequence[NodeProto]) -> Iterable[TensorProto | SparseTensorProto]:
     """The constants that nodes read."""
+    added = graph.edits.constants
+    for name in _wanted(nodes):
+        proto = flow.constants.get(name) or added.get(name)
+        if proto is not None:
+            yield proto
+
+
+def _wanted(nodes: Iterable[NodeProto]) -> dict[str, None]:
+    """The names that nodes read, in order, those that their subgraphs take from outside included."""
     wanted: dict[str, None] = {}
     for node in nodes:
         wanted.update(dict.fromkeys(node.input))
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 wanted.update(dict.fromkeys(captured(inner)))
-    added = graph.edits.constants
-    for name in wanted:
-        proto = flow.constants.get(name) or added.get(name)
-        if proto is not None:
-            yield proto
+    return wanted
 
 
 def _portable(proto: TensorProto, model: Path, folder: Path, tensor_file: TensorFile | None) -> TensorProto:

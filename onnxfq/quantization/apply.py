@@ -10,10 +10,10 @@ from onnxfq.arrays import Float64Array
 from onnxfq.errors import ModelError
 from onnxfq.graph import TensorFile
 from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.expected import Expected
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight
 from onnxfq.quantization.summary import target_report
-from onnxfq.quantization.verify import Expected
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Bias, StoredWeight, Tensors, shift_bias
 
@@ -175,7 +175,7 @@ def _shared(known: _Known, planned: Planned) -> TargetReport:
         known.report,
         name=target.name,
         op_type=target.node.op_type,
-        operator=planned.rule.operator,
+        operator=planned.rule.operator or target.node.op_type,
         bytes=0,
         shares=known.report.name,
     )

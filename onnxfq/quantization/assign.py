@@ -43,6 +43,17 @@ class Planned:
         """Equal for targets that share one stored weight."""
         return self.target.key, self.storage.operator, self.scheme, self.kernel, self.copy
 
+    @property
+    def scheme_text(self) -> str:
+        """The scheme in words."""
+        text = str(self.scheme)
+        return text.replace("activations float", "float once loaded") if self.is_stored else text
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the weight is small in the file alone, and a float again when the model is loaded."""
+        return self.rule.kind == "others"
+
 
 def assign(
     graph: Graph, found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName
@@ -84,7 +95,7 @@ def assign(
         try:
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
-            if _changes(target, options) or not target.scheme:
+            if changes_for(target, options) or not target.scheme:
                 problems[str(error)] += 1
             else:
                 skips.append(_skip(target, str(error)))
@@ -130,7 +141,7 @@ def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: Pr
         scheme = _scheme_of(*tables[0], options) if tables and weights else None
         if scheme is None or any(_format_of(*product, options) != USUAL_FORMAT for product in weights):
             continue
-        changes = [change for _, target in weights for change in _changes(target, options)]
+        changes = [change for _, target in weights for change in changes_for(target, options)]
         if any(int(change.get("bits", scheme.bits)) < scheme.bits for change in changes):
             continue
         for change in changes:
@@ -167,14 +178,15 @@ def _one_copy(
 
 def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
     """The schemes of a run in words: the usual one, and how many targets have which other."""
-    others = Counter(str(p.scheme) for p in planned if p.scheme != usual)
+    others = Counter(p.scheme_text for p in planned if p.scheme != usual)
     parts = [f"{count} {'node' if count == 1 else 'nodes'} in {text}" for text, count in others.items()]
-    return "; ".join([str(usual), *parts])
+    unused = bool(planned) and all(p.is_stored for p in planned)
+    return "; ".join(parts if unused else [str(usual), *parts])
 
 
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
-    changes = _changes(target, options)
+    changes = changes_for(target, options)
     if rule.kind == "weights":
         has_formats = _has_formats(rule, target)
         scheme: Scheme | None = options.scheme if has_formats else replace(options.scheme, format=USUAL_FORMAT)
@@ -209,7 +221,7 @@ def _table_scheme(options: Options) -> Scheme | None:
     return Scheme(int(options.embeddings), block_size, usual.symmetric, usual.activations)
 
 
-def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
+def changes_for(target: Target, options: Options) -> list[dict[str, Any]]:
     """What the user wants otherwise for a target, the strongest last."""
     return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.node.name)]
 

@@ -63,7 +63,7 @@ class Calibration:
             self._fresh.append([index for index in stage.targets if index not in reached])
             reached.update(stage.targets)
         left = [index for index in range(len(targets)) if index not in reached]
-        self.tables = [index for index in left if job.planned[index].rule.kind == "embeddings"]
+        self.tables = [index for index in left if job.planned[index].rule.kind != "weights"]
         self.unreached = [index for index in left if index not in self.tables]
         keys = {job.planned[index].key for index in reached if job.planned[index].scheme.bits < SHARED_BITS}
         self.tied = [index for index in self.tables if job.planned[index].key in keys]

@@ -24,7 +24,7 @@ def find(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> tuple[
     Raises:
         UsageError: an expression that does not compile.
     """
-    wanted, unwanted = _compile("include", include), _compile("exclude", exclude)
+    wanted, unwanted = compiled("include", include), compiled("exclude", exclude)
     targets: list[tuple[Rule, Target]] = []
     skips: list[Skip] = []
     for node in graph.nodes():
@@ -33,7 +33,7 @@ def find(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> tuple[
             skips.append(found)
         elif found is not None:
             rule, weights = found
-            reason = _excluded(node.name, wanted, unwanted)
+            reason = excluded(node.name, wanted, unwanted)
             if reason:
                 skips += [Skip(node.name, node.op_type, reason, nbytes=weight.float_bytes) for weight in weights]
             else:
@@ -41,14 +41,19 @@ def find(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> tuple[
     return targets, skips
 
 
-def _compile(setting: str, expressions: Sequence[str]) -> list[re.Pattern[str]]:
+def compiled(setting: str, expressions: Sequence[str]) -> list[re.Pattern[str]]:
+    """Regular expressions of a setting.
+
+    Raises:
+        UsageError: one does not compile.
+    """
     try:
         return [re.compile(e) for e in expressions]
     except re.error as error:
         raise UsageError(f"`{setting}` takes regular expressions (got {error.pattern!r}: {error}).") from error
 
 
-def _excluded(name: str, wanted: list[re.Pattern[str]], unwanted: list[re.Pattern[str]]) -> str:
+def excluded(name: str, wanted: list[re.Pattern[str]], unwanted: list[re.Pattern[str]]) -> str:
     """Why the user does not want a node quantized; "" where nothing speaks against it."""
     for pattern in unwanted:
         if pattern.search(name):

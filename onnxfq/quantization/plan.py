@@ -16,6 +16,7 @@ from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights
+from onnxfq.quantization.others import plan_others
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
 from onnxfq.rules import Skip
@@ -58,6 +59,11 @@ def plan_without_data(job: Job) -> Job:
     return _plan(job.graph.path, options, job.workers, calibrated=False)
 
 
+def plan_again(job: Job, options: Options) -> Job:
+    """The same model anew, with other settings."""
+    return _plan(job.graph.path, options, job.workers, calibrated=bool(job.solver.calibrated))
+
+
 def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
     graph = Graph.load(path, constant_inputs=options.constant_inputs)
     provider = resolve_provider(options.provider)
@@ -70,9 +76,10 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     if idle:
         skips += [Skip(target.name, target.node.op_type, FLOATS_STAY, nbytes=target.float_bytes) for target in idle]
         planned, left = assign(graph, [found for found in targets if found[1] not in idle], options, provider)
-        kept = kept_weights(graph, planned)
-    scheme, found = schemes_text(planned, options.scheme), contents(graph, graph.source_bytes)
-    return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, found, workers)
+    planned, skips = plan_others(graph, planned, [*skips, *left], options, provider)
+    scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
+    found = contents(graph, graph.source_bytes)
+    return Job(graph, options, provider, solver, planned, scheme, skips, kept, found, workers)
 
 
 def is_idle(jobs: Sequence[Job]) -> bool:

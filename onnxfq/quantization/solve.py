@@ -18,7 +18,10 @@ from onnxfq.quantization.read_ahead import read_ahead
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask, solve_weight
 from onnxfq.quantized import weight_range
 from onnxfq.solvers import BEST_WITHOUT_DATA, Solver, make_solver
+from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics
+
+_FEW_BITS = 4
 
 
 def solve(tasks: Mapping[int, WeightTask], workers: Workers, memory: int) -> Iterator[tuple[int, SolvedWeight | None]]:
@@ -58,8 +61,19 @@ def tasks_without_data(
     tasks = {}
     for index, p in planned.items():
         known = mean_squares.get(index)
-        tasks[index] = _task(p, solver, None if known is None else Statistics(tokens=0, mean_square=known))
+        tasks[index] = _task(
+            p, _solver_of(p, solver), None if known is None else Statistics(tokens=0, mean_square=known)
+        )
     return tasks
+
+
+def _solver_of(p: Planned, solver: Solver) -> Solver:
+    """What chooses the codes of a target: 8 bits for others than products are rounded to nearest.
+
+    A grid that fits most weights better by cutting the largest off makes the outputs worse where codes are so many:
+    relative MSE .0012 instead of .0017 of a text detector, .0049 instead of .0052 of a voice detector.
+    """
+    return Rtn() if p.is_stored and p.scheme.bits > _FEW_BITS else solver
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, Group, calibrate
+from onnxfq.quantization.expected import Expected
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.smoothing import find_smoothing, with_rounding
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
-from onnxfq.quantization.verify import Expected
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import expected_mean_square
 

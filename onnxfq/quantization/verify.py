@@ -4,61 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from onnxfq.arrays import Array
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.graph import Constant, Graph, Node, Scratch
-from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
-from onnxfq.quantization.assign import Planned
-from onnxfq.rules import ALL_RULES, Kernel, Rule, Tensors, take_rows
+from onnxfq.quantization.expected import Expected, check_decoded
+from onnxfq.quantization.verify_stored import verify_stored
+from onnxfq.rules import ALL_RULES, Tensors, take_rows
 from onnxfq.session import Session
 
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What one written node must hold of a weight.
-
-    Attributes:
-        node: the node's name (or first output).
-        rule: of its operator.
-        slot: which of its weights it is.
-        names: of the weight's tensors, codes first.
-        n: outputs.
-        k: inputs.
-        kernel: what must run it.
-        fingerprint: of the solver's codes, scales and zero points, in the kernel's blocks, chunk by chunk.
-        attributes: of the node.
-        stacked: tensors have an axis more, of experts or directions.
-    """
-
-    node: str
-    rule: Rule
-    slot: int
-    names: Mapping[str, str]
-    n: int
-    k: int
-    kernel: Kernel
-    fingerprint: str
-    attributes: Mapping[str, object]
-    stacked: bool = False
-
-    @classmethod
-    def of(cls, planned: Planned, names: Mapping[str, str], digest: str) -> Expected:
-        """From what was planned, and what was stored."""
-        target, rule, kernel = planned.target, planned.rule, planned.kernel
-        attributes, stacked = rule.node_attributes(target, kernel), target.experts > 0
-        return cls(target.name, rule, target.slot, names, target.n, target.k, kernel, digest, attributes, stacked)
-
-    @property
-    def codes(self) -> str:
-        """The name of the tensor that holds the codes."""
-        return next(iter(self.names.values()))
 
 
 def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> int:
@@ -78,20 +36,24 @@ def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> 
     graph = _load(path)
     written = _written(graph)
     wanted: defaultdict[tuple[str, str], list[Expected]] = defaultdict(list)
+    stored: list[Expected] = []
     for entry in expected:
-        wanted[entry.rule.operator, entry.codes].append(entry)
+        if entry.channels is None:
+            wanted[entry.rule.operator, entry.codes].append(entry)
+        else:
+            stored.append(entry)
     kinds: dict[Hashable, tuple[Expected, Node]] = {}
     scratch = Scratch()
     for key, entries in wanted.items():
         entry, nodes = entries[0], written[key]
         _check_nodes(path, graph, nodes, entries)
-        _check_decoded(path, graph, nodes[0], entry, scratch)
+        check_decoded(path, entry, _read(graph, nodes[0], entry, scratch))
         kind = (entry.rule.operator, entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
             kinds[kind] = (entry, nodes[0])
     for entry, node in kinds.values():
         _check_kernel(path, graph, node, entry, provider)
-    return len(kinds)
+    return len(kinds) + verify_stored(path, graph, stored, provider)
 
 
 def _load(path: Path) -> Graph:
@@ -169,19 +131,6 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
 def _as(array: Array, shape: tuple[int, ...]) -> Array:
     """In another shape, where it has as many elements."""
     return array.reshape(shape) if array.size == math.prod(shape) else array
-
-
-def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:
-    """Whether the tensors have the shapes the kernel reads, and decode to what the solver returned."""
-    tensors, rule, kernel = _read(graph, node, entry, scratch), entry.rule, entry.kernel
-    if not rule.fits(tensors, entry.n, entry.k, kernel):
-        raise VerificationError(f"'{entry.node}' in '{path}' has tensors of other shapes or types than meant.")
-    chunks = (rule.unpack(take_rows(tensors, rows), kernel, entry.k) for rows in row_chunks(entry.n, entry.k))
-    if join_digests(fingerprint(q.codes, q.scale, q.zero_point) for q in chunks) != entry.fingerprint:
-        raise VerificationError(
-            f"'{entry.node}' in '{path}' decodes to other codes, scales or zero points than the solver returned. "
-            "The disk or memory may be faulty; if it happens again, please report it."
-        )
 
 
 def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: ProviderName) -> None:

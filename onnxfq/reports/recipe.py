@@ -12,7 +12,7 @@ from onnxfq.reports.report import Report
 FROM_PYTHON = "given: from Python"
 SAMPLES = "SAMPLES"
 
-_SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm")
+_SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "others", "algorithm")
 _NODES = ("include", "exclude", "allow_slow", "constant_inputs", "unshare")
 _DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
+from onnxfq.rules.channels import Channels
 from onnxfq.rules.dynamic_quantize_lstm import DynamicQuantizeLSTM
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
@@ -16,6 +17,8 @@ from onnxfq.rules.norms import expected_mean_square
 from onnxfq.rules.qmoe import QMoE
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
+from onnxfq.rules.stored import Stored
+from onnxfq.rules.stored_operators import is_moving
 from onnxfq.rules.target import Skip, Target, Weight
 from onnxfq.scheme import Format
 
@@ -24,7 +27,9 @@ __all__ = [
     "PRODUCT_RULES",
     "QUANTIZED_OPERATORS",
     "RULES",
+    "STORED",
     "Bias",
+    "Channels",
     "Fold",
     "Kernel",
     "Probe",
@@ -39,6 +44,7 @@ __all__ = [
     "find_bias",
     "find_fold",
     "fold",
+    "is_moving",
     "is_quantized",
     "match",
     "shift_bias",
@@ -51,6 +57,7 @@ PRODUCT_RULES: dict[Format, Rule] = {"matmulnbits": MatMulNBits(), "int8": Int8P
 # What finds targets.
 RULES: tuple[Rule, ...] = (PRODUCT_RULES["matmulnbits"], GatherBlockQuantized(), QMoE(), DynamicQuantizeLSTM())
 ALL_RULES: tuple[Rule, ...] = (*RULES, *(rule for rule in PRODUCT_RULES.values() if rule not in RULES))
+STORED = Stored()  # of whatever weights those leave
 
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 

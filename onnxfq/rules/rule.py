@@ -20,7 +20,7 @@ from onnxfq.scheme import Scheme
 
 Tensors = Mapping[str, Array]  # of one weight or some of its rows, by the names of the operator's inputs
 TensorType = tuple[tuple[int, ...], np.dtype[np.generic]]  # shape and element type
-WeightKind = Literal["weights", "embeddings"]
+WeightKind = Literal["weights", "embeddings", "others"]
 
 # Largest relative MSE of a kernel against the dequantized weight, by what it rounds besides the weights.
 TOLERANCE_FLOAT, TOLERANCE_INT8, TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
@@ -72,8 +72,8 @@ class Rule(ABC):
     in chunks of rows.
 
     Attributes:
-        operator: its name, in the domain `com.microsoft`.
-        kind: which of the user's schemes its weights take.
+        operator: its name, in the domain `com.microsoft`; "" where the node stays and its weight is another.
+        kind: which of the user's settings its weights take.
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).

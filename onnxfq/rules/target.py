@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.half import transposed
+from onnxfq.rules.channels import Channels
 from onnxfq.rules.equations import Axes
 from onnxfq.scheme import ScaleType, Scheme
 
@@ -73,6 +74,7 @@ class Target:
         divided: what blocks of columns must divide; 0: nothing.
         scheme: what it is quantized to, whatever other weights are; None: as the user says.
         twin: a table with the same values, by which it is stored.
+        channels: of a constant that is stored small for whatever reads it: how it is seen as a matrix.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Target:
     left: bool = False
     unit_dimensions: int = 0
     axes: Axes | None = None
+    channels: Channels | None = None
     part: int | None = None
     stacked: bool = False
     experts: int = 0

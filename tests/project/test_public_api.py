@@ -144,6 +144,7 @@ def test_values_that_make_no_sense_are_refused(changes: Changes) -> None:
 WRONG_TYPES: dict[str, object] = {
     "samples": "3", "seq_len": 2.5, "seed": True, "memory": 1.5, "threads": "2", "validate": 1, "allow_slow": "no",
     "resume": None, "algorithm": 3, "provider": None, "tokenizer": 5, "work_dir": 1, "eval_text": 1, "embeddings": [8],
+    "others": 8,
     "max_error": [1], "max_kl": {}, "min_cosine": (), "max_ppl_increase": b"1", "min_speedup": True, "scheme": "int4",
     "schemes": 3, "include": 3, "exclude": [3], "calib": 3, "bits": 4.0, "block_size": 32.0,
     "symmetric": "maybe", "activations": 8, "eval_data": 3, "constant_inputs": 1, "unshare": 1, "executor": 3,

@@ -164,9 +164,13 @@ def write_half(model: Path, half: Path) -> bool:
 @pytest.mark.parametrize("name", WITHOUT_TARGETS)
 def test_what_has_no_target_says_what_holds_its_bytes(name: str, zoo: Path, tmp_path: Path) -> None:
     (model,) = models(zoo, name)
-    with pytest.raises(ModelError, match=r"Nothing to quantize in .*: 99 % of its bytes are Conv"):
-        onnxfq.quantize(model, tmp_path / "out.onnx", provider="cpu")
+    with pytest.raises(ModelError, match=r"Nothing to quantize in .*stays in float .*; 99 % of its bytes are Conv"):
+        onnxfq.quantize(model, tmp_path / "out.onnx", provider="cpu", others="float")
     assert list(tmp_path.iterdir()) == []
+    report = onnxfq.quantize(model, tmp_path / "out.onnx", provider="cpu")
+    assert {target.operator for target in report.targets} == {"Conv"}
+    assert report.size.ratio < 0.3
+    assert max(output.relative_mse or 0 for output in report.outputs) < 0.005
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -38,7 +38,7 @@ def lstm(tail: str = "s = Squeeze(h, one) y = MatMul(s, w)", **weights: Array) -
 
 def test_weights_are_named_by_their_operators_and_add_up_to_the_file(tmp_path: Path) -> None:
     source = write(lstm(one=np.array([1]), w=grid()), tmp_path / "m.onnx")
-    done = onnxfq.quantize(source, algorithm="rtn", validate=False)
+    done = onnxfq.quantize(source, algorithm="rtn", others="float", validate=False)
     told = rows(done.contents)
     assert told["LSTM weights"] == 2 * 4 * 4 * H * H
     assert told["quantized weights (MatMulNBits)"] == done.size.target_bytes
@@ -50,19 +50,22 @@ def test_weights_are_named_by_their_operators_and_add_up_to_the_file(tmp_path: P
 
 def test_what_is_predicted_is_what_comes(tmp_path: Path) -> None:
     source = write(lstm(one=np.array([1]), w=grid()), tmp_path / "m.onnx")
-    told = rows(onnxfq.inspect(source).contents)
-    done = rows(onnxfq.quantize(source, algorithm="rtn", validate=False).contents)
-    for name in ("LSTM weights", "quantized weights (MatMulNBits)"):
-        assert told[name] == done[name]
-    assert sum(told.values()) == onnxfq.inspect(source).size.output_bytes
+    kinds = {"float": "LSTM weights", "stored8": "quantized weights (LSTM)", "stored4": "quantized weights (LSTM)"}
+    for others, name in kinds.items():
+        predicted = onnxfq.inspect(source, others=others)
+        done = rows(onnxfq.quantize(source, algorithm="rtn", others=others, validate=False).contents)
+        told = rows(predicted.contents)
+        for kind in (name, "quantized weights (MatMulNBits)"):
+            assert told[kind] == done[kind]
+        assert sum(told.values()) == predicted.size.output_bytes
 
 
 def test_what_nothing_can_be_done_with_is_named_in_the_refusal(tmp_path: Path) -> None:
     source = write(lstm("y = Squeeze(h, one)", one=np.array([1])), tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=r"1x a hidden size of 64 is not faster .*; 99 % of its bytes are LSTM"):
-        onnxfq.quantize(source)
+        onnxfq.quantize(source, others="float")
     with pytest.raises(ModelError, match=r"1x too small: .*; \d\d % of its bytes are LSTM weights"):
-        onnxfq.quantize(write(lstm(one=np.array([1]), w=grid(H, 2)), tmp_path / "n.onnx"))
+        onnxfq.quantize(write(lstm(one=np.array([1]), w=grid(H, 2)), tmp_path / "n.onnx"), others="float")
 
 
 @pytest.mark.parametrize(

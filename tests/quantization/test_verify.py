@@ -14,7 +14,8 @@ import pytest
 from onnxfq import pipeline
 from onnxfq.errors import VerificationError
 from onnxfq.providers import ProviderName
-from onnxfq.quantization.verify import Expected, verify
+from onnxfq.quantization.expected import Expected
+from onnxfq.quantization.verify import verify
 from onnxfq.scheme import Activations, Scheme
 from onnxfq.session import Session
 from support import models

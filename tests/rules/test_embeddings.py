@@ -15,7 +15,8 @@ from onnxfq import pipeline
 from onnxfq.errors import SchemeError, UsageError, VerificationError
 from onnxfq.pipeline import inspect
 from onnxfq.providers import ProviderName
-from onnxfq.quantization.verify import Expected, verify
+from onnxfq.quantization.expected import Expected
+from onnxfq.quantization.verify import verify
 from onnxfq.scheme import Scheme
 from support import models
 from support.models import Array, grid, model, proven, reasons

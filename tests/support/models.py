@@ -171,7 +171,8 @@ def refer(item: onnx.TensorProto, location: str, offset: int | str | None, lengt
 
 def quantized_by_rtn(path: Path, output: Path | None = None, **changes: Any) -> Report:
     """Quantize with the settings under which nothing but the weights is rounded."""
-    settings: dict[str, Any] = {"algorithm": "rtn", "provider": "cpu", "validate": False, "scheme": EXACT} | changes
+    settings: dict[str, Any] = {"algorithm": "rtn", "provider": "cpu", "validate": False, "scheme": EXACT}
+    settings |= {"others": "float", **changes}
     return quantize(path, output or path.with_name("out.onnx"), **settings)
 
 

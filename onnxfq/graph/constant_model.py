@@ -1,0 +1,66 @@
+"""Models that compute constants of others, to see what ONNX Runtime makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx.helper import make_opsetid
+
+from onnxfq.arrays import Array
+from onnxfq.errors import ModelError
+from onnxfq.graph.bodies import Node
+from onnxfq.graph.constant_makers import constant_makers
+from onnxfq.graph.external_data import FileSlice
+from onnxfq.graph.model import Graph
+from onnxfq.graph.tensors import embed, read_header, tensor_proto
+
+_IR_VERSION = 8
+
+
+def constant_model(nodes: Sequence[NodeProto], constants: Mapping[str, Array], opset: int) -> bytes:
+    """Serialize a model without inputs whose only output is what the last node gives.
+
+    Args:
+        nodes: in order.
+        constants: by name, all that they read.
+        opset: the version of ONNX's operators.
+    """
+    return _model(nodes, [tensor_proto(name, value) for name, value in constants.items()], opset, _IR_VERSION)
+
+
+def written_constant(graph: Graph, node: Node, index: int) -> tuple[bytes, frozenset[str]]:
+    """The same of the nodes that make a node's input number `index` of constants; and the constants that they read.
+
+    Raises:
+        ModelError: it is not made of constants.
+    """
+    maker = graph.producer(node, index)
+    makers = constant_makers(maker) if maker is not None else []
+    if maker is None or not makers:
+        raise ModelError(f"Input {index} of '{node.name}' is not made of constants.")
+    homes = {name: home for made in makers for name in made.inputs if name and (home := made.body.home_of(name))}
+    held = {name: home.initializers[name] for name, home in homes.items() if name in home.initializers}
+    places = {output: place for place, output in enumerate(maker.body.producers)}
+    ordered = sorted(makers, key=lambda made: places.get(made.outputs[0], -1))
+    copies = [_embedded(proto, graph) for proto in held.values()]
+    opset, ir_version = graph.opset(node), max(graph.model.ir_version, _IR_VERSION)
+    return _model([made.proto for made in ordered], copies, opset, ir_version), frozenset(homes)
+
+
+def _model(nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], opset: int, ir_version: int) -> bytes:
+    model = ModelProto(ir_version=ir_version, opset_import=[make_opsetid("", opset)])
+    model.graph.name = "constant"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(tensors)
+    model.graph.output.append(ValueInfoProto(name=nodes[-1].output[0]))
+    return bytes(model.SerializeToString())
+
+
+def _embedded(proto: TensorProto, graph: Graph) -> TensorProto:
+    piece = read_header(proto, graph.path).piece
+    copy = TensorProto()
+    copy.CopyFrom(proto)
+    if piece is not None:
+        embed(copy, bytes(FileSlice(piece.path, piece.offset, piece.length).read()))
+    return copy
