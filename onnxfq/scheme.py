@@ -93,6 +93,11 @@ class Scheme:
                 )
 
     @property
+    def dual_grained(self) -> bool:
+        """Whether weights lie on dual grids: integers of two sizes, and a real scale for each row only."""
+        return self.format == "dgq"
+
+    @property
     def levels(self) -> int:
         """Number of codes, `2**bits`."""
         return 1 << self.bits
