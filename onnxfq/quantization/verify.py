@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import Constant, Graph, Node, Scratch
+from onnxfq.graph import Graph, Node, Scratch
 from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
@@ -95,21 +95,15 @@ def _load(path: Path) -> Graph:
 
 
 def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
-    """The nodes that read each tensor, some after a Reshape, by operator."""
-    operators = {(rule.operator, rule.domain) for rule in ALL_RULES}
+    """The nodes that read each tensor, or what is made of it, by operator."""
+    rules: defaultdict[tuple[str, str], list[Rule]] = defaultdict(list)
+    for rule in ALL_RULES:
+        rules[rule.operator, rule.domain].append(rule)
     found: defaultdict[tuple[str, str], list[Node]] = defaultdict(list)
     for node in graph.nodes():
-        if (node.op_type, node.domain) in operators:
-            for name in dict.fromkeys(_leaf(graph, node, index) for index in range(len(node.inputs))):
-                found[node.op_type, name].append(node)
+        for name in set[str]().union(*(rule.tensor_names(graph, node) for rule in rules[node.op_type, node.domain])):
+            found[node.op_type, name].append(node)
     return found
-
-
-def _leaf(graph: Graph, node: Node, index: int) -> str:
-    """The tensor that an input is, or is made of."""
-    name = node.inputs[index]
-    value = graph.constant(node, index) if name else None
-    return value.leaf.name if isinstance(value, Constant) else name
 
 
 def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:

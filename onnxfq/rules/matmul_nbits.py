@@ -110,7 +110,7 @@ class MatMulNBits(Rule):
         quantized = make_node(self.operator, inputs, [product], domain=self.domain, **attributes)
         graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
 
-    def rounded_block(self, kernel: Kernel) -> int | None:
+    def rounded_block(self, kernel: Kernel, k: int) -> int | None:
         """See `Rule.rounded_block`."""
         rounds = facts(kernel.provider).rounds_activations and kernel.accuracy_level == 4
         return kernel.block_size if rounds else None

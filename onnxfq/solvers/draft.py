@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class Draft:
 
     def copy(self) -> Draft:
         """Codes and grids of its own, for the same target."""
-        arrays = {name: array.copy() for name, array in self._changed.items()}
+        arrays: dict[str, Any] = {name: array.copy() for name, array in self._changed.items()}
         return replace(self, **arrays)
 
     def rescaled(self, factor: float) -> Draft:
@@ -73,7 +74,7 @@ class Draft:
 
     def rows(self, rows: slice) -> Draft:
         """Some rows, sharing memory with the whole."""
-        part = {name: array[rows] for name, array in self._changed.items()}
+        part: dict[str, Any] = {name: array[rows] for name, array in self._changed.items()}
         return replace(self, target=self.target[rows], **part)
 
     def take(self, rows: npt.NDArray[np.bool_], other: Draft) -> None:

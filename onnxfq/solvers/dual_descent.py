@@ -159,10 +159,10 @@ def _best_integers(
         return best
     across = squares - mixed * mixed / ones
     optimum = -(pull - mixed * total / ones) / across if across > 0.0 else 0.0
-    nearest = np.float64(multiplier) + min(max(math.floor(optimum), -np.float64(MOST)), np.float64(MOST))
+    nearest = float(multiplier) + min(max(math.floor(optimum), -float(MOST)), float(MOST))
     for option in range(4):
-        m = nearest + (option - 1.0) if option < 3 else np.float64(multiplier)
-        m = min(max(m, 1.0), np.float64(MOST))
+        m = nearest + (option - 1.0) if option < 3 else float(multiplier)
+        m = min(max(m, 1.0), float(MOST))
         a = m - multiplier
         b = min(max(np.rint(offset - (total + a * mixed) / ones), -reach), reach - TOP * m) - offset
         loss = a * a * squares + 2.0 * a * b * mixed + b * b * ones + 2.0 * (a * pull + b * total)

@@ -161,7 +161,8 @@ def _best_row_scale(
             steps[c], shifts[c] = m * candidates[c], b * candidates[c]
             inverses[c] = np.float32(1) / steps[c]
         _add(weights[first:last], importance[first:last], steps, inverses, shifts, errors)
-    return candidates[np.argmin(errors)]
+    best: np.float32 = candidates[np.argmin(errors)]
+    return best
 
 
 @compiled()
