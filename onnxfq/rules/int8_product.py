@@ -49,6 +49,7 @@ class Int8Product(Rule):
     kind = "weights"
     replaces = ("MatMul", "Gemm", "Einsum")
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1}
+    merged: ClassVar[bool] = True
     format: ClassVar[Format] = "int8"
     probe_opset: ClassVar[int] = OLDEST_OPSET
 

@@ -75,6 +75,7 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
+        merged: products that share a weight share the operator too, which is written once in a scope.
     """
 
     operator: ClassVar[str]
@@ -82,6 +83,7 @@ class Rule(ABC):
     replaces: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, int]]
     domain: ClassVar[str] = MICROSOFT
+    merged: ClassVar[bool] = False
 
     @abstractmethod
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:

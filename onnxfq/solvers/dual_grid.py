@@ -64,7 +64,8 @@ def dual_grained(weight: Float32Array, q: QuantizedWeight, importance: Float32Ar
 
 def dual_codes(weight: Float32Array, grid: DualGrid, block_size: int) -> Uint8Array:
     """The nearest codes on a grid."""
-    shifted = weight - grid.shift(block_size, weight.shape[1])
+    with np.errstate(over="ignore"):  # what is out of reach takes the outermost code, however far it is
+        shifted = weight - grid.shift(block_size, weight.shape[1])
     return encode(shifted, grid.scale, np.zeros(grid.offset.shape, np.uint8), BITS, block_size)
 
 
