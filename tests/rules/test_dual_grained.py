@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -145,15 +146,17 @@ def test_where_there_are_no_products_of_int8() -> None:
 # Graphs
 
 
-def product_model(k: int, opset: int, dtype: Any = np.float32, body: str = "y = MatMul (x, w)") -> onnx.ModelProto:
-    kind = {np.float32: "float", np.float16: "float16"}[dtype]
+def product_model(
+    k: int, opset: int, dtype: npt.DTypeLike = np.float32, body: str = "y = MatMul (x, w)"
+) -> onnx.ModelProto:
+    kind = "float" if dtype == np.float32 else "float16"
     weight = models.normal(k, 48).astype(dtype)
     return model(body, x=f"{kind}[M, {k}] x", y=f"{kind}[M, 48] y", opset=opset, ir=10 if opset > 20 else 8, w=weight)
 
 
 def quantized(proto: onnx.ModelProto, folder: Path, **changes: Any) -> Path:
     source, output = models.write(proto, folder / "in.onnx"), folder / "out.onnx"
-    settings = {"algorithm": "hqq", "provider": "cpu", "validate": False, "format": "dgq"} | changes
+    settings: dict[str, Any] = {"algorithm": "hqq", "provider": "cpu", "validate": False, "format": "dgq"} | changes
     report = quantize(source, output, **settings)
     assert report.targets
     assert report.output is not None
@@ -179,7 +182,8 @@ def decoded(path: Path) -> Array:
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x = session.get_inputs()[0]
     dtype = np.float32 if x.type == "tensor(float)" else np.float16
-    return np.asarray(session.run(None, {x.name: np.ones((1, x.shape[1]), dtype)})[0])
+    (values,) = session.run(None, {x.name: np.ones((1, x.shape[1]), dtype)})
+    return np.array(values)
 
 
 def rounded(x: Array) -> Array:
@@ -190,14 +194,14 @@ def rounded(x: Array) -> Array:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("opset", OPSETS)
-def test_everything_is_folded_into_one_product_of_int8(opset: int, dtype: Any, tmp_path: Path) -> None:
+def test_everything_is_folded_into_one_product_of_int8(opset: int, dtype: npt.DTypeLike, tmp_path: Path) -> None:
     for block_size, k in ((32, 96), (64, 100)):
         path = quantized(product_model(k, opset, dtype), tmp_path, block_size=block_size)
         x = models.normal(5, k).astype(dtype)
         got = models.run(path, {"x": x})["y"].astype(np.float64)
         weight = decoded(path).astype(np.float64)
         expected = rounded(x.astype(np.float64)) @ weight
-        np.testing.assert_allclose(got, expected, atol=(1e-5 if dtype is np.float32 else 2e-3) * np.abs(expected).max())
+        np.testing.assert_allclose(got, expected, atol=(1e-5 if dtype == np.float32 else 2e-3) * np.abs(expected).max())
         exact = x.astype(np.float64) @ models.normal(k, 48).astype(np.float64)
         assert ((got - exact) ** 2).sum() < 0.02 * (exact**2).sum()
         nodes = optimized(path)

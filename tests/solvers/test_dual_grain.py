@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,7 +150,7 @@ def test_descent_only_ever_improves() -> None:
         for _ in range(3):
             descend_dual(draft, known.hessian, 64)
             losses.append(objective(draft, known, each))
-    for before, after in zip(losses, losses[1:], strict=False):
+    for before, after in pairwise(losses):
         assert (after <= before * (1 + 1e-5)).all()
     assert losses[-1].sum() < 0.8 * losses[0].sum()
 
@@ -161,18 +161,18 @@ def test_integers_of_a_block_are_the_best_near_the_real_optimum(seed: int, multi
     rng, offset = np.random.default_rng(seed), min(start, REACH - TOP * multiplier)
     root = rng.standard_normal((8, 12))
     hessian, codes, slope = root.T @ root, rng.integers(0, 16, 12).astype(float), 20 * rng.standard_normal(12)
-    sums = (codes @ hessian @ codes, (hessian @ codes).sum(), hessian.sum(), codes @ slope, slope.sum())
+    squares, mixed, pull = (float(codes @ vector) for vector in (hessian @ codes, hessian.sum(axis=0), slope))
 
     def loss(m: float, b: float) -> float:
         move = (m - multiplier) * codes + (b - offset)
         return float(move @ hessian @ move + 2 * move @ slope)
 
-    found = _best_integers(np.float32(multiplier), np.float32(offset), *sums)
-    assert 1 <= found[0] <= MOST
-    assert -REACH <= found[1] <= REACH - TOP * found[0]
-    assert loss(*found) <= 1e-4 * sums[0]
-    near = [(m, b) for m, b in product((multiplier,), range(-REACH, REACH - TOP * multiplier + 1))]
-    assert loss(*found) <= min(loss(m, b) for m, b in near) + 1e-4 * sums[0]
+    present = np.float32(multiplier), np.float32(offset)
+    m, b = map(float, _best_integers(*present, squares, mixed, float(hessian.sum()), pull, float(slope.sum())))
+    assert 1 <= m <= MOST
+    assert -REACH <= b <= REACH - TOP * m
+    others = [loss(multiplier, other) for other in range(-REACH, REACH - TOP * multiplier + 1)]
+    assert loss(m, b) <= min(others) + 1e-4 * squares
 
 
 def test_scales_of_drafts_follow_their_rows() -> None:
