@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -251,11 +251,13 @@ class Graph:
         proto.attribute.extend(node.proto.attribute)
         return proto
 
-    def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
-        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name and what is said about it."""
+    def replace(
+        self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, mergeable: Iterable[NodeProto] = ()
+    ) -> None:
+        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name; see `Edits.replace`."""
         kept = {name for new in new_nodes for name in new.input}
         lost = (self.constant(node, i) for i, name in enumerate(node.inputs) if name and name not in kept)
-        self.edits.replace(node, new_nodes, keeps_name, [value for value in lost if isinstance(value, Constant)])
+        self.edits.replace(node, new_nodes, keeps_name, [v for v in lost if isinstance(v, Constant)], mergeable)
 
     def finish(self) -> None:
         """Apply all replacements and drop constants that nothing reads any more."""

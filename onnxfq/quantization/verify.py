@@ -109,7 +109,7 @@ def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
 def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     entry = entries[0]
-    if len(nodes) != len(entries) and not (entry.rule.merged and 0 < len(nodes) < len(entries)):
+    if len(nodes) != len(entries):
         names = ", ".join(f"'{one.node}'" for one in entries)
         raise VerificationError(
             f"'{path}' has {len(nodes)} nodes that read '{entry.codes}', wanted {len(entries)}: {names}. "

@@ -48,8 +48,8 @@ class Int8Product(Rule):
     domain = ""
     kind = "weights"
     replaces = ("MatMul", "Gemm", "Einsum")
+    rounds_rows = True
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1}
-    merged: ClassVar[bool] = True
     format: ClassVar[Format] = "int8"
     probe_opset: ClassVar[int] = OLDEST_OPSET
 
@@ -116,8 +116,9 @@ class Int8Product(Rule):
         product, after = linked(graph, steps, node.outputs[0])
         place = Place.beside(graph, node)
         values, dequantized = self.weight_nodes(place, weight.names, weight.kernel, target.k)
-        nodes, keeper = rounded_product(place, fed, dequantized, product, target.scale_type)
-        graph.replace(node, [*before, *values, *nodes, *after], keeps_name=keeper)
+        rounding, products = rounded_product(place, fed, dequantized, product, target.scale_type, weight.input_scale)
+        nodes = [*before, *rounding, *values, *products, *after]
+        graph.replace(node, nodes, keeps_name=products[0], mergeable=[*rounding, *values[:-1]])
 
     def weight_nodes(
         self, place: Place, names: Mapping[str, str], kernel: Kernel, k: int
@@ -155,9 +156,11 @@ class Int8Product(Rule):
 
         place = Place(self.probe_opset, fresh, constant)
         values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel, k)
-        nodes, _ = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
+        rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
         dtype = STORED_TYPES[kernel.activation_type]
-        model = several_nodes([*values, *nodes], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset)
+        model = several_nodes(
+            [*values, *rounding, *products], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset
+        )
         weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
         a = activations(weight).astype(dtype)
         tolerance = TOLERANCE_INT8 if kernel.activation_type == "float32" else TOLERANCE_HALF

@@ -37,12 +37,14 @@ class StoredWeight:
         kernel: what will run it.
         names: of its tensors, as the rule that stored it calls them; those that are left out are missing.
         shift: [N], to be added to the bias of the target's own node; None where nothing is.
+        input_scale: [K], what the node divides its inputs by before anything else; None where it does not.
     """
 
     target: Target
     kernel: Kernel
     names: Mapping[str, str]
     shift: Float64Array | None = None
+    input_scale: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +77,8 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
-        merged: products that share a weight share the operator too, which is written once in a scope.
+        rounds_rows: activations are rounded to int8 with one scale for each row, after nodes of this operator have
+            divided them by `StoredWeight.input_scale` where there is one.
     """
 
     operator: ClassVar[str]
@@ -83,7 +86,7 @@ class Rule(ABC):
     replaces: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, int]]
     domain: ClassVar[str] = MICROSOFT
-    merged: ClassVar[bool] = False
+    rounds_rows: ClassVar[bool] = False
 
     @abstractmethod
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
