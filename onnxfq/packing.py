@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxfq.arrays import Float32Array, Uint8Array, Uint64Array
+from onnxfq.arrays import Array, Float32Array, Uint8Array, Uint64Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.system.compiled import compiled
 from onnxfq.system.threads import spread
@@ -93,7 +93,7 @@ def fingerprints_of(q: QuantizedWeight, block_size: int) -> Iterator[str]:
         yield fingerprint(at.codes[rows], at.scale[rows], at.zero_point[rows])
 
 
-def fingerprint(codes: Uint8Array, scale: Float32Array, zero_point: Uint8Array) -> str:
+def fingerprint(codes: Uint8Array, scale: Float32Array, zero_point: Array) -> str:
     """A digest (64 hexadecimal digits) that two weights share when and, up to accident, only when they are equal.
 
     Runs at about the speed of memory and does not depend on the number of threads. Not cryptographic.

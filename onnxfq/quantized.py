@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.arrays import Array, Float32Array, Uint8Array
 from onnxfq.scheme import ScaleType
 from onnxfq.system.compiled import compiled
 from onnxfq.system.threads import spread
@@ -31,22 +31,25 @@ class QuantizedWeight:
     Attributes:
         codes: [N, K] uint8, one code a byte, each below `2**bits`.
         scale: [N, ceil(K / block_size)] float32, every value exactly representable in `scale_type`.
-        zero_point: [N, ceil(K / block_size)] uint8, each below `2**bits`.
+        zero_point: [N, ceil(K / block_size)] uint8, each below `2**bits`; with a `row_scale` float32, and any number.
         bits: 2, 4 or 8.
         block_size: columns sharing a scale; K itself where the whole row shares one.
         scale_type: the type in which scales are stored.
         symmetric: every zero point is `2**(bits-1)`, so that it need not be stored.
         remarks: what the solver had to do differently, for the report, such as "damping raised to 0.5".
+        row_scale: [N] float32 of weights whose values in units of their row's scale are int8 (`onnxfq.dual_grain`);
+            None of others.
     """
 
     codes: Uint8Array
     scale: Float32Array
-    zero_point: Uint8Array
+    zero_point: Array
     bits: int
     block_size: int
     scale_type: ScaleType = "float32"
     symmetric: bool = False
     remarks: tuple[str, ...] = ()
+    row_scale: Float32Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,7 +140,7 @@ def _row_errors(
     weight: Float32Array,
     codes: Uint8Array,
     scale: Float32Array,
-    zero_point: Uint8Array,
+    zero_point: Array,
     block_size: int,
     rows: npt.NDArray[np.float64],
 ) -> None:

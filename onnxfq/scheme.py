@@ -24,7 +24,7 @@ _DEFAULTS: dict[Format, dict[str, Any]] = {
     "dgq": _BLOCKWISE,
     "qdq": _BLOCKWISE,
 }
-_FIXED: dict[Format, tuple[str, ...]] = {"int8": tuple(_DEFAULTS["int8"]), "dgq": ("bits", "activations")}
+_FIXED: dict[Format, tuple[str, ...]] = {"int8": tuple(_DEFAULTS["int8"]), "dgq": ("bits", "symmetric", "activations")}
 _IN_WORDS: dict[Format, str] = {
     "matmulnbits": "",
     "int8": "products of int8",
@@ -91,6 +91,16 @@ class Scheme:
                     f"The format {self.format} has {name}={_text(wanted)} (got {name}={_text(got)}). Leave `{name}` "
                     f"out, or choose another format: {_listed(FORMATS)}."
                 )
+        if self.dual_grained and not isinstance(self.block_size, int):
+            raise SchemeError(
+                f"The format dgq has weights in blocks (got block_size={self.block_size}). Use "
+                f"{', '.join(map(str, BLOCK_SIZES[:-1]))} or {BLOCK_SIZES[-1]}."
+            )
+
+    @property
+    def dual_grained(self) -> bool:
+        """Whether weights lie on dual grids: integers of two sizes, and a real scale for each row only."""
+        return self.format == "dgq"
 
     @property
     def levels(self) -> int:

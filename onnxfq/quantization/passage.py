@@ -85,7 +85,7 @@ class Passage:
     def _measure(self, streams: Streams, index: int, tensor_file: TensorFile, tell: Tell) -> Statistics | None:
         planned = [self._job.planned[i] for i in self.stages[index].targets]
         # What rounding costs that a scale may still make smaller is reckoned with when that is known (`with_rounding`).
-        blocks = Counter(None if p.rule.rounds_rows else p.rule.rounded_block(p.kernel) for p in planned)
+        blocks = Counter(None if p.rule.rounds_rows else p.rule.rounded_block(p.kernel, p.target.k) for p in planned)
         found = streams.advance(index, tensor_file, blocks.most_common(1)[0][0], tell)
         if found is None:
             return None

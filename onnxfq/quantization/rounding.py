@@ -43,7 +43,7 @@ class Rounding:
 
 def measure_rounding(planned: Planned, solved: SolvedWeight, inputs: Float64Array) -> Rounding | None:
     """Both errors on some tokens [tokens, K]; None where the kernel does not round, or the tokens tell nothing."""
-    block = planned.rule.rounded_block(planned.kernel)
+    block = planned.rule.rounded_block(planned.kernel, planned.target.k)
     if block is None or len(inputs) < 2 or not np.isfinite(inputs).all():
         return None
     rows = slice(0, min(planned.target.n, _MOST_OUTPUTS))

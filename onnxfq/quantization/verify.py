@@ -13,7 +13,7 @@ from onnxfq.graph import Constant, Graph, Node, Scratch
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.expected import Expected, check_decoded
 from onnxfq.quantization.verify_stored import verify_stored
-from onnxfq.rules import ALL_RULES, Tensors, take_rows
+from onnxfq.rules import ALL_RULES, Rule, Tensors, take_rows
 from onnxfq.session import Session
 
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
@@ -64,13 +64,14 @@ def _load(path: Path) -> Graph:
 
 
 def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
-    """The nodes that read each tensor, some after a Reshape, by operator."""
-    operators = {(rule.operator, rule.domain) for rule in ALL_RULES}
+    """The nodes that read each tensor, or what is made of it, by operator."""
+    rules: defaultdict[tuple[str, str], list[Rule]] = defaultdict(list)
+    for rule in ALL_RULES:
+        rules[rule.operator, rule.domain].append(rule)
     found: defaultdict[tuple[str, str], list[Node]] = defaultdict(list)
     for node in graph.nodes():
-        if (node.op_type, node.domain) in operators:
-            for name in dict.fromkeys(_leaf(graph, node, index) for index in range(len(node.inputs))):
-                found[node.op_type, name].append(node)
+        for name in set[str]().union(*(rule.tensor_names(graph, node) for rule in rules[node.op_type, node.domain])):
+            found[node.op_type, name].append(node)
     return found
 
 

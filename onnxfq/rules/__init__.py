@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.channels import Channels
+from onnxfq.rules.dual_grained import DualGrained
 from onnxfq.rules.dynamic_quantize_lstm import DynamicQuantizeLSTM
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 # What runs products, by the format of their scheme.
-PRODUCT_RULES: dict[Format, Rule] = {"matmulnbits": MatMulNBits(), "int8": Int8Product()}
+PRODUCT_RULES: dict[Format, Rule] = {"matmulnbits": MatMulNBits(), "int8": Int8Product(), "dgq": DualGrained()}
 # What finds targets.
 RULES: tuple[Rule, ...] = (PRODUCT_RULES["matmulnbits"], GatherBlockQuantized(), QMoE(), DynamicQuantizeLSTM())
 ALL_RULES: tuple[Rule, ...] = (*RULES, *(rule for rule in PRODUCT_RULES.values() if rule not in RULES))

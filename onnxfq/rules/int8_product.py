@@ -34,7 +34,7 @@ from onnxfq.rules.rule import (
     activations,
 )
 from onnxfq.rules.target import Skip, Target
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import Format, Scheme
 from onnxfq.system.processor import instructions
 
 _MIDDLE = np.uint8(128)  # between codes as solvers count them, from 0, and int8
@@ -50,6 +50,8 @@ class Int8Product(Rule):
     replaces = ("MatMul", "Gemm", "Einsum")
     rounds_rows = True
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1}
+    format: ClassVar[Format] = "int8"
+    probe_opset: ClassVar[int] = OLDEST_OPSET
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
         """See `Rule.match`."""
@@ -62,8 +64,8 @@ class Int8Product(Rule):
         if opset >= OLDEST_OPSET:
             return ""
         return (
-            f"The format int8 needs operator set {OLDEST_OPSET} (got {opset}): before, DequantizeLinear has no scale "
-            'for each output. Convert the model with onnx.version_converter, or use `format="matmulnbits"`.'
+            f"The format {self.format} needs operator set {OLDEST_OPSET} (got {opset}): before, DequantizeLinear has "
+            'no scale for each output. Convert the model with onnx.version_converter, or use `format="matmulnbits"`.'
         )
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
@@ -113,12 +115,14 @@ class Int8Product(Rule):
             steps.append(("product", added(graph, target, row, tensor_file)))
         product, after = linked(graph, steps, node.outputs[0])
         place = Place.beside(graph, node)
-        values, dequantized = self.weight_nodes(place, weight.names, weight.kernel)
+        values, dequantized = self.weight_nodes(place, weight.names, weight.kernel, target.k)
         rounding, products = rounded_product(place, fed, dequantized, product, target.scale_type, weight.input_scale)
         nodes = [*before, *rounding, *values, *products, *after]
-        graph.replace(node, nodes, keeps_name=products[0], mergeable=rounding)
+        graph.replace(node, nodes, keeps_name=products[0], mergeable=[*rounding, *values[:-1]])
 
-    def weight_nodes(self, place: Place, names: Mapping[str, str], kernel: Kernel) -> tuple[list[NodeProto], str]:
+    def weight_nodes(
+        self, place: Place, names: Mapping[str, str], kernel: Kernel, k: int
+    ) -> tuple[list[NodeProto], str]:
         """From a weight's tensors to [K, N] in floating point: the nodes, and the name of what they make."""
         turned, value = place.fresh(f"{names['W']}_turned"), place.fresh(f"{names['W']}_values")
         return [
@@ -132,9 +136,9 @@ class Int8Product(Rule):
         weight = graph.constant(node, 0)
         return {**names, "W": weight.leaf.name} if isinstance(weight, Constant) else names
 
-    def rounded_block(self, kernel: Kernel) -> int | None:
+    def rounded_block(self, kernel: Kernel, k: int) -> int | None:
         """See `Rule.rounded_block`: a row has one scale."""
-        return kernel.block_size
+        return k
 
     def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
         """See `Rule.probe`: activations times the weight."""
@@ -150,8 +154,8 @@ class Int8Product(Rule):
             constants[name] = value
             return name
 
-        place = Place(OLDEST_OPSET, fresh, constant)
-        values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel)
+        place = Place(self.probe_opset, fresh, constant)
+        values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel, k)
         rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
         dtype = STORED_TYPES[kernel.activation_type]
         model = several_nodes(

@@ -134,7 +134,7 @@ class MatMulNBits(Rule):
         attributes = self.attributes(weight.target.n, weight.target.k, weight.kernel)
         return make_node(self.operator, list(inputs[:used]), [product], domain=self.domain, **attributes)
 
-    def rounded_block(self, kernel: Kernel) -> int | None:
+    def rounded_block(self, kernel: Kernel, k: int) -> int | None:
         """See `Rule.rounded_block`."""
         rounds = facts(kernel.provider).rounds_activations and kernel.accuracy_level == 4
         return kernel.block_size if rounds else None

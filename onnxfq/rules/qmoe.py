@@ -148,7 +148,7 @@ class QMoE(Rule):
         quantized = make_node(self.operator, inputs, [node.outputs[0]], domain=self.domain, **attributes)
         graph.replace(node, [*before, quantized], keeps_name=quantized)
 
-    def rounded_block(self, kernel: Kernel) -> int | None:
+    def rounded_block(self, kernel: Kernel, k: int) -> int | None:
         """See `Rule.rounded_block`."""
         return kernel.block_size if kernel.accuracy_level == 4 else None
 

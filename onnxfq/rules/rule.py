@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float64Array
-from onnxfq.graph import MICROSOFT, Graph, Node, TensorFile
+from onnxfq.graph import MICROSOFT, Constant, Graph, Node, TensorFile
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules.kernel import Kernel
@@ -164,8 +164,8 @@ class Rule(ABC):
         """
         return storage is self
 
-    def rounded_block(self, kernel: Kernel) -> int | None:
-        """Columns that share a scale where a kernel rounds its input to int8; None where it does not."""
+    def rounded_block(self, kernel: Kernel, k: int) -> int | None:
+        """Columns of k that share a scale where a kernel rounds its input to int8; None where it does not."""
         return None
 
     def positions(self, slot: int) -> Mapping[str, int]:
@@ -182,6 +182,11 @@ class Rule(ABC):
         """
         names = {name: node.inputs[i] if i < len(node.inputs) else "" for name, i in self.positions(slot).items()}
         return {name: value for name, value in names.items() if value}
+
+    def tensor_names(self, graph: Graph, node: Node) -> set[str]:
+        """The names of all tensors that a written node reads, and of those that what it reads is made of."""
+        values = {name: graph.constant(node, index) for index, name in enumerate(node.inputs) if name}
+        return {value.leaf.name if isinstance(value, Constant) else name for name, value in values.items()}
 
     def nbytes(self, n: int, k: int, kernel: Kernel) -> int:
         """Bytes of a packed weight, without packing it."""

@@ -31,11 +31,12 @@ from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.channels import Channels
 from onnxfq.rules.gather_block_quantized import SMALLEST_TABLE
 from onnxfq.rules.kernel import Kernel
-from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller, left_alone
+from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, TensorType
 from onnxfq.rules.stored_nodes import StoredNodes
 from onnxfq.rules.stored_operators import STORED_INPUTS, channels_of, is_moving, moves_weights
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
+from onnxfq.rules.unfit_weights import left_alone
 from onnxfq.scheme import Scheme
 
 SMALLEST_STORED = 1024  # values; the nodes and names of a smaller one take as much as its codes save

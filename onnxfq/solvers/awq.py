@@ -10,11 +10,11 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.quantized import QuantizedWeight
-from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.scheme import USUAL_FORMAT, ScaleType, Scheme
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.clipping import clip
 from onnxfq.solvers.curvature import moments
-from onnxfq.solvers.draft import Draft, asymmetric_term, keep_best_rows, on_fitted_grid, row_losses
+from onnxfq.solvers.draft import Draft, asymmetric_term, keep_best_rows, on_dual_grid, on_fitted_grid, row_losses
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.scaling import best_scale
@@ -82,8 +82,11 @@ class Awq(Solver):
         with row_threads(weight.shape[0]) as each:
             known = moments(statistics, self.damping)
             asymmetry = asymmetric_term(weight, known, each)
-            draft = on_fitted_grid(weight, known.importance, scheme, scale_type)
+            plain = replace(scheme, format=USUAL_FORMAT) if scheme.dual_grained else scheme
+            draft = on_fitted_grid(weight, known.importance, plain, scale_type)
             clip(draft, asymmetry, known, self.rounds, each)
+            if scheme.dual_grained:
+                draft = on_dual_grid(replace(draft, scheme=scheme), known.importance)
             keep_best_rows(draft, weight, asymmetry, known, each)
         return draft.finished(())
 

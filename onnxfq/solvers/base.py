@@ -14,6 +14,7 @@ from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight, WeightRange
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.draft import on_fitted_grid
+from onnxfq.solvers.dual_grid import dual_grained
 from onnxfq.statistics import Statistics
 
 
@@ -58,13 +59,19 @@ class Solver(ABC):
             raise ValueError(f"{self.name} needs Statistics.gram")
         if self.calibrated and known.gram is not None and not known.gram.diagonal().any():  # any codes will do
             return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
-        return self._solve(weight, scheme, known, scale_type)
+        q = self._solve(weight, scheme, known, scale_type)
+        if not scheme.dual_grained or q.row_scale is not None:
+            return q
+        return dual_grained(weight, q, importance_of(known, weight.shape[1]))
 
     @abstractmethod
     def _solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
-        """`solve`: the weight is contiguous, statistics may be empty but for what the solver needs."""
+        """`solve`: the weight is contiguous, statistics may be empty but for what the solver needs.
+
+        What is not on a dual grid where the scheme's format has these is put there afterwards (`dual_grained`).
+        """
 
     def takes_columns(self, scheme: Scheme, scale_type: ScaleType) -> bool:
         """Whether `solve_columns` gives, without data, what `solve` gives: for weights that are stored [K, N]."""
@@ -106,3 +113,10 @@ class Solver(ABC):
     def _check_number(self, field: str, value: float | None, least: float, most: float, wanted: str) -> None:
         """Refuse a number outside of a range; None is no number and passes."""
         self._check(field, value, value is None or (least <= value <= most and math.isfinite(value)), wanted)
+
+
+def importance_of(statistics: Statistics, k: int) -> Float32Array:
+    """How much a squared error in each column counts, [K]: as the mean square of the input it meets, if known."""
+    if statistics.mean_square is None:
+        return np.ones(k, np.float32)
+    return np.ascontiguousarray(statistics.mean_square, np.float32)

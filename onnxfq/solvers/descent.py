@@ -54,7 +54,7 @@ def _visit_batch(
     span = min(block_size, width)
     sums = np.zeros(width, np.float32)
     if split > 0:
-        _sum_blocks(hessian, span, sums)
+        sum_blocks(hessian, span, sums)
     for row in range(gradient.shape[0]):
         g = gradient[row]
         c = codes[row, first : first + width]
@@ -65,19 +65,19 @@ def _visit_batch(
             end = min(width, (block + 1) * block_size - first)
             step = scale[row, block]
             zero = np.float32(zero_point[row, block])
-            _visit_codes(g, hessian, inverse, e, c, step, start, end, top)
+            visit_codes(g, hessian, inverse, e, c, step, start, end, top)
             if split > 0:
                 new, move = _fit_block(g, hessian, sums, c, step, zero, start, end, top, symmetric, split)
                 if new != step or move != 0:
-                    _move_block(g, hessian, e, c, step, zero, new, np.float32(move), start, end)
+                    move_block(g, hessian, e, c, step, zero, new, np.float32(move), start, end)
                     scale[row, block] = new
                     zero_point[row, block] = np.uint8(np.int32(zero + np.float32(move)))
-                    _visit_codes(g, hessian, inverse, e, c, new, start, end, top)
+                    visit_codes(g, hessian, inverse, e, c, new, start, end, top)
             start = end
 
 
 @compiled()
-def _sum_blocks(hessian: Float32Array, span: int, sums: Float32Array) -> None:
+def sum_blocks(hessian: Float32Array, span: int, sums: Float32Array) -> None:
     """The column sums of every block's own part of the objective."""
     for j in range(sums.size):
         start = j // span * span
@@ -86,7 +86,7 @@ def _sum_blocks(hessian: Float32Array, span: int, sums: Float32Array) -> None:
 
 
 @compiled()
-def _visit_codes(
+def visit_codes(
     gradient: Float32Array,
     hessian: Float32Array,
     inverse: Float32Array,
@@ -148,7 +148,7 @@ def _fit_block(
 
 
 @compiled()
-def _move_block(
+def move_block(
     gradient: Float32Array,
     hessian: Float32Array,
     error: Float32Array,

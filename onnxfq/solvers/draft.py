@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxfq.arrays import Float32Array, Float64Array, Uint8Array
-from onnxfq.quantized import QuantizedWeight
+from onnxfq.arrays import Array, Float32Array, Float64Array, Uint8Array
+from onnxfq.dual_grain import DualGrid
+from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import encode
 from onnxfq.solvers.curvature import Curvature, Moments
+from onnxfq.solvers.dual_grid import dual_codes, fitted_dual_grid
 from onnxfq.solvers.grid import fitted_grid
 from onnxfq.solvers.rows import EachChunk
 
@@ -23,17 +27,24 @@ class Draft:
         target: [N, K], what the weights ought to be.
         codes: [N, K].
         scale: [N, blocks].
-        zero_point: [N, blocks].
+        zero_point: [N, blocks]; float32 with a `row_scale`.
         scheme: bits, blocks and symmetry.
         scale_type: the type in which scales will be stored.
+        row_scale: [N], where scales and zero points are those of a `DualGrid`.
     """
 
     target: Float32Array
     codes: Uint8Array
     scale: Float32Array
-    zero_point: Uint8Array
+    zero_point: Array
     scheme: Scheme
     scale_type: ScaleType
+    row_scale: Float32Array | None = None
+
+    @property
+    def _changed(self) -> dict[str, Array]:
+        arrays: dict[str, Array] = {"codes": self.codes, "scale": self.scale, "zero_point": self.zero_point}
+        return arrays if self.row_scale is None else {**arrays, "row_scale": self.row_scale}
 
     @property
     def block_size(self) -> int:
@@ -47,12 +58,29 @@ class Draft:
 
     def copy(self) -> Draft:
         """Codes and grids of its own, for the same target."""
-        return replace(self, codes=self.codes.copy(), scale=self.scale.copy(), zero_point=self.zero_point.copy())
+        arrays: dict[str, Any] = {name: array.copy() for name, array in self._changed.items()}
+        return replace(self, **arrays)
+
+    def rescaled(self, factor: float) -> Draft:
+        """A copy on grids so much wider."""
+        again = self.copy()
+        if self.row_scale is None or again.row_scale is None:
+            again.scale[:] = round_scale(self.scale * np.float32(factor), self.scale_type)
+        else:
+            grid = DualGrid.of(self.scale, self.zero_point, self.row_scale)
+            again.row_scale[:] = round_scale(self.row_scale * np.float32(factor), self.scale_type)
+            again.scale[:] = replace(grid, row_scale=again.row_scale).scale
+        return again
 
     def rows(self, rows: slice) -> Draft:
         """Some rows, sharing memory with the whole."""
-        part = (self.target[rows], self.codes[rows], self.scale[rows], self.zero_point[rows])
-        return Draft(*part, self.scheme, self.scale_type)
+        part: dict[str, Any] = {name: array[rows] for name, array in self._changed.items()}
+        return replace(self, target=self.target[rows], **part)
+
+    def take(self, rows: npt.NDArray[np.bool_], other: Draft) -> None:
+        """Take over some rows of another draft on grids of the same kind."""
+        for name, array in self._changed.items():
+            array[rows] = other._changed[name][rows]
 
     def steps(self) -> Float32Array:
         """Codes less zero points, [N, K]."""
@@ -77,6 +105,7 @@ class Draft:
             scale_type=self.scale_type,
             symmetric=self.scheme.symmetric,
             remarks=remarks,
+            row_scale=self.row_scale,
         )
 
 
@@ -153,8 +182,22 @@ def objective(draft: Draft, moments: Moments, each: EachChunk) -> Float64Array:
 def on_fitted_grid(weight: Float32Array, importance: Float32Array, scheme: Scheme, scale_type: ScaleType) -> Draft:
     """Every weight at the nearest point of its block's fitted grid."""
     scale, zero_point = fitted_grid(weight, importance, scheme, scale_type)
-    codes = encode(weight, scale, zero_point, scheme.bits, scheme.columns_per_block(weight.shape[1]))
+    block_size = scheme.columns_per_block(weight.shape[1])
+    if scheme.dual_grained:
+        return _on_dual_grid(weight, fitted_dual_grid(weight, importance, scale, zero_point, block_size), scheme)
+    codes = encode(weight, scale, zero_point, scheme.bits, block_size)
     return Draft(weight, codes, scale, zero_point, scheme, scale_type)
+
+
+def on_dual_grid(draft: Draft, importance: Float32Array) -> Draft:
+    """Every weight at the nearest point of the dual grid nearest to a draft's own grids."""
+    grid = fitted_dual_grid(draft.target, importance, draft.scale, draft.zero_point, draft.block_size)
+    return _on_dual_grid(draft.target, grid, draft.scheme)
+
+
+def _on_dual_grid(weight: Float32Array, grid: DualGrid, scheme: Scheme) -> Draft:
+    codes = dual_codes(weight, grid, scheme.columns_per_block(weight.shape[1]))
+    return Draft(weight, codes, grid.scale, grid.zero_point, scheme, "float32", grid.row_scale)
 
 
 def keep_best_rows(
@@ -175,6 +218,5 @@ def keep_best_rows(
 def take_better_rows(draft: Draft, rival: Draft, losses: Float64Array, others: Float64Array) -> Float64Array:
     """Take over the rows for which the rival's loss is smaller; return what losses are left."""
     worse = ~(losses <= others)  # also where they are no numbers at all
-    draft.codes[worse], draft.scale[worse] = rival.codes[worse], rival.scale[worse]
-    draft.zero_point[worse] = rival.zero_point[worse]
+    draft.take(worse, rival)
     return np.where(worse, others, losses)

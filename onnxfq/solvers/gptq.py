@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
@@ -23,6 +21,7 @@ from onnxfq.solvers.draft import (
     on_fitted_grid,
     take_better_rows,
 )
+from onnxfq.solvers.dual_descent import descend_dual, without_offsets
 from onnxfq.solvers.feedback import code_with_feedback
 from onnxfq.solvers.refit import refit_rows
 from onnxfq.solvers.rows import EachChunk, row_threads
@@ -107,8 +106,7 @@ class Gptq(Solver):
         """Code with feedback and refine, then try again from grids like those that came out."""
         self._code(draft, known, each)
         for factor in RESTARTS[: self._restarts(draft)] if self.refine else ():
-            again = draft.copy()
-            again.scale[:] = round_scale(again.scale * np.float32(factor), draft.scale_type)
+            again = draft.rescaled(factor)
             self._code(again, known, each)
             take_better_rows(draft, again, objective(draft, known, each), objective(again, known, each))
 
@@ -121,7 +119,11 @@ class Gptq(Solver):
         """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
         batch = _whole_blocks(self.column_batch, draft)
         in_batches = isinstance(draft.scheme.block_size, int)
-        each(lambda rows: code_with_feedback(draft.rows(rows), known, self.column_batch))
+        each(lambda rows: code_with_feedback(without_offsets(draft.rows(rows)), known, self.column_batch))
+        if draft.row_scale is not None:
+            for _ in range(self.refine):
+                each(lambda rows: descend_dual(draft.rows(rows), known.hessian, batch))
+            return
         for _ in range(self.refine):
             if not in_batches:
                 refit_rows(draft, known.hessian, each)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.base import Solver
+from onnxfq.solvers.base import Solver, importance_of
 from onnxfq.solvers.blocks import nearest
 from onnxfq.solvers.grid import fitted_grid
 from onnxfq.statistics import Statistics
@@ -34,12 +32,5 @@ class Hqq(Solver):
     def _solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
-        scale, zero_point = fitted_grid(weight, _importance(statistics, weight.shape[1]), scheme, scale_type)
+        scale, zero_point = fitted_grid(weight, importance_of(statistics, weight.shape[1]), scheme, scale_type)
         return nearest(weight, scale, zero_point, scheme, scale_type)
-
-
-def _importance(statistics: Statistics, k: int) -> Float32Array:
-    """How much a squared error in each column counts, [K]: as the mean square of the input it meets, if known."""
-    if statistics.mean_square is None:
-        return np.ones(k, np.float32)
-    return np.ascontiguousarray(statistics.mean_square, np.float32)

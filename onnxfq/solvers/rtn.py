@@ -30,8 +30,13 @@ class Rtn(Solver):
         return nearest(weight, scale, zero_point, scheme, scale_type)
 
     def takes_columns(self, scheme: Scheme, scale_type: ScaleType) -> bool:
-        """Asymmetric blocks with scales in float32."""
-        return scale_type == "float32" and not scheme.symmetric and scheme.block_size != "tensor"
+        """Asymmetric blocks with scales in float32 of their own."""
+        return (
+            not scheme.dual_grained
+            and scale_type == "float32"
+            and not scheme.symmetric
+            and scheme.block_size != "tensor"
+        )
 
     def solve_columns(
         self, stored: Float32Array, columns: slice, scheme: Scheme
