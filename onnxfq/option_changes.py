@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
 from onnxfq.providers import facts
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import USUAL_FORMAT, Scheme
 from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
 
@@ -18,15 +18,16 @@ from onnxfq.setting_types import nearest_names
 class Changes(TypedDict, total=False):
     """Single settings: the fields of `Options`, and those of its `Scheme`.
 
-    `block_size` may be a number in text, and `memory` a size such as "2GB"; `symmetric=None` leaves the choice to the
-    provider.
+    `block_size` may be a number in text, and `memory` a size such as "2GB". What of a scheme is None is left to the
+    format, and `symmetric` to the provider where the format leaves it open.
     """
 
     scheme: Scheme
-    bits: int
-    block_size: int | str
+    format: str
+    bits: int | None
+    block_size: int | str | None
     symmetric: bool | None
-    activations: str
+    activations: str | None
     schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]
     embeddings: int | str
     algorithm: str
@@ -79,7 +80,8 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
         given["memory"] = parse_bytes(given["memory"], "`memory`")
     chosen = replace(options or Options(), **given)
     _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
-    if options is None and "scheme" not in given and pieces.get("symmetric") is None:
+    usual = pieces.get("format") in (None, USUAL_FORMAT)  # others decide themselves
+    if options is None and "scheme" not in given and usual and pieces.get("symmetric") is None:
         pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))
 

@@ -55,7 +55,7 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
     targets, skips = find(graph, options.include, options.exclude)
-    planned, left = assign(targets, options, provider, calibrated=solver.calibrated)
+    planned, left = assign(graph, targets, options, provider, calibrated=solver.calibrated)
     scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
     found = contents(graph, graph.source_bytes)
     return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, found, workers)
