@@ -11,6 +11,8 @@ from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
+from onnxfq.graph.operator_sets import raise_opset
+from onnxfq.graph.packed import Packed, StoredArray
 from onnxfq.graph.probe import Fed, several_nodes, single_node
 from onnxfq.graph.reached import reached_outputs
 from onnxfq.graph.save import save
@@ -35,9 +37,11 @@ __all__ = [
     "NodeProto",
     "NotConstant",
     "OnDisk",
+    "Packed",
     "Reshape",
     "Scratch",
     "Step",
+    "StoredArray",
     "StoredTensor",
     "Submodel",
     "TensorFile",
@@ -52,6 +56,7 @@ __all__ = [
     "model_name",
     "on_disk",
     "partition",
+    "raise_opset",
     "reached_outputs",
     "save",
     "several_nodes",

@@ -26,9 +26,10 @@ from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
+from onnxfq.graph.packed import Packed, StoredArray, new_tensor, read_stored
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
+from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_proto
 from onnxfq.graph.value_types import ValueTypes
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.missing_models import missing
@@ -218,7 +219,7 @@ class Graph:
         proto = home.producers.get(name) if home else None
         return Node(proto, home) if home and proto and proto.output[0] == name else None
 
-    def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: npt.NDArray[Any]) -> str:
+    def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: StoredArray) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free.
 
         Args:
@@ -229,12 +230,9 @@ class Graph:
         """
         name = self.edits.fresh_name(base)
         inline = sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function  # these have no data files
-        if inline:
-            proto = tensor_proto(name, np.concatenate(parts) if len(parts) > 1 else parts[0])
-        else:
-            piece = tensor_file.append(*parts)
-            shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-            proto = tensor_header(name, parts[0].dtype, shape)
+        proto = new_tensor(name, parts, with_values=inline)
+        if not inline:
+            piece = tensor_file.append(*(part.data if isinstance(part, Packed) else part for part in parts))
             refer(proto, NEW, piece.offset, piece.length)
         self.edits.add_constant(home, proto)
         return name
@@ -278,7 +276,7 @@ class Graph:
         """The model's `metadata_props`."""
         return {p.key: p.value for p in self.model.metadata_props}
 
-    def read_initializer(self, body: Body, name: str, scratch: Scratch | None = None) -> npt.NDArray[Any]:
+    def read_initializer(self, body: Body, name: str, scratch: Scratch | None = None) -> StoredArray:
         """Read a constant that a node of `body` names, through its chain of nodes; into `scratch` if given.
 
         Raises:
@@ -287,7 +285,8 @@ class Graph:
         value = resolve(body, name, self.path, overridable=False)
         if isinstance(value, NotConstant):
             raise ModelError(f"'{name}' in '{self.path}' is not constant ({value.reason}).")
-        return np.asarray(value.on_disk.load(scratch))
+        stored = read_stored(value.leaf, scratch)
+        return stored if isinstance(stored, Packed) else np.asarray(value.way.apply(stored))
 
 
 def _parse(path: Path) -> tuple[ModelProto, _Stamp]:

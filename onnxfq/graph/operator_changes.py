@@ -58,6 +58,11 @@ Rewritten: TypeAlias = "Sequence[NodeProto] | Unchangeable | None"  # None: it s
 _Form: TypeAlias = tuple[Any, ...]
 
 
+def smallest_ir(opset: int) -> int:
+    """The first version of ONNX's format that came with an operator set."""
+    return int(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+
+
 def rewritten(node: Node, old: int, new: int, around: Surroundings) -> Rewritten:
     """A node of ONNX's own domain as a later operator set writes it."""
     op_type = node.op_type

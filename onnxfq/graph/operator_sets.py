@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 
 import onnx.defs
-import onnx.helper
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxfq.arrays import Array
@@ -16,13 +15,13 @@ from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Node
 from onnxfq.graph.constants import Constant
 from onnxfq.graph.model import Graph
-from onnxfq.graph.operator_changes import OLDEST_OPSET, Surroundings, Unchangeable, rewritten
+from onnxfq.graph.operator_changes import OLDEST_OPSET, Surroundings, Unchangeable, rewritten, smallest_ir
 from onnxfq.graph.tensors import tensor_proto
 
 _MOST_TOLD = 5  # reasons
 
 
-def raise_opset(graph: Graph, version: int, why: str) -> None:
+def raise_opset(graph: Graph, version: int, why: str) -> bool:
     """Make a model import a version of ONNX's operator set, where it imports an earlier one; it computes the same.
 
     Args:
@@ -30,12 +29,15 @@ def raise_opset(graph: Graph, version: int, why: str) -> None:
         version: to import at least.
         why: what needs it, for people.
 
+    Returns:
+        Whether anything was changed; nodes found before are then no longer those of the graph.
+
     Raises:
         ModelError: some operators cannot be written for that version, or the installed onnx does not know it.
     """
     holders = [holder for holder in (graph.model, *graph.model.functions) if 0 < _imported(holder) < version]
     if not holders:
-        return
+        return False
     known = onnx.defs.onnx_opset_version()
     if known < version:
         raise ModelError(
@@ -48,9 +50,9 @@ def raise_opset(graph: Graph, version: int, why: str) -> None:
         for entry in holder.opset_import:
             if not entry.domain:
                 entry.version = max(entry.version, version)
-    imports = [onnx.helper.make_opsetid("", version)]
-    graph.model.ir_version = max(graph.model.ir_version, onnx.helper.find_min_ir_version_for(imports))
+    graph.model.ir_version = max(graph.model.ir_version, smallest_ir(version))
     graph.check()
+    return True
 
 
 def _imported(holder: ModelProto | FunctionProto) -> int:

@@ -126,10 +126,11 @@ class Rewriting:
 
     def _store(self, planned: Planned, parts: Sequence[Tensors]) -> dict[str, str]:
         """Add a weight's tensors beside the float one, under names like its own."""
-        base, home, graph = planned.target.weight.leaf.name, planned.target.weight.home, self._job.graph
-        suffixes = dict(zip(parts[0], (f"Q{planned.kernel.bits}", *list(parts[0])[1:]), strict=True))
+        base, home, graph = planned.target.weight.leaf.name, planned.storage.home(planned.target), self._job.graph
+        stored = planned.storage.stored(parts, planned.kernel, planned.target.k)
+        suffixes = dict(zip(stored, (f"Q{planned.kernel.bits}", *list(stored)[1:]), strict=True))
         return {
-            name: graph.add_tensor(home, f"{base}_{suffix}", self._tensor_file, *(part[name] for part in parts))
+            name: graph.add_tensor(home, f"{base}_{suffix}", self._tensor_file, *stored[name])
             for name, suffix in suffixes.items()
         }
 

@@ -93,8 +93,7 @@ def assign(
             problems[str(error)] += 1
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
-    if options.unshare:
-        planned = _copied(planned, shared)
+    planned = _copied(planned, shared, unshare=options.unshare)
     if options.allow_slow:
         return planned, skips
     for kind in dict.fromkeys((p.rule, p.scheme) for p in planned):
@@ -105,13 +104,18 @@ def assign(
     return [p for p in planned if p.kernel.speed != "slow"], [*skips, *slow]
 
 
-def _copied(planned: Sequence[Planned], shared: Collection[Hashable]) -> list[Planned]:
-    """Give each product of a scope a copy of its weight; tables keep one, and so do two branches of an If."""
+def _copied(planned: Sequence[Planned], shared: Collection[Hashable], *, unshare: bool) -> list[Planned]:
+    """Give products copies of their weight.
+
+    Where that is wanted, each product of a scope gets one; tables keep one, and so do two branches of an If. Where no
+    other node can read what is stored, all nodes get their own.
+    """
     counts: Counter[Hashable] = Counter()
     copied = []
     for p in planned:
-        reader = p.target.key, p.target.node.body
-        own = p.rule.kind == "weights" and p.target.key not in shared
+        reader = (p.target.key, p.target.node.body) if p.rule.shares else (p.target.key, p.rule.operator)
+        own = unshare and p.rule.kind == "weights" and p.target.key not in shared
+        own = own or not p.rule.shares
         copied.append(replace(p, copy=counts[reader]) if own else p)
         counts[reader] += 1
     return copied

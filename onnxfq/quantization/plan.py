@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.executors.executor import Workers
-from onnxfq.graph import Graph
+from onnxfq.graph import Graph, raise_opset
 from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.assign import assign, schemes_text
@@ -56,6 +56,9 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     solver = make_solver(options.algorithm, calibrated=calibrated)
     targets, skips = find(graph, options.include, options.exclude)
     planned, left = assign(graph, targets, options, provider, calibrated=solver.calibrated)
+    if raise_opset(graph, max((p.rule.opset(p.kernel) for p in planned), default=0), "DequantizeLinear in blocks"):
+        targets, skips = find(graph, options.include, options.exclude)
+        planned, left = assign(graph, targets, options, provider, calibrated=solver.calibrated)
     scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
     found = contents(graph, graph.source_bytes)
     return Job(graph, options, provider, solver, planned, scheme, [*skips, *left], kept, found, workers)

@@ -12,7 +12,7 @@ from onnxfq.graph import Constant, Graph, Node, Scratch
 from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
-from onnxfq.rules import ALL_RULES, Kernel, Rule, Tensors, take_rows
+from onnxfq.rules import ALL_RULES, Kernel, Rule, Stored
 from onnxfq.session import Session
 
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
@@ -137,7 +137,7 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
             )
 
 
-def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Tensors:
+def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Stored:
     """The node's tensors; codes in `scratch` if given."""
     names = entry.rule.stored_names(graph, node, entry.slot)
     codes = next(iter(names), "")
@@ -155,7 +155,8 @@ def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratc
     tensors, rule, kernel = _read(graph, node, entry, scratch), entry.rule, entry.kernel
     if not rule.fits(tensors, entry.n, entry.k, kernel):
         raise VerificationError(f"'{entry.node}' in '{path}' has tensors of other shapes or types than meant.")
-    chunks = (rule.unpack(take_rows(tensors, rows), kernel, entry.k) for rows in row_chunks(entry.n, entry.k))
+    packed = (rule.rows(tensors, rows, kernel, entry.n, entry.k) for rows in row_chunks(entry.n, entry.k))
+    chunks = (rule.unpack(part, kernel, entry.k) for part in packed)
     if join_digests(fingerprint(q.codes, q.scale, q.zero_point) for q in chunks) != entry.fingerprint:
         raise VerificationError(
             f"'{entry.node}' in '{path}' decodes to other codes, scales or zero points than the solver returned. "
@@ -165,7 +166,8 @@ def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratc
 
 def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: ProviderName) -> None:
     rows, kernel = _probe_rows(entry.n), entry.kernel
-    probe = entry.rule.probe(take_rows(_read(graph, node, entry), slice(0, rows)), kernel, rows, entry.k)
+    tensors = entry.rule.rows(_read(graph, node, entry), slice(0, rows), kernel, entry.n, entry.k)
+    probe = entry.rule.probe(tensors, kernel, rows, entry.k)
     (found,) = Session(probe.model, provider=provider).run(dict(probe.feed)).values()
     got = found.astype(probe.expected.dtype)
     error = float(((got - probe.expected) ** 2).sum() / max(float((probe.expected**2).sum()), 1e-300))
