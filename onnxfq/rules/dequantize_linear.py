@@ -27,6 +27,7 @@ from onnxfq.graph import Body, Fed, Graph, Node, Packed, StoredArray, TensorFile
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.clipped import is_added_and_clipped, is_clipped, multiplies_matrices
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.matmul_nbits_kernels import choose
@@ -172,7 +173,7 @@ class DequantizeLinear(Rule):
         return target.node.body
 
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
-        """See `Rule.rewrite`; ONNX Runtime takes an Add of a bias into the product."""
+        """See `Rule.rewrite`; ONNX Runtime takes an Add of a bias into the product. See `clipped` for the others."""
         (weight,) = weights
         target, node, names = weight.target, weight.target.node, weight.names
         fed, before = steps_before(graph, target, tensor_file)
@@ -180,11 +181,18 @@ class DequantizeLinear(Rule):
         if has_bias(graph, target):
             row = bias_row(graph, target, weight.shift, tensor_file)
             steps.append(("product", added(graph, target, row, tensor_file)))
+        clipped = is_clipped(target)
+        if clipped and not steps:
+            zeros = np.zeros(target.n, STORED_TYPES[target.scale_type])
+            nothing = graph.small_constant(node.body, f"zeros_{target.n}", zeros)
+            steps.append(("product", lambda value, result: [make_node("Add", [value, nothing], [result])]))
+        clipped = clipped or is_added_and_clipped(target)
+        multiply = "Gemm" if clipped and multiplies_matrices(graph, target) else "MatMul"
         product, after = linked(graph, steps, node.outputs[0])
         values = graph.edits.fresh_name(f"{names['W']}_values")
         attributes = self.attributes(target.n, target.k, weight.kernel)
         dequantized = make_node(self.operator, list(names.values()), [values], **attributes)
-        multiplied = make_node("MatMul", [fed, values], [product])
+        multiplied = make_node(multiply, [fed, values], [product])
         graph.replace(node, [*before, dequantized, multiplied, *after], keeps_name=multiplied)
 
     def rounded_block(self, kernel: Kernel) -> int | None:
