@@ -70,7 +70,7 @@ def rewritten(node: Node, old: int, new: int, around: Surroundings) -> Rewritten
         return None  # a local function in ONNX's own domain
     before, after = (_schema(op_type, version) for version in (old, new))
     if before is None or after is None or after.deprecated:
-        return Unchangeable(f"{op_type} is in no operator set from {old} to {new}")
+        return Unchangeable(f"operator set {new} has no {op_type} any more")
     if before.since_version == after.since_version or _form(before) == _form(after):
         return None
     if op_type not in _REWRITERS:

@@ -185,7 +185,6 @@ def _report(planned: TargetReport, solved: SolvedWeight) -> TargetReport:
     return replace(
         planned,
         relative_error=solved.error / solved.sum_squares if solved.sum_squares else 0.0,
-        bytes=solved.nbytes,
         algorithm=solved.algorithm,
         weighted=solved.weighted,
         tokens=solved.tokens,

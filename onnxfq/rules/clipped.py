@@ -30,7 +30,7 @@ def is_added_and_clipped(target: Target) -> bool:
 
 def multiplies_matrices(graph: Graph, target: Target) -> bool:
     """Whether what is multiplied is known to be a matrix, as Gemm wants it."""
-    if target.axes:
+    if target.axes and target.axes.rows:
         return target.axes.rows == 1
     return target.node.op_type == "Gemm" or graph.rank(target.node, target.operand) == 2
 
