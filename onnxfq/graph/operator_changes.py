@@ -28,6 +28,8 @@ _EXTENDED = frozenset(
     | {"LSTM", "LpPool", "OptionalHasElement", "Pad", "QuantizeLinear", "RNN", "Reshape", "ScatterElements"}
     | {"ScatterND", "Shape"}
 )
+# What ONNX Runtime 1.31.1 has kernels for in earlier operator sets only, and since when ONNX has the later form.
+_NOT_RUN = {"Bernoulli": 22, "RoiAlign": 22}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,11 @@ def rewritten(node: Node, old: int, new: int, around: Surroundings) -> Rewritten
     before, after = (_schema(op_type, version) for version in (old, new))
     if before is None or after is None or after.deprecated:
         return Unchangeable(f"operator set {new} has no {op_type} any more")
-    if before.since_version == after.since_version or _form(before) == _form(after):
+    if before.since_version == after.since_version:
+        return None
+    if after.since_version >= _NOT_RUN.get(op_type, new + 1):
+        return Unchangeable(f"ONNX Runtime does not run {op_type} of operator set {after.since_version}")
+    if _form(before) == _form(after):
         return None
     if op_type not in _REWRITERS:
         return None if op_type in _EXTENDED else Unchangeable(f"{op_type} changed its meaning")

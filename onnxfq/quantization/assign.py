@@ -93,7 +93,8 @@ def assign(
             problems[str(error)] += 1
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
-    planned = _copied(planned, shared, unshare=options.unshare)
+    planned, vast = _without_vast(_copied(planned, shared, unshare=options.unshare))
+    skips += vast
     if options.allow_slow:
         return planned, skips
     for kind in dict.fromkeys((p.rule, p.scheme) for p in planned):
@@ -119,6 +120,27 @@ def _copied(planned: Sequence[Planned], shared: Collection[Hashable], *, unshare
         copied.append(replace(p, copy=counts[reader]) if own else p)
         counts[reader] += 1
     return copied
+
+
+def _without_vast(planned: Sequence[Planned]) -> tuple[list[Planned], list[Skip]]:
+    """Leave weights alone whose copies, one for each node that reads them, would be larger than they are in float."""
+    copies = Counter(p.target.key for p in planned if not p.rule.shares)
+    vast = [
+        p
+        for p in planned
+        if copies[p.target.key] > 1
+        and copies[p.target.key] * p.storage.nbytes(p.target.n, p.target.k, p.kernel) > p.target.float_bytes
+    ]
+    skips = [
+        _skip(
+            p.target,
+            f"as {p.rule.operator}, {copies[p.target.key]} nodes would need a copy each of its weight, which are larger "
+            'than that is now (`format="matmulnbits"` stores it once)',
+        )
+        for p in vast
+    ]
+    left = {id(p) for p in vast}
+    return [p for p in planned if id(p) not in left], skips
 
 
 def _shared(
