@@ -79,9 +79,7 @@ def several_nodes(
         model.opset_import.add(domain=domain, version=version)
     model.graph.name = "probe"
     model.graph.node.extend(nodes)
-    model.graph.initializer.extend(
-        new_tensor(name, [array], with_values=True) for name, array in constants.items()
-    )
+    model.graph.initializer.extend(new_tensor(name, [array], with_values=True) for name, array in constants.items())
     for name, value in fed.items():
         tensor = model.graph.input.add(name=name).type.tensor_type
         tensor.elem_type = ONNX_TYPES[np.dtype(value.dtype)]

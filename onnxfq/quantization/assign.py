@@ -134,8 +134,8 @@ def _without_vast(planned: Sequence[Planned]) -> tuple[list[Planned], list[Skip]
     skips = [
         _skip(
             p.target,
-            f"as {p.rule.operator}, {copies[p.target.key]} nodes would need a copy each of its weight, which are larger "
-            'than that is now (`format="matmulnbits"` stores it once)',
+            f"as {p.rule.operator}, {copies[p.target.key]} nodes would need a copy each of its weight, together larger "
+            'than it is now (`format="matmulnbits"` stores it once)',
         )
         for p in vast
     ]

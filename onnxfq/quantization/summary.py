@@ -208,7 +208,7 @@ def _format_warnings(planned: Sequence[Planned]) -> Iterator[str]:
     tables = [p for p in planned if p.rule.domain and p.rule.kind == "embeddings"]
     if alone and tables:
         yield (
-            f"{tables[0].rule.operator} of embeddings ({len(tables)} nodes) is an operator of ONNX Runtime, which other "
+            f"{tables[0].rule.operator} of embeddings ({len(tables)} nodes) is ONNX Runtime's operator, which other "
             'runtimes may not know: `embeddings="float"` leaves them as they are.'
         )
 

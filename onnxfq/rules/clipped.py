@@ -1,4 +1,4 @@
-"""Products that are clipped by the next node, which ONNX Runtime does not make MatMulNBits of, and how they must be written.
+"""Products that are clipped by the next node: ONNX Runtime makes MatMulNBits of them only where they are written so.
 
     DequantizeLinear → MatMul or Gemm → Relu or Clip              stays as it is: dequantized in every run
     DequantizeLinear → MatMul → Add of a row → Relu or Clip       likewise, where rows are a matrix: it becomes a Gemm

@@ -1,6 +1,6 @@
 """MatMul, Gemm and Einsum with a constant weight → DequantizeLinear and MatMul, operators of ONNX itself.
 
-    W [K, N], scales [blocks, N] → DequantizeLinear(axis=0, block_size) → MatMul, with nodes around it as `product_steps`
+    W [K, N], scales [blocks, N] → DequantizeLinear(axis=0, block_size) → MatMul, with nodes around it
     W [K, N], scales [N]         → DequantizeLinear(axis=1)             → MatMul, where a row has one scale
 
 Every runtime that reads ONNX's operator set 21 (25 for 2 bits) can read it. ONNX Runtime makes MatMulNBits of it when a
@@ -191,7 +191,7 @@ class DequantizeLinear(Rule):
         product, after = linked(graph, steps, node.outputs[0])
         values = graph.edits.fresh_name(f"{names['W']}_values")
         attributes = self.attributes(target.n, target.k, weight.kernel)
-        dequantized = make_node(self.operator, list(names.values()), [values], **attributes)
+        dequantized = make_node(self.operator, list(names.values()), [values], domain=self.domain, **attributes)
         multiplied = make_node(multiply, [fed, values], [product])
         graph.replace(node, [*before, dequantized, multiplied, *after], keeps_name=multiplied)
 
@@ -203,9 +203,10 @@ class DequantizeLinear(Rule):
     def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
         """See `Rule.probe`: activations times the weight."""
         dtype = STORED_TYPES[kernel.activation_type]
+        attributes = self.attributes(n, k, kernel)
         constants = {name: parts[0] for name, parts in self.stored([tensors], kernel, k).items()}
         nodes = [
-            make_node(self.operator, list(constants), ["values"], **self.attributes(n, k, kernel)),
+            make_node(self.operator, list(constants), ["values"], domain=self.domain, **attributes),
             make_node("MatMul", ["A", "values"], ["Y"]),
         ]
         model = several_nodes(nodes, {"A": Fed(dtype, ("rows", k))}, constants, "Y", self.opset(kernel))
