@@ -3,6 +3,7 @@
 from onnx import NodeProto
 
 from onnxfq.graph.bodies import Body, Node
+from onnxfq.graph.chain_steps import Cut, Reshape, Transpose
 from onnxfq.graph.constant_makers import holds_codes
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
@@ -12,7 +13,7 @@ from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.operator_sets import raise_opset
-from onnxfq.graph.packed import Packed, StoredArray
+from onnxfq.graph.packed import Packed, StoredArray, read_constant
 from onnxfq.graph.probe import Fed, several_nodes, single_node
 from onnxfq.graph.reached import reached_outputs
 from onnxfq.graph.save import save
@@ -20,7 +21,6 @@ from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, type_name
-from onnxfq.graph.weight_chain import Reshape, Transpose
 
 __all__ = [
     "IN_MEMORY",
@@ -30,6 +30,7 @@ __all__ = [
     "AnyModel",
     "Body",
     "Constant",
+    "Cut",
     "Fed",
     "Flow",
     "Graph",
@@ -58,6 +59,7 @@ __all__ = [
     "partition",
     "raise_opset",
     "reached_outputs",
+    "read_constant",
     "save",
     "several_nodes",
     "single_node",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from blake3 import blake3
@@ -24,9 +23,9 @@ from onnxfq.graph.checks import check_calls, checker_copy, garbled, refuse_overl
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
-from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
+from onnxfq.graph.external_data import FileSlice, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
-from onnxfq.graph.packed import Packed, StoredArray, new_tensor, read_stored
+from onnxfq.graph.packed import Packed, StoredArray, new_tensor
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_proto
@@ -241,6 +240,12 @@ class Graph:
         """A constant of a few values that many nodes may read: once in each scope, under a name like `base`."""
         return self.edits.small_constant(home, base, lambda name: tensor_proto(name, array))
 
+    def set_dimensions(self, name: str, shape: Sequence[int]) -> None:
+        """Give a new constant another shape of as many elements; its bytes stay as they are."""
+        proto = self.edits.constants[name]
+        del proto.dims[:]
+        proto.dims.extend(shape)
+
     def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
         """The same operation on other inputs, by position; to be put in the node's place."""
         proto = NodeProto(op_type=node.proto.op_type, domain=node.proto.domain)
@@ -249,11 +254,13 @@ class Graph:
         proto.attribute.extend(node.proto.attribute)
         return proto
 
-    def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
-        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name and what is said about it."""
+    def replace(
+        self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, mergeable: Iterable[NodeProto] = ()
+    ) -> None:
+        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name; see `Edits.replace`."""
         kept = {name for new in new_nodes for name in new.input}
         lost = (self.constant(node, i) for i, name in enumerate(node.inputs) if name and name not in kept)
-        self.edits.replace(node, new_nodes, keeps_name, [value for value in lost if isinstance(value, Constant)])
+        self.edits.replace(node, new_nodes, keeps_name, [v for v in lost if isinstance(v, Constant)], mergeable)
 
     def finish(self) -> None:
         """Apply all replacements and drop constants that nothing reads any more."""
@@ -275,18 +282,6 @@ class Graph:
     def metadata(self) -> dict[str, str]:
         """The model's `metadata_props`."""
         return {p.key: p.value for p in self.model.metadata_props}
-
-    def read_initializer(self, body: Body, name: str, scratch: Scratch | None = None) -> StoredArray:
-        """Read a constant that a node of `body` names, through its chain of nodes; into `scratch` if given.
-
-        Raises:
-            ModelError: it is not constant.
-        """
-        value = resolve(body, name, self.path, overridable=False)
-        if isinstance(value, NotConstant):
-            raise ModelError(f"'{name}' in '{self.path}' is not constant ({value.reason}).")
-        stored = read_stored(value.leaf, scratch)
-        return stored if isinstance(stored, Packed) else np.asarray(value.way.apply(stored))
 
 
 def _parse(path: Path) -> tuple[ModelProto, _Stamp]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +12,8 @@ from onnx import TensorProto
 
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import ModelError
+from onnxfq.graph.bodies import Body
+from onnxfq.graph.constants import NotConstant, resolve
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.tensors import Tensor, bit_width, tensor_header, tensor_proto, type_name
 
@@ -55,12 +58,27 @@ def new_tensor(name: str, parts: Sequence[StoredArray], *, with_values: bool) ->
     return tensor_header(name, first.dtype, (sum(map(len, arrays)), *first.shape[1:]))
 
 
-def read_stored(tensor: Tensor, scratch: Scratch | None = None) -> StoredArray:
-    """A tensor's elements as they are stored; into `scratch` if given.
+def read_constant(body: Body, name: str, model: Path, scratch: Scratch | None = None) -> StoredArray:
+    """Read a constant that a node of a scope names, through its chain of nodes; what is packed as it is stored.
+
+    Args:
+        body: the scope.
+        name: what the node reads.
+        model: the model's path.
+        scratch: to read into, if given.
 
     Raises:
-        ModelError: an element type that is not read, or damaged data.
+        ModelError: it is not constant, or cannot be read.
     """
+    value = resolve(body, name, model, overridable=False)
+    if isinstance(value, NotConstant):
+        raise ModelError(f"'{name}' in '{model}' is not constant ({value.reason}).")
+    stored = _read_stored(value.leaf, scratch)
+    return stored if isinstance(stored, Packed) else np.asarray(value.way.apply(stored))
+
+
+def _read_stored(tensor: Tensor, scratch: Scratch | None = None) -> StoredArray:
+    """A tensor's elements as they are stored; into `scratch` if given."""
     if not 0 < bit_width(tensor.type) < _BYTE:
         return tensor.read(scratch)
     if tensor.piece is not None:

@@ -81,7 +81,7 @@ def assign(
         if scheme is None:
             skips.append(_skip(target, 'embeddings stay in float (`embeddings="float"`)'))
             continue
-        if rule.kind == "weights":
+        if _has_formats(rule, target):
             rule = PRODUCT_RULES[scheme.format]
         reason = rule.unfit(graph, target)
         if reason:
@@ -90,7 +90,10 @@ def assign(
         try:
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
-            problems[str(error)] += 1
+            if _changes(target, options) or not target.scheme:
+                problems[str(error)] += 1
+            else:
+                skips.append(_skip(target, str(error)))
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
     planned, vast = _without_vast(_copied(planned, shared, unshare=options.unshare))
@@ -208,16 +211,23 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
+    changes = _changes(target, options)
     if rule.kind == "weights":
-        scheme: Scheme | None = options.scheme
-        for changes in _changes(target, options):
-            scheme = (scheme or options.scheme).changed(changes)
-        return scheme
-    scheme = _table_scheme(options)
-    for changes in _changes(target, options):  # a format is one of products
-        own = {name: value for name, value in changes.items() if name != "format"}
+        has_formats = _has_formats(rule, target)
+        scheme: Scheme | None = options.scheme if has_formats else replace(options.scheme, format=USUAL_FORMAT)
+        if target.scheme:
+            scheme = replace(target.scheme, activations=options.scheme.activations)
+    else:
+        scheme = _table_scheme(options)
+    for change in changes:
+        own = change if _has_formats(rule, target) else {n: value for n, value in change.items() if n != "format"}
         scheme = (scheme or Scheme()).changed(own) if own else scheme
     return scheme
+
+
+def _has_formats(rule: Rule, target: Target) -> bool:
+    """Whether a target is a product, which takes the rule of its scheme's format."""
+    return rule is PRODUCT_RULES[USUAL_FORMAT] and not target.stacked
 
 
 def _format_of(rule: Rule, target: Target, options: Options) -> str:
@@ -238,7 +248,7 @@ def _table_scheme(options: Options) -> Scheme | None:
 
 def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
     """What the user wants otherwise for a target, the strongest last."""
-    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.name)]
+    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.node.name)]
 
 
 def _targets(count: int) -> str:
@@ -246,7 +256,7 @@ def _targets(count: int) -> str:
 
 
 def _skip(target: Target, reason: str) -> Skip:
-    return Skip(target.name, target.node.op_type, reason, nbytes=target.float_bytes)
+    return Skip(target.node.name, target.node.op_type, reason, nbytes=target.float_bytes)
 
 
 def _slow_skip(planned: Planned) -> Skip:

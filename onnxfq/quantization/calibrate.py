@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,6 +47,7 @@ class Calibration:
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
         self._rounding: dict[int, Rounding] = {}
+        self._uses = Counter(p.key for p in job.planned)
         runtime = Runtime(job.provider, job.threads, job.options.memory, checkpoint.folder)
         targets = [p.target for p in job.planned]
         self._passages = [
@@ -106,6 +108,15 @@ class Calibration:
         if len(self.fresh(position)) < len(self.stages[position].targets):
             return None
         return self._places[position][0].folds.get(self.stages[position].source)
+
+    def scales(self, position: int) -> bool:
+        """Whether the inputs of a stage may be scaled at its nodes: none of its weights is read by any other."""
+        keys = [self._job.planned[index].key for index in self.stages[position].targets]
+        return len(self.fresh(position)) == len(keys) and all(self._uses[key] == 1 for key in keys)
+
+    def seen(self, position: int) -> Float64Array:
+        """[tokens, K], some inputs of the stage that was measured last."""
+        return self._places[position][0].streams.seen
 
     def resume(self, position: int, tell: Tell) -> dict[int, SolvedWeight] | None:
         """What an interrupted run has left of a stage, by target; the samples run up to it all the same."""

@@ -38,10 +38,15 @@ def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool
         OnnxfqError: a model cannot be read, a scheme does not suit it, or a setting matches nothing.
     """
     jobs = [_plan(path, options, workers, calibrated=calibrated) for path in source.models]
-    names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
+    names = [name for job in jobs for name in _names(job)]
     given = {"include": options.include, "exclude": options.exclude, "schemes": options.schemes_by_name}
     refuse_unmatched(source.path, given, names)
     return jobs
+
+
+def _names(job: Job) -> list[str]:
+    """Of the nodes that settings may be about."""
+    return [*(p.target.node.name for p in job.planned), *(skip.name for skip in job.skips)]
 
 
 def plan_without_data(job: Job) -> Job:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import Constant, Graph, Node, Scratch
+from onnxfq.graph import Constant, Graph, Node, Packed, Scratch, StoredArray, read_constant
 from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
@@ -31,6 +32,8 @@ class Expected:
         k: inputs.
         kernel: what must run it.
         fingerprint: of the solver's codes, scales and zero points, in the kernel's blocks, chunk by chunk.
+        attributes: of the node.
+        stacked: tensors have an axis more, of experts or directions.
     """
 
     node: str
@@ -41,12 +44,15 @@ class Expected:
     k: int
     kernel: Kernel
     fingerprint: str
+    attributes: Mapping[str, object]
+    stacked: bool = False
 
     @classmethod
     def of(cls, planned: Planned, names: Mapping[str, str], digest: str) -> Expected:
         """From what was planned, and what was stored."""
-        target = planned.target
-        return cls(target.name, planned.rule, target.slot, names, target.n, target.k, planned.kernel, digest)
+        target, rule, kernel = planned.target, planned.rule, planned.kernel
+        attributes, stacked = rule.node_attributes(target, kernel), target.experts > 0
+        return cls(target.name, rule, target.slot, names, target.n, target.k, kernel, digest, attributes, stacked)
 
     @property
     def codes(self) -> str:
@@ -121,7 +127,7 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
             f"'{path}' has {len(nodes)} nodes that read '{entry.codes}', wanted {len(entries)}: {names}. "
             "Please report this."
         )
-    wanted = entry.rule.attributes(entry.n, entry.k, entry.kernel)
+    wanted = dict(entry.attributes)
     for node in nodes:
         got = dict(node.attributes)
         if got != wanted:
@@ -142,12 +148,21 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
     names = entry.rule.stored_names(graph, node, entry.slot)
     codes = next(iter(names), "")
     try:
-        return {
-            name: graph.read_initializer(node.body, value, scratch if name == codes else None)
+        found = {
+            name: read_constant(node.body, value, graph.path, scratch if name == codes else None)
             for name, value in names.items()
         }
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
+    if not entry.stacked:
+        return found
+    layout = entry.rule.layout(entry.n, entry.k, entry.kernel)
+    return {name: _as(array, layout[name][0]) for name, array in found.items()}
+
+
+def _as(array: StoredArray, shape: tuple[int, ...]) -> StoredArray:
+    """In another shape, where it has as many elements."""
+    return array if isinstance(array, Packed) or array.size != math.prod(shape) else array.reshape(shape)
 
 
 def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:

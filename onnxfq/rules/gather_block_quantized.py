@@ -2,6 +2,8 @@
 
     Gather(table [rows, columns], ids)  → GatherBlockQuantized(quantized table, ids, scales, zero_points)
 
+Experts that are looked up, as whole matrices, are one table of the rows of all (see `gathered_experts`).
+
 A table that is the weight of a product too, as tied embeddings are, is stored once, as MatMulNBits wants it:
 
     B [rows, blocks, bytes] → Reshape → GatherBlockQuantized
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,8 +30,18 @@ from onnxfq.graph import Constant, Fed, Graph, Node, TensorFile, holds_codes, ma
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.gathered_experts import SCHEME, find_gathered, timed
 from onnxfq.rules.kernel import Kernel
-from onnxfq.rules.rule import TOLERANCE_FLOAT, TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import (
+    TOLERANCE_FLOAT,
+    TOLERANCE_HALF,
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    TensorType,
+    stacked_shape,
+)
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
 
@@ -62,6 +74,9 @@ class GatherBlockQuantized(Rule):
         if holds_codes(table.type) and math.prod(table.shape) >= SMALLEST_TABLE and len(table.shape) > 1:
             reason = f"already quantized: its table holds {type_name(table.type)}"
             return Skip(node.name, node.op_type, reason, quantized=True, nbytes=table.leaf.nbytes)
+        experts = find_gathered(node, table)
+        if experts:
+            return experts
         if len(table.shape) != 2 or node.integer("axis", 0) not in (0, -2):
             return None
         (n, k), scale_type = table.shape, SCALE_TYPES.get(type_name(table.type))
@@ -89,7 +104,8 @@ class GatherBlockQuantized(Rule):
         wanted = scheme.columns_per_block(target.k)
         holding = [size for size in BLOCK_SIZES if size >= min(wanted, target.k)]
         block_size = min(holding, default=max(BLOCK_SIZES))
-        return Kernel(provider, bits, block_size, scheme.symmetric, 0, scale_type, "fast")
+        kernel = Kernel(provider, bits, block_size, scheme.symmetric, 0, scale_type, "fast")
+        return timed(kernel, target.k) if target.experts else kernel
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`."""
@@ -128,6 +144,15 @@ class GatherBlockQuantized(Rule):
         """See `Rule.attributes`."""
         return {"bits": kernel.bits, "block_size": kernel.block_size, "gather_axis": 0, "quantize_axis": 1}
 
+    def node_attributes(self, target: Target, kernel: Kernel) -> dict[str, Any]:
+        """See `Rule.node_attributes`."""
+        axis = {"quantize_axis": 2} if target.experts else {}
+        return {**self.attributes(target.n, target.k, kernel), **axis}
+
+    def nearest_fast(self, provider: ProviderName, scheme: Scheme, target: Target) -> Scheme | None:
+        """See `Rule.nearest_fast`."""
+        return SCHEME if target.experts else None
+
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`."""
         (weight,) = weights
@@ -138,8 +163,10 @@ class GatherBlockQuantized(Rule):
             shape = target.n, target.k * weight.kernel.bits // 8
             rows = graph.add_tensor(node.body, f"{names['B']}_shape", tensor_file, np.array(shape, np.int64))
             before = [make_node("Reshape", [names["B"], rows], [data])]
+        for name, tensor in names.items() if target.experts else ():
+            graph.set_dimensions(tensor, stacked_shape(self, weight, name))
         inputs = [data, node.inputs[1], names["scales"], *filter(None, [names.get("zero_points")])]
-        attributes = self.attributes(target.n, target.k, weight.kernel)
+        attributes = self.node_attributes(target, weight.kernel)
         quantized = make_node(self.operator, inputs, [node.outputs[0]], domain=self.domain, **attributes)
         graph.replace(node, [*before, quantized], keeps_name=quantized)
 

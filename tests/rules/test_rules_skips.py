@@ -39,10 +39,26 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
         {"l": grid(32, 64), "w": W},
         "both inputs are constant: nothing is computed at run time",
     ),
-    "3-D": (
+    "4-D": (
         "skipped = MatMul (x, v)",
-        {"v": np.stack([W, W])},
-        "unsupported shape: the weight is a batch of matrices [2, 64, 32], MatMulNBits multiplies by one",
+        {"v": np.stack([W, W])[np.newaxis]},
+        "unsupported shape: the weight is a batch of matrices [1, 2, 64, 32], and has more than 3 dimensions",
+    ),
+    "3-D on the left": (
+        "t = Transpose (x)  skipped = MatMul (v, t)",
+        {"v": np.stack([W.T, W.T])},
+        "unsupported shape: the weight is a batch of matrices [2, 32, 64], and the left operand",
+    ),
+    "several of a stack": (
+        "g = Gather (v, some)  skipped = MatMul (x, g)",
+        {"v": np.stack([W, W, W]), "some": np.array([0, 2])},
+        "no constant weight: Gather makes it from constants, fold these first",
+    ),
+    "every other row": (
+        "g = Slice (v, from, to, axes, by)  skipped = MatMul (x, g)",
+        {"v": np.repeat(W, 2, axis=0), "from": np.array([0]), "to": np.array([2 * K]), "axes": np.array([0]),
+         "by": np.array([2])},
+        "no constant weight: Slice makes it from constants, fold these first",
     ),
     "1-D": (
         "skipped = MatMul (x, v)",
