@@ -20,12 +20,13 @@ from onnxfq.graph.save import save
 from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NUMPY_TYPES, type_name
+from onnxfq.graph.tensors import NUMPY_TYPES, ONNX_TYPES, type_name
 
 __all__ = [
     "IN_MEMORY",
     "MICROSOFT",
     "NUMPY_TYPES",
+    "ONNX_TYPES",
     "QUANTIZED_SUFFIX",
     "AnyModel",
     "Body",

@@ -130,11 +130,12 @@ class Rewriting:
 
     def _store(self, planned: Planned, parts: Sequence[Tensors]) -> dict[str, str]:
         """Add a weight's tensors beside the float one, under names like its own."""
-        base, home, graph = planned.target.weight.leaf.name, planned.storage.home(planned.target), self._job.graph
+        stored_as, graph = planned.target.stored_as, self._job.graph
+        home = planned.storage.home(planned.target)
         stored = planned.storage.stored(parts, planned.kernel, planned.target.k)
         suffixes = dict(zip(stored, (f"Q{planned.kernel.bits}", *list(stored)[1:]), strict=True))
         return {
-            name: graph.add_tensor(home, f"{base}_{suffix}", self._tensor_file, *stored[name])
+            name: graph.add_tensor(home, f"{stored_as.leaf.name}_{suffix}", self._tensor_file, *stored[name])
             for name, suffix in suffixes.items()
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnxfq.providers import ProviderName
 from onnxfq.rules import PRODUCT_RULES, Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, USUAL_FORMAT, Scheme
 
-SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them
+SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them; fewer are fitted to both
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,7 @@ class Planned:
 
 
 def assign(
-    graph: Graph,
-    found: Sequence[tuple[Rule, Target]],
-    options: Options,
-    provider: ProviderName,
-    *,
-    calibrated: bool = False,
+    graph: Graph, found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName
 ) -> tuple[list[Planned], list[Skip]]:
     """Choose a scheme and a kernel for every target, before any long work.
 
@@ -59,7 +54,6 @@ def assign(
         found: the targets.
         options: what was asked for.
         provider: where they will run.
-        calibrated: whether codes are chosen by data.
 
     Returns:
         The planned targets, and those left alone: for their kind no quantizing was asked for, or their shape alone
@@ -72,7 +66,7 @@ def assign(
     planned: list[Planned] = []
     skips: list[Skip] = []
     problems: Counter[str] = Counter()
-    shared = _shared(found, options, provider, calibrated=calibrated)
+    shared = {} if options.unshare else _shared(found, options, provider)
     for rule, target in found:
         if target.key in shared:
             planned.append(replace(shared[target.key], target=target, rule=rule))
@@ -96,7 +90,7 @@ def assign(
                 skips.append(_skip(target, str(error)))
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
-    planned, vast = _without_vast(_copied(planned, shared, unshare=options.unshare))
+    planned, vast = _without_vast(_copied(planned, unshare=options.unshare))
     skips += vast
     if options.allow_slow:
         return planned, skips
@@ -108,7 +102,7 @@ def assign(
     return [p for p in planned if p.kernel.speed != "slow"], [*skips, *slow]
 
 
-def _copied(planned: Sequence[Planned], shared: Collection[Hashable], *, unshare: bool) -> list[Planned]:
+def _copied(planned: Sequence[Planned], *, unshare: bool) -> list[Planned]:
     """Give products copies of their weight.
 
     Where that is wanted, each product of a scope gets one; tables keep one, and so do two branches of an If. Where no
@@ -118,8 +112,7 @@ def _copied(planned: Sequence[Planned], shared: Collection[Hashable], *, unshare
     copied = []
     for p in planned:
         reader = (p.target.key, p.target.node.body) if p.rule.shares else (p.target.key, p.rule.operator)
-        own = unshare and p.rule.kind == "weights" and p.target.key not in shared
-        own = own or not p.rule.shares
+        own = (unshare and p.rule.kind == "weights") or not p.rule.shares
         copied.append(replace(p, copy=counts[reader]) if own else p)
         counts[reader] += 1
     return copied
@@ -146,15 +139,12 @@ def _without_vast(planned: Sequence[Planned]) -> tuple[list[Planned], list[Skip]
     return [p for p in planned if id(p) not in left], skips
 
 
-def _shared(
-    found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName, *, calibrated: bool
-) -> dict[Hashable, Planned]:
+def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName) -> dict[Hashable, Planned]:
     """Embeddings that are weights of products too, and how one copy of them is stored, by `Target.key`.
 
     They take the embeddings' scheme, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller
     than two copies, and closer. A scheme by name for any of the nodes is one for the copy, but for a product
-    that is to have fewer bits than the table. Few bits are not shared where data choose codes: a product's would be no
-    table's.
+    that is to have fewer bits than the table.
     """
     groups: defaultdict[Hashable, list[tuple[Rule, Target]]] = defaultdict(list)
     for rule, target in found:
@@ -171,8 +161,6 @@ def _shared(
             continue
         for change in changes:
             scheme = scheme.changed(change)
-        if calibrated and scheme.bits < SHARED_BITS:
-            continue
         planned = _one_copy(members, weights[0], scheme, options, provider)
         if planned is not None:
             shared[key] = planned
@@ -198,7 +186,8 @@ def _one_copy(
         return None
     readable = all(other.reads(rule, kernel, target.k) for other, _ in members)
     fast = kernel.speed != "slow" or options.allow_slow
-    alike = all(other.scale_type == target.scale_type for _, other in members)
+    products = [other for member, other in members if member.kind == "weights"]
+    alike = all(other.scale_type == target.scale_type for other in products)  # what tables give can be cast
     return Planned(target, rule, scheme, kernel, rule) if readable and fast and alike else None
 
 

@@ -13,7 +13,7 @@ from onnxfq.graph import TensorFile
 from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
-from onnxfq.quantization.calibrate import Calibration, calibrate
+from onnxfq.quantization.calibrate import Calibration, Group, calibrate
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.smoothing import find_smoothing, with_rounding
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
@@ -43,6 +43,7 @@ def solve_and_rewrite(
         steps = Steps(progress, "calibrating and solving", len(job.planned) + calibration.runs)
         _without_data(job, rewriting, calibration.tables, steps)
         calibration.survey(steps)
+        _finish_tied(job, calibration, rewriting, steps)
         for position, stage in enumerate(calibration.stages):
             _finish_stage(job, calibration, position, rewriting, rewriting.missing(stage.targets), steps)
         _without_data(job, rewriting, calibration.unreached, steps)
@@ -80,14 +81,24 @@ def _finish_stage(
     calibration.end(position, steps)
 
 
+def _finish_tied(job: Job, calibration: Calibration, rewriting: Rewriting, steps: Steps) -> None:
+    """Solve the tables that are weights of products too, for these, and put them into the graph before all else."""
+    planned = rewriting.missing(calibration.tied)
+    solved = calibration.resume_tied() if planned else {}
+    if solved is None:
+        solved = _solve_groups(job, calibration, planned, calibration.measure_tied(planned))
+        calibration.save_tied(solved)
+    calibration.remember(solved)
+    for index in calibration.tied:
+        rewriting.apply(index, solved.get(index))
+        steps()
+
+
 def _calibrate_and_solve(
     job: Job, calibration: Calibration, position: int, planned: dict[int, Planned], steps: Steps
 ) -> dict[int, SolvedWeight]:
     """Measure a stage's inputs, and solve its weights for them."""
     groups = calibration.measure(position, planned, steps)
-    measured = {index for group, _ in groups for index in group}
-    rest = {index: p for index, p in planned.items() if index not in measured}
-    solved = _kept(solve(_tasks_without_data(job, rest), job.workers, job.options.memory))
     biased, scale = calibration.biased(position), None
     stage = [job.planned[i] for i in calibration.stages[position].targets]
     folds = calibration.fold_of(position) is not None
@@ -98,6 +109,21 @@ def _calibrate_and_solve(
     elif job.solver.scales_inputs and folds and len(groups) == 1:
         centred = set(biased) >= set(calibration.stages[position].targets)
         scale = input_scale(stage, job.solver, groups[0][1], centred=centred)
+    return _solve_groups(job, calibration, planned, groups, biased, scale)
+
+
+def _solve_groups(
+    job: Job,
+    calibration: Calibration,
+    planned: dict[int, Planned],
+    groups: Sequence[Group],
+    biased: Sequence[int] = (),
+    scale: Float64Array | None = None,
+) -> dict[int, SolvedWeight]:
+    """Solve weights for the inputs that were measured, those without any as well as that can be done."""
+    measured = {index for group, _ in groups for index in group}
+    rest = {index: p for index, p in planned.items() if index not in measured}
+    solved = _kept(solve(_tasks_without_data(job, rest), job.workers, job.options.memory))
     folder = calibration.folder if job.workers.elsewhere else None
     for group, statistics in groups:
         with tasks_with_data(group, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:

@@ -118,6 +118,12 @@ def _leaf(graph: Graph, node: Node, index: int) -> str:
     return value.leaf.name if isinstance(value, Constant) else name
 
 
+def _leaves(graph: Graph, node: Node, entry: Expected) -> list[str]:
+    """The tensors that a written node reads of a weight, some after a Reshape of its own."""
+    names = entry.rule.stored_names(graph, node, entry.slot).values()
+    return [_leaf(graph, node, node.inputs.index(name)) if name in node.inputs else name for name in names]
+
+
 def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     entry = entries[0]
@@ -135,8 +141,7 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
                 f"'{node.name}' in '{path}' has other attributes than meant (got {got}, wanted {wanted}). "
                 "Please report this."
             )
-        read, first = (entry.rule.stored_names(graph, one, entry.slot) for one in (node, nodes[0]))
-        if read != first:
+        if _leaves(graph, node, entry) != _leaves(graph, nodes[0], entry):
             raise VerificationError(
                 f"'{node.name}' and '{nodes[0].name}' in '{path}' share codes, but not scales and zero points. "
                 "Please report this."

@@ -151,7 +151,7 @@ class Rule(ABC):
 
     def home(self, target: Target) -> Body:
         """The scope that the weight's tensors are written in."""
-        return target.weight.home
+        return target.stored_as.home
 
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:

@@ -72,6 +72,7 @@ class Target:
         experts: how many weights stand one upon the other in this one, which is stored with an axis more for them.
         divided: what blocks of columns must divide; 0: nothing.
         scheme: what it is quantized to, whatever other weights are; None: as the user says.
+        twin: a table with the same values, by which it is stored.
     """
 
     name: str
@@ -93,10 +94,18 @@ class Target:
     experts: int = 0
     divided: int = 0
     scheme: Scheme | None = None
+    twin: Target | None = None
+
+    @property
+    def stored_as(self) -> Constant:
+        """The constant after which the quantized weight is named, and in whose scope it stands."""
+        return self.twin.weight if self.twin else self.weight
 
     @property
     def key(self) -> Hashable:
         """Equal for targets that share one quantized weight."""
+        if self.twin:
+            return self.twin.key
         turned = self.weight.way.then(Transpose((1, 0))) if self.transposed else self.weight.way
         return self.weight.key[:2], turned, self.alpha
 

@@ -284,12 +284,15 @@ def test_settings_that_a_functions_caller_chooses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention", "QMoE"]
+    "op_type",
+    ["FusedGemm", "Attention", "EmbedLayerNormalization", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention", "QMoE"],
 )
 def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     proto = model(f"z = com.microsoft.{op_type} (x, w)  y = MatMul (x, w)", domains=MS, w=W)
     report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
-    assert reasons(report) == {"z": FUSED if op_type in ("FusedGemm", "Attention") else QUANTIZED}
+    assert reasons(report) == {
+        "z": FUSED if op_type in ("FusedGemm", "Attention", "EmbedLayerNormalization") else QUANTIZED
+    }
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
 
 
