@@ -13,6 +13,8 @@ from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
+from onnxfq.graph.operator_sets import raise_opset
+from onnxfq.graph.packed import Packed, StoredArray, read_constant
 from onnxfq.graph.probe import Fed, several_nodes, single_node
 from onnxfq.graph.reached import reached_outputs
 from onnxfq.graph.save import save
@@ -39,9 +41,11 @@ __all__ = [
     "NodeProto",
     "NotConstant",
     "OnDisk",
+    "Packed",
     "Reshape",
     "Scratch",
     "Step",
+    "StoredArray",
     "StoredTensor",
     "Submodel",
     "TensorFile",
@@ -59,7 +63,9 @@ __all__ = [
     "model_name",
     "on_disk",
     "partition",
+    "raise_opset",
     "reached_outputs",
+    "read_constant",
     "save",
     "several_nodes",
     "single_node",

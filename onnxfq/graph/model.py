@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from blake3 import blake3
@@ -24,12 +23,13 @@ from onnxfq.graph.checks import check_calls, checker_copy, garbled, refuse_overl
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant, NotConstant, resolve
 from onnxfq.graph.domains import spell_domain
 from onnxfq.graph.editing import Edits, drop_defaults
-from onnxfq.graph.external_data import FileSlice, Scratch, unreadable
+from onnxfq.graph.external_data import FileSlice, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
+from onnxfq.graph.packed import Packed, StoredArray, new_tensor
 from onnxfq.graph.readers import Readers, find_readers
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_header, tensor_proto
+from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_proto
 from onnxfq.graph.value_types import ValueTypes
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.missing_models import missing
@@ -227,7 +227,7 @@ class Graph:
     def _readers(self) -> Readers:
         return find_readers(self.bodies)
 
-    def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: npt.NDArray[Any]) -> str:
+    def add_tensor(self, home: Body, base: str, tensor_file: TensorFile, *parts: StoredArray) -> str:
         """Store a new constant and make it known in a scope, under a name like `base` that is still free.
 
         Args:
@@ -237,12 +237,10 @@ class Graph:
             *parts: the array, whole or as its rows in several parts.
         """
         name = self.edits.fresh_name(base)
-        if sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function:  # these have no data files
-            proto = tensor_proto(name, np.concatenate(parts) if len(parts) > 1 else parts[0])
-        else:
-            piece = tensor_file.append(*parts)
-            shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
-            proto = tensor_header(name, parts[0].dtype, shape)
+        inline = sum(part.nbytes for part in parts) < LIFT_BYTES or home.root.is_function  # these have no data files
+        proto = new_tensor(name, parts, with_values=inline)
+        if not inline:
+            piece = tensor_file.append(*(part.data if isinstance(part, Packed) else part for part in parts))
             refer(proto, NEW, piece.offset, piece.length)
         self.edits.add_constant(home, proto)
         return name
@@ -294,17 +292,6 @@ class Graph:
     def metadata(self) -> dict[str, str]:
         """The model's `metadata_props`."""
         return {p.key: p.value for p in self.model.metadata_props}
-
-    def read_initializer(self, body: Body, name: str, scratch: Scratch | None = None) -> npt.NDArray[Any]:
-        """Read a constant that a node of `body` names, through its chain of nodes; into `scratch` if given.
-
-        Raises:
-            ModelError: it is not constant.
-        """
-        value = resolve(body, name, self.path, overridable=False)
-        if isinstance(value, NotConstant):
-            raise ModelError(f"'{name}' in '{self.path}' is not constant ({value.reason}).")
-        return np.asarray(value.on_disk.load(scratch))
 
 
 def _parse(path: Path) -> tuple[ModelProto, _Stamp]:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, NodeProto, TensorShapeProto
 
-from onnxfq.graph.tensors import ONNX_TYPES, tensor_proto
+from onnxfq.graph.operator_changes import smallest_ir
+from onnxfq.graph.packed import StoredArray, new_tensor
+from onnxfq.graph.tensors import ONNX_TYPES
 
 _OPSET, _IR_VERSION = 17, 8
-_OPSET_OF_INT4, _IR_OF_INT4 = 21, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def single_node(
 def several_nodes(
     nodes: Sequence[NodeProto],
     fed: Mapping[str, Fed],
-    constants: Mapping[str, npt.NDArray[Any]],
+    constants: Mapping[str, StoredArray],
     output: str,
     opset: int,
 ) -> bytes:
@@ -73,12 +74,12 @@ def several_nodes(
         output: the name of what the model returns.
         opset: the version of ONNX's operator set.
     """
-    model = ModelProto(ir_version=_IR_OF_INT4 if opset >= _OPSET_OF_INT4 else _IR_VERSION)
+    model = ModelProto(ir_version=max(_IR_VERSION, smallest_ir(opset)))
     for domain, version in {"": opset, **{node.domain: 1 for node in nodes if node.domain}}.items():
         model.opset_import.add(domain=domain, version=version)
     model.graph.name = "probe"
     model.graph.node.extend(nodes)
-    model.graph.initializer.extend(tensor_proto(name, array) for name, array in constants.items())
+    model.graph.initializer.extend(new_tensor(name, [array], with_values=True) for name, array in constants.items())
     for name, value in fed.items():
         tensor = model.graph.input.add(name=name).type.tensor_type
         tensor.elem_type = ONNX_TYPES[np.dtype(value.dtype)]

@@ -130,12 +130,12 @@ class Rewriting:
 
     def _store(self, planned: Planned, parts: Sequence[Tensors]) -> dict[str, str]:
         """Add a weight's tensors beside the float one, under names like its own."""
-        stored, graph = planned.target.stored_as, self._job.graph
-        suffixes = dict(zip(parts[0], (f"Q{planned.kernel.bits}", *list(parts[0])[1:]), strict=True))
+        stored_as, graph = planned.target.stored_as, self._job.graph
+        home = planned.storage.home(planned.target)
+        stored = planned.storage.stored(parts, planned.kernel, planned.target.k)
+        suffixes = dict(zip(stored, (f"Q{planned.kernel.bits}", *list(stored)[1:]), strict=True))
         return {
-            name: graph.add_tensor(
-                stored.home, f"{stored.leaf.name}_{suffix}", self._tensor_file, *(part[name] for part in parts)
-            )
+            name: graph.add_tensor(home, f"{stored_as.leaf.name}_{suffix}", self._tensor_file, *stored[name])
             for name, suffix in suffixes.items()
         }
 
@@ -195,7 +195,6 @@ def _report(planned: TargetReport, solved: SolvedWeight) -> TargetReport:
     return replace(
         planned,
         relative_error=solved.error / solved.sum_squares if solved.sum_squares else 0.0,
-        bytes=solved.nbytes,
         algorithm=solved.algorithm,
         weighted=solved.weighted,
         tokens=solved.tokens,

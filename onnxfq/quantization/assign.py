@@ -101,8 +101,8 @@ def assign(
                 skips.append(_skip(target, str(error)))
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
-    if options.unshare:
-        planned = _copied(planned)
+    planned, vast = _without_vast(_copied(planned, unshare=options.unshare))
+    skips += vast
     if options.allow_slow:
         return planned, skips
     for kind in dict.fromkeys((p.rule, p.scheme) for p in planned):
@@ -113,15 +113,41 @@ def assign(
     return [p for p in planned if p.kernel.speed != "slow"], [*skips, *slow]
 
 
-def _copied(planned: Sequence[Planned]) -> list[Planned]:
-    """Give each product of a scope a copy of its weight; tables keep one, and so do two branches of an If."""
+def _copied(planned: Sequence[Planned], *, unshare: bool) -> list[Planned]:
+    """Give products copies of their weight.
+
+    Where that is wanted, each product of a scope gets one; tables keep one, and so do two branches of an If. Where no
+    other node can read what is stored, all nodes get their own.
+    """
     counts: Counter[Hashable] = Counter()
     copied = []
     for p in planned:
-        reader = p.target.key, p.target.node.body
-        copied.append(replace(p, copy=counts[reader]) if p.rule.kind == "weights" else p)
+        reader = (p.target.key, p.target.node.body) if p.rule.shares else (p.target.key, p.rule.operator)
+        own = (unshare and p.rule.kind == "weights") or not p.rule.shares
+        copied.append(replace(p, copy=counts[reader]) if own else p)
         counts[reader] += 1
     return copied
+
+
+def _without_vast(planned: Sequence[Planned]) -> tuple[list[Planned], list[Skip]]:
+    """Leave weights alone whose copies, one for each node that reads them, would be larger than they are in float."""
+    copies = Counter(p.target.key for p in planned if not p.rule.shares)
+    vast = [
+        p
+        for p in planned
+        if copies[p.target.key] > 1
+        and copies[p.target.key] * p.storage.nbytes(p.target.n, p.target.k, p.kernel) > p.target.float_bytes
+    ]
+    skips = [
+        _skip(
+            p.target,
+            f"as {p.rule.operator}, {copies[p.target.key]} nodes would need a copy each of its weight, together larger "
+            'than it is now (`format="matmulnbits"` stores it once)',
+        )
+        for p in vast
+    ]
+    left = {id(p) for p in vast}
+    return [p for p in planned if id(p) not in left], skips
 
 
 def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName) -> dict[Hashable, Planned]:

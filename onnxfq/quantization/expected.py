@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxfq.errors import VerificationError
 from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.quantization.assign import Planned
-from onnxfq.rules import Channels, Kernel, Rule, Tensors, take_rows
+from onnxfq.rules import Channels, Kernel, Rule, WrittenTensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Expected:
         return next(iter(self.names.values()))
 
 
-def check_decoded(path: Path, entry: Expected, tensors: Tensors) -> None:
+def check_decoded(path: Path, entry: Expected, tensors: WrittenTensors) -> None:
     """Whether tensors have the shapes that are read, and decode to what the solver returned.
 
     Raises:
@@ -75,7 +75,8 @@ def check_decoded(path: Path, entry: Expected, tensors: Tensors) -> None:
     rule, kernel = entry.rule, entry.kernel
     if not rule.fits(tensors, entry.n, entry.k, kernel):
         raise VerificationError(f"'{entry.node}' in '{path}' has tensors of other shapes or types than meant.")
-    chunks = (rule.unpack(take_rows(tensors, rows), kernel, entry.k) for rows in row_chunks(entry.n, entry.k))
+    packed = (rule.rows(tensors, rows, kernel, entry.n, entry.k) for rows in row_chunks(entry.n, entry.k))
+    chunks = (rule.unpack(part, kernel, entry.k) for part in packed)
     if join_digests(fingerprint(q.codes, q.scale, q.zero_point) for q in chunks) != entry.fingerprint:
         raise VerificationError(
             f"'{entry.node}' in '{path}' decodes to other codes, scales or zero points than the solver returned. "

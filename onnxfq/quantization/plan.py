@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.executors.executor import Workers
-from onnxfq.graph import Graph
+from onnxfq.graph import Graph, raise_opset
 from onnxfq.options import Options
 from onnxfq.progress import Progress
-from onnxfq.quantization.assign import assign, schemes_text
+from onnxfq.providers import ProviderName
+from onnxfq.quantization.assign import Planned, assign, schemes_text
 from onnxfq.quantization.equal_weights import tied
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
@@ -19,7 +20,7 @@ from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.others import plan_others
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
-from onnxfq.rules import Skip
+from onnxfq.rules import Rule, Skip, Target
 from onnxfq.session import resolve_provider
 from onnxfq.solvers import BEST_WITHOUT_DATA, make_solver
 from onnxfq.system.output import check_space
@@ -68,9 +69,9 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     graph = Graph.load(path, constant_inputs=options.constant_inputs)
     provider = resolve_provider(options.provider)
     solver = make_solver(options.algorithm, calibrated=calibrated)
-    targets, skips = find(graph, options.include, options.exclude)
-    targets = tied(targets)
-    planned, left = assign(graph, targets, options, provider)
+    targets, skips, planned, left = _assigned(graph, options, provider)
+    if raise_opset(graph, max((p.rule.opset(p.kernel) for p in planned), default=0), "DequantizeLinear in blocks"):
+        targets, skips, planned, left = _assigned(graph, options, provider)
     kept = kept_weights(graph, planned)
     idle = [p.target for p in planned if p.rule.kind == "embeddings" and p.target.weight.part in kept]
     if idle:
@@ -80,6 +81,15 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -
     scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
     found = contents(graph, graph.source_bytes)
     return Job(graph, options, provider, solver, planned, scheme, skips, kept, found, workers)
+
+
+def _assigned(
+    graph: Graph, options: Options, provider: ProviderName
+) -> tuple[list[tuple[Rule, Target]], list[Skip], list[Planned], list[Skip]]:
+    """The targets, what is left alone, and what was decided: planned, and left alone for that."""
+    found, skips = find(graph, options.include, options.exclude)
+    targets = tied(found)
+    return targets, skips, *assign(graph, targets, options, provider)
 
 
 def is_idle(jobs: Sequence[Job]) -> bool:

@@ -195,8 +195,28 @@ def _plan_warnings(job: Job) -> Iterator[str]:
             f"{stored} weights are stored in few bits and become floats when the model is loaded (operators that stay "
             "what they are): that saves disk and download, not memory or time."
         )
+    yield from _format_warnings(job.planned)
     if any(p.kernel.speed == "slow" for p in job.planned):
         yield "Some targets run slower than in floating point (`allow_slow=True`)."
+
+
+def _format_warnings(planned: Sequence[Planned]) -> Iterator[str]:
+    """What it costs that other nodes cannot read what is stored, and what other runtimes cannot read."""
+    alone = [p for p in planned if not p.rule.shares]
+    copies = [p for p in alone if p.copy]
+    if copies:
+        size = size_text(sum(p.storage.nbytes(p.target.n, p.target.k, p.kernel) for p in copies))
+        yield (
+            f"{len(copies)} nodes share their weight with others and have a copy of their own, {size} more: as "
+            f"{copies[0].rule.operator}, ONNX Runtime makes a fast kernel only of weights that one node reads. The "
+            "format matmulnbits stores each of them once."
+        )
+    tables = [p for p in planned if p.rule.domain and p.rule.kind == "embeddings"]
+    if alone and tables:
+        yield (
+            f"{tables[0].rule.operator} of embeddings ({len(tables)} nodes) is ONNX Runtime's operator, which other "
+            'runtimes may not know: `embeddings="float"` leaves them as they are.'
+        )
 
 
 def _copies(planned: Sequence[Planned]) -> list[str]:

@@ -7,13 +7,12 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 
-from onnxfq.arrays import Array
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import Constant, Graph, Node, Scratch
+from onnxfq.graph import Constant, Graph, Node, Packed, Scratch, StoredArray, read_constant
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.expected import Expected, check_decoded
 from onnxfq.quantization.verify_stored import verify_stored
-from onnxfq.rules import ALL_RULES, Rule, Tensors, take_rows
+from onnxfq.rules import ALL_RULES, Rule, WrittenTensors
 from onnxfq.session import Session
 
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
@@ -112,13 +111,13 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
             )
 
 
-def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Tensors:
+def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> WrittenTensors:
     """The node's tensors; codes in `scratch` if given."""
     names = entry.rule.stored_names(graph, node, entry.slot)
     codes = next(iter(names), "")
     try:
         found = {
-            name: graph.read_initializer(node.body, value, scratch if name == codes else None)
+            name: read_constant(node.body, value, graph.path, scratch if name == codes else None)
             for name, value in names.items()
         }
     except ModelError as error:
@@ -129,14 +128,15 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
     return {name: _as(array, layout[name][0]) for name, array in found.items()}
 
 
-def _as(array: Array, shape: tuple[int, ...]) -> Array:
+def _as(array: StoredArray, shape: tuple[int, ...]) -> StoredArray:
     """In another shape, where it has as many elements."""
-    return array.reshape(shape) if array.size == math.prod(shape) else array
+    return array if isinstance(array, Packed) or array.size != math.prod(shape) else array.reshape(shape)
 
 
 def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: ProviderName) -> None:
     rows, kernel = _probe_rows(entry.n), entry.kernel
-    probe = entry.rule.probe(take_rows(_read(graph, node, entry), slice(0, rows)), kernel, rows, entry.k)
+    tensors = entry.rule.rows(_read(graph, node, entry), slice(0, rows), kernel, entry.n, entry.k)
+    probe = entry.rule.probe(tensors, kernel, rows, entry.k)
     (found,) = Session(probe.model, provider=provider).run(dict(probe.feed)).values()
     got = found.astype(probe.expected.dtype)
     error = float(((got - probe.expected) ** 2).sum() / max(float((probe.expected**2).sum()), 1e-300))

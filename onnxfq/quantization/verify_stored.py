@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import Graph, Node, written_constant
+from onnxfq.graph import Graph, Node, Packed, read_constant, written_constant
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.expected import Expected, check_decoded
 from onnxfq.quantized import STORED_TYPES
@@ -67,9 +67,10 @@ def _read(graph: Graph, node: Node, entry: Expected) -> Tensors:
     maker = graph.producer(node, entry.slot)
     body = node.body if maker is None else maker.body
     try:
-        return {name: graph.read_initializer(body, stored) for name, stored in entry.names.items()}
+        found = {name: read_constant(body, stored, graph.path) for name, stored in entry.names.items()}
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
+    return {name: np.asarray(array) for name, array in found.items() if not isinstance(array, Packed)}
 
 
 def _check_made(path: Path, entry: Expected, tensors: Tensors, model: bytes, provider: ProviderName) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
 from onnxfq.rules.channels import Channels
+from onnxfq.rules.dequantize_linear import DequantizeLinear
 from onnxfq.rules.dual_grained import DualGrained
 from onnxfq.rules.dynamic_quantize_lstm import DynamicQuantizeLSTM
 from onnxfq.rules.folding import Fold, find_fold, fold
@@ -17,7 +18,16 @@ from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
 from onnxfq.rules.qmoe import QMoE
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
-from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
+from onnxfq.rules.rule import (
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    WeightKind,
+    WrittenTensors,
+    take_rows,
+    tensor_bytes,
+)
 from onnxfq.rules.stored import Stored
 from onnxfq.rules.stored_operators import is_moving
 from onnxfq.rules.target import Skip, Target, Weight
@@ -41,6 +51,7 @@ __all__ = [
     "Tensors",
     "Weight",
     "WeightKind",
+    "WrittenTensors",
     "expected_mean_square",
     "find_bias",
     "find_fold",
@@ -54,7 +65,12 @@ __all__ = [
 ]
 
 # What runs products, by the format of their scheme.
-PRODUCT_RULES: dict[Format, Rule] = {"matmulnbits": MatMulNBits(), "int8": Int8Product(), "dgq": DualGrained()}
+PRODUCT_RULES: dict[Format, Rule] = {
+    "matmulnbits": MatMulNBits(),
+    "int8": Int8Product(),
+    "dgq": DualGrained(),
+    "qdq": DequantizeLinear(),
+}
 # What finds targets.
 RULES: tuple[Rule, ...] = (PRODUCT_RULES["matmulnbits"], GatherBlockQuantized(), QMoE(), DynamicQuantizeLSTM())
 ALL_RULES: tuple[Rule, ...] = (*RULES, *(rule for rule in PRODUCT_RULES.values() if rule not in RULES))

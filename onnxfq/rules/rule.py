@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float64Array
-from onnxfq.graph import MICROSOFT, Constant, Graph, Node, TensorFile
+from onnxfq.graph import MICROSOFT, Body, Constant, Graph, Node, Packed, StoredArray, TensorFile
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules.kernel import Kernel
@@ -19,6 +19,7 @@ from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import Scheme
 
 Tensors = Mapping[str, Array]  # of one weight or some of its rows, by the names of the operator's inputs
+WrittenTensors = Mapping[str, StoredArray]  # the same as they are written
 TensorType = tuple[tuple[int, ...], np.dtype[np.generic]]  # shape and element type
 WeightKind = Literal["weights", "embeddings", "others"]
 
@@ -77,6 +78,7 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
+        shares: whether several nodes may read one stored weight.
         rounds_rows: activations are rounded to int8 with one scale for each row, after nodes of this operator have
             divided them by `StoredWeight.input_scale` where there is one.
         slots: how many weights a node of the operator has.
@@ -87,6 +89,7 @@ class Rule(ABC):
     replaces: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, int]]
     domain: ClassVar[str] = MICROSOFT
+    shares: ClassVar[bool] = True
     rounds_rows: ClassVar[bool] = False
     slots: ClassVar[int] = 1
 
@@ -105,6 +108,10 @@ class Rule(ABC):
     def unfit(self, graph: Graph, target: Target) -> str:
         """Why a node of this graph cannot take the operator, with the remedy; "" where it can."""
         return ""
+
+    def opset(self, kernel: Kernel) -> int:
+        """The version of ONNX's operator set that the written node needs; 0 where any will do."""
+        return 0
 
     def nearest_fast(self, provider: ProviderName, scheme: Scheme, target: Target) -> Scheme | None:
         """The scheme nearest to one whose kernel is slow that has a fast one; None where there is none."""
@@ -127,6 +134,24 @@ class Rule(ABC):
             kernel: that runs it.
             k: inputs, which codes alone do not tell where the last block is padded.
         """
+
+    def stored(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> Mapping[str, Sequence[StoredArray]]:
+        """What is written of a weight: each of its tensors, whole or as its rows in several parts.
+
+        Args:
+            parts: the weight's rows, as `pack` laid them out.
+            kernel: for which.
+            k: inputs.
+        """
+        return {name: [part[name] for part in parts] for name in parts[0]}
+
+    def rows(self, stored: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
+        """Some rows of a written weight [n, k], as `pack` laid them out."""
+        return take_rows({name: value for name, value in stored.items() if not isinstance(value, Packed)}, rows)
+
+    def home(self, target: Target) -> Body:
+        """The scope that the weight's tensors are written in."""
+        return target.stored_as.home
 
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
@@ -192,9 +217,9 @@ class Rule(ABC):
         """Bytes of a packed weight, without packing it."""
         return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.layout(n, k, kernel).values())
 
-    def fits(self, tensors: Tensors, n: int, k: int, kernel: Kernel) -> bool:
-        """Whether tensors have the shapes and types of a weight [n, k]."""
-        found = {name: (array.shape, array.dtype) for name, array in tensors.items()}
+    def fits(self, stored: WrittenTensors, n: int, k: int, kernel: Kernel) -> bool:
+        """Whether written tensors have the shapes and types of a weight [n, k]."""
+        found = {name: None if isinstance(a, Packed) else (a.shape, a.dtype) for name, a in stored.items()}
         return found == self.layout(n, k, kernel)
 
 
