@@ -19,6 +19,7 @@ from onnxfq.commands.console import (
 from onnxfq.commands.report_path import check_report_path
 from onnxfq.errors import OutputError
 from onnxfq.model_files import check_models, output_of
+from onnxfq.transformers_js import OF_THE_SOURCE
 
 if TYPE_CHECKING:
     from onnxfq.option_changes import Changes
@@ -48,6 +49,7 @@ def quantize(
     allow_slow: arg.AllowSlow = False,
     constant_inputs: arg.ConstantInputs = False,
     unshare: arg.Unshare = False,
+    layout: arg.Layout = OF_THE_SOURCE,
     max_error: arg.MaxError = None,
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
@@ -69,8 +71,8 @@ def quantize(
     executor: arg.ExecutorOption = None,
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
-    check_models(model)
-    target = None if output is None else output_of(model, output, bits)
+    check_models(model, layout)
+    target = None if output is None else output_of(model, output, bits, layout)
     if report:
         check_report_path(report, model, target)
     if save_config:
@@ -80,8 +82,8 @@ def quantize(
             bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
-            constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer, samples=samples,
-            seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
+            constant_inputs=constant_inputs, unshare=unshare, layout=layout, calib=calib, tokenizer=tokenizer,
+            samples=samples, seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,

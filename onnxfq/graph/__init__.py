@@ -6,6 +6,7 @@ from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constant_makers import holds_codes
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
+from onnxfq.graph.float_type import float_type
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
@@ -45,6 +46,7 @@ __all__ = [
     "ValueInfo",
     "changed",
     "extract_submodel",
+    "float_type",
     "gram_model",
     "holds_codes",
     "loaded_bytes",
