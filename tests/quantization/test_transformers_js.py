@@ -67,9 +67,9 @@ def test_every_name_is_read_as_it_is_written(dtype: str) -> None:
     ],
 )  # fmt: skip
 def test_bits_format_and_source_decide(bits: int, integers: bool, weights: str, dtype: str) -> None:
-    given = {"bits": bits, "integers": integers, "weights": weights, "model": Path("m.onnx")}
-    assert choose_dtype("transformers.js", **given) == dtype
-    assert choose_dtype(f"transformers.js:{dtype}", **given) == dtype
+    for layout in ("transformers.js", f"transformers.js:{dtype}"):
+        found = choose_dtype(layout, bits=bits, integers=integers, weights=weights, model=Path("m.onnx"))
+        assert found == dtype
 
 
 @pytest.mark.parametrize("asked", ["int8", "uint8", "q8"])
@@ -276,9 +276,7 @@ def test_two_models_of_one_name_are_refused(source: Path, capsys: Output) -> Non
     refused(source.parent, capsys, source, *LAYOUT, *QUICK, code=2, says=says)
 
 
-def test_a_killed_run_leaves_the_family_as_it_was(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_family_as_it_was(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "web"
     assert quantize(source, "-o", out, *LAYOUT, *QUICK) == 0
     before = contents(out)
