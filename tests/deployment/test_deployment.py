@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 LICENCE = (ROOT / "LICENSE").read_text(encoding="utf-8")
 PROMPT = (5, 6, 7, 8)
+PYTHON = Path("bin", "python")
+PACKAGE = Path("node_modules", "@huggingface", "transformers", "dist", "transformers.node.mjs")
 Array = npt.NDArray[Any]
 
 pytestmark = pytest.mark.slow
@@ -45,17 +46,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # onnxruntime-genai
 
 
-@pytest.fixture(scope="session")
-def genai() -> Path:
-    """Python of an environment with onnxruntime-genai, which cannot share ours."""
-    folder = os.environ.get("ONNXFQ_GENAI")
-    if not folder:
-        pytest.skip("ONNXFQ_GENAI names no environment with onnxruntime-genai, transformers, torch and onnx_ir")
-    return Path(folder) / "bin" / "python"
-
-
 def generated(genai: Path, folder: Path, tokens: int = 24) -> list[int]:
-    found: list[int] = json.loads(run(genai, HERE / "genai.py", folder, str(tokens), *map(str, PROMPT)))
+    found: list[int] = json.loads(run(genai / PYTHON, HERE / "genai.py", folder, str(tokens), *map(str, PROMPT)))
     assert tuple(found[: len(PROMPT)]) == PROMPT
     return found
 
@@ -87,7 +79,7 @@ def test_graphs_of_the_builder_are_calibrated_and_generate(
     genai: Path, graph: str, calib: str, texts: Path, tmp_path: Path
 ) -> None:
     source, result = tmp_path / "source", tmp_path / "result"
-    run(genai, ROOT / "tools" / "build_genai.py", source, *GRAPHS[graph])
+    run(genai / PYTHON, ROOT / "tools" / "build_genai.py", source, *GRAPHS[graph])
     data = {"calib": texts if calib == "texts" else "self", "samples": 40, "seq_len": 48}
     report = onnxfq.quantize(source, result, **data)  # type: ignore[arg-type]
     assert report.algorithm == "gptq"
@@ -107,7 +99,7 @@ def test_graphs_of_the_builder_are_calibrated_and_generate(
 
 def test_what_is_built_is_evaluated_and_timed(genai: Path, texts: Path, tmp_path: Path) -> None:
     source, result = tmp_path / "source", tmp_path / "result"
-    run(genai, ROOT / "tools" / "build_genai.py", source, "--dtype", "fp16")
+    run(genai / PYTHON, ROOT / "tools" / "build_genai.py", source, "--dtype", "fp16")
     onnxfq.quantize(source, result, validate=False)
     found = onnxfq.evaluate(result, source, text=texts, samples=4, seq_len=64)
     assert {metric.name for metric in found.metrics} >= {"perplexity", "kl", "top1"}
@@ -120,7 +112,7 @@ def test_exports_of_optimum_run_in_genai(genai: Path, checkpoint: Path, texts: P
     source, result = tmp_path / "source", tmp_path / "result"
     export(checkpoint, source, "text-generation-with-past")
     options = ("-p", "fp32", "-e", "cpu", "--extra_options", "config_only=true")
-    run(genai, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", tmp_path / "config", *options)
+    run(genai / PYTHON, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", tmp_path / "config", *options)
     config = json.loads((tmp_path / "config" / "genai_config.json").read_text())
     config["search"]["past_present_share_buffer"] = False
     (source / "genai_config.json").write_text(json.dumps(config))
@@ -134,18 +126,9 @@ def test_exports_of_optimum_run_in_genai(genai: Path, checkpoint: Path, texts: P
 # transformers.js
 
 
-@pytest.fixture(scope="session")
-def transformers_js() -> Path:
-    """The file of an installed package."""
-    folder = os.environ.get("ONNXFQ_TRANSFORMERS_JS")
-    if not folder or not shutil.which("node"):
-        pytest.skip("ONNXFQ_TRANSFORMERS_JS names no folder where npm has installed @huggingface/transformers")
-    return Path(folder, "node_modules", "@huggingface", "transformers", "dist", "transformers.node.mjs")
-
-
-def in_javascript(module: Path, model: Path, task: str, dtype: str | dict[str, str]) -> dict[str, Any]:
+def in_javascript(place: Path, model: Path, task: str, dtype: str | dict[str, str]) -> dict[str, Any]:
     arguments = (f"{model.parent}/", model.name, task, json.dumps(dtype), "The quick brown fox")
-    found: dict[str, Any] = json.loads(run("node", HERE / "transformers.mjs", module, *arguments))
+    found: dict[str, Any] = json.loads(run("node", HERE / "transformers.mjs", place / PACKAGE, *arguments))
     return found
 
 
@@ -190,7 +173,7 @@ def test_an_encoder_and_a_decoder_of_different_types_in_transformers_js(
 def test_data_beside_a_model_load_in_transformers_js(transformers_js: Path, genai: Path, tmp_path: Path) -> None:
     """Graphs of genai's builder are such, and lack the configuration that transformers.js reads."""
     source, web = tmp_path / "source", tmp_path / "web"
-    run(genai, ROOT / "tools" / "build_genai.py", source)
+    run(genai / PYTHON, ROOT / "tools" / "build_genai.py", source)
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "eos_token_id": 2,
               "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 128, "vocab_size": 4096}  # fmt: skip
     (source / "config.json").write_text(json.dumps(config))

@@ -40,7 +40,8 @@ def decoder(path: Path, *, packed: bool = True, half: bool = False, window: int 
     angles = np.outer(np.arange(TOKENS), 100.0 ** -np.linspace(0, 1, SIZE // 2))
 
     def drawn(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(real)
+        array: Array = (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(real)
+        return array
 
     qkv = [drawn(WIDTH, n * SIZE) for n in (HEADS, GROUPS, GROUPS)]
     weights = {"wp": np.hstack(qkv)} if packed else dict(zip(("wq", "wk", "wv"), qkv, strict=True))
@@ -61,8 +62,7 @@ def decoder(path: Path, *, packed: bool = True, half: bool = False, window: int 
              *(PRESENT.format(kind=kind, past=past, what=what) for what in ("key", "value"))]
         ),
         domains=', "com.microsoft" : 1',
-        constants={"one": np.array([1]), "at": np.array(1)},
-        **weights,
+        constants={**weights, "one": np.array([1]), "at": np.array(1)},
     )  # fmt: skip
     path.parent.mkdir(exist_ok=True)
     return write(proto, path)
