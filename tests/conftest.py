@@ -140,7 +140,7 @@ def genai() -> Path:
     folder = os.environ.get("ONNXFQ_GENAI")
     if not folder:
         pytest.skip("ONNXFQ_GENAI names no environment with onnxruntime-genai, transformers, torch and onnx_ir")
-    return Path(folder)
+    return Path(ROOT, folder)
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +149,7 @@ def transformers_js() -> Path:
     folder = os.environ.get("ONNXFQ_TRANSFORMERS_JS")
     if not folder or not shutil.which("node"):
         pytest.skip("ONNXFQ_TRANSFORMERS_JS names no folder where npm has installed @huggingface/transformers")
-    return Path(folder)
+    return Path(ROOT, folder)
 
 
 def export(checkpoint: Path, folder: Path, task: str) -> None:

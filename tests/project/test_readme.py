@@ -29,11 +29,10 @@ DOCUMENTS = [
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted(path for depth in ("*", "*/*") for path in ROOT.glob(f"{depth}/README.md") if "/." not in str(path)),
 ]
-# quick: run by every test run. slow, cuda: with that mark; genai, node: with slow, where that is. Elsewhere: ci by `.ci/run`, checks by test_quality.py,
-# workflow by test_recipes.py.
-BLOCK = re.compile(
-    r"^<!-- (ci|quick|slow|cuda|genai|node|checks|workflow) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
+# quick: run by every test run. slow, cuda: with that mark; genai, node: with slow, where that is installed. Elsewhere:
+# ci by `.ci/run`, checks by test_quality.py, workflow by test_recipes.py.
+KINDS = "ci|quick|slow|cuda|genai|node|checks|workflow"
+BLOCK = re.compile(rf"^<!-- ({KINDS}) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = re.compile(r"^```text\n\$ (onnxfq .*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPT_4M_SIZE = re.compile(r"\d+\.\d+ MB → \d+\.\d+ MB <!-- opt-4m:size -->")
 CODE_LANGUAGES = "bash|python|toml|yaml"
