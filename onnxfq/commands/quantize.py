@@ -82,11 +82,12 @@ def quantize(
             bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
-            constant_inputs=constant_inputs, unshare=unshare, layout=layout, calib=calib, tokenizer=tokenizer,
-            samples=samples, seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
+            constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer, samples=samples,
+            seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
+            layout=layout,
         )  # fmt: skip
         from onnxfq import pipeline
 
