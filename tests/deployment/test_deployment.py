@@ -208,7 +208,8 @@ from optimum.onnxruntime import *
 from transformers import AutoTokenizer
 kind, folder, file, subfolder = sys.argv[1:]
 options = {"provider": "CPUExecutionProvider", "local_files_only": True, "subfolder": subfolder}
-model = globals()[kind].from_pretrained(folder, file_name=file, **options)
+options |= {"file_name": file} if file else {}  # encoders with decoders have several
+model = globals()[kind].from_pretrained(folder, **options)
 tokens = AutoTokenizer.from_pretrained(folder)("The quick brown fox", return_tensors="pt")
 tokens.pop("token_type_ids", None) if "CausalLM" in kind else None
 if "Feature" in kind:
