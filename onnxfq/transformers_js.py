@@ -109,7 +109,7 @@ def float_dtype(weights: str, model: Path) -> str:
     if weights not in _FLOATS:
         raise ModelError(
             f"transformers.js has no name for models of {weights} (got '{model}'; wanted float32 or float16). Export "
-            "with `onnxfq export --dtype fp16`, or take the layout of the source."
+            "it anew with `dtype=fp16`, or use `layout=source`."
         )
     return _FLOATS[weights]
 
@@ -133,7 +133,7 @@ def choose_dtype(layout: str, *, bits: int, integers: bool, weights: str, model:
     if not fitting:
         raise UsageError(
             f"transformers.js has no name for weights of {bits} bits in a model of float16 (got '{model}'). Use "
-            "`bits=4`, or export the model with `onnxfq export --dtype fp32`."
+            "`bits=4`, or export the model with `dtype=fp32`."
         )
     asked = layout.partition(":")[2] or fitting[0]
     if asked not in fitting:
