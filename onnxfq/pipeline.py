@@ -31,6 +31,7 @@ from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
+from onnxfq.quantization.transformers_folder import fix_cache_sizes
 from onnxfq.quantization.validate import judge, validate
 from onnxfq.quantization.verify import verify
 from onnxfq.reports.report import Report
@@ -40,6 +41,7 @@ from onnxfq.system.following import following
 from onnxfq.system.loop_cache import announced
 from onnxfq.system.output import check_place, parent_made, staging
 from onnxfq.system.threads import limited_threads
+from onnxfq.transformers_js import is_transformers_js
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
@@ -199,6 +201,8 @@ def _write(
         targets, expected, notes = solve_and_rewrite(job, data.calibration, checkpoint, tensor_file, progress)
         if targets:
             job.graph.set_metadata(_provenance(job, source_hash))
+        if is_transformers_js(job.options.layout):
+            fix_cache_sizes(job)
         progress("writing", 0, 1)
         files = save(job.graph, staged, tensor_file, job.options.data_suffix)
     progress("verifying", 0, 1)

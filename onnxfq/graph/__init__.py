@@ -12,6 +12,7 @@ from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
+from onnxfq.graph.named_sizes import set_named_sizes
 from onnxfq.graph.probe import Fed, single_node
 from onnxfq.graph.reached import reached_outputs
 from onnxfq.graph.save import save
@@ -56,6 +57,7 @@ __all__ = [
     "partition",
     "reached_outputs",
     "save",
+    "set_named_sizes",
     "single_node",
     "stored_tensors",
     "type_name",

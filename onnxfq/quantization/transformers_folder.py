@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxfq.errors import UsageError
+from onnxfq.feeds import with_configured_sizes
 from onnxfq.feeds.configurations import CONFIG, read_configuration
 from onnxfq.feeds.names import role
-from onnxfq.graph import float_type
+from onnxfq.graph import float_type, set_named_sizes
 from onnxfq.model_files import is_folder, model_home
 from onnxfq.quantization.folder import copy_companions
 from onnxfq.quantization.job import Job
@@ -31,6 +32,7 @@ _SETTINGS = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_CACHE_AXES = 4  # [batch, heads, tokens, head size]
 _LARGEST_PIECE = 1 << 31  # bytes that a browser holds in one piece
 
 
@@ -73,6 +75,20 @@ def _named(job: Job) -> NamedModel:
         dtype = float_dtype(weights, path)
     cache = next((spec.dtype for spec in job.graph.signature.inputs if role(spec) == "cache"), "")
     return NamedModel(dtype, Path(ONNX_FOLDER, file_name(path, dtype)), cache)
+
+
+def fix_cache_sizes(job: Job) -> None:
+    """Write numbers and sizes of heads into a model that leaves them open: its caches start empty by its own shapes.
+
+    transformers.js takes a size that has a name for the batch, or for 0.
+    """
+    sizes: dict[str, int] = {}
+    for spec in with_configured_sizes(job.graph.signature, job.graph.path).inputs:
+        shape = spec.shape or ()
+        if role(spec) == "cache" and len(shape) == len(spec.fitting) == _CACHE_AXES:
+            known = ((shape[axis], spec.fitting[axis]) for axis in (1, 3))
+            sizes |= {name: size for name, size in known if isinstance(name, str) and size is not None}
+    set_named_sizes(job.graph, sizes)
 
 
 def copy_settings(source: Path, result: Path, used: Iterable[Path]) -> list[str]:

@@ -98,3 +98,14 @@ def test_they_are_calibrated_and_compared_whatever_lies_beside_them(
     assert [node.op_type for node in written.graph.node].count("GroupQueryAttention") == 1
     if calib == "self":
         assert (tmp_path / "out" / "genai_config.json").read_text() == json.dumps(settings)
+
+
+def test_for_transformers_js_the_size_of_heads_is_written_in(tmp_path: Path) -> None:
+    """It makes the first, empty cache by the model's own shapes."""
+    source = decoder(tmp_path / "genai" / "model.onnx").parent
+    onnxfq.quantize(source, tmp_path / "out", layout="transformers.js", algorithm="rtn", validate=False)
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model_q4.onnx").graph
+    for value in (*graph.input[2:], *graph.output[1:]):
+        batch, heads, tokens, size = value.type.tensor_type.shape.dim
+        assert (batch.dim_param, heads.dim_value, size.dim_value) == ("batch_size", GROUPS, SIZE)
+        assert tokens.dim_param in ("past_sequence_length", "total_sequence_length")
