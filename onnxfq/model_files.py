@@ -8,6 +8,7 @@ from pathlib import Path
 from onnxfq.errors import ModelError
 from onnxfq.foreign_files import refuse_foreign
 from onnxfq.missing_models import missing, no_models
+from onnxfq.transformers_js import OF_THE_SOURCE, ONNX_FOLDER, TRANSFORMERS_JS, float_models, is_transformers_js
 
 MODEL_SUFFIX = ".onnx"
 ENCODER, DECODER, MERGED = "encoder_model.onnx", "decoder_model.onnx", "decoder_model_merged.onnx"
@@ -34,14 +35,37 @@ def models_of(folder: Path) -> list[Path]:
     return models
 
 
-def check_models(path: Path) -> None:
+def models_to_write(path: Path, layout: str = OF_THE_SOURCE) -> list[Path]:
+    """The ONNX files that a source consists of: one, or those of a folder.
+
+    Args:
+        path: the source.
+        layout: of the output. For transformers.js, a folder's models may be in a folder `onnx` in it, and those that
+            by their names are quantized, or that it does not load, are none.
+
+    Raises:
+        ModelError: a folder has none.
+    """
+    if not is_folder(path):
+        return [path]
+    if not is_transformers_js(layout):
+        return models_of(path)
+    at_top = next(path.glob(f"*{MODEL_SUFFIX}"), None) is not None
+    return float_models(models_of(path if at_top or not is_folder(path / ONNX_FOLDER) else path / ONNX_FOLDER))
+
+
+def check_models(path: Path, layout: str = OF_THE_SOURCE) -> None:
     """Refuse, before anything heavy is imported, a path that leads to no model, or to what only looks like one.
+
+    Args:
+        path: a file or a folder.
+        layout: of the output, on which it depends which files of a folder count.
 
     Raises:
         ModelError: there is nothing, or something else.
     """
     if is_folder(path):
-        for model in models_of(path):
+        for model in models_to_write(path, layout):
             refuse_foreign(model)
     elif not _leads_somewhere(path):
         raise missing(path)
@@ -59,14 +83,18 @@ def _leads_somewhere(path: Path) -> bool:
     return True
 
 
-def output_of(source: Path, output: str | Path | None, bits: int) -> Path:
+def output_of(source: Path, output: str | Path | None, bits: int, layout: str = OF_THE_SOURCE) -> Path:
     """What is written: beside the source where nothing is said, and into a folder that is named for a single file.
 
     Args:
         source: the model, or a folder of models.
         output: as the user named it; a slash behind it makes it a folder, as being one does.
         bits: of the weights, part of the name.
+        layout: of the output; for transformers.js it is a folder, whose name says nothing of bits: files do.
     """
+    if is_transformers_js(layout):
+        whole = model_home(source.resolve())
+        return whole.with_name(f"{whole.name}-{TRANSFORMERS_JS}") if output is None else Path(output)
     if is_folder(source):
         whole = source.resolve()
         return whole.with_name(f"{whole.name}-int{bits}") if output is None else Path(output)
@@ -76,9 +104,15 @@ def output_of(source: Path, output: str | Path | None, bits: int) -> Path:
     return Path(output) / name if _has_slash(output) or is_folder(Path(output)) else Path(output)
 
 
-def makes_folder(source: Path, output: str | Path | None) -> bool:
+def model_home(path: Path) -> Path:
+    """The folder in which a model's configuration lies: its own, or one above where that is named `onnx`."""
+    folder = path if is_folder(path) else path.parent
+    return folder.parent if folder.name == ONNX_FOLDER else folder
+
+
+def makes_folder(source: Path, output: str | Path | None, layout: str = OF_THE_SOURCE) -> bool:
     """Whether the folder of the output is to be made: a single file, and a slash behind the name."""
-    return output is not None and not is_folder(source) and _has_slash(output)
+    return output is not None and not is_transformers_js(layout) and not is_folder(source) and _has_slash(output)
 
 
 def _has_slash(output: str | Path) -> bool:

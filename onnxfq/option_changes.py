@@ -38,6 +38,7 @@ class Changes(TypedDict, total=False):
     allow_slow: bool
     constant_inputs: bool
     unshare: bool
+    layout: str
     calib: CalibrationData | None
     tokenizer: str | Path | None
     samples: int

@@ -16,6 +16,7 @@ from onnxfq.executors.accepted import check_executor
 from onnxfq.metrics.gates import Gates
 from onnxfq.scheme import Scheme
 from onnxfq.setting_types import check_types
+from onnxfq.transformers_js import DATA_SUFFIX, OF_THE_SOURCE, is_transformers_js, parse_layout
 
 SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
@@ -50,6 +51,9 @@ class Options:
             caller replaces them, and the output does not list them.
         unshare: nodes that share one weight each get a quantized copy of their own, which calibration fits to that node
             alone, and an output head one apart from its table: a larger file, with a smaller error.
+        layout: how the output is laid out: "source", as the source is; "transformers.js", a folder with the models in
+            `onnx/`, named by their data type, to which further types can be added; or "transformers.js:DTYPE" where
+            several names would do ("transformers.js:q8").
         calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
             samples from Python, as dicts of arrays (or tensors), texts, or an array for each, or as columns; or
             "self", with which the model makes its own. None: no
@@ -95,6 +99,7 @@ class Options:
     allow_slow: bool = False
     constant_inputs: bool = False
     unshare: bool = False
+    layout: str = OF_THE_SOURCE
     calib: CalibrationData | None = None
     tokenizer: str | Path | None = None
     samples: int = 128
@@ -123,6 +128,7 @@ class Options:
         object.__setattr__(self, "schemes", parse_schemes(self.schemes))
         object.__setattr__(self, "embeddings", _parse_embeddings(self.embeddings))
         self._check_others()
+        object.__setattr__(self, "layout", parse_layout(self.layout))
         self._check_numbers()
         self._check_gates()
         self._check_calib()
@@ -137,6 +143,11 @@ class Options:
     def schemes_by_name(self) -> dict[str, dict[str, Any]]:
         """What is changed of the scheme of nodes whose name a regular expression matches."""
         return cast(dict[str, dict[str, Any]], self.schemes)  # `__post_init__` has brought them into this form
+
+    @property
+    def data_suffix(self) -> str:
+        """What stands behind a written model's name in that of its data file."""
+        return DATA_SUFFIX if is_transformers_js(self.layout) else ".data"
 
     @property
     def gates(self) -> Gates:
@@ -196,7 +207,7 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
-        names = ("embeddings", "others", "allow_slow", "constant_inputs", "unshare")
+        names = ("embeddings", "others", "allow_slow", "constant_inputs", "unshare", "layout")
         data = ("samples", "seq_len", "seed", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)

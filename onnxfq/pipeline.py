@@ -32,6 +32,7 @@ from onnxfq.quantization.settle_others import settle_others
 from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
+from onnxfq.quantization.transformers_folder import fix_cache_sizes
 from onnxfq.quantization.validate import judge, validate
 from onnxfq.quantization.verify import verify
 from onnxfq.reports.report import Report
@@ -41,6 +42,7 @@ from onnxfq.system.following import following
 from onnxfq.system.loop_cache import announced
 from onnxfq.system.output import check_place, parent_made, staging
 from onnxfq.system.threads import limited_threads
+from onnxfq.transformers_js import is_transformers_js
 from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
@@ -87,12 +89,12 @@ def quantize(
     if output is None and model_name(model) == IN_MEMORY:
         raise UsageError("A model in memory has no place of its own. Name the file to write with `output=PATH`.")
     with on_disk(model) as path, following(progress) as tell:
-        source = Source.of(path)
-        target = output_of(source.path, output, chosen.scheme.bits)
-        check_place(target, folder=source.is_folder)
+        source = Source.of(path, chosen.layout)
+        target = output_of(source.path, output, chosen.scheme.bits, chosen.layout)
+        check_place(target, folder=source.writes_folder)
         keep_memory()
         with (
-            parent_made(target) if makes_folder(source.path, output) else nullcontext(),
+            parent_made(target) if makes_folder(source.path, output, chosen.layout) else nullcontext(),
             limited_threads(chosen.threads),
             opened(chosen.executor, threads=chosen.threads) as workers,
             announced(lambda: tell("compiling loops for this processor, once: some seconds", 0, 0)),
@@ -129,7 +131,7 @@ def inspect(
     given = chosen.calib is not None or chosen.algorithm != AUTO  # data may still come
     with on_disk(model) as path, following(progress) as tell:
         tell("reading", 0, 1)
-        source = Source.of(path)
+        source = Source.of(path, chosen.layout)
         report = _expected(source, plan(source, chosen, HERE, calibrated=given), chosen)
     return _named(report, model)
 
@@ -154,7 +156,7 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
     refuse_unmeasurable(source.path, jobs)
     works = [find_work(job, output, job.graph.path.stem if source.is_folder else "") for job in jobs]
     with staging(output) as folder:
-        staged = source.stage(folder / output.name, output, files)
+        staged = source.stage(folder / output.name, output, jobs)
         announce_cost(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
@@ -164,11 +166,13 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
         ]
         for job in jobs:
             job.graph.check_unchanged()
+        notes = staged.notes()
         staged.commit()
         for work in filter(None, works):
             work.finish()
-    if source.is_folder:
-        return merge(source.path, output, reports, options, staged.left)
+    if source.writes_folder:
+        merged = merge(source.path, output, reports, options, staged.left)
+        return replace(merged, warnings=(*merged.warnings, *notes))
     return replace(reports[0], output=str(output))
 
 
@@ -199,8 +203,10 @@ def _write(
         targets, expected, notes = solve_and_rewrite(job, data.calibration, checkpoint, tensor_file, progress)
         if targets:
             job.graph.set_metadata(_provenance(job, source_hash))
+        if is_transformers_js(job.options.layout):
+            fix_cache_sizes(job)
         progress("writing", 0, 1)
-        files = save(job.graph, staged, tensor_file)
+        files = save(job.graph, staged, tensor_file, job.options.data_suffix)
     progress("verifying", 0, 1)
     kernels_run = verify(staged, expected, job.provider)
     report = summarize(job, staged, targets, data.origin)
@@ -231,7 +237,7 @@ def _keep_better(
     keep = judgement is not None and not judgement.calibration_helped and job.options.algorithm == AUTO
     note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
     if keep:
-        take_files(other, staged)
+        take_files(other, staged, job.options.data_suffix)
         uncalibrated = replace(uncalibrated, warnings=tuple(notes), settings=report.settings)
         found = replace(validate(job.graph, staged, comparison, progress), in_sample=())
         report = with_validation(uncalibrated, found, job)

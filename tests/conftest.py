@@ -134,6 +134,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def genai() -> Path:
+    """An environment with onnxruntime-genai, which cannot share ours."""
+    folder = os.environ.get("ONNXFQ_GENAI")
+    if not folder:
+        pytest.skip("ONNXFQ_GENAI names no environment with onnxruntime-genai, transformers, torch and onnx_ir")
+    return Path(ROOT, folder)
+
+
+@pytest.fixture(scope="session")
+def transformers_js() -> Path:
+    """A folder with the installed package, for Node.js."""
+    folder = os.environ.get("ONNXFQ_TRANSFORMERS_JS")
+    if not folder or not shutil.which("node"):
+        pytest.skip("ONNXFQ_TRANSFORMERS_JS names no folder where npm has installed @huggingface/transformers")
+    return Path(ROOT, folder)
+
+
 def export(checkpoint: Path, folder: Path, task: str) -> None:
     """Export through optimum's command line, in a process of its own: it warns about much."""
     pytest.importorskip("optimum.exporters.onnx", reason="pip install 'onnxfq[export]'")

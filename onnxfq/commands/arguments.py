@@ -163,6 +163,14 @@ Unshare = Annotated[
     typer.Option("--unshare", help="Nodes that share a weight each get a copy that is calibrated for them: larger."),
 ]
 
+Layout = Annotated[
+    str,
+    typer.Option(
+        metavar="source|transformers.js[:DTYPE]",
+        help="Names and folders of the output: the source's, or those of transformers.js, a file for each data type.",
+    ),
+]
+
 # Inputs
 Calib = Annotated[
     str | None,

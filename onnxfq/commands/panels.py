@@ -21,7 +21,7 @@ PANELS = {
     ),
     "Timing": ("only", "lengths", "batches", "tokens", "seconds", "loads", "clock", "cpus"),
     "Machine": ("provider", "memory", "threads", "executor", "work_dir", "resume"),
-    "What is printed and kept": ("report", "as_json", "quiet", "verbose", "config", "save_config"),
+    "What is printed and kept": ("layout", "report", "as_json", "quiet", "verbose", "config", "save_config"),
 }  # fmt: skip
 
 EXAMPLES = {

@@ -20,6 +20,7 @@ from onnxfq.commands.report_path import check_report_path
 from onnxfq.errors import OutputError
 from onnxfq.model_files import check_models, output_of
 from onnxfq.scheme import usual_bits
+from onnxfq.transformers_js import OF_THE_SOURCE
 
 if TYPE_CHECKING:
     from onnxfq.option_changes import Changes
@@ -51,6 +52,7 @@ def quantize(
     allow_slow: arg.AllowSlow = False,
     constant_inputs: arg.ConstantInputs = False,
     unshare: arg.Unshare = False,
+    layout: arg.Layout = OF_THE_SOURCE,
     max_error: arg.MaxError = None,
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
@@ -72,8 +74,8 @@ def quantize(
     executor: arg.ExecutorOption = None,
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
-    check_models(model)
-    target = None if output is None else output_of(model, output, bits or usual_bits(format))
+    check_models(model, layout)
+    target = None if output is None else output_of(model, output, bits or usual_bits(format), layout)
     if report:
         check_report_path(report, model, target)
     if save_config:
@@ -89,6 +91,7 @@ def quantize(
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
+            layout=layout,
         )  # fmt: skip
         from onnxfq import pipeline
 

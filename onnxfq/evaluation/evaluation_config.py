@@ -10,9 +10,9 @@ from onnxfq.errors import UsageError
 from onnxfq.evaluation.encoder_decoder import EncoderDecoder
 from onnxfq.evaluation.evaluated_model import EvaluatedModel
 from onnxfq.feeds import Text, with_configured_sizes
+from onnxfq.feeds.configurations import TOKENIZER, settings_folder
 from onnxfq.graph import Graph
 from onnxfq.input_files import RECORD_FILES
-from onnxfq.model_files import is_folder
 from onnxfq.progress import Progress
 from onnxfq.providers import ProviderName
 from onnxfq.session import Session
@@ -105,5 +105,5 @@ def find_tokenizer(given: Path | None, model: Path, baseline: Path | None) -> Pa
     """The folder that was named, or the first beside a model that has a tokenizer."""
     if given is not None:
         return given
-    folders = [path if is_folder(path) else path.parent for path in (model, baseline) if path is not None]
-    return next((folder for folder in folders if (folder / "tokenizer.json").is_file()), folders[0])
+    folders = [settings_folder(path, TOKENIZER) for path in (model, baseline) if path is not None]
+    return next((folder for folder in folders if (folder / TOKENIZER).is_file()), folders[0])

@@ -14,6 +14,7 @@ from onnxfq.arrays import Array
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type, fill
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
+from onnxfq.feeds.shapes import ring_length
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
 
@@ -118,7 +119,9 @@ def _find_logits(signature: Signature, vocabulary: int | None) -> tuple[str, int
 
 
 def _pairs(caches: list[TensorSpec], signature: Signature) -> dict[str, str]:
-    """For each input of the cache the output that continues it; empty where one has none."""
+    """For each input of the cache the output that continues it; empty where one has none, or none tells the length."""
+    if caches and all(ring_length(spec) is not None for spec in caches):
+        return {}
     continued = {slot(spec.name): spec.name for spec in signature.outputs}
     slots = {spec.name: slot(spec.name) for spec in caches}
     known = set(slots.values()) <= set(continued) and len(set(slots.values())) == len(slots)

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from onnxfq.errors import DataError
+from onnxfq.transformers_js import ONNX_FOLDER
 
 Settings = Mapping[str, object]
 
-CONFIG, TOKENIZER_CONFIG, GENAI_CONFIG = "config.json", "tokenizer_config.json", "genai_config.json"
+CONFIG, GENAI_CONFIG = "config.json", "genai_config.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 UNLIMITED = 10**6  # tokenizers without a limit say 10**30
 _MOST_BYTES = 1 << 26  # of a configuration; nobody writes one of 64 MB
 _LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -24,17 +26,32 @@ _LIMITS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+def settings_folder(model: Path, file: str) -> Path:
+    """The folder in which a file lies that belongs to a model.
+
+    The model's own, or, where it lies in a folder `onnx` as on the hub and the file is not in that, the one above.
+
+    Args:
+        model: a file, or a folder.
+        file: the name of what belongs to it.
+    """
+    own = model if model.is_dir() else model.parent
+    above = own.resolve().parent
+    is_above = own.resolve().name == ONNX_FOLDER and not (own / file).is_file() and (above / file).is_file()
+    return above if is_above else own
+
+
 def read_configuration(path: Path, file: str) -> Settings:
     """The settings of a configuration file; none where it is not there.
 
     Args:
-        path: the folder it lies in, or a file beside it.
+        path: a model, or the folder that it lies in; see `settings_folder`.
         file: its name.
 
     Raises:
         DataError: it is no JSON.
     """
-    source = (path if path.is_dir() else path.parent) / file
+    source = settings_folder(path, file) / file
     try:
         if not source.is_file() or source.stat().st_size > _MOST_BYTES:  # a device never ends
             return {}

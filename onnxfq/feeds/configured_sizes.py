@@ -16,7 +16,6 @@ from onnxfq.signature import Signature, TensorSpec
 
 _LOGGER = logging.getLogger(__name__)
 
-ONNX_FOLDER = "onnx"  # exporters put the models there, and leave the configurations one folder above
 MOST_SIDE = 1 << 12  # pixels; larger ones are taken for damage
 MOST_CHANNELS = 512
 MOST_LENGTH = 1 << 22  # of anything else
@@ -106,14 +105,12 @@ def configured(files: Mapping[str, Settings]) -> Configured:
 
 def _read(model: Path) -> dict[str, Settings]:
     """The configurations beside a model, or one folder above where exporters leave them."""
-    folders = [model.parent, *([model.resolve().parent.parent] if model.resolve().parent.name == ONNX_FOLDER else [])]
     found: dict[str, Settings] = {}
     for file in _FILES:
-        for folder in folders:
-            try:
-                found[file] = found.get(file) or read_configuration(folder, file)
-            except (DataError, OSError) as error:
-                _LOGGER.debug("passed over: %s", error)
+        try:
+            found[file] = read_configuration(model, file)
+        except (DataError, OSError) as error:
+            _LOGGER.debug("passed over: %s", error)
     return found
 
 

@@ -119,6 +119,9 @@ class Sizes:
         if isinstance(dimension, int):
             return dimension
         name, counts_tokens = dimension or "", axis == len(shape) - 2
+        ring = ring_length(spec)
+        if counts_tokens and ring is not None:
+            return ring
         if _of_encoder(name) or (counts_tokens and _of_encoder(stem(spec.name))):
             return self.known.get(name, self.encoder)
         return self.past if counts_tokens or "past" in name else self._size(spec, shape, axis)
@@ -233,7 +236,13 @@ def _fixed_past(caches: list[TensorSpec], past: int) -> int:
 
 def _has_token_axis(spec: TensorSpec) -> bool:
     """Whether a cache grows with the tokens seen."""
-    return spec.shape is not None and not isinstance(spec.shape[-2], int) and not _of_encoder(stem(spec.name))
+    fixed = spec.shape is None or isinstance(spec.shape[-2], int) or ring_length(spec) is not None
+    return not fixed and not _of_encoder(stem(spec.name))
+
+
+def ring_length(spec: TensorSpec) -> int | None:
+    """Length of a cache that is a ring of the latest tokens, as the graph implies it; None of others."""
+    return spec.fitting[-2] if role(spec) == "cache" and len(spec.fitting) == 4 else None
 
 
 def _fixed(dimension: Dimension, otherwise: int) -> int:

@@ -8,11 +8,13 @@ from onnxfq.graph.constant_makers import constant_makers, holds_codes
 from onnxfq.graph.constant_model import constant_model, written_constant
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
+from onnxfq.graph.float_type import float_type
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
+from onnxfq.graph.named_sizes import set_named_sizes
 from onnxfq.graph.operator_sets import raise_opset
 from onnxfq.graph.packed import Packed, StoredArray, read_constant
 from onnxfq.graph.probe import Fed, several_nodes, single_node
@@ -55,6 +57,7 @@ __all__ = [
     "constant_makers",
     "constant_model",
     "extract_submodel",
+    "float_type",
     "gram_model",
     "holds_codes",
     "is_detour",
@@ -67,6 +70,7 @@ __all__ = [
     "reached_outputs",
     "read_constant",
     "save",
+    "set_named_sizes",
     "several_nodes",
     "single_node",
     "stored_tensors",

@@ -20,13 +20,14 @@ _LARGEST_MESSAGE = (1 << 31) - 1
 _MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
 
 
-def save(graph: Graph, out: Path, tensor_file: TensorFile) -> list[Path]:
+def save(graph: Graph, out: Path, tensor_file: TensorFile, data_suffix: str = ".data") -> list[Path]:
     """Write the model, and its data file where it has one.
 
     Args:
         graph: the finished graph.
-        out: the file to create; data go to `out` + ".data".
+        out: the file to create.
         tensor_file: new tensors. Moved to become the data file if there is one.
+        data_suffix: of the data file, behind the name of `out`.
 
     Returns:
         The files written.
@@ -40,7 +41,7 @@ def save(graph: Graph, out: Path, tensor_file: TensorFile) -> list[Path]:
     copy = ModelProto()
     copy.CopyFrom(graph.model)
     if graph.uses_external_data or _data_bytes(graph) >= EXTERNAL_FROM_BYTES:
-        return _save_external(graph, copy, out, tensor_file)
+        return _save_external(graph, copy, out, tensor_file, data_suffix)
     return _save_inline(graph, copy, out, tensor_file)
 
 
@@ -48,8 +49,8 @@ def _data_bytes(graph: Graph) -> int:
     return sum(read_header(h.proto, graph.path).nbytes for h in iter_tensors(graph.model) if h.initializer)
 
 
-def _save_external(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile) -> list[Path]:
-    data = out.with_name(out.name + ".data")
+def _save_external(graph: Graph, copy: ModelProto, out: Path, tensor_file: TensorFile, data_suffix: str) -> list[Path]:
+    data = out.with_name(out.name + data_suffix)
     outside: list[tuple[FileSlice, TensorProto]] = []
     inside: list[Tensor] = []
     for held in iter_tensors(copy):

@@ -165,6 +165,9 @@ def group_query_attention(call: ShapeCall) -> list[Dims | Inferred]:
     heads, cached = call.node.integer("num_heads", 0), call.node.integer("kv_num_heads", 0)
     packed = not call.has(1)
     size = _quotient(call, width, heads + 2 * cached if packed else heads)
+    if call.node.integer("sliding_window_cache", 0):  # the cache is a ring that is there from the start
+        for past in filter(None, map(call.known_shape, (3, 4))):
+            call.sizes.equal(past[2], call.node.integer("local_window_size", 0))
     return _attention(call, (batch, tokens), heads, cached, size, (3, 4))
 
 

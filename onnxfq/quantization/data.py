@@ -19,6 +19,7 @@ from onnxfq.feeds import (
     with_held_out,
     without_copies,
 )
+from onnxfq.feeds.configurations import TOKENIZER, settings_folder
 from onnxfq.feeds.model_kind import find_language_output
 from onnxfq.graph import reached_outputs
 from onnxfq.metrics.output_error import has_logits
@@ -216,7 +217,8 @@ def _eval_text(job: Job) -> PerplexityText | None:
 
 
 def _tokenizer(job: Job) -> Path:
-    return job.graph.path.parent if job.options.tokenizer is None else Path(job.options.tokenizer)
+    given = job.options.tokenizer
+    return settings_folder(job.graph.path, TOKENIZER) if given is None else Path(given)
 
 
 def _refuse_large(job: Job, original: Original) -> None:

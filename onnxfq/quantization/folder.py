@@ -20,6 +20,7 @@ _WEIGHTS = frozenset(
     {MODEL_SUFFIX, ".onnx_data", ".data", ".weight", ".ort", ".bin", ".safetensors", ".pt", ".pth", ".ckpt"}
     | {".h5", ".msgpack", ".tflite", ".gguf"}
 )
+_PIECE = ".onnx_data_"  # and a number: a further piece of a large model
 
 
 def refuse_overlap(source: Path, output: Path) -> None:
@@ -55,7 +56,7 @@ def copy_companions(source: Path, result: Path, used: Iterable[Path]) -> list[st
         target = result / path.relative_to(source)
         if path.resolve() in taken:
             continue
-        if path.suffix.lower() in _WEIGHTS:
+        if path.suffix.lower() in _WEIGHTS or path.suffix.startswith(_PIECE):
             left.append(str(path.relative_to(source)))
             continue
         _refuse_link_out(path, homes)

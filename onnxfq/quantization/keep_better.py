@@ -60,13 +60,19 @@ def compare_errors(with_data: Sequence[OutputAccuracy], without: Sequence[Output
     return None if math.isinf(first) and math.isinf(second) else Judgement(words, first, second)
 
 
-def take_files(other: Path, staged: Path) -> None:
-    """Put a model's file, and its data file where it has one, in the place of another's of the same name."""
-    for kept, place in zip(_files(other), _files(staged), strict=True):
+def take_files(other: Path, staged: Path, data_suffix: str = ".data") -> None:
+    """Put a model's file, and its data file where it has one, in the place of another's of the same name.
+
+    Args:
+        other: the model that is taken.
+        staged: the one whose place it takes.
+        data_suffix: of data files, behind the names of models.
+    """
+    for kept, place in zip(_files(other, data_suffix), _files(staged, data_suffix), strict=True):
         place.unlink(missing_ok=True)
         if kept.exists():
             kept.rename(place)
 
 
-def _files(model: Path) -> tuple[Path, Path]:
-    return model, model.with_name(model.name + ".data")
+def _files(model: Path, data_suffix: str) -> tuple[Path, Path]:
+    return model, model.with_name(model.name + data_suffix)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from onnxfq.errors import DataError
+from onnxfq.evaluation.evaluation_config import find_tokenizer
 from onnxfq.feeds import fill, generate, longest, with_configured_sizes
+from onnxfq.feeds.configurations import TOKENIZER, settings_folder
 from onnxfq.feeds.configured_sizes import MOST_SIDE, configured
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
@@ -200,3 +202,16 @@ def test_where_text_is_read_a_configuration_that_cannot_be_is_told(tmp_path: Pat
     (tmp_path / CONFIG).write_text("{")
     with pytest.raises(DataError, match="cannot be read as JSON"):
         longest(tmp_path)
+
+
+def test_settings_lie_beside_a_model_or_above_its_folder_onnx(tmp_path: Path) -> None:
+    for folder in ("", "onnx", "other"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / TOKENIZER).write_text("{}")
+    assert settings_folder(tmp_path / "onnx" / "model.onnx", TOKENIZER) == tmp_path
+    assert settings_folder(tmp_path / "onnx", TOKENIZER) == tmp_path
+    assert settings_folder(tmp_path / "onnx" / "model.onnx", CONFIG) == tmp_path / "onnx"
+    assert settings_folder(tmp_path / "other" / "model.onnx", TOKENIZER) == tmp_path / "other"
+    (tmp_path / "onnx" / TOKENIZER).write_text("{}")
+    assert settings_folder(tmp_path / "onnx" / "model.onnx", TOKENIZER) == tmp_path / "onnx"
+    assert find_tokenizer(None, tmp_path / "other", tmp_path / "onnx" / "model.onnx") == tmp_path / "onnx"

@@ -199,6 +199,21 @@ def fitted(spec: TensorSpec, *fitting: int | None) -> TensorSpec:
     return replace(spec, fitting=fitting)
 
 
+@pytest.mark.parametrize("past", [0, 9])
+def test_a_ring_of_cached_tokens_is_whole_and_counts_none(past: int) -> None:
+    """Its tokens are those that the mask has; another cache, which grows, has as many."""
+    ring = fitted(floats("past_key_values.0.key", "batch", 2, "past_sliding", 8), None, None, 24, None)
+    grows = floats("past_key_values.1.key", "batch", 2, "past_sequence_length", 8)
+    mask = TensorSpec("attention_mask", "int64", ("batch", "total"))
+    new = 1 if past else 7
+    for caches in ((ring,), (ring, grows)):
+        feed = one(ids(), mask, *caches, past=past)
+        assert feed["input_ids"].shape == (1, new)
+        assert feed["attention_mask"].shape == (1, past + new)
+        assert feed["past_key_values.0.key"].shape == (1, 2, 24, 8)
+        assert feed.get("past_key_values.1.key", np.empty((1, 2, past, 8))).shape == (1, 2, past, 8)
+
+
 @pytest.mark.parametrize(
     ("spec", "shape"),
     [

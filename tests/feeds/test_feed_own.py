@@ -226,6 +226,9 @@ def test_caches_are_told_by_their_names(inputs: tuple[str, ...], outputs: tuple[
     given = [TensorSpec(name, "float32", ("batch", 2, "total", 8)) for name in reversed(outputs)]
     assert _pairs(caches, Signature((), (logits, *given))) == dict(zip(inputs, outputs, strict=True))
     assert _pairs(caches, Signature((), (logits, *given[1:]))) == {}
+    rings = [replace(spec, fitting=(None, None, 24, None)) for spec in caches]
+    assert _pairs(rings, Signature((), (logits, *given))) == {}, "nothing would tell how many tokens went before"
+    assert _pairs([*rings[:-1], caches[-1]], Signature((), (logits, *given))) != {}
 
 
 def test_random_ids_come_in_various_lengths() -> None:

@@ -163,6 +163,18 @@ def test_heads_of_a_cache(body: str, constants: dict[str, Array], tmp_path: Path
     assert fitting(proto, tmp_path) == dict.fromkeys(("past_key", "past_value"), (None, 2, None, 16))
 
 
+def test_a_cache_that_is_a_ring_is_as_long_as_the_window(tmp_path: Path) -> None:
+    attention = "num_heads = 4, kv_num_heads = 2, local_window_size = 24"
+    for ring, length in ((0, None), (1, 24)):
+        body = (
+            f"{PROJECTED} y, s, t = com.microsoft.GroupQueryAttention <{attention}, sliding_window_cache = {ring}> "
+            "(q, k, v, past_key, past_value, last, total)"
+        )
+        proto = model(body, x=CACHED, y="float[a, b, c] y", domains=MICROSOFT, wq=zeros(32, 64), wk=zeros(32, 32),
+                      constants={"last": np.array([31], np.int32), "total": np.array(32, np.int32)})  # fmt: skip
+        assert fitting(proto, tmp_path) == dict.fromkeys(("past_key", "past_value"), (None, 2, length, 16))
+
+
 @pytest.mark.parametrize(
     ("body", "x", "constants"),
     [

@@ -148,6 +148,7 @@ WRONG_TYPES: dict[str, object] = {
     "max_error": [1], "max_kl": {}, "min_cosine": (), "max_ppl_increase": b"1", "min_speedup": True, "scheme": "int4",
     "schemes": 3, "include": 3, "exclude": [3], "calib": 3, "bits": 4.0, "block_size": 32.0,
     "symmetric": "maybe", "activations": 8, "eval_data": 3, "constant_inputs": 1, "unshare": 1, "executor": 3,
+    "layout": 1,
 }  # fmt: skip
 
 

@@ -29,9 +29,10 @@ DOCUMENTS = [
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted(path for depth in ("*", "*/*") for path in ROOT.glob(f"{depth}/README.md") if "/." not in str(path)),
 ]
-# quick: run by every test run. slow, cuda: with that mark. Elsewhere: ci by `.ci/run`, checks by test_quality.py,
-# workflow by test_recipes.py.
-BLOCK = re.compile(r"^<!-- (ci|quick|slow|cuda|checks|workflow) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# quick: run by every test run. slow, cuda: with that mark; genai, node: with slow, where that is installed. Elsewhere:
+# ci by `.ci/run`, checks by test_quality.py, workflow by test_recipes.py.
+KINDS = "ci|quick|slow|cuda|genai|node|checks|workflow"
+BLOCK = re.compile(rf"^<!-- ({KINDS}) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = re.compile(r"^```text\n\$ (onnxfq .*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPT_4M_SIZE = re.compile(r"\d+\.\d+ MB → \d+\.\d+ MB <!-- opt-4m:size -->")
 CODE_LANGUAGES = "bash|python|toml|yaml"
@@ -142,6 +143,22 @@ def test_slow_blocks_run(block: Block, workplace: Path, request: pytest.FixtureR
     if "$ENCODER" in block.text:
         environment["ENCODER"] = str(request.getfixturevalue("minilm_checkpoint"))
     run(block, workplace, **environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("genai"), ids=str)
+def test_blocks_run_with_onnxruntime_genai(block: Block, genai: Path, checkpoint: Path, workplace: Path) -> None:
+    (workplace / "genai").symlink_to(genai)
+    run(block, workplace, HF_HUB_OFFLINE="1", LLM=str(checkpoint))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("node"), ids=str)
+def test_blocks_run_with_transformers_js(
+    block: Block, transformers_js: Path, checkpoint: Path, workplace: Path
+) -> None:
+    (workplace / "node_modules").symlink_to(transformers_js / "node_modules")
+    run(block, workplace, HF_HUB_OFFLINE="1", LLM=str(checkpoint))
 
 
 @pytest.mark.cuda
