@@ -26,10 +26,10 @@ from onnxfq.graph.editing import Edits, drop_defaults
 from onnxfq.graph.external_data import FileSlice, unreadable
 from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.packed import Packed, StoredArray, new_tensor
-from onnxfq.graph.readers import Readers, find_readers
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_proto
+from onnxfq.graph.value_readers import Readers, find_readers
 from onnxfq.graph.value_types import ValueTypes
 from onnxfq.graph.wire import LIFT_BYTES, lift
 from onnxfq.missing_models import missing
