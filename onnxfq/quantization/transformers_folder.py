@@ -69,7 +69,7 @@ def name_models(jobs: Sequence[Job]) -> dict[Path, NamedModel]:
 def _named(job: Job) -> NamedModel:
     path, weights, scheme = job.graph.path, float_type(job.graph), job.options.scheme
     if job.planned:
-        integers = getattr(scheme, "format", "") == "int8"
+        integers = scheme.format == "int8"
         dtype = choose_dtype(job.options.layout, bits=scheme.bits, integers=integers, weights=weights, model=path)
     else:  # it goes along as it is
         dtype = float_dtype(weights, path)
