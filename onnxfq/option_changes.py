@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from onnxfq.errors import UsageError
+from onnxfq.machines import find_machine
 from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
 from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
@@ -15,14 +17,18 @@ from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
 
 
+AUTO_FORMAT = "auto"
+
+
 class Changes(TypedDict, total=False):
     """Single settings: the fields of `Options`, and those of its `Scheme`.
 
     `block_size` may be a number in text, and `memory` a size such as "2GB"; `symmetric=None` leaves the choice to the
-    provider.
+    machine that the output is made for.
     """
 
     scheme: Scheme
+    format: str
     bits: int
     block_size: int | str
     symmetric: bool | None
@@ -33,6 +39,9 @@ class Changes(TypedDict, total=False):
     provider: str
     include: Sequence[str]
     exclude: Sequence[str]
+    target: str
+    workload: str | int | Sequence[int] | None
+    auto_format: bool
     allow_slow: bool
     constant_inputs: bool
     unshare: bool
@@ -59,7 +68,7 @@ class Changes(TypedDict, total=False):
 def choose_options(options: Options | None, changes: Changes) -> Options:
     """Settings given all at once, one by one, or both.
 
-    Where nothing says whether the scheme is symmetric, the provider decides.
+    Where nothing says whether the scheme is symmetric, the machine that the output is made for decides.
 
     Raises:
         TypeError: no such setting, or a scheme both as a whole and in pieces.
@@ -72,6 +81,11 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
             f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}."
             f"{nearest_names(unknown, Changes.__annotations__)}"
         )
+    written = given.pop("format", None)
+    if written == AUTO_FORMAT:
+        given["auto_format"] = True
+    elif written not in (None, "matmulnbits"):
+        raise UsageError(f"There is no such format (got format={written!r}). Use {AUTO_FORMAT} or matmulnbits.")
     pieces = {name: given.pop(name) for name in SCHEME_FIELDS if name in given}
     if pieces and "scheme" in given:
         raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
@@ -80,7 +94,9 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
     chosen = replace(options or Options(), **given)
     _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
     if options is None and "scheme" not in given and pieces.get("symmetric") is None:
-        pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
+        provider = resolve_provider(chosen.provider)
+        machine = find_machine(chosen.target, provider)
+        pieces["symmetric"] = machine.prefers_symmetric or facts(machine.provider).prefers_symmetric
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))
 
 

@@ -28,6 +28,13 @@ class ActivationChoice(StrEnum):
     float = "float"
 
 
+class FormatChoice(StrEnum):
+    """Values of --format."""
+
+    matmulnbits = "matmulnbits"
+    auto = "auto"
+
+
 class DtypeChoice(StrEnum):
     """Values of --dtype."""
 
@@ -111,6 +118,23 @@ Include = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
+]
+Format = Annotated[
+    FormatChoice,
+    typer.Option(help="What weights are written as. auto: for each the fastest that loses little, or float."),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(metavar="auto|avx2|vnni|arm|cuda|webgpu|portable", help="What the output is for. auto: this machine."),
+]
+WorkloadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workload",
+        metavar="decode|prefill|encoder|mixed|N,…",
+        help="Rows of activations that a weight meets at once, by which speed is judged.",
+        show_default="as in the data, else by the kind of model",
+    ),
 ]
 AllowSlow = Annotated[bool, typer.Option("--allow-slow", help="Write formats known to run slower than floating point.")]
 ConstantInputs = Annotated[

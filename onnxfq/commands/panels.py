@@ -11,7 +11,7 @@ from typer.models import OptionInfo
 # Panel → parameters, in every command that has them; those of no panel stand first, under "Options".
 PANELS = {
     "Weights": (
-        "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm", "include", "exclude",
+        "format", "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm", "include", "exclude",
         "allow_slow", "constant_inputs", "unshare",
     ),
     "Data": ("calib", "tokenizer", "samples", "seq_len", "seed", "text", "data"),
@@ -20,7 +20,7 @@ PANELS = {
         "min_speedup",
     ),
     "Timing": ("only", "lengths", "batches", "tokens", "seconds", "loads", "clock", "cpus"),
-    "Machine": ("provider", "memory", "threads", "executor", "work_dir", "resume"),
+    "Machine": ("target", "workload", "provider", "memory", "threads", "executor", "work_dir", "resume"),
     "What is printed and kept": ("report", "as_json", "quiet", "verbose", "config", "save_config"),
 }  # fmt: skip
 

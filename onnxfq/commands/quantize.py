@@ -30,6 +30,7 @@ def quantize(
     context: typer.Context,
     model: arg.ModelArgument,
     output: arg.Output = None,
+    format: arg.Format = arg.FormatChoice.matmulnbits,  # noqa: A002 - the option's name
     bits: arg.Bits = 4,
     block_size: arg.BlockSize = "32",
     symmetric: arg.Symmetric = None,
@@ -43,6 +44,8 @@ def quantize(
     seq_len: arg.SeqLen = 512,
     seed: arg.Seed = 0,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    target: arg.TargetOption = "auto",
+    workload: arg.WorkloadOption = None,
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
@@ -70,13 +73,14 @@ def quantize(
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
     check_models(model)
-    target = None if output is None else output_of(model, output, bits)
+    place = None if output is None else output_of(model, output, bits)
     if report:
-        check_report_path(report, model, target)
+        check_report_path(report, model, place)
     if save_config:
-        check_config_path(save_config, model, target)
+        check_config_path(save_config, model, place)
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         chosen = _choose(
+            format=format.value, target=target, workload=workload,
             bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
             provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
@@ -108,6 +112,7 @@ def quantize(
 @reported
 def inspect(
     model: arg.ModelArgument,
+    format: arg.Format = arg.FormatChoice.matmulnbits,  # noqa: A002 - the option's name
     bits: arg.Bits = 4,
     block_size: arg.BlockSize = "32",
     symmetric: arg.Symmetric = None,
@@ -116,6 +121,8 @@ def inspect(
     embeddings: arg.Embeddings = "8",
     algorithm: arg.Algorithm = "auto",
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    target: arg.TargetOption = "auto",
+    workload: arg.WorkloadOption = None,
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
@@ -126,6 +133,7 @@ def inspect(
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
     check_models(model)
     chosen = _choose(
+        format=format.value, target=target, workload=workload,
         bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
         schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),

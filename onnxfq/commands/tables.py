@@ -34,6 +34,7 @@ def show_report(report: Report, console: Console) -> None:
     _say(console, heading.append(f"  {report.scheme}, {report.algorithm}", style="not bold"))
     _show_verdict(report, console)
     console.print(_summary(report))
+    _show_expected(report, console)
     if report.outputs:
         _show_accuracy(report, console)
     _show_skips(report, console)
@@ -53,6 +54,7 @@ def show_inspection(report: Report, console: Console) -> None:
     _say(console, Text(printable(report.source), style="bold"))
     _show_verdict(report, console)
     console.print(_summary(report))
+    _show_expected(report, console)
     operators = list(dict.fromkeys(target.operator for target in report.targets))
     for operator in operators:
         _say(console, f"Targets: {operator}" if len(operators) > 1 else "Targets", style="bold")
@@ -205,6 +207,14 @@ def _summary(report: Report) -> Table:
 def _interval(latency: Latency) -> str:
     ends = latency.interval_texts
     return "" if ends is None else f" [{', '.join(ends)}]"
+
+
+def _show_expected(report: Report, console: Console) -> None:
+    """How fast the products are by tables, here and elsewhere."""
+    if report.expected:
+        rows = " and ".join(map(str, report.expected[0].rows))
+        told = ", ".join(f"{e.times_faster:.2g}x on {one_line(e.machine)}" for e in report.expected)
+        _say(console, f"Products at {rows} row{'' if rows == '1' else 's'}, by measured tables, beside float: {told}.")
 
 
 def _part_rows(report: Report) -> Iterator[tuple[str, ...]]:

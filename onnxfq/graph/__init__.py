@@ -9,6 +9,7 @@ from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
+from onnxfq.graph.layered_model import layered_model
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.probe import Fed, single_node
@@ -47,6 +48,7 @@ __all__ = [
     "extract_submodel",
     "gram_model",
     "holds_codes",
+    "layered_model",
     "loaded_bytes",
     "make_node",
     "model_name",

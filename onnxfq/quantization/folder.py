@@ -120,6 +120,7 @@ def merge(
         in_sample=tuple(o for r in marked for o in r.in_sample),
         measured_on=_least_sure(reports),
         latency=latency,
+        expected=marked[0].expected if len(marked) == 1 else (),
         language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),
         kernels_run=sum(r.kernels_run for r in marked),

@@ -16,6 +16,7 @@ from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, ta
 from onnxfq.rules.target import Skip, Target, Weight
 
 __all__ = [
+    "PRODUCT_RULES",
     "QUANTIZED_OPERATORS",
     "RULES",
     "Bias",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 RULES: tuple[Rule, ...] = (MatMulNBits(), GatherBlockQuantized())
+PRODUCT_RULES: dict[str, Rule] = {"matmulnbits": RULES[0]}
 
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}
 
