@@ -4,8 +4,8 @@
     INSTRUCTIONS=AVX2 LD_PRELOAD=./hide.so python -m benchmarks.format_speed --table onnxfq/rules/speeds/avx2.json …
 
 The second form takes a processor for one with fewer instructions (see hide_instructions.c). Formats are those of the
-rules, and INT8 products per token in two forms of standard operators: with a fixed scale, and the one that ONNX Runtime
-fuses into DynamicQuantizeMatMul.
+rules, and INT8 products of standard operators, which ONNX Runtime fuses into DynamicQuantizeMatMul: per token with
+unsigned and with signed weights, and, as `quantize_dynamic` writes them, with one scale for all tokens.
 """
 
 from __future__ import annotations
@@ -26,52 +26,55 @@ from onnxfq.rules.speed_table import MeasuredFormat
 from onnxfq.scheme import Scheme
 
 INT8 = MeasuredFormat("int8", 8, "channel", True, "int8")
-FIXED = INT8._replace(format="int8, QuantizeLinear")
-PLAIN = INT8._replace(format="quantize_dynamic")
+OTHERS = {"signed": INT8._replace(format="int8-signed"), "whole": INT8._replace(format="quantize_dynamic")}
+CARRIED = ("matmulnbits", "int8", "int8-signed")
 
 
 def schemes() -> list[Scheme]:
     """All block sizes of 4 bits, and of the others those that differ."""
     found = [Scheme(4, size) for size in (16, 32, 64, 128, 256)]
-    found += [Scheme(4, size, symmetric=True) for size in (32, 64, 128)]
-    found += [Scheme(8, size) for size in (32, 128)] + [Scheme(8, 128, symmetric=True)]
-    found += [Scheme(2, size) for size in (32, 64, 128)]
-    return found + [Scheme(4, size, activations="float") for size in (32, 128)]
+    found += [Scheme(4, size, symmetric=True) for size in (32, 128)]
+    return [*found, Scheme(8, 32), Scheme(8, 128), Scheme(2, 64), Scheme(2, 128), Scheme(4, 32, activations="float")]
 
 
-def int8(weight: np.ndarray, *, per_token: bool = True, fixed: bool = False) -> bytes:
-    """A product with u8 weights per channel, their zero point 128, and activations rounded to 8 bits on the fly."""
+def int8(weight: np.ndarray, *, signed: bool = False, per_token: bool = True) -> bytes:
+    """A product with weights per channel and activations rounded to 8 bits on the fly, in standard operators.
+
+    Args:
+        weight: [N, K].
+        signed: s8 weights, which some processors multiply exactly and fast and others with saturation; else u8 ones,
+            their zero point 128.
+        per_token: each row is divided by its largest magnitude first.
+    """
     scale = np.abs(weight).max(axis=1) / 127
-    codes = (np.rint(weight / scale[:, None]) + 128).astype(np.uint8).T
+    codes, middle = np.rint(weight / scale[:, None]).T, 0 if signed else 128
+    kind = np.int8 if signed else np.uint8
     constants = {
-        "B": np.ascontiguousarray(codes),
-        "middle": np.array(128, np.uint8),
+        "B": np.ascontiguousarray((codes + middle).astype(kind)),
+        "middle": np.array(middle, kind),
         "w_scale": scale.astype(np.float32),
         "least": np.array(1e-20, np.float32),
-        "step": np.array(1 / 127, np.float32),
     }
-    text = "size = Abs(A) largest = ReduceMax<axes=[-1]>(size) r = Max(largest, least) X = Div(A, r) "
-    text = text if per_token else "X = Identity(A) "
-    text += (
-        "Q = QuantizeLinear(X, step, middle) zero = Identity(middle) x_scale = Identity(step) "
-        if fixed
-        else "Q, x_scale, zero = DynamicQuantizeLinear(X) "
-    )
-    text += "P = MatMulInteger(Q, B, zero, middle) F = Cast<to=1>(P) S = Mul(x_scale, w_scale) "
-    text += "G = Mul(F, S) Y = Mul(G, r)" if per_token else "Y = Mul(F, S)"
-    body = text.replace(") ", ")\n")
+    lines = [
+        *(["size = Abs(A)", "largest = ReduceMax<axes=[-1]>(size)", "r = Max(largest, least)"] if per_token else []),
+        "X = Div(A, r)" if per_token else "X = Identity(A)",
+        "Q, x_scale, zero = DynamicQuantizeLinear(X)",
+        "P = MatMulInteger(Q, B, zero, middle)",
+        "F = Cast<to=1>(P)",
+        "S = Mul(x_scale, w_scale)",
+        *(["G = Mul(F, S)", "Y = Mul(G, r)"] if per_token else ["Y = Mul(F, S)"]),
+    ]
     head = '<ir_version: 8, opset_import: ["" : 17]>\nint8 (float[rows, k] A) => (float[rows, n] Y)'
-    model = onnx.parser.parse_model(f"{head} {{\n{body}\n}}")
+    model = onnx.parser.parse_model("\n".join((head, "{", *lines, "}")))
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     return bytes(model.SerializeToString())
 
 
 def contenders() -> list[Contender]:
     """Everything that is timed."""
-    found = list(contenders_of(schemes()))
-    found.append(Contender(INT8, int8))
-    found.append(Contender(FIXED, lambda weight: int8(weight, fixed=True)))
-    return [*found, Contender(PLAIN, lambda weight: int8(weight, per_token=False))]
+    found = [*contenders_of(schemes()), Contender(INT8, int8)]
+    found.append(Contender(OTHERS["signed"], lambda weight: int8(weight, signed=True)))
+    return [*found, Contender(OTHERS["whole"], lambda weight: int8(weight, signed=True, per_token=False))]
 
 
 def main() -> None:
@@ -93,7 +96,7 @@ def main() -> None:
     write(arguments.out, told)
     if arguments.table:
         arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in told["formats"] if row["format"] in ("matmulnbits", "int8")]
+        kept = [row for row in told["formats"] if row["format"] in CARRIED]
         arguments.table.write_text(json.dumps({**told, "formats": kept}) + "\n")
 
 

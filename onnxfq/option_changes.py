@@ -16,7 +16,6 @@ from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
 
-
 AUTO_FORMAT = "auto"
 
 

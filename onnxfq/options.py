@@ -42,10 +42,10 @@ class Options:
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
-        target: what the output is made for: "auto" (this machine), "avx2", "vnni", "arm", "cuda", "webgpu", or "portable",
-            any runtime of standard ONNX.
-        workload: how many rows of activations a weight meets at once: "decode", "prefill", "encoder", "mixed", or one or
-            several numbers; None tells it from the data, or from the kind of model.
+        target: what the output is made for: "auto" (this machine), "avx2", "vnni", "arm", "cuda", "webgpu", or
+            "portable", any runtime of standard ONNX.
+        workload: how many rows of activations a weight meets at once: "decode", "prefill", "encoder", "mixed", or
+            numbers; None tells it from the data, or from the kind of model.
         auto_format: choose for each weight the fastest format that loses little more than `scheme`, never one that is
             slower than float.
         allow_slow: write formats that are known to run slower than floating point on this kind of processor.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +144,8 @@ def _sessions(contenders: Sequence[Contender], width: int, layers: int) -> tuple
 
 
 def _float_model(weight: Float32Array) -> bytes:
-    inputs = {"A": Fed(np.float32, ("rows", weight.shape[1])), "B": np.ascontiguousarray(weight.T)}
-    return single_node("MatMul", "", inputs, {}, np.float32)
+    fed, constant = Fed(np.float32, ("rows", weight.shape[1])), np.ascontiguousarray(weight.T)
+    return single_node("MatMul", "", {"A": fed, "B": constant}, {}, np.float32)
 
 
 def _target(weight: Float32Array) -> Target:

@@ -11,8 +11,8 @@ from typer.models import OptionInfo
 # Panel → parameters, in every command that has them; those of no panel stand first, under "Options".
 PANELS = {
     "Weights": (
-        "format", "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm", "include", "exclude",
-        "allow_slow", "constant_inputs", "unshare",
+        "format", "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm", "include",
+        "exclude", "allow_slow", "constant_inputs", "unshare",
     ),
     "Data": ("calib", "tokenizer", "samples", "seq_len", "seed", "text", "data"),
     "Comparison and gates": (

@@ -30,7 +30,7 @@ def quantize(
     context: typer.Context,
     model: arg.ModelArgument,
     output: arg.Output = None,
-    format: arg.Format = arg.FormatChoice.matmulnbits,  # noqa: A002 - the option's name
+    format: arg.Format = arg.FormatChoice.matmulnbits,
     bits: arg.Bits = 4,
     block_size: arg.BlockSize = "32",
     symmetric: arg.Symmetric = None,
@@ -112,7 +112,7 @@ def quantize(
 @reported
 def inspect(
     model: arg.ModelArgument,
-    format: arg.Format = arg.FormatChoice.matmulnbits,  # noqa: A002 - the option's name
+    format: arg.Format = arg.FormatChoice.matmulnbits,
     bits: arg.Bits = 4,
     block_size: arg.BlockSize = "32",
     symmetric: arg.Symmetric = None,

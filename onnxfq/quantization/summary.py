@@ -13,7 +13,6 @@ from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.find import is_quantized
 from onnxfq.quantization.job import Job
-
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.measured import not_compared
 from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport

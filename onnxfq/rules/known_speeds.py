@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -66,8 +65,7 @@ def keep_measured(table: SpeedTable) -> Path:
             if own_folder(root):
                 with NamedTemporaryFile("w", dir=root, suffix=".tmp", delete=False, encoding="utf-8") as file:
                     file.write(json.dumps(table.to_json()))
-                os.replace(file.name, root / _name())
-                return root / _name()
+                return Path(file.name).replace(root / _name())
     places = " or ".join(f"'{root}'" for root in roots)
     raise OutputError(f"The measurement cannot be kept: {places} cannot be written. Let XDG_CACHE_HOME name a folder.")
 

@@ -135,10 +135,11 @@ class SpeedTable:
                 raise DataError(
                     f"A table of speeds of another version (got {value['version']}, wanted {TABLE_VERSION})."
                 )
-            told = [str(value[name]) for name in ("instructions", "source", "processor", "runtime")]
+            told = {name: str(value[name]) for name in ("instructions", "source", "processor", "runtime")}
             widths, rows = (tuple(int(size) for size in value[name]) for name in ("widths", "rows"))
             formats = {_format(row): _read(row["times_faster"], widths, rows) for row in value["formats"]}
-            return cls(*told, widths, rows, _read(value["float_us"], widths, rows), formats)
+            figures = _read(value["float_us"], widths, rows)
+            return cls(**told, widths=widths, rows=rows, float_us=figures, formats=formats)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"Not a table of speeds ({error}).") from error
 

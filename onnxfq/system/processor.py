@@ -13,6 +13,7 @@ import llvmlite.binding
 
 # By LLVM's names, those that a kernel would rather use first.
 _INSTRUCTIONS = {
+    "amx-int8": "AMX-INT8",
     "avx512vnni": "AVX512-VNNI",
     "avxvnni": "AVX-VNNI",
     "avx512f": "AVX512",
