@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-from onnxfq.errors import UsageError
 from onnxfq.machines import find_machine
 from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
 from onnxfq.providers import facts
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import USUAL_FORMAT, Scheme
 from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
 
@@ -22,16 +21,17 @@ AUTO_FORMAT = "auto"
 class Changes(TypedDict, total=False):
     """Single settings: the fields of `Options`, and those of its `Scheme`.
 
-    `block_size` may be a number in text, and `memory` a size such as "2GB"; `symmetric=None` leaves the choice to the
-    machine that the output is made for.
+    `block_size` may be a number in text, and `memory` a size such as "2GB". `format="auto"` is `auto_format=True`. What
+    of a scheme is None is left to the format, and `symmetric` to the machine that the output is made for where the
+    format leaves it open.
     """
 
     scheme: Scheme
     format: str
-    bits: int
-    block_size: int | str
+    bits: int | None
+    block_size: int | str | None
     symmetric: bool | None
-    activations: str
+    activations: str | None
     schemes: Mapping[str, Mapping[str, Any]] | Sequence[str]
     embeddings: int | str
     algorithm: str
@@ -80,11 +80,8 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
             f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}."
             f"{nearest_names(unknown, Changes.__annotations__)}"
         )
-    written = given.pop("format", None)
-    if written == AUTO_FORMAT:
-        given["auto_format"] = True
-    elif written not in (None, "matmulnbits"):
-        raise UsageError(f"There is no such format (got format={written!r}). Use {AUTO_FORMAT} or matmulnbits.")
+    if given.get("format") == AUTO_FORMAT:
+        given["auto_format"] = bool(given.pop("format"))
     pieces = {name: given.pop(name) for name in SCHEME_FIELDS if name in given}
     if pieces and "scheme" in given:
         raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
@@ -92,7 +89,8 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
         given["memory"] = parse_bytes(given["memory"], "`memory`")
     chosen = replace(options or Options(), **given)
     _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
-    if options is None and "scheme" not in given and pieces.get("symmetric") is None:
+    usual = pieces.get("format") in (None, USUAL_FORMAT)  # others decide themselves
+    if options is None and "scheme" not in given and usual and pieces.get("symmetric") is None:
         provider = resolve_provider(chosen.provider)
         machine = find_machine(chosen.target, provider)
         pieces["symmetric"] = machine.prefers_symmetric or facts(machine.provider).prefers_symmetric

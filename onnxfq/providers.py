@@ -25,6 +25,7 @@ class Provider:
         widens_half: sessions hold weights of half precision as float32 and compute with that.
         fuses_bias: MatMulNBits takes its `bias` input in the same kernel; elsewhere one without it is chosen.
         rounds_activations: MatMulNBits rounds its activations to int8 on the fly where accuracy_level is 4.
+        multiplies_int8: products of int8 with int8 run as such.
         prefers_symmetric: kernels without zero points are the default: its source has special ones for them.
     """
 
@@ -37,6 +38,7 @@ class Provider:
     widens_half: bool = False
     fuses_bias: bool = False
     rounds_activations: bool = False
+    multiplies_int8: bool = False
     prefers_symmetric: bool = False
 
 
@@ -50,6 +52,7 @@ PROVIDERS: dict[ProviderName, Provider] = {
         widens_half=True,
         fuses_bias=True,
         rounds_activations=True,
+        multiplies_int8=True,
     ),
     "cuda": Provider(
         title="CUDA",

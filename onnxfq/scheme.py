@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -11,14 +11,34 @@ from onnxfq.errors import SchemeError
 Activations = Literal["int8", "float"]
 Granularity = Literal["channel", "tensor"]
 ScaleType = Literal["float32", "float16", "bfloat16"]
+Format = Literal["matmulnbits", "int8", "dgq", "qdq"]
 
 BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+FORMATS: tuple[Format, ...] = get_args(Format)
+USUAL_FORMAT: Format = "matmulnbits"
+_BLOCKWISE: dict[str, Any] = {"bits": 4, "block_size": 32, "symmetric": False, "activations": "int8"}
+_DEFAULTS: dict[Format, dict[str, Any]] = {
+    "matmulnbits": _BLOCKWISE,
+    "int8": {"bits": 8, "block_size": "channel", "symmetric": True, "activations": "int8"},
+    "dgq": _BLOCKWISE,
+    "qdq": _BLOCKWISE,
+}
+_FIXED: dict[Format, tuple[str, ...]] = {"int8": tuple(_DEFAULTS["int8"]), "dgq": ("bits", "activations")}
+_IN_WORDS: dict[Format, str] = {
+    "matmulnbits": "",
+    "int8": "products of int8",
+    "dgq": "products of int8",
+    "qdq": "as DequantizeLinear",
+}
+_OF_THE_FORMAT: Any = None  # a value that is left to the format
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """How weights become integers: `weight ≈ scale · (code − zero_point)`.
+
+    What is not given is what the format usually has.
 
     Attributes:
         bits: 2, 4 or 8 bits a code.
@@ -26,6 +46,9 @@ class Scheme:
             from 16 to 256, "channel" (one scale per output row) or "tensor" (one scale for all).
         symmetric: the zero point is fixed at `2**(bits-1)` and not stored; scales may be negative.
         activations: "int8" lets the kernel round its input to int8 on the fly (`accuracy_level=4`), "float" does not.
+        format: what runs it: "matmulnbits", ONNX Runtime's kernels for weights of few bits; "int8", products of int8
+            with one scale for each row of the activations and each output; "dgq", the same for weights of 4 bits, in
+            blocks; "qdq", DequantizeLinear of ONNX itself.
 
     Raises:
         SchemeError: a value that no kernel has, with the values that exist.
@@ -35,13 +58,19 @@ class Scheme:
         int4, block 128, asymmetric, activations int8
     """
 
-    bits: int = 4
-    block_size: int | Granularity = 32
-    symmetric: bool = False
-    activations: Activations = "int8"
+    bits: int = _OF_THE_FORMAT
+    block_size: int | Granularity = _OF_THE_FORMAT
+    symmetric: bool = _OF_THE_FORMAT
+    activations: Activations = _OF_THE_FORMAT
+    format: Format = USUAL_FORMAT
 
     def __post_init__(self) -> None:
-        """Refuse what does not exist anywhere."""
+        """Fill in what was left to the format, and refuse what does not exist anywhere."""
+        if self.format not in FORMATS:
+            raise SchemeError(f"Unknown format (got format={self.format!r}). Use {_listed(FORMATS)}.")
+        for name, value in _DEFAULTS[self.format].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if not isinstance(self.symmetric, bool):
             raise SchemeError(f"Symmetric is yes or no (got symmetric={self.symmetric!r}). Use true or false.")
         if type(self.bits) is not int or self.bits not in BITS:
@@ -50,6 +79,18 @@ class Scheme:
             raise SchemeError(_block_size_message(self.block_size))
         if self.activations not in get_args(Activations):
             raise SchemeError(f"Unknown activations (got activations={self.activations!r}). Use 'int8' or 'float'.")
+        self._check_format()
+
+    def _check_format(self) -> None:
+        """Refuse what the format fixes to another value."""
+        usual = _DEFAULTS[self.format]
+        for name in _FIXED.get(self.format, ()):
+            got, wanted = getattr(self, name), usual[name]
+            if got != wanted:
+                raise SchemeError(
+                    f"The format {self.format} has {name}={_text(wanted)} (got {name}={_text(got)}). Leave `{name}` "
+                    f"out, or choose another format: {_listed(FORMATS)}."
+                )
 
     @property
     def levels(self) -> int:
@@ -68,6 +109,8 @@ class Scheme:
     def changed(self, changes: Mapping[str, Any]) -> Scheme:
         """The same with some values replaced, by the names of the attributes; numbers may be given as text.
 
+        With another format, what is not given is what that format usually has.
+
         Raises:
             SchemeError: no such attribute, or a value that no kernel has.
         """
@@ -75,13 +118,30 @@ class Scheme:
         if unknown:
             known = ", ".join(f.name for f in fields(self))
             raise SchemeError(f"A scheme has no {' or '.join(unknown)} (got {dict(changes)}). It has {known}.")
-        return replace(self, **{name: _value(name, value) for name, value in changes.items()})
+        values = {name: _value(name, value) for name, value in changes.items()}
+        other = values.get("format", self.format) != self.format
+        return Scheme(**values) if other else replace(self, **values)
 
     def __str__(self) -> str:
         """For people: `int4, block 32, asymmetric, activations int8`."""
         granularity = f"block {self.block_size}" if isinstance(self.block_size, int) else f"per {self.block_size}"
         symmetry = "symmetric" if self.symmetric else "asymmetric"
-        return f"int{self.bits}, {granularity}, {symmetry}, activations {self.activations}"
+        words = f"int{self.bits}, {granularity}, {symmetry}, activations {self.activations}"
+        return f"{words}, {_IN_WORDS[self.format]}" if _IN_WORDS[self.format] else words
+
+
+def usual_bits(format: str | None) -> int:
+    """How many bits a format has where nothing is said; those of the usual format for what is none."""
+    return int(next((usual["bits"] for name, usual in _DEFAULTS.items() if name == format), _BLOCKWISE["bits"]))
+
+
+def _listed(values: Sequence[str]) -> str:
+    *first, last = (repr(value) for value in values)
+    return f"{', '.join(first)} or {last}"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}

@@ -19,9 +19,9 @@ from onnxfq.benchmarking.paired import Rounds, Sampler, time_side_by_side
 from onnxfq.errors import ModelError, SchemeError
 from onnxfq.graph import Fed, Graph, layered_model, single_node
 from onnxfq.progress import Progress
-from onnxfq.rules import PRODUCT_RULES, Rule, Target
+from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.rules.speed_table import Figures, MeasuredFormat, SpeedTable
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import USUAL_FORMAT, Scheme
 from onnxfq.session import Session, runtime_version
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.system.processor import instructions, processor_name
@@ -56,7 +56,7 @@ def default_schemes() -> tuple[Scheme, ...]:
     blocks = [Scheme(4, size) for size in (32, 64, 128)]
     blocks += [Scheme(4, size, symmetric=True) for size in (32, 128)]
     blocks += [Scheme(8, 32), Scheme(8, 128), Scheme(2, 64), Scheme(4, 32, activations="float")]
-    return tuple(blocks)
+    return (*blocks, *(Scheme(format=name) for name in PRODUCT_RULES if name != USUAL_FORMAT))
 
 
 def measure_formats(
@@ -122,14 +122,10 @@ def rule_model(scheme: Scheme, weight: Float32Array) -> bytes:
         SchemeError: there is no such kernel.
     """
     target = _target(weight)
-    rule = _rule(scheme)
+    rule = PRODUCT_RULES[scheme.format]
     kernel = rule.kernel("cpu", scheme, target)
     q = Rtn().solve(weight, scheme, None, scale_type="float32")
     return rule.probe(rule.pack(q, kernel), kernel, *weight.shape).model
-
-
-def _rule(scheme: Scheme) -> Rule:
-    return PRODUCT_RULES["matmulnbits"]
 
 
 def _sessions(contenders: Sequence[Contender], width: int, layers: int) -> tuple[list[MeasuredFormat], list[Session]]:

@@ -21,18 +21,21 @@ class ProviderChoice(StrEnum):
     vars().update({name: name for name in PROVIDERS})
 
 
+class FormatChoice(StrEnum):
+    """Values of --format."""
+
+    matmulnbits = "matmulnbits"
+    int8 = "int8"
+    dgq = "dgq"
+    qdq = "qdq"
+    auto = "auto"
+
+
 class ActivationChoice(StrEnum):
     """Values of --activations."""
 
     int8 = "int8"
     float = "float"
-
-
-class FormatChoice(StrEnum):
-    """Values of --format."""
-
-    matmulnbits = "matmulnbits"
-    auto = "auto"
 
 
 class DtypeChoice(StrEnum):
@@ -79,9 +82,23 @@ Output = Annotated[
 ]
 
 # What to quantize to, and what of a model
-Bits = Annotated[int, typer.Option(help="Bits a weight: 2, 4 or 8.")]
+FormatOption = Annotated[
+    FormatChoice,
+    typer.Option(
+        "--format",
+        help="matmulnbits: kernels for few bits, good for few rows at once. int8: products of int8, good for many. "
+        "dgq: the same from 4 bits. qdq: DequantizeLinear, for other runtimes. auto: for each weight the fastest that "
+        "loses little, or float.",
+    ),
+]
+Bits = Annotated[int | None, typer.Option(help="Bits a weight: 2, 4 or 8.", show_default="4; int8: 8")]
 BlockSize = Annotated[
-    str, typer.Option(metavar="N|channel|tensor", help="Weights that share a scale: 16, 32, 64, 128, 256, or a word.")
+    str | None,
+    typer.Option(
+        metavar="N|channel|tensor",
+        help="Weights that share a scale: 16, 32, 64, 128, 256, or a word.",
+        show_default="32; int8: channel",
+    ),
 ]
 Symmetric = Annotated[
     bool | None,
@@ -92,7 +109,10 @@ Symmetric = Annotated[
     ),
 ]
 Activations = Annotated[
-    ActivationChoice, typer.Option(help="int8: the kernel rounds its inputs on the fly. float: it does not.")
+    ActivationChoice | None,
+    typer.Option(
+        help="int8: the kernel rounds its inputs on the fly. float: it does not.", show_default=ActivationChoice.int8
+    ),
 ]
 Schemes = Annotated[
     list[str] | None,
@@ -118,10 +138,6 @@ Include = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None, typer.Option(metavar="RE", help="Leave nodes alone whose name matches. Repeatable.")
-]
-Format = Annotated[
-    FormatChoice,
-    typer.Option(help="What weights are written as. auto: for each the fastest that loses little, or float."),
 ]
 TargetOption = Annotated[
     str,

@@ -19,6 +19,7 @@ from onnxfq.commands.console import (
 from onnxfq.commands.report_path import check_report_path
 from onnxfq.errors import OutputError
 from onnxfq.model_files import check_models, output_of
+from onnxfq.scheme import usual_bits
 
 if TYPE_CHECKING:
     from onnxfq.option_changes import Changes
@@ -30,11 +31,11 @@ def quantize(
     context: typer.Context,
     model: arg.ModelArgument,
     output: arg.Output = None,
-    format: arg.Format = arg.FormatChoice.matmulnbits,
-    bits: arg.Bits = 4,
-    block_size: arg.BlockSize = "32",
+    format: arg.FormatOption = arg.FormatChoice.matmulnbits,
+    bits: arg.Bits = None,
+    block_size: arg.BlockSize = None,
     symmetric: arg.Symmetric = None,
-    activations: arg.Activations = arg.ActivationChoice.int8,
+    activations: arg.Activations = None,
     schemes: arg.Schemes = None,
     embeddings: arg.Embeddings = "8",
     algorithm: arg.Algorithm = "auto",
@@ -73,18 +74,19 @@ def quantize(
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
     check_models(model)
-    place = None if output is None else output_of(model, output, bits)
+    place = None if output is None else output_of(model, output, bits or usual_bits(format))
     if report:
         check_report_path(report, model, place)
     if save_config:
         check_config_path(save_config, model, place)
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         chosen = _choose(
-            format=format.value, target=target, workload=workload,
-            bits=bits, block_size=block_size, symmetric=symmetric,
-            activations=activations.value, schemes=schemes or (), embeddings=embeddings, algorithm=algorithm,
-            provider=provider.value, include=include or (), exclude=exclude or (), allow_slow=allow_slow,
-            constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer, samples=samples,
+            target=target, workload=workload,
+            format=format.value, bits=bits, block_size=block_size, symmetric=symmetric,
+            activations=activations and activations.value, schemes=schemes or (), embeddings=embeddings,
+            algorithm=algorithm, provider=provider.value, include=include or (), exclude=exclude or (),
+            allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare, calib=calib, tokenizer=tokenizer,
+            samples=samples,
             seq_len=seq_len, seed=seed, max_error=max_error, max_kl=max_kl, min_cosine=min_cosine,
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
@@ -112,11 +114,11 @@ def quantize(
 @reported
 def inspect(
     model: arg.ModelArgument,
-    format: arg.Format = arg.FormatChoice.matmulnbits,
-    bits: arg.Bits = 4,
-    block_size: arg.BlockSize = "32",
+    format: arg.FormatOption = arg.FormatChoice.matmulnbits,
+    bits: arg.Bits = None,
+    block_size: arg.BlockSize = None,
     symmetric: arg.Symmetric = None,
-    activations: arg.Activations = arg.ActivationChoice.int8,
+    activations: arg.Activations = None,
     schemes: arg.Schemes = None,
     embeddings: arg.Embeddings = "8",
     algorithm: arg.Algorithm = "auto",
@@ -133,8 +135,9 @@ def inspect(
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
     check_models(model)
     chosen = _choose(
-        format=format.value, target=target, workload=workload,
-        bits=bits, block_size=block_size, symmetric=symmetric, activations=activations.value,
+        target=target, workload=workload,
+        format=format.value, bits=bits, block_size=block_size, symmetric=symmetric,
+        activations=activations and activations.value,
         schemes=schemes or (), embeddings=embeddings, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),
         allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare,

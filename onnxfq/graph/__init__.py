@@ -12,7 +12,7 @@ from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
 from onnxfq.graph.layered_model import layered_model
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
-from onnxfq.graph.probe import Fed, single_node
+from onnxfq.graph.probe import Fed, several_nodes, single_node
 from onnxfq.graph.reached import reached_outputs
 from onnxfq.graph.save import save
 from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
@@ -56,6 +56,7 @@ __all__ = [
     "partition",
     "reached_outputs",
     "save",
+    "several_nodes",
     "single_node",
     "stored_tensors",
     "type_name",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.constants import OVERRIDABLE_FROM_IR, Constant
+from onnxfq.graph.merging import merge_equal
 from onnxfq.graph.pruning import prune
 
 # What a node says about its operator. Device configurations name its inputs, which become others; ONNX 1.17 lacks them.
@@ -26,6 +27,7 @@ class Edits:
         self._replaced: dict[int, tuple[Node, list[NodeProto]]] = {}
         self._abandoned: list[Constant] = []
         self._constants: list[tuple[Body, TensorProto]] = []
+        self._small: dict[tuple[int, str, bytes], str] = {}
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
 
     @cached_property
@@ -44,6 +46,20 @@ class Edits:
     def add_constant(self, home: Body, proto: TensorProto) -> None:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
+
+    def small_constant(self, home: Body, base: str, make: Callable[[str], TensorProto]) -> str:
+        """A constant that many nodes may read, in each scope once.
+
+        Args:
+            home: the scope.
+            base: what to call it if possible; equal constants under one such name are one.
+            make: makes it, given its name.
+        """
+        key = id(home), base, make("").SerializeToString(deterministic=True)
+        if key not in self._small:
+            self._small[key] = self.fresh_name(base)
+            self.add_constant(home, make(self._small[key]))
+        return self._small[key]
 
     def replace(
         self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, abandoned: Iterable[Constant]
@@ -77,6 +93,8 @@ class Edits:
     def apply(self, model: ModelProto) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
         for body in self._bodies:
+            found = (self._replaced.get(id(proto)) for proto in body.proto.node)
+            merge_equal((new_nodes, set(node.outputs)) for node, new_nodes in filter(None, found))
             self._replace_in(body)
         for body, proto in self._constants:
             _define(body, proto)

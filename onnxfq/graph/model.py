@@ -239,6 +239,10 @@ class Graph:
         self.edits.add_constant(home, proto)
         return name
 
+    def small_constant(self, home: Body, base: str, array: npt.NDArray[Any]) -> str:
+        """A constant of a few values that many nodes may read: once in each scope, under a name like `base`."""
+        return self.edits.small_constant(home, base, lambda name: tensor_proto(name, array))
+
     def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
         """The same operation on other inputs, by position; to be put in the node's place."""
         proto = NodeProto(op_type=node.proto.op_type, domain=node.proto.domain)

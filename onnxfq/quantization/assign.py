@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxfq.errors import SchemeError
+from onnxfq.graph import Graph
 from onnxfq.machines import AUTO, Machine, find_machine
 from onnxfq.options import FLOAT, Options
 from onnxfq.providers import ProviderName
-from onnxfq.quantization.choose_format import AutoFormat, format_of
+from onnxfq.quantization.choose_format import AutoFormat
 from onnxfq.rules import PRODUCT_RULES, Kernel, Rule, Skip, Target
-from onnxfq.scheme import BLOCK_SIZES, Scheme
+from onnxfq.scheme import BLOCK_SIZES, USUAL_FORMAT, Scheme
 
 SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them
 
@@ -46,6 +47,7 @@ class Planned:
 
 
 def assign(
+    graph: Graph,
     found: Sequence[tuple[Rule, Target]],
     options: Options,
     provider: ProviderName,
@@ -56,6 +58,7 @@ def assign(
     """Choose a scheme and a kernel for every target, before any long work.
 
     Args:
+        graph: the model.
         found: the targets.
         options: what was asked for.
         provider: where they run here; `options.target` says what they are made for.
@@ -92,7 +95,13 @@ def assign(
             if choice.scheme is None:
                 skips.append(_skip(target, choice.reason))
                 continue
-            scheme, rule = choice.scheme, PRODUCT_RULES[format_of(choice.scheme)]
+            scheme = choice.scheme
+        if rule.kind == "weights":
+            rule = PRODUCT_RULES[scheme.format]
+        reason = rule.unfit(graph, target)
+        if reason:
+            problems[reason] += 1
+            continue
         try:
             _refuse_unfit(rule, scheme, machine)
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
@@ -124,10 +133,10 @@ def _refuse_unfit(rule: Rule, scheme: Scheme, machine: Machine) -> None:
             f"{machine.title} has no embeddings of {scheme.bits} bits (got {scheme} and target={machine.name}): "
             f"{machine.why}. Use {wanted}."
         )
-    if rule.kind == "weights" and format_of(scheme) not in machine.formats:
+    if rule.kind == "weights" and scheme.format not in machine.formats:
         wanted = " or ".join(f'`format="{name}"`' for name in machine.formats)
         raise SchemeError(
-            f"{machine.title} does not run the format {format_of(scheme)} (got {scheme} and target={machine.name}): "
+            f"{machine.title} does not run the format {scheme.format} (got {scheme} and target={machine.name}): "
             f"{machine.why}. Use {wanted}, or leave `target` at {AUTO}."
         )
 
@@ -162,7 +171,7 @@ def _shared(
         weights = [(rule, target) for rule, target in members if rule.kind == "weights"]
         tables = [(rule, target) for rule, target in members if rule.kind == "embeddings"]
         scheme = _scheme_of(*tables[0], options) if tables and weights else None
-        if scheme is None:
+        if scheme is None or any(_format_of(*product, options) != USUAL_FORMAT for product in weights):
             continue
         changes = [change for _, target in weights for change in _changes(target, options)]
         if any(int(change.get("bits", scheme.bits)) < scheme.bits for change in changes):
@@ -209,10 +218,21 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
-    scheme = options.scheme if rule.kind == "weights" else _table_scheme(options)
-    for changes in _changes(target, options):
-        scheme = (scheme or options.scheme).changed(changes)
+    if rule.kind == "weights":
+        scheme: Scheme | None = options.scheme
+        for changes in _changes(target, options):
+            scheme = (scheme or options.scheme).changed(changes)
+        return scheme
+    scheme = _table_scheme(options)
+    for changes in _changes(target, options):  # a format is one of products
+        own = {name: value for name, value in changes.items() if name != "format"}
+        scheme = (scheme or Scheme()).changed(own) if own else scheme
     return scheme
+
+
+def _format_of(rule: Rule, target: Target, options: Options) -> str:
+    scheme = _scheme_of(rule, target, options)
+    return USUAL_FORMAT if scheme is None else scheme.format
 
 
 def _table_scheme(options: Options) -> Scheme | None:

@@ -9,13 +9,13 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.rules import PRODUCT_RULES, Target
-from onnxfq.rules.speed_table import MeasuredFormat
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import Format, Scheme
 from onnxfq.solvers.rtn import Rtn
 
 NEVER_SLOWER = 1.0  # times as fast as float, below which a format is no candidate
 AS_FAST = 0.98  # of the fastest: among formats that are so fast, the one with the smallest error is taken
 MOST_ERROR = 2.0  # times the relative error of the usual scheme
+_AT_ONCE: tuple[Format, ...] = ("int8", "dgq")  # formats of which there is one scheme to choose
 ROWS = 64  # of a weight, from which its errors are told
 
 SpeedOf = Callable[[Scheme, Target], float | None]
@@ -79,10 +79,9 @@ def candidates_for(usual: Scheme, formats: Sequence[str]) -> tuple[Scheme, ...]:
     if "matmulnbits" in formats:
         found += [Scheme(4, size, form, usual.activations) for size in (32, 64, 128) for form in forms]
         found += [Scheme(8, size, form, usual.activations) for size in (32, 128) for form in forms]
-    for name in ("int8", "dgq"):
+    for name in _AT_ONCE:
         if name in formats and name in PRODUCT_RULES:
-            made: Mapping[str, str] = {"format": name}
-            found.append(Scheme(**made))  # type: ignore[arg-type]
+            found.append(Scheme(format=name))
     return tuple(dict.fromkeys(found))
 
 
@@ -145,11 +144,6 @@ class AutoFormat:
             candidates = candidates_for(usual, self.formats)
             self.choices[key] = choose_format(target, usual, candidates, self.speed_of, self.error_of)
         return self.choices[key]
-
-
-def format_of(scheme: Scheme) -> str:
-    """The format that a scheme is written in, a key of `PRODUCT_RULES`."""
-    return MeasuredFormat.of(scheme).format
 
 
 def _columns(scheme: Scheme, k: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxfq.feeds import Feeds, count_tokens, has_cache
@@ -14,7 +14,7 @@ from onnxfq.reports.expected import ExpectedSpeed
 from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.rules.known_speeds import packaged, speeds_of
 from onnxfq.rules.speed_table import SpeedTable
-from onnxfq.scheme import Scheme
+from onnxfq.scheme import USUAL_FORMAT, Scheme
 from onnxfq.usage import USAGES, Usage
 
 TELLING = 1.15  # times as fast as what was chosen, from which another format is worth a word
@@ -80,8 +80,7 @@ class Forecast:
         )
 
     def _runs(self, scheme: Scheme) -> bool:
-        written = getattr(scheme, "format", "matmulnbits")
-        return written in self.machine.formats and written in PRODUCT_RULES
+        return scheme.format in self.machine.formats and scheme.format in PRODUCT_RULES
 
     def _together(self, pairs: Sequence[tuple[Target, Scheme]]) -> float | None:
         return None if self.table is None else _together(self.table, pairs, self.usage.rows)
@@ -129,10 +128,8 @@ def _formats() -> Iterator[Scheme]:
     yield Scheme(8, 32)
     for name in PRODUCT_RULES:
         if name in ("int8", "dgq"):
-            made: Mapping[str, str] = {"format": name}
-            yield Scheme(**made)  # type: ignore[arg-type]
+            yield Scheme(format=name)
 
 
 def _remedy(scheme: Scheme) -> str:
-    written = getattr(scheme, "format", "matmulnbits")
-    return f'`format="{written}"`' if written != "matmulnbits" else f"`bits={scheme.bits}`"
+    return f'`format="{scheme.format}"`' if scheme.format != USUAL_FORMAT else f"`bits={scheme.bits}`"

@@ -20,7 +20,7 @@ from onnxfq.reports.contents import (
     together,
 )
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import QUANTIZED_OPERATORS, RULES, Rule
+from onnxfq.rules import ALL_RULES, QUANTIZED_OPERATORS, RULES, Rule
 
 _SMALL_BYTES = 1024
 _MATRIX = 2  # dimensions
@@ -61,7 +61,7 @@ def expected_contents(job: Job, total: int, targets: Iterable[TargetReport]) -> 
         total: bytes of all files to come.
         targets: what will become of each planned node.
     """
-    kinds = {rule.operator: _quantized(rule) for rule in RULES}
+    kinds = {rule.operator: _quantized(rule) for rule in ALL_RULES}
     codes = [Content(kinds[target.operator], target.operator, target.bytes) for target in targets]
     return contents(job.graph, total, job.replaced, codes)
 

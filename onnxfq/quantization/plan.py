@@ -95,7 +95,7 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool, a
 def _decided(job: Job, targets: Sequence[tuple[Rule, Target]], skips: Sequence[Skip]) -> Job:
     """The job with a scheme and a kernel for each target."""
     calibrated = job.solver.calibrated
-    planned, left = assign(targets, job.options, job.provider, calibrated=calibrated, auto=job.auto)
+    planned, left = assign(job.graph, targets, job.options, job.provider, calibrated=calibrated, auto=job.auto)
     scheme, kept = schemes_text(planned, job.options.scheme), kept_weights(job.graph, planned)
     return replace(job, planned=planned, scheme=scheme, skips=[*skips, *left], kept=kept)
 

@@ -12,7 +12,7 @@ from onnxfq.graph import Constant, Graph, Node, Scratch
 from onnxfq.packing import fingerprint, join_digests, row_chunks
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
-from onnxfq.rules import RULES, Kernel, Rule, Tensors, take_rows
+from onnxfq.rules import ALL_RULES, Kernel, Rule, Tensors, take_rows
 from onnxfq.session import Session
 
 _PROBE_ROWS = 256  # a multiple of what kernels take at a time
@@ -77,7 +77,7 @@ def verify(path: Path, expected: Iterable[Expected], provider: ProviderName) -> 
     scratch = Scratch()
     for key, entries in wanted.items():
         entry, nodes = entries[0], written[key]
-        _check_nodes(path, nodes, entries)
+        _check_nodes(path, graph, nodes, entries)
         _check_decoded(path, graph, nodes[0], entry, scratch)
         kind = (entry.rule.operator, entry.kernel, entry.k % entry.kernel.block_size == 0)
         if kind not in kinds or entry.n * entry.k < kinds[kind][0].n * kinds[kind][0].k:
@@ -96,7 +96,7 @@ def _load(path: Path) -> Graph:
 
 def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
     """The nodes that read each tensor, some after a Reshape, by operator."""
-    operators = {(rule.operator, rule.domain) for rule in RULES}
+    operators = {(rule.operator, rule.domain) for rule in ALL_RULES}
     found: defaultdict[tuple[str, str], list[Node]] = defaultdict(list)
     for node in graph.nodes():
         if (node.op_type, node.domain) in operators:
@@ -112,14 +112,7 @@ def _leaf(graph: Graph, node: Node, index: int) -> str:
     return value.leaf.name if isinstance(value, Constant) else name
 
 
-def _inputs(node: Node, entry: Expected) -> dict[str, str]:
-    """The names of a weight's tensors in a written node."""
-    positions = entry.rule.positions(entry.slot)
-    names = {name: node.inputs[i] if i < len(node.inputs) else "" for name, i in positions.items()}
-    return {name: value for name, value in names.items() if value}
-
-
-def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None:
+def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     entry = entries[0]
     if len(nodes) != len(entries):
@@ -136,7 +129,8 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
                 f"'{node.name}' in '{path}' has other attributes than meant (got {got}, wanted {wanted}). "
                 "Please report this."
             )
-        if _inputs(node, entry) != _inputs(nodes[0], entry):
+        read, first = (entry.rule.stored_names(graph, one, entry.slot) for one in (node, nodes[0]))
+        if read != first:
             raise VerificationError(
                 f"'{node.name}' and '{nodes[0].name}' in '{path}' share codes, but not scales and zero points. "
                 "Please report this."
@@ -145,7 +139,7 @@ def _check_nodes(path: Path, nodes: list[Node], entries: list[Expected]) -> None
 
 def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> Tensors:
     """The node's tensors; codes in `scratch` if given."""
-    names = _inputs(node, entry)
+    names = entry.rule.stored_names(graph, node, entry.slot)
     codes = next(iter(names), "")
     try:
         return {

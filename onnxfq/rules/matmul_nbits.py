@@ -19,27 +19,16 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from onnxfq.arrays import Array, Float64Array
-from onnxfq.graph import (
-    Constant,
-    Fed,
-    Graph,
-    Node,
-    NotConstant,
-    TensorFile,
-    make_node,
-    single_node,
-)
+from onnxfq.arrays import Array
+from onnxfq.graph import Fed, Graph, Node, TensorFile, make_node, single_node
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.rules.bias import shifted
 from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
-from onnxfq.rules.product_steps import added, linked, steps_after, steps_before
+from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
 from onnxfq.rules.product_weights import find_weight
 from onnxfq.rules.rule import (
     TOLERANCE_FLOAT,
@@ -50,12 +39,10 @@ from onnxfq.rules.rule import (
     StoredWeight,
     Tensors,
     TensorType,
+    activations,
 )
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import Scheme
-
-_PROBE_ROWS = 3
-_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
 
 class MatMulNBits(Rule):
@@ -109,10 +96,9 @@ class MatMulNBits(Rule):
         fed, before = steps_before(graph, target, tensor_file)
         inputs = [fed, *(weight.names.get(name, "") for name in self.inputs)]
         steps = steps_after(graph, target, tensor_file)
-        bias = graph.constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] else None
-        if bias and node.real("beta", 1.0) != 0.0:
+        if has_bias(graph, target):
             joined = facts(weight.kernel.provider).fuses_bias  # elsewhere fused kernels take no bias
-            row = _row(graph, target, bias, weight.shift, tensor_file) if joined or weight.shift is not None else ""
+            row = bias_row(graph, target, weight.shift, tensor_file) if joined or weight.shift is not None else ""
             if row and joined:
                 inputs += ["", row]
             else:
@@ -135,7 +121,7 @@ class MatMulNBits(Rule):
         inputs = {"A": Fed(dtype, ("rows", k)), **{name: tensors.get(name) for name in self.inputs}}
         model = single_node(self.operator, self.domain, inputs, self.attributes(n, k, kernel), output=dtype)
         weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
-        a = _activations(weight).astype(dtype)
+        a = activations(weight).astype(dtype)
         tolerance = TOLERANCE_INT8 if kernel.accuracy_level == 4 else TOLERANCE_FLOAT
         tolerance = tolerance if kernel.activation_type == "float32" else TOLERANCE_HALF
         return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
@@ -179,25 +165,4 @@ def unpack(tensors: Tensors, bits: int, block_size: int, k: int) -> QuantizedWei
         block_size=block_size,
         scale_type=next(name for name, dtype in STORED_TYPES.items() if dtype == scales.dtype),
         symmetric=packed is None,
-    )
-
-
-def _activations(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Random activations [3, K] for a weight [K, N], so large that the product is about 1 where that is possible."""
-    a = np.random.default_rng(0).standard_normal((_PROBE_ROWS, weight.shape[0]))
-    largest = float(np.abs(a @ weight).max(initial=0.0))
-    return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)
-
-
-def _row(
-    graph: Graph, target: Target, bias: Constant | NotConstant, shift: Float64Array | None, tensor_file: TensorFile
-) -> str:
-    """The name of a Gemm's C as [N] with beta and the shift in it, where it is such a constant."""
-    if target.left or isinstance(bias, NotConstant) or bias.shape not in ((target.n,), (1, target.n)):
-        return ""
-    name, beta = target.node.inputs[2], target.node.real("beta", 1.0)
-    if beta == 1.0 and len(bias.shape) == 1 and shift is None:
-        return name
-    return graph.add_tensor(
-        bias.home, f"{name}_row", tensor_file, shifted(bias, np.zeros(1) if shift is None else shift, beta)
     )

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnxfq.graph import Graph, NodeProto, TensorFile, make_node
+from onnxfq.arrays import Float64Array
+from onnxfq.graph import Constant, Graph, NodeProto, NotConstant, TensorFile, make_node
 from onnxfq.quantized import STORED_TYPES
+from onnxfq.rules.bias import shifted
 from onnxfq.rules.target import Target
 
 Step = Callable[[str, str], list[NodeProto]]  # nodes from one value to another
@@ -110,6 +112,30 @@ def added(graph: Graph, target: Target, row: str, tensor_file: TensorFile) -> St
         return [*nodes, make_node("Add", [value, term], [result])]
 
     return step
+
+
+def bias_row(graph: Graph, target: Target, shift: Float64Array | None, tensor_file: TensorFile) -> str:
+    """The name of a Gemm's C as [N] with beta and the shift in it; "" where there is no such constant."""
+    bias = _bias(graph, target)
+    if target.left or not isinstance(bias, Constant) or bias.shape not in ((target.n,), (1, target.n)):
+        return ""
+    name, beta = target.node.inputs[2], target.node.real("beta", 1.0)
+    if beta == 1.0 and len(bias.shape) == 1 and shift is None:
+        return name
+    return graph.add_tensor(
+        bias.home, f"{name}_row", tensor_file, shifted(bias, np.zeros(1) if shift is None else shift, beta)
+    )
+
+
+def has_bias(graph: Graph, target: Target) -> bool:
+    """Whether a product adds a term C of its own, as Gemm may."""
+    return _bias(graph, target) is not None
+
+
+def _bias(graph: Graph, target: Target) -> Constant | NotConstant | None:
+    node = target.node
+    given = len(node.inputs) > 2 and node.inputs[2] and node.real("beta", 1.0) != 0.0
+    return graph.constant(node, 2) if given else None
 
 
 def linked(graph: Graph, steps: Sequence[tuple[str, Step]], output: str) -> tuple[str, list[NodeProto]]:

@@ -24,6 +24,8 @@ WeightKind = Literal["weights", "embeddings"]
 
 # Largest relative MSE of a kernel against the dequantized weight, by what it rounds besides the weights.
 TOLERANCE_FLOAT, TOLERANCE_INT8, TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
+_PROBE_ROWS = 3
+_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +95,10 @@ class Rule(ABC):
             SchemeError: there is none; the message names the nearest scheme that has one.
         """
 
+    def unfit(self, graph: Graph, target: Target) -> str:
+        """Why a node of this graph cannot take the operator, with the remedy; "" where it can."""
+        return ""
+
     def nearest_fast(self, provider: ProviderName, scheme: Scheme, target: Target) -> Scheme | None:
         """The scheme nearest to one whose kernel is slow that has a fast one; None where there is none."""
         return None
@@ -155,6 +161,17 @@ class Rule(ABC):
         """Where the tensors of the node's weight number `slot` stand among its inputs."""
         return self.inputs
 
+    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """The names of the tensors of a written node's weight number `slot`, as the rule that stored them calls them.
+
+        Args:
+            graph: the written model.
+            node: of this operator.
+            slot: which of its weights.
+        """
+        names = {name: node.inputs[i] if i < len(node.inputs) else "" for name, i in self.positions(slot).items()}
+        return {name: value for name, value in names.items() if value}
+
     def nbytes(self, n: int, k: int, kernel: Kernel) -> int:
         """Bytes of a packed weight, without packing it."""
         return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.layout(n, k, kernel).values())
@@ -173,3 +190,10 @@ def tensor_bytes(tensors: Tensors) -> int:
 def take_rows(tensors: Tensors, rows: slice) -> dict[str, Array]:
     """Some rows of a packed weight."""
     return {name: array[rows] for name, array in tensors.items()}
+
+
+def activations(weight: Float64Array) -> Float64Array:
+    """Random activations [3, K] for a weight [K, N], so large that the product is about 1 where that is possible."""
+    a = np.random.default_rng(0).standard_normal((_PROBE_ROWS, weight.shape[0]))
+    largest = float(np.abs(a @ weight).max(initial=0.0))
+    return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)

@@ -43,8 +43,7 @@ class MeasuredFormat(NamedTuple):
     @classmethod
     def of(cls, scheme: Scheme) -> MeasuredFormat:
         """Of a scheme."""
-        written = getattr(scheme, "format", "matmulnbits")
-        return cls(written, scheme.bits, scheme.block_size, scheme.symmetric, scheme.activations)
+        return cls(scheme.format, scheme.bits, scheme.block_size, scheme.symmetric, scheme.activations)
 
     @property
     def kernel(self) -> tuple[str, int, str]:

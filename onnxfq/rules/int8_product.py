@@ -1,0 +1,159 @@
+"""MatMul, Gemm and Einsum with a constant weight → a product of int8, one scale for each row and each output.
+
+    W [N, K] int8 → Transpose → DequantizeLinear(axis=1) → MatMul, between the nodes of `row_rounding`
+
+Readers of ONNX that fuse nothing compute the same in floating point. The transposition is done when a session is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from onnxfq.arrays import Array
+from onnxfq.errors import SchemeError
+from onnxfq.graph import Constant, Fed, Graph, Node, NodeProto, TensorFile, make_node, several_nodes
+from onnxfq.packing import at_block_size
+from onnxfq.providers import ProviderName, facts
+from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.einsum_weights import find_in_einsum
+from onnxfq.rules.kernel import Kernel, Speed
+from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
+from onnxfq.rules.product_weights import find_weight
+from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
+from onnxfq.rules.rule import (
+    TOLERANCE_HALF,
+    TOLERANCE_INT8,
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    TensorType,
+    activations,
+)
+from onnxfq.rules.target import Skip, Target
+from onnxfq.scheme import Scheme
+from onnxfq.system.processor import instructions
+
+_MIDDLE = np.uint8(128)  # between codes as solvers count them, from 0, and int8
+_MEASURED_WITH = ("AVX512-VNNI", "AVX-VNNI", "AVX512", "AVX2")
+
+
+class Int8Product(Rule):
+    """Products of int8 with int8."""
+
+    operator = "DequantizeLinear"
+    domain = ""
+    kind = "weights"
+    replaces = ("MatMul", "Gemm", "Einsum")
+    inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1}
+
+    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
+        """See `Rule.match`."""
+        einsum = node.op_type == "Einsum" and not node.domain
+        return find_in_einsum(graph, node) if einsum else find_weight(graph, node)
+
+    def unfit(self, graph: Graph, target: Target) -> str:
+        """See `Rule.unfit`."""
+        opset = graph.opset(target.node)
+        if opset >= OLDEST_OPSET:
+            return ""
+        return (
+            f"The format int8 needs operator set {OLDEST_OPSET} (got {opset}): before, DequantizeLinear has no scale "
+            'for each output. Convert the model with onnx.version_converter, or use `format="matmulnbits"`.'
+        )
+
+    def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
+        """See `Rule.kernel`: there is one, whose blocks are whole rows."""
+        if not facts(provider).multiplies_int8:
+            raise SchemeError(
+                f"ONNX Runtime has no products of int8 on {provider} (got {scheme}). "
+                'Use `format="matmulnbits"` there, or `provider="cpu"`.'
+            )
+        speed: Speed = "fast" if instructions() in _MEASURED_WITH else "unknown"
+        return Kernel(provider, scheme.bits, target.k, scheme.symmetric, 4, target.scale_type, speed)
+
+    def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
+        """See `Rule.layout`; scales are float32, whatever the activations are."""
+        return {"W": ((n, k), np.dtype(np.int8)), "scales": ((n,), np.dtype(np.float32))}
+
+    def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
+        """See `Rule.pack`."""
+        at = at_block_size(q, kernel.block_size)
+        return {"W": (at.codes ^ _MIDDLE).view(np.int8), "scales": np.ascontiguousarray(at.scale[:, 0])}
+
+    def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
+        """See `Rule.unpack`."""
+        scale = np.asarray(tensors["scales"], np.float32).reshape(-1, 1)
+        return QuantizedWeight(
+            codes=np.ascontiguousarray(tensors["W"]).view(np.uint8) ^ _MIDDLE,
+            scale=scale,
+            zero_point=np.full(scale.shape, _MIDDLE, np.uint8),
+            bits=kernel.bits,
+            block_size=kernel.block_size,
+            scale_type=kernel.activation_type,
+            symmetric=kernel.symmetric,
+        )
+
+    def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
+        """See `Rule.attributes`."""
+        return {"axis": 1}
+
+    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+        """See `Rule.rewrite`; nodes that round the same activations become one (`merge_equal`)."""
+        (weight,) = weights
+        target, node = weight.target, weight.target.node
+        fed, before = steps_before(graph, target, tensor_file)
+        steps = steps_after(graph, target, tensor_file)
+        if has_bias(graph, target):
+            row = bias_row(graph, target, weight.shift, tensor_file)
+            steps.append(("product", added(graph, target, row, tensor_file)))
+        product, after = linked(graph, steps, node.outputs[0])
+        place = Place.beside(graph, node)
+        values, dequantized = self.weight_nodes(place, weight.names, weight.kernel)
+        nodes, keeper = rounded_product(place, fed, dequantized, product, target.scale_type)
+        graph.replace(node, [*before, *values, *nodes, *after], keeps_name=keeper)
+
+    def weight_nodes(self, place: Place, names: Mapping[str, str], kernel: Kernel) -> tuple[list[NodeProto], str]:
+        """From a weight's tensors to [K, N] in floating point: the nodes, and the name of what they make."""
+        turned, value = place.fresh(f"{names['W']}_turned"), place.fresh(f"{names['W']}_values")
+        return [
+            make_node("Transpose", [names["W"]], [turned], perm=[1, 0]),
+            make_node(self.operator, [turned, names["scales"]], [value], axis=1),
+        ], value
+
+    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """See `Rule.stored_names`: the weight stands behind its transposition."""
+        names = super().stored_names(graph, node, slot)
+        weight = graph.constant(node, 0)
+        return {**names, "W": weight.leaf.name} if isinstance(weight, Constant) else names
+
+    def rounded_block(self, kernel: Kernel) -> int | None:
+        """See `Rule.rounded_block`: a row has one scale."""
+        return kernel.block_size
+
+    def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
+        """See `Rule.probe`: activations times the weight."""
+        constants: dict[str, Array] = dict(tensors)
+        taken = dict.fromkeys(["A", "Y", *constants])
+
+        def fresh(base: str) -> str:
+            name = base if base not in taken else f"{base}_{len(taken)}"
+            taken[name] = None
+            return name
+
+        def constant(name: str, value: Array) -> str:
+            constants[name] = value
+            return name
+
+        place = Place(OLDEST_OPSET, fresh, constant)
+        values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel)
+        nodes, _ = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
+        dtype = STORED_TYPES[kernel.activation_type]
+        model = several_nodes([*values, *nodes], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset)
+        weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
+        a = activations(weight).astype(dtype)
+        tolerance = TOLERANCE_INT8 if kernel.activation_type == "float32" else TOLERANCE_HALF
+        return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
