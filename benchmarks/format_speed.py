@@ -4,8 +4,7 @@
     INSTRUCTIONS=AVX2 LD_PRELOAD=./hide.so python -m benchmarks.format_speed --table onnxfq/rules/speeds/avx2.json …
 
 The second form takes a processor for one with fewer instructions (see hide_instructions.c). Formats are those of the
-rules, and INT8 products of standard operators, which ONNX Runtime fuses into DynamicQuantizeMatMul: per token with
-unsigned and with signed weights, and, as `quantize_dynamic` writes them, with one scale for all tokens.
+rules, and beside them products as ONNX Runtime's `quantize_dynamic` writes them.
 """
 
 from __future__ import annotations
@@ -22,59 +21,40 @@ from onnx import numpy_helper
 
 from benchmarks.machine import write
 from onnxfq.benchmarking.format_speed import Contender, contenders_of, measure_formats
+from onnxfq.rules import PRODUCT_RULES
 from onnxfq.rules.speed_table import MeasuredFormat
 from onnxfq.scheme import Scheme
 
-INT8 = MeasuredFormat("int8", 8, "channel", True, "int8")
-OTHERS = {"signed": INT8._replace(format="int8-signed"), "whole": INT8._replace(format="quantize_dynamic")}
-CARRIED = ("matmulnbits", "int8", "int8-signed")
+DYNAMIC = MeasuredFormat("quantize_dynamic", 8, "channel", True, "int8")
 
 
 def schemes() -> list[Scheme]:
-    """All block sizes of 4 bits, and of the others those that differ."""
+    """All block sizes of 4 bits, of the others those that differ, and every other format once."""
     found = [Scheme(4, size) for size in (16, 32, 64, 128, 256)]
     found += [Scheme(4, size, symmetric=True) for size in (32, 128)]
-    return [*found, Scheme(8, 32), Scheme(8, 128), Scheme(2, 64), Scheme(2, 128), Scheme(4, 32, activations="float")]
+    found += [Scheme(8, 32), Scheme(8, 128), Scheme(2, 64), Scheme(2, 128), Scheme(4, 32, activations="float")]
+    return found + [Scheme(format=name) for name in PRODUCT_RULES if name != found[0].format]
 
 
-def int8(weight: np.ndarray, *, signed: bool = False, per_token: bool = True) -> bytes:
-    """A product with weights per channel and activations rounded to 8 bits on the fly, in standard operators.
-
-    Args:
-        weight: [N, K].
-        signed: s8 weights, which some processors multiply exactly and fast and others with saturation; else u8 ones,
-            their zero point 128.
-        per_token: each row is divided by its largest magnitude first.
-    """
+def quantize_dynamic(weight: np.ndarray) -> bytes:
+    """A product as ONNX Runtime's own tool writes it: weights per channel, one scale for all activations."""
     scale = np.abs(weight).max(axis=1) / 127
-    codes, middle = np.rint(weight / scale[:, None]).T, 0 if signed else 128
-    kind = np.int8 if signed else np.uint8
     constants = {
-        "B": np.ascontiguousarray((codes + middle).astype(kind)),
-        "middle": np.array(middle, kind),
+        "B": np.ascontiguousarray(np.rint(weight / scale[:, None]).astype(np.int8).T),
+        "middle": np.array(0, np.int8),
         "w_scale": scale.astype(np.float32),
-        "least": np.array(1e-20, np.float32),
     }
-    lines = [
-        *(["size = Abs(A)", "largest = ReduceMax<axes=[-1]>(size)", "r = Max(largest, least)"] if per_token else []),
-        "X = Div(A, r)" if per_token else "X = Identity(A)",
-        "Q, x_scale, zero = DynamicQuantizeLinear(X)",
-        "P = MatMulInteger(Q, B, zero, middle)",
-        "F = Cast<to=1>(P)",
-        "S = Mul(x_scale, w_scale)",
-        *(["G = Mul(F, S)", "Y = Mul(G, r)"] if per_token else ["Y = Mul(F, S)"]),
-    ]
-    head = '<ir_version: 8, opset_import: ["" : 17]>\nint8 (float[rows, k] A) => (float[rows, n] Y)'
-    model = onnx.parser.parse_model("\n".join((head, "{", *lines, "}")))
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        dynamic (float[rows, k] A) => (float[rows, n] Y) {
+            Q, a_scale, zero = DynamicQuantizeLinear(A)
+            P = MatMulInteger(Q, B, zero, middle)
+            F = Cast<to=1>(P)
+            S = Mul(a_scale, w_scale)
+            Y = Mul(F, S)
+        }"""
+    model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     return bytes(model.SerializeToString())
-
-
-def contenders() -> list[Contender]:
-    """Everything that is timed."""
-    found = [*contenders_of(schemes()), Contender(INT8, int8)]
-    found.append(Contender(OTHERS["signed"], lambda weight: int8(weight, signed=True)))
-    return [*found, Contender(OTHERS["whole"], lambda weight: int8(weight, signed=True, per_token=False))]
 
 
 def main() -> None:
@@ -87,7 +67,7 @@ def main() -> None:
     hidden = os.environ.get("INSTRUCTIONS", "")
     source = f"measured in one thread{f', {hidden} being all that ONNX Runtime could see' if hidden else ''}"
     table = measure_formats(
-        contenders(),
+        [*contenders_of(schemes()), Contender(DYNAMIC, quantize_dynamic)],
         seconds=arguments.seconds,
         source=source,
         progress=lambda what, done, total: print(what, f"{done}/{total}", file=sys.stderr),
@@ -96,7 +76,7 @@ def main() -> None:
     write(arguments.out, told)
     if arguments.table:
         arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in told["formats"] if row["format"] in CARRIED]
+        kept = [row for row in told["formats"] if row["format"] != DYNAMIC.format]
         arguments.table.write_text(json.dumps({**told, "formats": kept}) + "\n")
 
 
