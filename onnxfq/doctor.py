@@ -36,13 +36,13 @@ def environment() -> Iterator[tuple[str, str]]:
     if measured is not None:
         yield "speeds", measured.source
     elif is_measured("cpu"):
-        yield "speeds", f"by a table for {instructions()}; `onnxfq doctor --measure` measures this machine"
+        yield "speeds", f"by a table for {instructions()}; `measure=True` measures this machine"
     else:
         known = ", ".join(packaged())
         yield (
             "speeds",
             f"measured on the CPU with {known} only: which formats are fast on this one is unknown until "
-            "`onnxfq doctor --measure` has measured them",
+            "`measure=True` has measured them",
         )
     if wrong:
         yield "measurement", wrong

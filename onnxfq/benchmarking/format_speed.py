@@ -1,4 +1,4 @@
-"""How fast every format is on this machine, beside a float MatMul: what `doctor --measure` does."""
+"""How fast every format is on this machine, beside a float MatMul: what `doctor` measures."""
 
 from __future__ import annotations
 
