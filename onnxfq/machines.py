@@ -1,4 +1,4 @@
-"""What a file can be made for (`--target`): each kind of machine, as data.
+"""What a file can be made for (`target`): each kind of machine, as data.
 
 A machine decides whose kernels run the file, which table judges their speed, and what must not be in it. Code asks for
 a fact and never compares a name.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxfq.errors import UsageError
-from onnxfq.providers import ProviderName
+from onnxfq.providers import ProviderName, facts
 from onnxfq.system.processor import instructions
 
 AUTO = "auto"
@@ -88,7 +88,7 @@ def find_machine(target: str, provider: ProviderName) -> Machine:
     """
     if target != AUTO:
         return MACHINES[check_target(target)]
-    if provider != "cpu":
+    if not facts(provider).host_memory:
         return MACHINES[provider]
     return Machine(name=AUTO, title="this machine", instructions=instructions())
 

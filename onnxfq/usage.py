@@ -1,4 +1,4 @@
-"""How a model will be used (`--workload`): how many rows of activations a weight is multiplied with at once."""
+"""How a model will be used (`workload`): how many rows of activations a weight is multiplied with at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast every format is on this machine, beside a float MatMul: what `doctor --measure` does."""
+"""How fast every format is on this machine, beside a float MatMul: what `doctor` measures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -20,6 +21,7 @@ from onnxfq.errors import ModelError, SchemeError
 from onnxfq.graph import Fed, Graph, layered_model, single_node
 from onnxfq.progress import Progress
 from onnxfq.rules import PRODUCT_RULES, Target
+from onnxfq.rules.known_speeds import keep_measured
 from onnxfq.rules.speed_table import Figures, MeasuredFormat, SpeedTable
 from onnxfq.scheme import USUAL_FORMAT, Scheme
 from onnxfq.session import Session, runtime_version
@@ -27,7 +29,7 @@ from onnxfq.solvers.rtn import Rtn
 from onnxfq.system.processor import instructions, processor_name
 
 WIDTHS, ROWS = (384, 1024, 2048), (1, 16, 128, 512)
-SECONDS = 40.0  # for all cases together; what takes longer gets the fewest rounds there are
+SECONDS = 30.0  # for all cases together; what takes longer gets the fewest rounds there are
 MEASURED = "measured on this machine, one thread"
 _LAYERED = 2048  # narrower weights are measured in as many layers as together have so many squared
 _MOST_LAYERS = 12
@@ -49,6 +51,18 @@ class Contender:
 
     format: MeasuredFormat
     make: ModelMaker
+
+
+def measure_here(progress: Progress) -> SpeedTable:
+    """Measure this machine, and keep what was found for later runs.
+
+    Raises:
+        OutputError: it cannot be kept.
+    """
+    today = datetime.now(UTC).date().isoformat()
+    table = measure_formats(list(contenders_of(default_schemes())), source=f"{MEASURED}, {today}", progress=progress)
+    keep_measured(table)
+    return table
 
 
 def default_schemes() -> tuple[Scheme, ...]:

@@ -339,6 +339,11 @@ ExecutorOption = Annotated[
     ),
 ]
 
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="Time all formats here, about a minute, and go by that from then on."),
+]
+
 # Runs as such
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show errors only.")]
 Verbose = Annotated[

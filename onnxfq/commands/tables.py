@@ -22,6 +22,7 @@ from onnxfq.reports.figures import cosine_text, figure_text, share_text, uncerta
 from onnxfq.reports.parts import parts_of
 from onnxfq.reports.report import Report, SkipReport, TargetReport
 from onnxfq.reports.verdict import in_sample_text, verdict
+from onnxfq.rules.speed_table import SpeedTable
 from onnxfq.system.terminal import one_line, printable, size_text
 
 _FEW = 12
@@ -169,6 +170,26 @@ def show_doctor(
     console.print(table)
     for number, note in enumerate(notes, start=1):
         _say(console, f"[{number}] {note}")
+
+
+def show_speeds(speeds: SpeedTable, rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """How fast formats are beside float.
+
+    Args:
+        speeds: the table.
+        rows: of it, as texts: the format, and a cell for each count of rows of activations.
+        console: where to print.
+    """
+    widths = " / ".join(map(str, speeds.widths))
+    _say(
+        console, f"Times as fast as float, weights {widths} wide ({speeds.instructions}, {speeds.source})", style="bold"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("format", *(f"{count} row{'s' * (count > 1)}" for count in speeds.rows)):
+        table.add_column(heading)
+    for row in rows:
+        _add(table, *row)
+    console.print(table)
 
 
 def _name(row: TargetReport | SkipReport) -> str:

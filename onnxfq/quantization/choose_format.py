@@ -1,4 +1,4 @@
-"""`--format auto`: for each weight the fastest format that loses little more than the usual one, or float."""
+"""`format="auto"`: for each weight the fastest format that loses little more than the usual one, or float."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ErrorOf = Callable[[Scheme, Target], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenFormat:
     """What became of a weight.
 
     Attributes:
@@ -41,7 +41,7 @@ class Choice:
 
 def choose_format(
     target: Target, usual: Scheme, candidates: Sequence[Scheme], speed_of: SpeedOf, error_of: ErrorOf
-) -> Choice:
+) -> ChosenFormat:
     """Choose a format for a weight: never one that is slower than float.
 
     Args:
@@ -53,18 +53,18 @@ def choose_format(
     """
     known = {scheme: times for scheme in candidates if (times := speed_of(scheme, target)) is not None}
     if not known:
-        return Choice(None, None, "no table says how fast a weight of this size is")
+        return ChosenFormat(None, None, "no table says how fast a weight of this size is")
     best = max(known, key=lambda scheme: known[scheme])
     fast = {scheme: times for scheme, times in known.items() if times >= NEVER_SLOWER}
     if not fast:
         told = f"no format is faster than float here; the best, {best}, runs at {known[best]:.2f}x"
-        return Choice(None, known[best], told)
+        return ChosenFormat(None, known[best], told)
     errors = {scheme: error_of(scheme, target) for scheme in fast}
     limit = MOST_ERROR * max(error_of(usual, target), min(errors.values()))
     close = {scheme: times for scheme, times in fast.items() if errors[scheme] <= limit}
     near = [scheme for scheme, times in close.items() if times >= AS_FAST * max(close.values())]
     chosen = min(near, key=lambda scheme: errors[scheme])
-    return Choice(chosen, close[chosen])
+    return ChosenFormat(chosen, close[chosen])
 
 
 def candidates_for(usual: Scheme, formats: Sequence[str]) -> tuple[Scheme, ...]:
@@ -135,9 +135,9 @@ class AutoFormat:
     formats: Sequence[str]
     speed_of: SpeedOf
     error_of: ErrorOf
-    choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
+    choices: dict[tuple[str, int], ChosenFormat] = field(default_factory=dict)
 
-    def choose(self, target: Target, usual: Scheme) -> Choice:
+    def choose(self, target: Target, usual: Scheme) -> ChosenFormat:
         """What becomes of a weight that would get the usual scheme."""
         key = target.name, target.slot
         if key not in self.choices:

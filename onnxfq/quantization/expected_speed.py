@@ -9,6 +9,7 @@ from onnxfq.feeds import Feeds, count_tokens, has_cache
 from onnxfq.graph import Graph
 from onnxfq.machines import Machine
 from onnxfq.options import Options
+from onnxfq.providers import facts
 from onnxfq.quantization.assign import Planned
 from onnxfq.reports.expected import ExpectedSpeed
 from onnxfq.rules import PRODUCT_RULES, Target
@@ -50,7 +51,7 @@ class Forecast:
     def expected(self, planned: Sequence[Planned]) -> tuple[ExpectedSpeed, ...]:
         """How all products of a model together fare on the machine that the file is made for, and on others."""
         tables = {"": self.table} if self.table is not None else {}
-        if self.machine.provider == "cpu":
+        if facts(self.machine.provider).host_memory:
             tables |= {name: table for name, table in packaged().items() if name != self.machine.instructions}
         pairs = [(p.target, p.scheme) for p in planned if p.rule.kind == "weights"]
         found = ((name, table, _together(table, pairs, self.usage.rows)) for name, table in tables.items())

@@ -109,7 +109,7 @@ def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> 
     if known.table is None:
         raise UsageError(
             f'`format="auto"` chooses by speed, and nothing is known of how fast formats are on {known.machine.title} '
-            f"(got target={known.machine.name}). Measure it there with `onnxfq doctor --measure`, or give "
+            f"(got target={known.machine.name}). Measure it there with `onnxfq doctor` and `measure=True`, or give "
             "`target=avx2` or `target=vnni`."
         )
     errors = FormatErrors(inputs, lambda target: expected_mean_square(graph, target))

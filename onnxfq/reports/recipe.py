@@ -12,13 +12,14 @@ from onnxfq.reports.report import Report
 FROM_PYTHON = "given: from Python"
 SAMPLES = "SAMPLES"
 
-_SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm")
-_NODES = ("include", "exclude", "allow_slow", "constant_inputs", "unshare")
+_SCHEME = ("auto_format", "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "algorithm")
+_NODES = ("target", "workload", "include", "exclude", "allow_slow", "constant_inputs", "unshare")
 _DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _SPELLED = {"schemes": "--scheme"}
 _FLAGS = {
     "symmetric": {True: "--symmetric", False: "--asymmetric"},
+    "auto_format": {True: "--format=auto"},
     "allow_slow": {True: "--allow-slow"},
     "constant_inputs": {True: "--constant-inputs"},
     "unshare": {True: "--unshare"},

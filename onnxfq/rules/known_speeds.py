@@ -17,7 +17,7 @@ from onnxfq.system.processor import instructions, processor_name
 from onnxfq.system.user_cache import cache_roots, is_own, own_folder
 
 _TABLES = Path(__file__).with_name("speeds")
-_REMEASURE = "`onnxfq doctor --measure` makes a new one."
+_REMEASURE = "`onnxfq doctor` with `measure=True` makes a new one."
 
 
 def speeds_of(machine: Machine) -> SpeedTable | None:
@@ -37,19 +37,18 @@ def packaged() -> dict[str, SpeedTable]:
 
 
 def read_measured() -> tuple[SpeedTable | None, str]:
-    """What `doctor --measure` found on this machine with this ONNX Runtime; and why it cannot be used, if so."""
+    """What was measured on this machine with this ONNX Runtime; and why it cannot be used, if so."""
     for root in cache_roots():
         path = root / _name()
-        with suppress(FileNotFoundError):
-            try:
-                if not is_own(root):
-                    continue
-                table = SpeedTable.load(path)
-            except (DataError, OSError) as error:
-                return None, f"The measurement in '{path}' cannot be used: {error} {_REMEASURE}"
-            if (table.processor, table.instructions, table.runtime) == _here():
-                return table, ""
-            return None, f"The measurement in '{path}' is of another machine or version. {_REMEASURE}"
+        try:
+            if not path.is_file() or not is_own(root):
+                continue
+            table = SpeedTable.load(path)
+        except (DataError, OSError) as error:
+            return None, f"The measurement in '{path}' cannot be used: {error} {_REMEASURE}"
+        if (table.processor, table.instructions, table.runtime) == _here():
+            return table, ""
+        return None, f"The measurement in '{path}' is of another machine or version. {_REMEASURE}"
     return None, ""
 
 

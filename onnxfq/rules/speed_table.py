@@ -45,6 +45,13 @@ class MeasuredFormat(NamedTuple):
         """Of a scheme."""
         return cls(scheme.format, scheme.bits, scheme.block_size, scheme.symmetric, scheme.activations)
 
+    def __str__(self) -> str:
+        """For people: `4 bits, block 32`, and what is unusual."""
+        block = f"block {self.block_size}" if isinstance(self.block_size, int) else f"per {self.block_size}"
+        unusual = [] if self.format == "matmulnbits" else [self.format]
+        unusual += ["symmetric"] * (self.symmetric and not unusual) + ["float inputs"] * (self.activations == "float")
+        return ", ".join((f"{self.bits} bits", block, *unusual))
+
     @property
     def kernel(self) -> tuple[str, int, str]:
         """Equal for formats that differ in what matters little."""
