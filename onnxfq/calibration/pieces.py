@@ -63,7 +63,7 @@ class Pieces:
         self._graph, self._feeds, self._runtime = graph, feeds, runtime
         self._flow = Flow(graph, lambda name: always(feeds, name), fed=feeds[0])
         self._names = [s.name for s in graph.signature.outputs if outputs is None or s.name in outputs]
-        computed = {name for step in self._flow.steps for name in step.writes} - set(self._flow.static)
+        computed = {name for step in self._flow.steps for name in step.writes} - set(self._flow.static) | set(feeds[0])
         self._names += [name for name in values if name in computed and name not in self._names]
         steps = self._flow.ancestors(self._names)
         limit, widens = runtime.memory // PART_OF_MEMORY, facts(runtime.provider).widens_half

@@ -20,6 +20,8 @@ ROWS = 64  # of a weight, from which its errors are told
 
 SpeedOf = Callable[[Scheme, Target], float | None]
 """How many times as fast as in float a product is; None where nobody knows."""
+Fits = Callable[[Scheme, Target], bool]
+"""Whether a product can be written in a format at all."""
 ErrorOf = Callable[[Scheme, Target], float]
 """Relative error of a product in a format: of its weight, or, with data, of its output."""
 
@@ -127,12 +129,14 @@ class AutoFormat:
 
     Attributes:
         formats: that run where the file is made for.
+        fits: whether a product can have a format.
         speed_of: of a format.
         error_of: of a format.
         choices: made, by the node's name and the weight's slot.
     """
 
     formats: Sequence[str]
+    fits: Fits
     speed_of: SpeedOf
     error_of: ErrorOf
     choices: dict[tuple[str, int], ChosenFormat] = field(default_factory=dict)
@@ -141,7 +145,7 @@ class AutoFormat:
         """What becomes of a weight that would get the usual scheme."""
         key = target.name, target.slot
         if key not in self.choices:
-            candidates = candidates_for(usual, self.formats)
+            candidates = [scheme for scheme in candidates_for(usual, self.formats) if self.fits(scheme, target)]
             self.choices[key] = choose_format(target, usual, candidates, self.speed_of, self.error_of)
         return self.choices[key]
 

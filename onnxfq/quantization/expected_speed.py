@@ -76,7 +76,7 @@ class Forecast:
         assert self.table is not None
         return (
             f"FASTER: at {self.usage} ({self.usage.origin}) the products run at about {now_text} the speed of float, "
-            f"and as {best} they would at {best_text} ({self.table.instructions}, {self.table.source}): "
+            f"and {_told(best)} they would at {best_text} ({self.table.instructions}, {self.table.source}): "
             f'{_remedy(best)}, or `format="auto"`, which chooses for each weight.'
         )
 
@@ -130,6 +130,11 @@ def _formats() -> Iterator[Scheme]:
     for name in PRODUCT_RULES:
         if name in ("int8", "dgq"):
             yield Scheme(format=name)
+
+
+def _told(scheme: Scheme) -> str:
+    written = getattr(scheme, "format", "matmulnbits")
+    return f"in the format {written}" if written != "matmulnbits" else f"with {scheme.bits} bits"
 
 
 def _remedy(scheme: Scheme) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxfq.arrays import Float32Array
 from onnxfq.calibration.pieces import Runtime
-from onnxfq.errors import UsageError
+from onnxfq.errors import SchemeError, UsageError
 from onnxfq.executors.executor import Workers
 from onnxfq.feeds import Feeds
 from onnxfq.graph import Graph
@@ -17,7 +17,7 @@ from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.providers import FALLBACK, ProviderName
 from onnxfq.quantization.assign import assign, schemes_text
-from onnxfq.quantization.choose_format import AutoFormat, FormatErrors
+from onnxfq.quantization.choose_format import AutoFormat, FormatErrors, format_of
 from onnxfq.quantization.expected_speed import Forecast, forecast
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
@@ -26,7 +26,8 @@ from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.sampled_inputs import sample_inputs
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
-from onnxfq.rules import Rule, Skip, Target, expected_mean_square
+from onnxfq.rules import PRODUCT_RULES, Rule, Skip, Target, expected_mean_square
+from onnxfq.scheme import Scheme
 from onnxfq.session import available_providers, resolve_provider
 from onnxfq.solvers import BEST_WITHOUT_DATA, make_solver
 from onnxfq.system.output import check_space
@@ -113,7 +114,15 @@ def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> 
             "`target=avx2` or `target=vnni`."
         )
     errors = FormatErrors(inputs, lambda target: expected_mean_square(graph, target))
-    return AutoFormat(known.machine.formats, known.times_faster, errors.error)
+
+    def fits(scheme: Scheme, target: Target) -> bool:
+        try:
+            PRODUCT_RULES[format_of(scheme)].kernel(known.machine.provider, scheme, target)
+        except SchemeError:
+            return False
+        return True
+
+    return AutoFormat(known.machine.formats, fits, known.times_faster, errors.error)
 
 
 def running_provider(options: Options) -> ProviderName:
