@@ -133,8 +133,7 @@ def _formats() -> Iterator[Scheme]:
 
 
 def _told(scheme: Scheme) -> str:
-    written = getattr(scheme, "format", "matmulnbits")
-    return f"in the format {written}" if written != "matmulnbits" else f"with {scheme.bits} bits"
+    return f"in the format {scheme.format}" if scheme.format != USUAL_FORMAT else f"with {scheme.bits} bits"
 
 
 def _remedy(scheme: Scheme) -> str:

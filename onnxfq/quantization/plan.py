@@ -17,7 +17,7 @@ from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.providers import FALLBACK, ProviderName
 from onnxfq.quantization.assign import assign, schemes_text
-from onnxfq.quantization.choose_format import AutoFormat, FormatErrors, format_of
+from onnxfq.quantization.choose_format import AutoFormat, FormatErrors
 from onnxfq.quantization.expected_speed import Forecast, forecast
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
@@ -116,11 +116,12 @@ def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> 
     errors = FormatErrors(inputs, lambda target: expected_mean_square(graph, target))
 
     def fits(scheme: Scheme, target: Target) -> bool:
+        rule = PRODUCT_RULES[scheme.format]
         try:
-            PRODUCT_RULES[format_of(scheme)].kernel(known.machine.provider, scheme, target)
+            rule.kernel(known.machine.provider, scheme, target)
         except SchemeError:
             return False
-        return True
+        return not rule.unfit(graph, target)
 
     return AutoFormat(known.machine.formats, fits, known.times_faster, errors.error)
 
