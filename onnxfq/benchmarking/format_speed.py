@@ -31,8 +31,9 @@ from onnxfq.system.processor import instructions, processor_name
 WIDTHS, ROWS = (384, 1024, 2048), (1, 16, 128, 512)
 SECONDS = 30.0  # for all cases together; what takes longer gets the fewest rounds there are
 MEASURED = "measured on this machine, one thread"
-_LAYERED = 2048  # narrower weights are measured in as many layers as together have so many squared
-_MOST_LAYERS = 12
+_FEW_ROWS = 64  # below which the time is that of reading the weights
+_DEEP, _SHALLOW = 4096, 2048  # weights are measured in as many layers as together have so many squared: more than a
+_MOST_LAYERS = 64  # processor's own caches hold, where reading them is what takes the time
 _SAMPLE_SECONDS = 0.002  # what is faster is run so often that one sample takes about so long
 _MOST_RUNS = 4
 
@@ -103,10 +104,11 @@ def measure_formats(
     cases, done = len(widths) * len(rows), 0
     start = perf_counter()
     for width in widths:
-        layers = min(_MOST_LAYERS, math.ceil(_LAYERED**2 / width**2))
-        formats, sessions = _sessions(contenders, width, layers)
         float_us.append([])
+        layers = 0
         for count in rows:
+            if layers != (layers := _layers(width, count)):
+                formats, sessions = _sessions(contenders, width, layers)
             progress(f"timing {len(formats)} formats, {width} x {width}, {count} row{'s' * (count > 1)}", done, cases)
             budget = max(seconds - (perf_counter() - start), 0.0) / (cases - done)
             rounds = _time(sessions, count, width, budget, clock)
@@ -151,6 +153,10 @@ def _sessions(contenders: Sequence[Contender], width: int, layers: int) -> tuple
             sessions.append(Session(layered_model(contender.make(weight), layers), threads=1))
             formats.append(contender.format)
     return formats, sessions
+
+
+def _layers(width: int, rows: int) -> int:
+    return min(_MOST_LAYERS, math.ceil((_DEEP if rows < _FEW_ROWS else _SHALLOW) ** 2 / width**2))
 
 
 def _float_model(weight: Float32Array) -> bytes:

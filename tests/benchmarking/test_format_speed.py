@@ -33,14 +33,13 @@ def weight(n: int = 64) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.random.default_rng(0).standard_normal((n, 64)).astype(np.float32) / np.float32(8)
 
 
-def test_layers_compute_one_after_the_other() -> None:
-    once = rule_model(Scheme(8, 32), weight())
-    x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
-    one, three = Session(once), Session(layered_model(once, 3))
+def test_layers_compute_one_after_the_other_with_weights_of_their_own() -> None:
+    w, x = weight(), np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
     expected = x
-    for _ in range(3):
-        (expected,) = one.run({"A": expected}).values()
-    (found,) = three.run({"A": x}).values()
+    for layer in range(3):
+        turned = np.roll(w, layer, axis=0)  # rows of the stored weight are outputs
+        (expected,) = Session(rule_model(Scheme(8, 32), turned)).run({"A": expected}).values()
+    (found,) = Session(layered_model(rule_model(Scheme(8, 32), w), 3)).run({"A": x}).values()
     np.testing.assert_array_equal(found, expected)
 
 
