@@ -20,6 +20,7 @@ from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel, Speed
+from onnxfq.rules.matmul_nbits_kernels import is_measured
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
 from onnxfq.rules.product_weights import find_weight
 from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
@@ -35,10 +36,8 @@ from onnxfq.rules.rule import (
 )
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import Scheme
-from onnxfq.system.processor import instructions
 
 _MIDDLE = np.uint8(128)  # between codes as solvers count them, from 0, and int8
-_MEASURED_WITH = ("AVX512-VNNI", "AVX-VNNI", "AVX512", "AVX2")
 
 
 class Int8Product(Rule):
@@ -72,7 +71,7 @@ class Int8Product(Rule):
                 f"ONNX Runtime has no products of int8 on {provider} (got {scheme}). "
                 'Use `format="matmulnbits"` there, or `provider="cpu"`.'
             )
-        speed: Speed = "fast" if instructions() in _MEASURED_WITH else "unknown"
+        speed: Speed = "fast" if is_measured(provider) else "unknown"
         return Kernel(provider, scheme.bits, target.k, scheme.symmetric, 4, target.scale_type, speed)
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
