@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from onnxfq.commands import arguments as arg
+from onnxfq.commands import speed_arguments as speed
 from onnxfq.commands.console import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -65,7 +66,7 @@ def export(
 
 @app.command()
 @reported
-def doctor(measure: arg.Measure = False, as_json: arg.JsonFlag = False, quiet: arg.Quiet = False) -> None:
+def doctor(measure: speed.Measure = False, as_json: arg.JsonFlag = False, quiet: arg.Quiet = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
     from onnxfq.commands.tables import show_doctor, show_speeds

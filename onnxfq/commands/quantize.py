@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import typer
 
 from onnxfq.commands import arguments as arg
+from onnxfq.commands import speed_arguments as speed
 from onnxfq.commands.config import check_config_path, save_settings
 from onnxfq.commands.console import (
     end_by_gates,
@@ -45,8 +46,8 @@ def quantize(
     seq_len: arg.SeqLen = 512,
     seed: arg.Seed = 0,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
-    target: arg.TargetOption = "auto",
-    workload: arg.WorkloadOption = None,
+    target: speed.TargetOption = "auto",
+    workload: speed.WorkloadOption = None,
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
@@ -123,8 +124,8 @@ def inspect(
     embeddings: arg.Embeddings = "8",
     algorithm: arg.Algorithm = "auto",
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
-    target: arg.TargetOption = "auto",
-    workload: arg.WorkloadOption = None,
+    target: speed.TargetOption = "auto",
+    workload: speed.WorkloadOption = None,
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,

@@ -155,7 +155,7 @@ def show_doctor(
         console: where to print.
     """
     for name, value in environment.items():
-        _say(console, Text(f"{name}  ", style="bold").append(printable(value), style="not bold"))
+        _say(console, Text(f"{name}  ", style="bold").append(printable(with_option_names(value)), style="not bold"))
     if not kernels:
         return
     notes = list(dict.fromkeys(row[-1] for row in kernels if row[-1]))

@@ -12,8 +12,9 @@ from onnxfq.errors import ModelError, UsageError
 from onnxfq.model_files import MODEL_SUFFIX
 from onnxfq.options import Options
 from onnxfq.reports.contents import together as contents_together
+from onnxfq.reports.expected import Estimate
 from onnxfq.reports.measured import telling
-from onnxfq.reports.report import Estimate, Report, Size
+from onnxfq.reports.report import Report, Size
 
 # Weights, of ONNX models or in other frameworks' formats: no companions of a quantized model.
 _WEIGHTS = frozenset(

@@ -1,4 +1,4 @@
-"""What tables of speeds say about a model, as a part of reports."""
+"""What is expected of a run and of its output before anything is measured, as a part of reports."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ class ExpectedSpeed:
     rows: tuple[int, ...]
     times_faster: float
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, from the sizes alone: orders of magnitude."""
+
+    seconds: float
+    memory_bytes: int

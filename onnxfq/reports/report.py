@@ -13,7 +13,7 @@ from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.brief import brief_error, brief_rows
 from onnxfq.reports.contents import Content
-from onnxfq.reports.expected import ExpectedSpeed
+from onnxfq.reports.expected import Estimate, ExpectedSpeed
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured, telling
 from onnxfq.reports.reading import build, read_object
@@ -131,14 +131,6 @@ class Size:
     def as_json(self) -> dict[str, float | int]:
         """All of it, derived figures included."""
         return {n: getattr(self, n) for n in (*asdict(self), "ratio", "bits_per_weight", "coverage")}
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run will take, from the sizes alone: orders of magnitude."""
-
-    seconds: float
-    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)

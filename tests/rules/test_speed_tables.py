@@ -48,6 +48,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_table_says_what_it_was_measured_with() -> None:
     assert {"AVX2", "AVX512-VNNI"} <= set(packaged())
+    files = list((Path(known_speeds.__file__).parent / "speeds").iterdir())
+    assert len(files) == len(packaged())  # one for each kind of processor
     for name, known in packaged().items():
         assert known.instructions == name
         assert known.source.startswith("measured")
