@@ -180,7 +180,7 @@ def show_speeds(speeds: SpeedTable, rows: Sequence[tuple[str, ...]], console: Co
         rows: of it, as texts: the format, and a cell for each count of rows of activations.
         console: where to print.
     """
-    widths = " / ".join(map(str, speeds.widths))
+    widths = "/".join(map(str, speeds.widths))
     _say(
         console, f"Times as fast as float, weights {widths} wide ({speeds.instructions}, {speeds.source})", style="bold"
     )
