@@ -185,8 +185,8 @@ def show_speeds(speeds: SpeedTable, rows: Sequence[tuple[str, ...]], console: Co
         console, f"Times as fast as float, weights {widths} wide ({speeds.instructions}, {speeds.source})", style="bold"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("format", *(f"{count} row{'s' * (count > 1)}" for count in speeds.rows)):
-        table.add_column(heading)
+    for heading in ("bits/block", *(f"{count} row{'s' * (count > 1)}" for count in speeds.rows)):
+        table.add_column(heading, no_wrap=heading != "bits/block")
     for row in rows:
         _add(table, *row)
     console.print(table)
