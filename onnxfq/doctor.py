@@ -61,7 +61,7 @@ def speeds() -> SpeedTable | None:
 def speed_rows(table: SpeedTable) -> list[tuple[str, ...]]:
     """A table of speeds for reading: a format, and for each count of rows the figure of each width."""
     return [
-        (str(of), *(" / ".join(f"{of_width[i]:.2g}" for of_width in figures) for i in range(len(table.rows))))
+        (str(of), *("/".join(f"{of_width[i]:.2g}" for of_width in figures) for i in range(len(table.rows))))
         for of, figures in table.formats.items()
     ]
 

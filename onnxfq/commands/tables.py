@@ -180,13 +180,13 @@ def show_speeds(speeds: SpeedTable, rows: Sequence[tuple[str, ...]], console: Co
         rows: of it, as texts: the format, and a cell for each count of rows of activations.
         console: where to print.
     """
-    widths = " / ".join(map(str, speeds.widths))
+    widths = "/".join(map(str, speeds.widths))
     _say(
         console, f"Times as fast as float, weights {widths} wide ({speeds.instructions}, {speeds.source})", style="bold"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("format", *(f"{count} row{'s' * (count > 1)}" for count in speeds.rows)):
-        table.add_column(heading)
+    for heading in ("bits/block", *(f"{count} row{'s' * (count > 1)}" for count in speeds.rows)):
+        table.add_column(heading, no_wrap=heading != "bits/block")
     for row in rows:
         _add(table, *row)
     console.print(table)

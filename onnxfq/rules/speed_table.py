@@ -46,11 +46,10 @@ class MeasuredFormat(NamedTuple):
         return cls(scheme.format, scheme.bits, scheme.block_size, scheme.symmetric, scheme.activations)
 
     def __str__(self) -> str:
-        """For people: `4 bits, block 32`, and what is unusual."""
-        block = f"block {self.block_size}" if isinstance(self.block_size, int) else f"per {self.block_size}"
+        """For people: `4/32`, bits and block, and what is unusual."""
         unusual = [] if self.format == "matmulnbits" else [self.format]
         unusual += ["symmetric"] * (self.symmetric and not unusual) + ["float inputs"] * (self.activations == "float")
-        return ", ".join((f"{self.bits} bits", block, *unusual))
+        return " ".join((f"{self.bits}/{self.block_size}", *unusual))
 
     @property
     def kernel(self) -> tuple[str, int, str]:

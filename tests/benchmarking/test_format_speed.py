@@ -102,7 +102,7 @@ def test_doctor_measures_and_goes_by_it(cache: Path, capsys: pytest.CaptureFixtu
     assert cli.run(["doctor"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "Times as fast as float, weights 256 wide" in out
-    assert "4 bits, block 32, float inputs" in out
+    assert "4/32 float inputs" in out
     next(cache.glob("speeds-*.json")).write_text("{")
     assert cli.run(["doctor"]) == 0
     assert "cannot be used" in capsys.readouterr().out
