@@ -68,8 +68,7 @@ PARTS: dict[str, Part] = {
     "embeddings": Part(
         "Embeddings",
         "The model as it is, quantized with the default settings but for `embeddings`, without data (hqq) and "
-        "calibrated (gptq). opt-4m's table is its output head too and stored once, unless it has few bits and "
-        "data choose the head's codes.",
+        "calibrated (gptq). opt-4m's table is its output head too and stored once.",
         {
             "embeddings-opt-4m": "benchmarks.embeddings decoder {decoder} --text {text_test} --calib {decoder_calib}",
             "embeddings-minilm": "benchmarks.embeddings encoder {encoder} --sts {sts_test} --calib {encoder_calib}",

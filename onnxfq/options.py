@@ -52,7 +52,7 @@ class Options:
         constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
             caller replaces them, and the output does not list them.
         unshare: nodes that share one weight each get a quantized copy of their own, which calibration fits to that node
-            alone: a larger file, with a smaller error.
+            alone, and an output head one apart from its table: a larger file, with a smaller error.
         calib: inputs to calibrate with and to compare on: one of `input_files.FEED_FILES`, or a folder of arrays;
             samples from Python, as dicts of arrays (or tensors), texts, or an array for each, or as columns; or
             "self", with which the model makes its own. None: no

@@ -95,6 +95,27 @@ class Statistics:
         float_mean = None if self.float_mean is None else seen * self.float_mean
         return replace(self, gram=joined(self.gram), cross=joined(self.cross), mean=mean, float_mean=float_mean)
 
+    def with_lookups(self, share: float) -> Statistics:
+        """The same where rows of the weight are looked up too, and errors count in all columns alike.
+
+        Args:
+            share: how much these errors count, in parts of the mean over columns of what is seen.
+        """
+        if self.gram is None:
+            return self
+        floor = share * float(self.gram.diagonal().mean()) * np.eye(len(self.gram))
+
+        def raised(moments: Float64Array | None) -> Float64Array | None:
+            return None if moments is None else moments + floor
+
+        return replace(
+            self,
+            gram=raised(self.gram),
+            cross=raised(self.cross),
+            centred_gram=raised(self.centred_gram),
+            centred_cross=raised(self.centred_cross),
+        )
+
     def scaled(self, scale: Float64Array) -> Statistics:
         """The same for inputs that are divided by a scale [K] (but for `min` and `max`)."""
 

@@ -81,5 +81,17 @@ def test_pooled_products_between_the_models_are_kept_where_one_part_has_them() -
     assert found.cross == pytest.approx((x.T @ quantized + later.T @ later) / 60)
 
 
+def test_lookups_raise_all_columns_alike() -> None:
+    x = np.random.default_rng(7).standard_normal((50, 4)) * [1, 2, 3, 4]
+    found = pooled(_of(x), _of(x + 1)).with_lookups(0.3)
+    before = pooled(_of(x), _of(x + 1))
+    assert found.gram is not None
+    assert before.gram is not None
+    floor = 0.3 * before.gram.diagonal().mean()
+    assert found.gram - before.gram == pytest.approx(floor * np.eye(4))
+    assert found.centred().gram == pytest.approx(np.asarray(before.centred().gram) + floor * np.eye(4))
+    assert Statistics(tokens=0).with_lookups(0.3).gram is None
+
+
 def _of(x: Float64Array) -> Statistics:
     return Statistics(tokens=len(x), gram=x.T @ x / len(x), mean=x.mean(axis=0), float_mean=x.mean(axis=0))

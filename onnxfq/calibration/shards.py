@@ -21,6 +21,7 @@ from onnxfq.providers import ProviderName
 from onnxfq.session import Session
 
 SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
+_BATCH_RANK = 3  # dimensions of a batch of matrices
 _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
@@ -38,12 +39,14 @@ class Measured:
         transposed: it is [K, tokens], or [..., K, tokens].
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
         k: columns (rows where transposed) that the stage's weights want.
+        part: where it is a batch of matrices, which of them counts; None: all.
     """
 
     names: tuple[str, ...]
     transposed: bool
     rounded_in: int | None
     k: int
+    part: int | None = None
 
 
 @serializable
@@ -144,6 +147,8 @@ class Running:
         original, *twin = (values[name] for name in measured.names)
         if twin and twin[0].shape != original.shape:  # a loop or branch chose otherwise: no row has a counterpart
             original = twin[0]
+        if measured.part is not None:
+            original, *twin = (one_of(value, measured.part) for value in (original, *twin))
         k, transposed = measured.k, measured.transposed
         if transposed and original.ndim > 2:
             original, *twin = (np.swapaxes(value, -1, -2) for value in (original, *twin))
@@ -227,6 +232,11 @@ def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[
         finite = np.isfinite(y) & np.isfinite(twin)
         found.append((float(np.square(y[finite] - twin[finite]).sum()), float(np.square(y[finite]).sum())))
     return found
+
+
+def one_of(value: Array, part: int) -> Array:
+    """One of a batch of matrices [..., batch, rows, columns]; all of what is multiplied with each."""
+    return value[..., part, :, :] if value.ndim >= _BATCH_RANK and part < value.shape[-_BATCH_RANK] else value
 
 
 def inputs_together(value: Array, k: int) -> Array:

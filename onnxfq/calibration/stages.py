@@ -18,12 +18,14 @@ class Stage:
         source: the tensor; "" for a target that calibration does not reach.
         transposed: they read it as [K, tokens]; otherwise as [tokens, K], K of one of its axes or of several.
         k: inputs of each of them.
+        part: where the tensor is a batch of matrices, which of them they read; None: all.
     """
 
     targets: tuple[int, ...]
     source: str = ""
     transposed: bool = False
     k: int = 0
+    part: int | None = None
 
 
 def find_stages(flow: Flow, targets: Sequence[Target]) -> list[Stage]:
@@ -38,7 +40,7 @@ def find_stages(flow: Flow, targets: Sequence[Target]) -> list[Stage]:
     for index in order:
         target = targets[index]
         reached = id(target.node.proto) in steps and target.source and target.source not in flow.static
-        key = (target.source, target.source_transposed, target.k) if reached else index
+        key = (target.source, target.source_transposed, target.k, target.part) if reached else index
         groups.setdefault(key, []).append(index)
     return [_stage(key, members) for key, members in groups.items()]
 

@@ -22,6 +22,7 @@ from onnxfq.calibration.shards import (
     Squares,
     count_tokens,
     inputs_together,
+    one_of,
     run_shard,
     token_rows,
 )
@@ -157,7 +158,7 @@ class Streams:
         measured = None
         if measure:
             stage = self._stages[index]
-            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in, stage.k)
+            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in, stage.k, stage.part)
         program = self._program(segment, measured, tensor_file)
         run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
         sums = run(program, tell)
@@ -173,6 +174,8 @@ class Streams:
         found = [np.empty((0, stage.k))]
         for sample in self._alive[:_LOOKED_AT]:
             value = self._get(self._both(stage.source)[-1], sample)
+            if stage.part is not None:
+                value = one_of(value, stage.part)
             if value.ndim < 1 + stage.transposed:
                 continue
             value = np.swapaxes(value, -1, -2) if stage.transposed else inputs_together(value, stage.k)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxfq.reports.report import Report
 
 KINDS = (".toml", ".json")
+_OF_THE_SCHEME = ("bits", "block_size", "symmetric", "activations")
 Value = bool | int | float | str | list[str]
 
 
@@ -43,7 +44,8 @@ def read_settings(context: typer.Context, path: Path | None) -> Path | None:
 
 def save_settings(context: typer.Context, path: Path, result: Report) -> None:
     """Write the options of a run to a file; what was left to this machine is written as it was decided."""
-    decided = {"provider": result.provider, "symmetric": result.settings["symmetric"]}
+    scheme = {name.replace("_", "-"): result.settings[name] for name in _OF_THE_SCHEME}
+    decided = {"provider": result.provider, **scheme}
     given = {name: context.params[str(option.name)] for name, option in _options(context).items()}
     settings = {name: _plain(value) for name, value in {**given, **decided}.items() if value not in (None, (), [])}
     write_config(path, settings, f"The model is complete: '{result.output}'. ")

@@ -3,6 +3,7 @@
 from onnx import NodeProto
 
 from onnxfq.graph.bodies import Body, Node
+from onnxfq.graph.chain_steps import Cut, Reshape, Transpose
 from onnxfq.graph.constant_makers import holds_codes
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
@@ -18,17 +19,18 @@ from onnxfq.graph.save import save
 from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NUMPY_TYPES, type_name
-from onnxfq.graph.weight_chain import Reshape, Transpose
+from onnxfq.graph.tensors import NUMPY_TYPES, ONNX_TYPES, type_name
 
 __all__ = [
     "IN_MEMORY",
     "MICROSOFT",
     "NUMPY_TYPES",
+    "ONNX_TYPES",
     "QUANTIZED_SUFFIX",
     "AnyModel",
     "Body",
     "Constant",
+    "Cut",
     "Fed",
     "Flow",
     "Graph",

@@ -1,6 +1,7 @@
 """Following a node input back to the constant it is made of, through the detours exporters write.
 
-initializer or Constant → any chain of Transpose, Cast, Identity, Reshape, Squeeze, Unsqueeze, Flatten → the input.
+initializer or Constant → any chain of Transpose, Cast, Identity, Reshape, Squeeze, Unsqueeze, Flatten, and of Gather,
+Slice and Split that take a part which constants name → the input.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,16 @@ from onnx import TensorProto
 
 from onnxfq.arrays import Array
 from onnxfq.graph.bodies import MOST_DIMENSIONS, Body, Node
+from onnxfq.graph.chain_steps import Cast, Ints, Operands
 from onnxfq.graph.constant_makers import FLOATS, constant_makers, holds_codes, literal, stored_codes
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.tensors import Tensor, read_header, type_name
-from onnxfq.graph.weight_chain import Cast, Ints, WeightChain, is_detour, steps
+from onnxfq.graph.weight_chain import WeightChain, is_detour, steps, takes_part
 
 OVERRIDABLE_FROM_IR = 4  # before, every initializer had to be a graph input, and callers could not replace it
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32})
 _LONGEST_CHAIN = 64  # nodes
+_MOST_INTEGERS = 1024  # that a node on the way is given, such as the sizes of experts
 _REPLACEABLE = "the weight is a graph input too, whose value callers may replace (`constant_inputs=True`: none does)"
 _COMPUTED = "no constant weight: both inputs are computed at run time"
 
@@ -46,6 +50,16 @@ class OnDisk:
 
     leaf: Tensor
     way: WeightChain
+
+    @classmethod
+    def of(cls, leaf: Tensor, way: WeightChain) -> OnDisk:
+        """Of a leaf from whose leading axes a part is taken, no more than that part is read."""
+        if leaf.piece is None:
+            return cls(leaf, way)
+        (start, stop), rest = way.split()
+        width = leaf.piece.length // max(1, math.prod(leaf.shape))
+        piece = replace(leaf.piece, offset=leaf.piece.offset + start * width, length=(stop - start) * width)
+        return cls(replace(leaf, shape=rest.start, piece=piece), rest)
 
     def load(self, scratch: Scratch | None = None) -> Array:
         """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""
@@ -89,15 +103,25 @@ class Constant:
         return id(self.home), self.leaf.piece or self.leaf.name, self.way
 
     @property
+    def part(self) -> tuple[Hashable, ...]:
+        """Equal for values that are made of the same stored elements, however they are turned."""
+        return *self.key[:2], self.way.part
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these elements, as stored."""
+        return self.leaf.nbytes * math.prod(self.way.shape) // max(1, math.prod(self.way.start))
+
+    @property
     def on_disk(self) -> OnDisk:
         """The same apart from the graph, whatever folder it will be read from."""
         piece = self.leaf.piece
         whole = None if piece is None else replace(piece, path=piece.path.absolute())
-        return OnDisk(replace(self.leaf, piece=whole), self.way)
+        return OnDisk.of(replace(self.leaf, piece=whole), self.way)
 
     def load(self, scratch: Scratch | None = None) -> Array:
         """Read the value; a view of the leaf's bytes, in `scratch` if given, where the way allows it."""
-        return self.way.apply(self.leaf.read(scratch))
+        return OnDisk.of(self.leaf, self.way).load(scratch)
 
 
 def resolve(body: Body, name: str, model: Path, *, overridable: bool) -> Constant | NotConstant:
@@ -127,7 +151,7 @@ class _Resolver:
     def resolve(self, body: Body, name: str) -> Constant | NotConstant:
         """Go back along the chain, then forth again."""
         trail: list[tuple[Body, str]] = []
-        detours: list[Node] = []
+        detours: list[tuple[Node, str]] = []
         while self.followed < _LONGEST_CHAIN:
             home = body.home_of(name)
             if home is None:
@@ -138,7 +162,7 @@ class _Resolver:
                 return leaf
             if isinstance(leaf, Tensor):
                 return self._forth(leaf, home, detours, tuple(trail))
-            detours.append(leaf)
+            detours.append((leaf, name))
             self.followed += 1
             body, name = home, leaf.inputs[0]
         return NotConstant(f"no constant weight: more than {_LONGEST_CHAIN} nodes lie between it and the constant")
@@ -157,7 +181,7 @@ class _Resolver:
         node = Node(home.producers[name], home)
         if node.op_type == "Constant" and not node.domain:
             return self._literal(node, name)
-        if not is_detour(node):
+        if not is_detour(node) and not takes_part(node):
             return _not_followed(node)
         return _chosen_by_caller(node) if node.references else node
 
@@ -174,12 +198,15 @@ class _Resolver:
         return read_header(tensor, self.model, name)
 
     def _forth(
-        self, leaf: Tensor, home: Body, detours: list[Node], trail: tuple[tuple[Body, str], ...]
+        self, leaf: Tensor, home: Body, detours: list[tuple[Node, str]], trail: tuple[tuple[Body, str], ...]
     ) -> Constant | NotConstant:
         """Turn the nodes between leaf and reader into steps, and follow shape and type through them."""
         way = WeightChain(leaf.shape, leaf.shape, leaf.type)
-        for node in reversed(detours):
-            taken = steps(node, way.shape, lambda index, node=node: self._small(node, index))  # type: ignore[misc]
+        for node, name in reversed(detours):
+            operands = Operands(partial(self._small, node), node.outputs.index(name))
+            taken = steps(node, way.shape, operands)
+            if taken is None and takes_part(node):
+                return _not_followed(node)
             if taken is None:
                 return NotConstant(f"no constant weight: {node.op_type} before it cannot be followed")
             for step in taken:
@@ -190,14 +217,14 @@ class _Resolver:
                     return NotConstant(f"no constant weight: on the way it has {len(way.shape)} dimensions")
         return Constant(leaf, home, way, trail)
 
-    def _small(self, node: Node, index: int) -> Ints | None:
-        """The integers that an input holds, where they are constant."""
+    def _small(self, node: Node, index: int) -> tuple[Ints, Ints] | None:
+        """The shape and the integers that an input holds, where they are constant and few."""
         if index >= len(node.inputs) or not node.inputs[index]:
             return None
         value = self.resolve(node.body, node.inputs[index])
-        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > MOST_DIMENSIONS:
+        if isinstance(value, NotConstant) or value.type not in _INTEGERS or math.prod(value.shape) > _MOST_INTEGERS:
             return None
-        return tuple(int(v) for v in np.ravel(value.load()))
+        return value.shape, tuple(int(v) for v in np.ravel(value.load()))
 
 
 def _chosen_by_caller(node: Node) -> NotConstant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
@@ -25,9 +26,11 @@ class Edits:
     def __init__(self, bodies: list[Body]) -> None:
         self._bodies = bodies
         self._replaced: dict[int, tuple[Node, list[NodeProto]]] = {}
+        self._mergeable: set[int] = set()  # ids of new nodes
         self._abandoned: list[Constant] = []
         self._constants: list[tuple[Body, TensorProto]] = []
         self._small: dict[tuple[int, str, bytes], str] = {}
+        self._counts: Counter[tuple[int, str]] = Counter()
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
 
     @cached_property
@@ -47,6 +50,11 @@ class Edits:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
 
+    def ordinal(self, home: Body, value: str) -> int:
+        """How often this was asked of a value of a scope before."""
+        self._counts[id(home), value] += 1
+        return self._counts[id(home), value] - 1
+
     def small_constant(self, home: Body, base: str, make: Callable[[str], TensorProto]) -> str:
         """A constant that many nodes may read, in each scope once.
 
@@ -62,7 +70,12 @@ class Edits:
         return self._small[key]
 
     def replace(
-        self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, abandoned: Iterable[Constant]
+        self,
+        node: Node,
+        new_nodes: list[NodeProto],
+        keeps_name: NodeProto,
+        abandoned: Iterable[Constant],
+        mergeable: Iterable[NodeProto] = (),
     ) -> None:
         """Replace a node.
 
@@ -71,6 +84,7 @@ class Edits:
             new_nodes: what will stand in its place.
             keeps_name: the one of them that takes over its name and whatever else was said about it.
             abandoned: constants that it has read and they do not read.
+            mergeable: those of them that need not be written again where others of its scope compute the same.
         """
         kept = NodeProto()
         kept.CopyFrom(node.proto)
@@ -78,6 +92,7 @@ class Edits:
             kept.ClearField(field)
         keeps_name.MergeFrom(kept)
         self._replaced[id(node.proto)] = (node, new_nodes)
+        self._mergeable.update(id(new) for new in mergeable)
         self._abandoned += abandoned
 
     def replacement(self, node: Node) -> list[NodeProto] | None:
@@ -92,9 +107,10 @@ class Edits:
 
     def apply(self, model: ModelProto) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
+        mergeable = frozenset(self._mergeable)
         for body in self._bodies:
             found = (self._replaced.get(id(proto)) for proto in body.proto.node)
-            merge_equal((new_nodes, set(node.outputs)) for node, new_nodes in filter(None, found))
+            merge_equal((new_nodes, mergeable) for _, new_nodes in filter(None, found))
             self._replace_in(body)
         for body, proto in self._constants:
             _define(body, proto)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,12 @@ class Graph:
         """A constant of a few values that many nodes may read: once in each scope, under a name like `base`."""
         return self.edits.small_constant(home, base, lambda name: tensor_proto(name, array))
 
+    def set_dimensions(self, name: str, shape: Sequence[int]) -> None:
+        """Give a new constant another shape of as many elements; its bytes stay as they are."""
+        proto = self.edits.constants[name]
+        del proto.dims[:]
+        proto.dims.extend(shape)
+
     def rewired(self, node: Node, names: dict[int, str]) -> NodeProto:
         """The same operation on other inputs, by position; to be put in the node's place."""
         proto = NodeProto(op_type=node.proto.op_type, domain=node.proto.domain)
@@ -251,11 +257,13 @@ class Graph:
         proto.attribute.extend(node.proto.attribute)
         return proto
 
-    def replace(self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto) -> None:
-        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name and what is said about it."""
+    def replace(
+        self, node: Node, new_nodes: list[NodeProto], keeps_name: NodeProto, mergeable: Iterable[NodeProto] = ()
+    ) -> None:
+        """Put other nodes in the place of one (by `finish`); `keeps_name` keeps its name; see `Edits.replace`."""
         kept = {name for new in new_nodes for name in new.input}
         lost = (self.constant(node, i) for i, name in enumerate(node.inputs) if name and name not in kept)
-        self.edits.replace(node, new_nodes, keeps_name, [value for value in lost if isinstance(value, Constant)])
+        self.edits.replace(node, new_nodes, keeps_name, [v for v in lost if isinstance(v, Constant)], mergeable)
 
     def finish(self) -> None:
         """Apply all replacements and drop constants that nothing reads any more."""

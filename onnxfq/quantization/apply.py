@@ -62,6 +62,8 @@ class Rewriting:
         solved: SolvedWeight | None,
         bias: Bias | None = None,
         shift: Float64Array | None = None,
+        *,
+        folded: bool = False,
     ) -> None:
         """Store a target's weight, or share it with an earlier target's, and replace the node.
 
@@ -70,6 +72,7 @@ class Rewriting:
             solved: the weight; None where it is damaged, or stored already.
             bias: behind the target, where there is one that may be changed.
             shift: [N], what to add to it; None where nothing is.
+            folded: what the inputs are divided by is part of what computes them.
         """
         planned = self._job.planned[index]
         known = self._known.get(planned.key)
@@ -83,7 +86,8 @@ class Rewriting:
             known = self._known[planned.key] = _Known(self._store(planned, solved.parts), report, solved.digest)
         if known is None or report is None:
             return
-        self._replace(planned, known.names, bias, shift)
+        scale = None if solved is None or folded else solved.input_scale
+        self._replace(planned, known.names, bias, shift, scale)
         self._reports[index] = report
         _LOGGER.debug("%s", _line(report))
         self._expected[index] = Expected.of(planned, known.names, known.digest)
@@ -126,20 +130,27 @@ class Rewriting:
 
     def _store(self, planned: Planned, parts: Sequence[Tensors]) -> dict[str, str]:
         """Add a weight's tensors beside the float one, under names like its own."""
-        base, home, graph = planned.target.weight.leaf.name, planned.target.weight.home, self._job.graph
+        stored, graph = planned.target.stored_as, self._job.graph
         suffixes = dict(zip(parts[0], (f"Q{planned.kernel.bits}", *list(parts[0])[1:]), strict=True))
         return {
-            name: graph.add_tensor(home, f"{base}_{suffix}", self._tensor_file, *(part[name] for part in parts))
+            name: graph.add_tensor(
+                stored.home, f"{stored.leaf.name}_{suffix}", self._tensor_file, *(part[name] for part in parts)
+            )
             for name, suffix in suffixes.items()
         }
 
     def _replace(
-        self, planned: Planned, names: Mapping[str, str], bias: Bias | None, shift: Float64Array | None
+        self,
+        planned: Planned,
+        names: Mapping[str, str],
+        bias: Bias | None,
+        shift: Float64Array | None,
+        input_scale: Float64Array | None,
     ) -> None:
         """Replace a node once all of its weights are stored, and shift the bias behind it."""
         target, graph = planned.target, self._job.graph
         own = bias is not None and shift is not None and bias.node.proto is target.node.proto
-        stored = StoredWeight(target, planned.kernel, names, shift if own else None)
+        stored = StoredWeight(target, planned.kernel, names, shift if own else None, input_scale)
         node = id(target.node.proto)
         waiting = self._waiting.setdefault(node, {})
         waiting[target.slot] = stored

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnxfq.quantization.choose_format import AutoFormat
 from onnxfq.rules import PRODUCT_RULES, Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, USUAL_FORMAT, Scheme
 
-SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them
+SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them; fewer are fitted to both
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,6 @@ def assign(
     options: Options,
     provider: ProviderName,
     *,
-    calibrated: bool = False,
     auto: AutoFormat | None = None,
 ) -> tuple[list[Planned], list[Skip]]:
     """Choose a scheme and a kernel for every target, before any long work.
@@ -62,7 +61,6 @@ def assign(
         found: the targets.
         options: what was asked for.
         provider: where they run here; `options.target` says what they are made for.
-        calibrated: whether codes are chosen by data.
         auto: chooses formats, where that is wanted.
 
     Returns:
@@ -78,7 +76,7 @@ def assign(
     planned: list[Planned] = []
     skips: list[Skip] = []
     problems: Counter[str] = Counter()
-    shared = _shared(found, options, provider, calibrated=calibrated)
+    shared = {} if options.unshare else _shared(found, options, provider)
     for rule, target in found:
         if target.key in shared:
             planned.append(replace(shared[target.key], target=target, rule=rule))
@@ -90,13 +88,13 @@ def assign(
         if rule.kind == "embeddings" and not machine.table_bits:
             skips.append(_skip(target, f"embeddings stay in float: {machine.why} (`target={machine.name}`)"))
             continue
-        if auto is not None and rule.kind == "weights" and not _changes(target, options):
+        if auto is not None and _has_formats(rule, target) and not _changes(target, options):
             choice = auto.choose(target, scheme)
             if choice.scheme is None:
                 skips.append(_skip(target, choice.reason))
                 continue
             scheme = choice.scheme
-        if rule.kind == "weights":
+        if _has_formats(rule, target):
             rule = PRODUCT_RULES[scheme.format]
         reason = rule.unfit(graph, target)
         if reason:
@@ -106,11 +104,14 @@ def assign(
             _refuse_unfit(rule, scheme, machine)
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
-            problems[str(error)] += 1
+            if _changes(target, options) or not target.scheme:
+                problems[str(error)] += 1
+            else:
+                skips.append(_skip(target, str(error)))
     if problems:
         raise SchemeError(" ".join(f"{text} ({count} {_targets(count)}.)" for text, count in problems.items()))
     if options.unshare:
-        planned = _copied(planned, shared)
+        planned = _copied(planned)
     if options.allow_slow:
         return planned, skips
     for kind in dict.fromkeys((p.rule, p.scheme) for p in planned):
@@ -141,27 +142,23 @@ def _refuse_unfit(rule: Rule, scheme: Scheme, machine: Machine) -> None:
         )
 
 
-def _copied(planned: Sequence[Planned], shared: Collection[Hashable]) -> list[Planned]:
+def _copied(planned: Sequence[Planned]) -> list[Planned]:
     """Give each product of a scope a copy of its weight; tables keep one, and so do two branches of an If."""
     counts: Counter[Hashable] = Counter()
     copied = []
     for p in planned:
         reader = p.target.key, p.target.node.body
-        own = p.rule.kind == "weights" and p.target.key not in shared
-        copied.append(replace(p, copy=counts[reader]) if own else p)
+        copied.append(replace(p, copy=counts[reader]) if p.rule.kind == "weights" else p)
         counts[reader] += 1
     return copied
 
 
-def _shared(
-    found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName, *, calibrated: bool
-) -> dict[Hashable, Planned]:
+def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName) -> dict[Hashable, Planned]:
     """Embeddings that are weights of products too, and how one copy of them is stored, by `Target.key`.
 
     They take the embeddings' scheme, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller
     than two copies, and closer. A scheme by name for any of the nodes is one for the copy, but for a product
-    that is to have fewer bits than the table. Few bits are not shared where data choose codes: a product's would be no
-    table's.
+    that is to have fewer bits than the table.
     """
     groups: defaultdict[Hashable, list[tuple[Rule, Target]]] = defaultdict(list)
     for rule, target in found:
@@ -178,8 +175,6 @@ def _shared(
             continue
         for change in changes:
             scheme = scheme.changed(change)
-        if calibrated and scheme.bits < SHARED_BITS:
-            continue
         planned = _one_copy(members, weights[0], scheme, options, provider)
         if planned is not None:
             shared[key] = planned
@@ -205,7 +200,8 @@ def _one_copy(
         return None
     readable = all(other.reads(rule, kernel, target.k) for other, _ in members)
     fast = kernel.speed != "slow" or options.allow_slow
-    alike = all(other.scale_type == target.scale_type for _, other in members)
+    products = [other for member, other in members if member.kind == "weights"]
+    alike = all(other.scale_type == target.scale_type for other in products)  # what tables give can be cast
     return Planned(target, rule, scheme, kernel, rule) if readable and fast and alike else None
 
 
@@ -218,16 +214,23 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
 
 def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
+    changes = _changes(target, options)
     if rule.kind == "weights":
-        scheme: Scheme | None = options.scheme
-        for changes in _changes(target, options):
-            scheme = (scheme or options.scheme).changed(changes)
-        return scheme
-    scheme = _table_scheme(options)
-    for changes in _changes(target, options):  # a format is one of products
-        own = {name: value for name, value in changes.items() if name != "format"}
+        has_formats = _has_formats(rule, target)
+        scheme: Scheme | None = options.scheme if has_formats else replace(options.scheme, format=USUAL_FORMAT)
+        if target.scheme:
+            scheme = replace(target.scheme, activations=options.scheme.activations)
+    else:
+        scheme = _table_scheme(options)
+    for change in changes:
+        own = change if _has_formats(rule, target) else {n: value for n, value in change.items() if n != "format"}
         scheme = (scheme or Scheme()).changed(own) if own else scheme
     return scheme
+
+
+def _has_formats(rule: Rule, target: Target) -> bool:
+    """Whether a target is a product, which takes the rule of its scheme's format."""
+    return rule is PRODUCT_RULES[USUAL_FORMAT] and not target.stacked
 
 
 def _format_of(rule: Rule, target: Target, options: Options) -> str:
@@ -248,7 +251,7 @@ def _table_scheme(options: Options) -> Scheme | None:
 
 def _changes(target: Target, options: Options) -> list[dict[str, Any]]:
     """What the user wants otherwise for a target, the strongest last."""
-    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.name)]
+    return [changes for pattern, changes in options.schemes_by_name.items() if re.search(pattern, target.node.name)]
 
 
 def _targets(count: int) -> str:
@@ -256,7 +259,7 @@ def _targets(count: int) -> str:
 
 
 def _skip(target: Target, reason: str) -> Skip:
-    return Skip(target.name, target.node.op_type, reason, nbytes=target.float_bytes)
+    return Skip(target.node.name, target.node.op_type, reason, nbytes=target.float_bytes)
 
 
 def _slow_skip(planned: Planned) -> Skip:

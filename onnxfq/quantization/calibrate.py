@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from onnxfq.errors import OperatorError
 from onnxfq.executors.serialization import dump, load, remove
 from onnxfq.feeds import Feeds
 from onnxfq.graph import TensorFile
-from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.assign import SHARED_BITS, Planned
 from onnxfq.quantization.calibration_notes import data_notes, sharing_note
 from onnxfq.quantization.comparison import WITHOUT_RUNNING
 from onnxfq.quantization.job import Job
@@ -29,6 +30,7 @@ from onnxfq.reports.report import TargetReport
 from onnxfq.rules import Bias, Fold, fold
 from onnxfq.statistics import Statistics
 
+LOOKUPS = 0.3  # how much errors of a table's rows count beside those of the product that reads it too
 Group = tuple[dict[int, Planned], Statistics]  # targets of a stage, by position, and the inputs that count for them
 
 
@@ -40,12 +42,14 @@ class Calibration:
     Attributes:
         stages: those that calibration reaches, in order.
         tables: targets, by position, that are no products: data tell nothing about them, but later stages see them.
+        tied: one target, by position, of each weight that is table and product at once and is fitted to the product.
         unreached: other targets out of calibration's reach.
     """
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
         self._rounding: dict[int, Rounding] = {}
+        self._uses = Counter(p.key for p in job.planned)
         runtime = Runtime(job.provider, job.threads, job.options.memory, checkpoint.folder)
         targets = [p.target for p in job.planned]
         self._passages = [
@@ -61,7 +65,11 @@ class Calibration:
         left = [index for index in range(len(targets)) if index not in reached]
         self.tables = [index for index in left if job.planned[index].rule.kind == "embeddings"]
         self.unreached = [index for index in left if index not in self.tables]
-        self._later = find_later(self.stages, job.planned, {job.planned[i].key for i in self.tables})
+        keys = {job.planned[index].key for index in reached if job.planned[index].scheme.bits < SHARED_BITS}
+        self.tied = [index for index in self.tables if job.planned[index].key in keys]
+        self.tables = [index for index in self.tables if index not in self.tied]
+        solved, tied = ({job.planned[i].key for i in indices} for indices in (self.tables, self.tied))
+        self._later = find_later(self.stages, job.planned, solved, tied)
         self._pools = Pools(list(self._later.values()), checkpoint.folder)
         self._shared: dict[Hashable, Path] = {}  # weights whose later readers' biases are still to be moved
         self._statistics: Statistics | None = None  # of the inputs of the stage that was measured last
@@ -107,17 +115,33 @@ class Calibration:
             return None
         return self._places[position][0].folds.get(self.stages[position].source)
 
+    def scales(self, position: int) -> bool:
+        """Whether the inputs of a stage may be scaled at its nodes: none of its weights is read by any other."""
+        keys = [self._job.planned[index].key for index in self.stages[position].targets]
+        return len(self.fresh(position)) == len(keys) and all(self._uses[key] == 1 for key in keys)
+
+    def seen(self, position: int) -> Float64Array:
+        """[tokens, K], some inputs of the stage that was measured last."""
+        return self._places[position][0].streams.seen
+
     def resume(self, position: int, tell: Tell) -> dict[int, SolvedWeight] | None:
         """What an interrupted run has left of a stage, by target; the samples run up to it all the same."""
-        found = self._checkpoint.load(position)
-        solved = None if found is None else parted(*found)
-        if solved is None or not all(
-            index in self.stages[position].targets and _fits(self._job.planned[index], weight)
-            for index, weight in solved.items()
-        ):
-            return None
-        self.skip(position, tell)
+        solved = self._load(position, self.stages[position].targets)
+        if solved is not None:
+            self.skip(position, tell)
         return solved
+
+    def resume_tied(self) -> dict[int, SolvedWeight] | None:
+        """What an interrupted run has left of the tied weights, by target."""
+        return self._load(len(self.stages), self.tied)
+
+    def measure_tied(self, planned: Mapping[int, Planned]) -> list[Group]:
+        """The inputs of the products that tied weights are too, of each weight that some sample reaches.
+
+        They were measured in the original (`survey`): the products come after all that is computed from the tables.
+        """
+        found = [({index: p}, self._pools.take(None, self._later[p.key])) for index, p in planned.items()]
+        return [(group, known.with_lookups(LOOKUPS)) for group, known in found if known is not None]
 
     def measure(self, position: int, planned: Mapping[int, Planned], tell: Tell) -> list[Group]:
         """Run all samples up to a stage and measure its inputs.
@@ -149,6 +173,10 @@ class Calibration:
         """Keep a finished stage for a resumed run."""
         self._job.graph.check_unchanged()  # a checkpoint belongs to the model that its identity names
         self._checkpoint.save(position, *joined(solved))
+
+    def save_tied(self, solved: Mapping[int, SolvedWeight]) -> None:
+        """Keep the tied weights for a resumed run."""
+        self.save(len(self.stages), solved)
 
     def remember(self, solved: Mapping[int, SolvedWeight]) -> None:
         """Keep weights whose later readers have biases of their own to move."""
@@ -221,6 +249,14 @@ class Calibration:
             remove(file)
         for passage in self._passages:
             passage.streams.close()
+
+    def _load(self, position: int, targets: Collection[int]) -> dict[int, SolvedWeight] | None:
+        """What an interrupted run has left of these targets, if all of it fits."""
+        found = self._checkpoint.load(position)
+        solved = None if found is None else parted(*found)
+        if solved is None or not all(i in targets and _fits(self._job.planned[i], w) for i, w in solved.items()):
+            return None
+        return solved
 
     def _measure(self, position: int, tell: Tell) -> Statistics | None:
         passage, index = self._places[position]

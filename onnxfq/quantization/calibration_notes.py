@@ -48,7 +48,7 @@ def data_notes(
         notes.append(
             f"{_nodes(free)} quantized without data, out of calibration's reach: inside loops, local functions or "
             "branches that are undecided or name values as others do, behind an Einsum that sums over axes which are "
-            f"not the last, or with an input that no sample changes ({_listed(free)})."
+            f"not the last, inside MoE or LSTM, or with an input that no sample changes ({_listed(free)})."
         )
     own = [report for report in reached if not report.shares]
     missed = [report for report in own if not report.tokens]

@@ -20,6 +20,7 @@ from onnxfq.usage import USAGES, Usage
 
 TELLING = 1.15  # times as fast as what was chosen, from which another format is worth a word
 _SMALLEST_GAIN = 1.05  # times as fast as float
+_PRODUCTS = tuple(PRODUCT_RULES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Forecast:
 
     def word(self, planned: Planned) -> str:
         """A planned product's speed in a word of `Kernel.speed`; what is no product keeps its kernel's."""
-        if planned.rule.kind != "weights" or planned.kernel.speed == "slow" or self.table is None:
+        if planned.rule not in _PRODUCTS or planned.kernel.speed == "slow" or self.table is None:
             return planned.kernel.speed
         found = self.times_faster(planned.scheme, planned.target)
         return "unknown" if found is None else "fast" if found >= 1.0 else "slow"
@@ -53,7 +54,7 @@ class Forecast:
         tables = {"": self.table} if self.table is not None else {}
         if facts(self.machine.provider).host_memory:
             tables |= {name: table for name, table in packaged().items() if name != self.machine.instructions}
-        pairs = [(p.target, p.scheme) for p in planned if p.rule.kind == "weights"]
+        pairs = [(p.target, p.scheme) for p in planned if p.rule in _PRODUCTS]
         found = ((name, table, _together(table, pairs, self.usage.rows)) for name, table in tables.items())
         return tuple(
             ExpectedSpeed(name or self.machine.title, table.instructions, self.usage.rows, times, table.source)
@@ -63,7 +64,7 @@ class Forecast:
 
     def advice(self, planned: Sequence[Planned]) -> str:
         """Which format would be clearly faster for the products of a model; "" where none is, or nothing is known."""
-        products = [p for p in planned if p.rule.kind == "weights"]
+        products = [p for p in planned if p.rule in _PRODUCTS]
         now = self._together([(p.target, p.scheme) for p in products])
         if now is None:
             return ""

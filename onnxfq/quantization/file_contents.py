@@ -20,7 +20,7 @@ from onnxfq.reports.contents import (
     together,
 )
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import ALL_RULES, QUANTIZED_OPERATORS, RULES, Rule
+from onnxfq.rules import QUANTIZED_OPERATORS, RULES, Rule
 
 _SMALL_BYTES = 1024
 _MATRIX = 2  # dimensions
@@ -61,13 +61,13 @@ def expected_contents(job: Job, total: int, targets: Iterable[TargetReport]) -> 
         total: bytes of all files to come.
         targets: what will become of each planned node.
     """
-    kinds = {rule.operator: _quantized(rule) for rule in ALL_RULES}
-    codes = [Content(kinds[target.operator], target.operator, target.bytes) for target in targets]
+    kinds = [_quantized(p.rule, experts=p.target.experts > 0) for p in job.planned]
+    codes = [Content(kind, target.operator, target.bytes) for kind, target in zip(kinds, targets, strict=True)]
     return contents(job.graph, total, job.replaced, codes)
 
 
-def _quantized(rule: Rule) -> str:
-    return QUANTIZED_EMBEDDINGS if rule.kind == "embeddings" else QUANTIZED
+def _quantized(rule: Rule, *, experts: bool) -> str:
+    return QUANTIZED_EMBEDDINGS if rule.kind == "embeddings" and not experts else QUANTIZED
 
 
 def _kind(tensor: StoredTensor) -> tuple[str, str]:
@@ -75,7 +75,10 @@ def _kind(tensor: StoredTensor) -> tuple[str, str]:
     ours = [_OURS[key] for node, index in tensor.readers if (key := _key(node)) in _OURS and _holds(key, index)]
     if ours:  # a table that is the output head too counts as the table
         rule = next((rule for rule in ours if rule.kind == "embeddings"), ours[0])
-        return _quantized(rule), rule.operator
+        experts = any(node.integer("quantize_axis", 1) > 1 for node, _ in tensor.readers)
+        return _quantized(rule, experts=experts), rule.operator
+    if not tensor.codes and any(_key(node) in _OURS for node, _ in tensor.readers):
+        return SMALL, ""  # such as the biases of experts
     operators = sorted({node.op_type for node, _ in tensor.readers if node.op_type != "Shape"})
     dimensions = sum(d != 1 for d in tensor.shape)
     coded = tensor.codes and not _READING_CODES.isdisjoint(operators)
@@ -106,4 +109,5 @@ def _key(node: Node) -> tuple[str, str]:
 
 def _holds(key: tuple[str, str], index: int) -> bool:
     """Whether an input of an operator of ours is one of its weight's tensors."""
-    return index in _OURS[key].inputs.values()
+    rule = _OURS[key]
+    return any(index in rule.positions(slot).values() for slot in range(rule.slots))

@@ -102,6 +102,6 @@ def refuse_nothing(graph: Graph, skips: Sequence[Skip], contents: Sequence[Conte
 
 
 def operators(conjunction: str) -> str:
-    """The operators that are replaced, in words: "MatMul, Gemm, Einsum or Gather"."""
+    """The operators that are replaced, in words: "MatMul, Gemm, Einsum, Gather, MoE or LSTM"."""
     *names, last = (name for rule in RULES for name in rule.replaces)
     return f"{', '.join(names)} {conjunction} {last}"

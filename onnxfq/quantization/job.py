@@ -60,7 +60,7 @@ class Job:
     def replaced(self) -> set[tuple[Body, str]]:
         """The float weights that do not stay, by scope and name."""
         weights = (p.target.weight for p in self.planned)
-        return {weight.names[-1] for weight in weights if weight.key[:2] not in self.kept}
+        return {weight.names[-1] for weight in weights if weight.part not in self.kept}
 
     @property
     def threads(self) -> int | None:
@@ -70,7 +70,10 @@ class Job:
 
 def kept_weights(graph: Graph, planned: Sequence[Planned]) -> dict[Hashable, int]:
     """Bytes of float weights that other nodes read too, such as an embedding that is also the output head."""
-    uses = Counter((node.body.root, name) for node in graph.nodes() for name in set(node.inputs))
+    uses = Counter[tuple[Body, str]]()
+    for node in graph.nodes():  # each output of a Split is a reader of its own
+        for name in set(node.inputs):
+            uses[node.body.root, name] += len(node.outputs) if node.op_type == "Split" else 1
     readers: defaultdict[tuple[Body, str], set[tuple[Body, str]]] = defaultdict(set)
     for p in planned:
         reader = p.target.node.body, p.target.node.outputs[0]  # branches of an If may use the same names
@@ -78,7 +81,7 @@ def kept_weights(graph: Graph, planned: Sequence[Planned]) -> dict[Hashable, int
             readers[body.root, name].add(reader)
             reader = body, name
     return {
-        p.target.weight.key[:2]: p.target.float_bytes
+        p.target.weight.part: p.target.float_bytes
         for p in planned
         if any(uses[body.root, name] > len(readers[body.root, name]) for body, name in p.target.weight.names)
     }

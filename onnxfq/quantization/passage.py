@@ -84,7 +84,8 @@ class Passage:
 
     def _measure(self, streams: Streams, index: int, tensor_file: TensorFile, tell: Tell) -> Statistics | None:
         planned = [self._job.planned[i] for i in self.stages[index].targets]
-        blocks = Counter(p.rule.rounded_block(p.kernel) for p in planned)
+        # What rounding costs that a scale may still make smaller is reckoned with when that is known (`with_rounding`).
+        blocks = Counter(None if p.rule.rounds_rows else p.rule.rounded_block(p.kernel) for p in planned)
         found = streams.advance(index, tensor_file, blocks.most_common(1)[0][0], tell)
         if found is None:
             return None
@@ -96,7 +97,7 @@ class Passage:
         folds = {}
         for stage in self.stages:
             targets = [self._job.planned[i].target for i in stage.targets]
-            if stage.transposed or any(uses[target.key] > 1 for target in targets):
+            if stage.transposed or stage.part is not None or any(uses[target.key] > 1 for target in targets):
                 continue
             found = find_fold(self._job.graph, self._flow, stage.source, targets, outputs)
             if found is not None:

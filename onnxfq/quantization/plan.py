@@ -18,6 +18,7 @@ from onnxfq.progress import Progress
 from onnxfq.providers import FALLBACK, ProviderName
 from onnxfq.quantization.assign import assign, schemes_text
 from onnxfq.quantization.choose_format import AutoFormat, FormatErrors
+from onnxfq.quantization.equal_weights import tied
 from onnxfq.quantization.expected_speed import Forecast, forecast
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
@@ -34,6 +35,7 @@ from onnxfq.system.output import check_space
 from onnxfq.system.terminal import size_text
 
 TELL_FROM_SECONDS = 10.0
+FLOATS_STAY = "nodes that are left alone read this table too: its floats stay, and codes would only add to them"
 
 
 def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool) -> list[Job]:
@@ -49,10 +51,15 @@ def plan(source: Source, options: Options, workers: Workers, *, calibrated: bool
         OnnxfqError: a model cannot be read, a scheme does not suit it, or a setting matches nothing.
     """
     jobs = [_plan(path, options, workers, calibrated=calibrated) for path in source.models]
-    names = [n for job in jobs for n in (*(p.target.name for p in job.planned), *(skip.name for skip in job.skips))]
+    names = [name for job in jobs for name in _names(job)]
     given = {"include": options.include, "exclude": options.exclude, "schemes": options.schemes_by_name}
     refuse_unmatched(source.path, given, names)
     return jobs
+
+
+def _names(job: Job) -> list[str]:
+    """Of the nodes that settings may be about."""
+    return [*(p.target.node.name for p in job.planned), *(skip.name for skip in job.skips)]
 
 
 def plan_without_data(job: Job) -> Job:
@@ -95,9 +102,16 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool, a
 
 def _decided(job: Job, targets: Sequence[tuple[Rule, Target]], skips: Sequence[Skip]) -> Job:
     """The job with a scheme and a kernel for each target."""
-    calibrated = job.solver.calibrated
-    planned, left = assign(job.graph, targets, job.options, job.provider, calibrated=calibrated, auto=job.auto)
-    scheme, kept = schemes_text(planned, job.options.scheme), kept_weights(job.graph, planned)
+    targets = tied(targets)
+    planned, left = assign(job.graph, targets, job.options, job.provider, auto=job.auto)
+    kept = kept_weights(job.graph, planned)
+    idle = [p.target for p in planned if p.rule.kind == "embeddings" and p.target.weight.key[:2] in kept]
+    if idle:
+        tables = [Skip(target.name, target.node.op_type, FLOATS_STAY, nbytes=target.float_bytes) for target in idle]
+        targets = [found for found in targets if found[1] not in idle]
+        planned, left = assign(job.graph, targets, job.options, job.provider, auto=job.auto)
+        kept, skips = kept_weights(job.graph, planned), [*skips, *tables]
+    scheme = schemes_text(planned, job.options.scheme)
     return replace(job, planned=planned, scheme=scheme, skips=[*skips, *left], kept=kept)
 
 

@@ -126,7 +126,7 @@ def _task(
     centred: bool = False,
     input_scale: Float64Array | None = None,
 ) -> WeightTask:
-    target = p.target
+    kernel = p.kernel
     return WeightTask(
-        target.matrix, target.scale_type, p.storage, p.kernel, solver, p.scheme, statistics, centred, input_scale
+        p.target.matrix, kernel.activation_type, p.storage, kernel, solver, p.scheme, statistics, centred, input_scale
     )

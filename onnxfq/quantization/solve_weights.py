@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from onnxfq.arrays import Float64Array
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.executors.serialization import forget_loaded
 from onnxfq.feeds import Feeds
@@ -11,8 +13,9 @@ from onnxfq.graph import TensorFile
 from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
-from onnxfq.quantization.calibrate import Calibration, calibrate
+from onnxfq.quantization.calibrate import Calibration, Group, calibrate
 from onnxfq.quantization.job import Job
+from onnxfq.quantization.smoothing import find_smoothing, with_rounding
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.quantization.verify import Expected
@@ -40,6 +43,7 @@ def solve_and_rewrite(
         steps = Steps(progress, "calibrating and solving", len(job.planned) + calibration.runs)
         _without_data(job, rewriting, calibration.tables, steps)
         calibration.survey(steps)
+        _finish_tied(job, calibration, rewriting, steps)
         for position, stage in enumerate(calibration.stages):
             _finish_stage(job, calibration, position, rewriting, rewriting.missing(stage.targets), steps)
         _without_data(job, rewriting, calibration.unreached, steps)
@@ -67,13 +71,27 @@ def _finish_stage(
         calibration.save(position, solved)
     calibration.remember(solved)
     calibration.weigh_rounding(position, solved)
+    folded = calibration.fold_of(position) is not None
     calibration.scale_inputs(position, solved)
     for index in calibration.fresh(position):
         weight = solved.get(index)
         shift = calibration.shift(position, index, weight)
-        rewriting.apply(index, weight, calibration.bias(position, index), shift)
+        rewriting.apply(index, weight, calibration.bias(position, index), shift, folded=folded)
         steps()
     calibration.end(position, steps)
+
+
+def _finish_tied(job: Job, calibration: Calibration, rewriting: Rewriting, steps: Steps) -> None:
+    """Solve the tables that are weights of products too, for these, and put them into the graph before all else."""
+    planned = rewriting.missing(calibration.tied)
+    solved = calibration.resume_tied() if planned else {}
+    if solved is None:
+        solved = _solve_groups(job, calibration, planned, calibration.measure_tied(planned))
+        calibration.save_tied(solved)
+    calibration.remember(solved)
+    for index in calibration.tied:
+        rewriting.apply(index, solved.get(index))
+        steps()
 
 
 def _calibrate_and_solve(
@@ -81,19 +99,43 @@ def _calibrate_and_solve(
 ) -> dict[int, SolvedWeight]:
     """Measure a stage's inputs, and solve its weights for them."""
     groups = calibration.measure(position, planned, steps)
+    biased, scale = calibration.biased(position), None
+    stage = [job.planned[i] for i in calibration.stages[position].targets]
+    folds = calibration.fold_of(position) is not None
+    if all(p.rule.rounds_rows for p in stage):
+        inputs = calibration.seen(position)
+        scale = _smoothing(stage, inputs, folds=folds) if calibration.scales(position) and len(groups) == 1 else None
+        groups = [(group, with_rounding(statistics, inputs, scale)) for group, statistics in groups]
+    elif job.solver.scales_inputs and folds and len(groups) == 1:
+        centred = set(biased) >= set(calibration.stages[position].targets)
+        scale = input_scale(stage, job.solver, groups[0][1], centred=centred)
+    return _solve_groups(job, calibration, planned, groups, biased, scale)
+
+
+def _solve_groups(
+    job: Job,
+    calibration: Calibration,
+    planned: dict[int, Planned],
+    groups: Sequence[Group],
+    biased: Sequence[int] = (),
+    scale: Float64Array | None = None,
+) -> dict[int, SolvedWeight]:
+    """Solve weights for the inputs that were measured, those without any as well as that can be done."""
     measured = {index for group, _ in groups for index in group}
     rest = {index: p for index, p in planned.items() if index not in measured}
     solved = _kept(solve(_tasks_without_data(job, rest), job.workers, job.options.memory))
-    biased, scale = calibration.biased(position), None
-    if job.solver.scales_inputs and calibration.fold_of(position) is not None and len(groups) == 1:
-        stage = calibration.stages[position]
-        centred = set(biased) >= set(stage.targets)
-        scale = input_scale([job.planned[i] for i in stage.targets], job.solver, groups[0][1], centred=centred)
     folder = calibration.folder if job.workers.elsewhere else None
     for group, statistics in groups:
         with tasks_with_data(group, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
             solved |= _kept(solve(tasks, job.workers, job.options.memory))
     return {index: solved[index] for index in sorted(solved)}
+
+
+def _smoothing(stage: Sequence[Planned], inputs: Float64Array, *, folds: bool) -> Float64Array | None:
+    """What a stage's inputs are to be divided by, [K]: where that costs nothing when the model runs, or pays."""
+    ((scheme, _),) = Counter(p.scheme for p in stage).most_common(1)
+    found = find_smoothing([p.target.load() for p in stage], inputs, scheme)
+    return found.scale if found and (folds or found.pays) else None
 
 
 def _kept(solved: Iterable[tuple[int, SolvedWeight | None]]) -> dict[int, SolvedWeight]:

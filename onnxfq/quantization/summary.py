@@ -157,7 +157,7 @@ def predicted_bytes(job: Job) -> int:
 
 
 def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
-    leaves = {p.target.weight.key[:2]: p.target.float_bytes for p in job.planned}
+    leaves = {p.target.weight.part: p.target.float_bytes for p in job.planned}
     source, before, after = job.graph.source_bytes, sum(leaves.values()), sum(t.bytes for t in targets)
     weights = sum(t.n * t.k for t in targets if not t.shares and t.float_bytes)  # copies are of the same weights
     return Size(source, max(1, source - before + job.kept_bytes + after), before, after, weights)

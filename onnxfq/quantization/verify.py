@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxfq.arrays import Array
 from onnxfq.errors import ModelError, VerificationError
 from onnxfq.graph import Constant, Graph, Node, Scratch
 from onnxfq.packing import fingerprint, join_digests, row_chunks
@@ -31,6 +33,8 @@ class Expected:
         k: inputs.
         kernel: what must run it.
         fingerprint: of the solver's codes, scales and zero points, in the kernel's blocks, chunk by chunk.
+        attributes: of the node.
+        stacked: tensors have an axis more, of experts or directions.
     """
 
     node: str
@@ -41,12 +45,15 @@ class Expected:
     k: int
     kernel: Kernel
     fingerprint: str
+    attributes: Mapping[str, object]
+    stacked: bool = False
 
     @classmethod
     def of(cls, planned: Planned, names: Mapping[str, str], digest: str) -> Expected:
         """From what was planned, and what was stored."""
-        target = planned.target
-        return cls(target.name, planned.rule, target.slot, names, target.n, target.k, planned.kernel, digest)
+        target, rule, kernel = planned.target, planned.rule, planned.kernel
+        attributes, stacked = rule.node_attributes(target, kernel), target.experts > 0
+        return cls(target.name, rule, target.slot, names, target.n, target.k, kernel, digest, attributes, stacked)
 
     @property
     def codes(self) -> str:
@@ -112,6 +119,12 @@ def _leaf(graph: Graph, node: Node, index: int) -> str:
     return value.leaf.name if isinstance(value, Constant) else name
 
 
+def _leaves(graph: Graph, node: Node, entry: Expected) -> list[str]:
+    """The tensors that a written node reads of a weight, some after a Reshape of its own."""
+    names = entry.rule.stored_names(graph, node, entry.slot).values()
+    return [_leaf(graph, node, node.inputs.index(name)) if name in node.inputs else name for name in names]
+
+
 def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:
     """Whether the nodes that read some codes are as many as meant, with the attributes and tensors that were meant."""
     entry = entries[0]
@@ -121,7 +134,7 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
             f"'{path}' has {len(nodes)} nodes that read '{entry.codes}', wanted {len(entries)}: {names}. "
             "Please report this."
         )
-    wanted = entry.rule.attributes(entry.n, entry.k, entry.kernel)
+    wanted = dict(entry.attributes)
     for node in nodes:
         got = dict(node.attributes)
         if got != wanted:
@@ -129,8 +142,7 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
                 f"'{node.name}' in '{path}' has other attributes than meant (got {got}, wanted {wanted}). "
                 "Please report this."
             )
-        read, first = (entry.rule.stored_names(graph, one, entry.slot) for one in (node, nodes[0]))
-        if read != first:
+        if _leaves(graph, node, entry) != _leaves(graph, nodes[0], entry):
             raise VerificationError(
                 f"'{node.name}' and '{nodes[0].name}' in '{path}' share codes, but not scales and zero points. "
                 "Please report this."
@@ -142,12 +154,21 @@ def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = N
     names = entry.rule.stored_names(graph, node, entry.slot)
     codes = next(iter(names), "")
     try:
-        return {
+        found = {
             name: graph.read_initializer(node.body, value, scratch if name == codes else None)
             for name, value in names.items()
         }
     except ModelError as error:
         raise VerificationError(f"'{entry.node}' cannot be read back: {error}") from error
+    if not entry.stacked:
+        return found
+    layout = entry.rule.layout(entry.n, entry.k, entry.kernel)
+    return {name: _as(array, layout[name][0]) for name, array in found.items()}
+
+
+def _as(array: Array, shape: tuple[int, ...]) -> Array:
+    """In another shape, where it has as many elements."""
+    return array.reshape(shape) if array.size == math.prod(shape) else array
 
 
 def _check_decoded(path: Path, graph: Graph, node: Node, entry: Expected, scratch: Scratch) -> None:

@@ -30,14 +30,18 @@ class Later:
 
 
 def find_later(
-    stages: Sequence[Stage], planned: Sequence[Planned], solved: Collection[Hashable]
+    stages: Sequence[Stage],
+    planned: Sequence[Planned],
+    solved: Collection[Hashable],
+    tied: Collection[Hashable] = (),
 ) -> dict[Hashable, Later]:
     """The later readers of each weight that has some, by `Planned.key`.
 
     Args:
         stages: in order, those of all routes.
         planned: all targets.
-        solved: weights that are stored before the first stage.
+        solved: weights that are stored before the first stage, whatever their readers.
+        tied: weights that are stored before the first stage too, but fitted to their readers.
     """
     readers: dict[Hashable, dict[int, bool]] = {}
     first: dict[Hashable, set[int]] = {}
@@ -49,7 +53,7 @@ def find_later(
             first.setdefault(key, {i for i in stage.targets if planned[i].key == key})
             same = index in first[key]
             readers.setdefault(key, {})[position] = same and readers.get(key, {}).get(position, True)
-    found = {}
+    found = {key: Later(others=tuple(readers.pop(key))) for key in tied if key in readers}
     for key, positions in readers.items():
         _, *later = positions
         if later:

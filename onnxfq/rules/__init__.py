@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from onnxfq.graph import Graph, Node
 from onnxfq.rules.bias import Bias, find_bias, shift_bias
+from onnxfq.rules.dynamic_quantize_lstm import DynamicQuantizeLSTM
 from onnxfq.rules.folding import Fold, find_fold, fold
 from onnxfq.rules.gather_block_quantized import GatherBlockQuantized
 from onnxfq.rules.int8_product import Int8Product
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
+from onnxfq.rules.qmoe import QMoE
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
 from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, WeightKind, take_rows, tensor_bytes
 from onnxfq.rules.target import Skip, Target, Weight
@@ -46,7 +48,8 @@ __all__ = [
 
 # What runs products, by the format of their scheme.
 PRODUCT_RULES: dict[Format, Rule] = {"matmulnbits": MatMulNBits(), "int8": Int8Product()}
-RULES: tuple[Rule, ...] = (PRODUCT_RULES["matmulnbits"], GatherBlockQuantized())  # what finds targets
+# What finds targets.
+RULES: tuple[Rule, ...] = (PRODUCT_RULES["matmulnbits"], GatherBlockQuantized(), QMoE(), DynamicQuantizeLSTM())
 ALL_RULES: tuple[Rule, ...] = (*RULES, *(rule for rule in PRODUCT_RULES.values() if rule not in RULES))
 
 _ALREADY_QUANTIZED = QUANTIZED_OPERATORS | {rule.operator for rule in RULES}

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from onnxfq.graph import Constant, Graph, Node, Reshape, Transpose, type_name
 from onnxfq.rules.equations import Equation, OddEquationError, arrange, read_equation
-from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller, left_alone, unfit
+from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
+from onnxfq.rules.unfit_weights import left_alone, unfit
 
 _OPERANDS = 2
 

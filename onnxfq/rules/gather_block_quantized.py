@@ -2,13 +2,18 @@
 
     Gather(table [rows, columns], ids)  → GatherBlockQuantized(quantized table, ids, scales, zero_points)
 
+    Gather(columns of a table [columns, rows]) → GatherBlockQuantized → Transpose
+
+Experts that are looked up, as whole matrices, are one table of the rows of all (see `gathered_experts`).
+
 A table that is the weight of a product too, as tied embeddings are, is stored once, as MatMulNBits wants it:
 
     B [rows, blocks, bytes] → Reshape → GatherBlockQuantized
                             → MatMulNBits
 
 `data` is [rows, ceil(columns * bits / 8)]: codes along the columns, low bits first inside a byte, without padding to
-whole blocks. Zero points are packed the same way. The output is the dequantized row, in the type of the scales.
+whole blocks. Zero points are packed the same way. The output is the dequantized row, in the type of the scales; a Cast
+follows where the kernel, or a product that shares the table, has other scales than the table's type.
 
 Source: com.microsoft.GatherBlockQuantized in ONNX Runtime's ContribOperators.md; bits, blocks, types and indices that
 really run were tried with ONNX Runtime 1.31.1 on CPU. CUDA was read in its source and not run.
@@ -18,18 +23,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Constant, Fed, Graph, Node, TensorFile, holds_codes, make_node, single_node, type_name
+from onnxfq.graph import (
+    ONNX_TYPES,
+    Constant,
+    Fed,
+    Graph,
+    Node,
+    NotConstant,
+    TensorFile,
+    holds_codes,
+    make_node,
+    single_node,
+    type_name,
+)
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.gathered_experts import SCHEME, find_gathered, timed
 from onnxfq.rules.kernel import Kernel
-from onnxfq.rules.rule import TOLERANCE_FLOAT, TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.product_steps import Step, linked
+from onnxfq.rules.rule import (
+    TOLERANCE_FLOAT,
+    TOLERANCE_HALF,
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    TensorType,
+    stacked_shape,
+)
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
 
@@ -40,6 +68,8 @@ _TYPES: dict[ProviderName, tuple[ScaleType, ...]] = {
     "cpu": ("float32", "float16"),
     "cuda": ("float32", "float16", "bfloat16"),
 }
+_UNKNOWN_RANK = "it takes columns of its table, and nothing tells how many dimensions its indices have"
+_OTHER_LOOKUPS = ("Slice", "GatherND", "GatherElements")
 
 
 class GatherBlockQuantized(Rule):
@@ -52,35 +82,40 @@ class GatherBlockQuantized(Rule):
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
         """See `Rule.match`; the smallest tables, and whatever is no table of floats, are no business of this rule."""
-        if node.op_type != "Gather" or node.domain or node.references:
+        if node.domain or node.references or node.op_type not in ("Gather", *_OTHER_LOOKUPS):
             return None
         table = graph.constant(node, 0)
-        if isinstance(graph.constant(node, 1), Constant):
+        if all(isinstance(graph.constant(node, i), Constant) for i, name in enumerate(node.inputs) if i and name):
             return None
+        if node.op_type != "Gather":
+            return _other_lookup(node, table)
         if not isinstance(table, Constant):
             return Skip(node.name, node.op_type, table.reason, quantized=True) if table.quantized else None
         if holds_codes(table.type) and math.prod(table.shape) >= SMALLEST_TABLE and len(table.shape) > 1:
             reason = f"already quantized: its table holds {type_name(table.type)}"
             return Skip(node.name, node.op_type, reason, quantized=True, nbytes=table.leaf.nbytes)
-        if len(table.shape) != 2 or node.integer("axis", 0) not in (0, -2):
+        experts = find_gathered(node, table)
+        if experts:
+            return experts
+        scale_type = SCALE_TYPES.get(type_name(table.type))
+        if len(table.shape) != 2 or scale_type is None:
             return None
-        (n, k), scale_type = table.shape, SCALE_TYPES.get(type_name(table.type))
-        if scale_type is None:
-            return None
+        turned = node.integer("axis", 0) in (1, -1)  # rows of the table are columns of the constant
+        n, k = reversed(table.shape) if turned else table.shape
+        reason = "" if not turned or graph.rank(node, 1) is not None else _UNKNOWN_RANK
         if n * k < SMALLEST_TABLE:
             reason = f"too small: {n * k} values (fewer than {SMALLEST_TABLE} are not worth it)"
+        if reason:
             return Skip(node.name, node.op_type, reason, nbytes=table.leaf.nbytes) if n * k >= SMALLEST_TOLD else None
-        return (Target(node.name, node, table, n, k, transposed=False, alpha=1.0, scale_type=scale_type),)
+        return (Target(node.name, node, table, n, k, transposed=turned, alpha=1.0, scale_type=scale_type),)
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
-        """See `Rule.kernel`; blocks beyond a row mean the same as the smallest that holds it."""
-        bits, scale_type = scheme.bits, target.scale_type
-        if scale_type not in _TYPES[provider]:
-            raise SchemeError(
-                f"ONNX Runtime's GatherBlockQuantized gives no {scale_type} on {provider} (got {scheme}). Wanted "
-                f"{' or '.join(_TYPES[provider])}: convert the model, or leave tables alone with "
-                '`embeddings="float"`.'
-            )
+        """See `Rule.kernel`; blocks beyond a row mean the same as the smallest that holds it.
+
+        A table of a type that the provider gives no rows in gets float32 scales.
+        """
+        bits = scheme.bits
+        scale_type = target.scale_type if target.scale_type in _TYPES[provider] else "float32"
         if target.k * bits % 8:
             raise SchemeError(
                 f"Rows of {target.k} codes of {bits} bits are no whole bytes, as GatherBlockQuantized wants them "
@@ -89,7 +124,8 @@ class GatherBlockQuantized(Rule):
         wanted = scheme.columns_per_block(target.k)
         holding = [size for size in BLOCK_SIZES if size >= min(wanted, target.k)]
         block_size = min(holding, default=max(BLOCK_SIZES))
-        return Kernel(provider, bits, block_size, scheme.symmetric, 0, scale_type, "fast")
+        kernel = Kernel(provider, bits, block_size, scheme.symmetric, 0, scale_type, "fast")
+        return timed(kernel, target.k) if target.experts else kernel
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`."""
@@ -128,6 +164,15 @@ class GatherBlockQuantized(Rule):
         """See `Rule.attributes`."""
         return {"bits": kernel.bits, "block_size": kernel.block_size, "gather_axis": 0, "quantize_axis": 1}
 
+    def node_attributes(self, target: Target, kernel: Kernel) -> dict[str, Any]:
+        """See `Rule.node_attributes`."""
+        axis = {"quantize_axis": 2} if target.experts else {}
+        return {**self.attributes(target.n, target.k, kernel), **axis}
+
+    def nearest_fast(self, provider: ProviderName, scheme: Scheme, target: Target) -> Scheme | None:
+        """See `Rule.nearest_fast`."""
+        return SCHEME if target.experts else None
+
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`."""
         (weight,) = weights
@@ -138,10 +183,13 @@ class GatherBlockQuantized(Rule):
             shape = target.n, target.k * weight.kernel.bits // 8
             rows = graph.add_tensor(node.body, f"{names['B']}_shape", tensor_file, np.array(shape, np.int64))
             before = [make_node("Reshape", [names["B"], rows], [data])]
+        for name, tensor in names.items() if target.experts else ():
+            graph.set_dimensions(tensor, stacked_shape(self, weight, name))
         inputs = [data, node.inputs[1], names["scales"], *filter(None, [names.get("zero_points")])]
-        attributes = self.attributes(target.n, target.k, weight.kernel)
-        quantized = make_node(self.operator, inputs, [node.outputs[0]], domain=self.domain, **attributes)
-        graph.replace(node, [*before, quantized], keeps_name=quantized)
+        found, after = linked(graph, _steps_after(graph, weight), node.outputs[0])
+        attributes = self.node_attributes(target, weight.kernel)
+        quantized = make_node(self.operator, inputs, [found], domain=self.domain, **attributes)
+        graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
 
     def reads(self, storage: Rule, kernel: Kernel, k: int) -> bool:
         """See `Rule.reads`: MatMulNBits stores the same bytes where rows are whole blocks."""
@@ -161,3 +209,25 @@ class GatherBlockQuantized(Rule):
         expected = self.unpack(tensors, kernel, k).dequantize().astype(np.float64)[ids]
         tolerance = TOLERANCE_FLOAT if kernel.activation_type == "float32" else TOLERANCE_HALF
         return Probe(model, {"indices": ids}, expected, tolerance)
+
+
+def _steps_after(graph: Graph, weight: StoredWeight) -> list[tuple[str, Step]]:
+    """What makes of rows, in the type of the scales, what the Gather gave."""
+    target, steps = weight.target, list[tuple[str, Step]]()
+    if target.scale_type != weight.kernel.activation_type:
+        wanted = ONNX_TYPES[STORED_TYPES[target.scale_type]]
+        steps.append(("found", lambda name, out: [make_node("Cast", [name], [out], to=wanted)]))
+    rank = graph.rank(target.node, 1)
+    if target.transposed and rank:
+        steps.append(("rows", lambda name, out: [make_node("Transpose", [name], [out], perm=[rank, *range(rank)])]))
+    return steps
+
+
+def _other_lookup(node: Node, table: Constant | NotConstant) -> Skip | None:
+    """Why another operator that takes rows of a table is left alone; None where that is not worth a word."""
+    if not isinstance(table, Constant) or SCALE_TYPES.get(type_name(table.type)) is None:
+        return None
+    if math.prod(table.shape) < SMALLEST_TABLE or len(table.shape) < 2:
+        return None
+    reason = f"{node.op_type} takes rows of a table: ONNX Runtime has an operator for codes in place of Gather only"
+    return Skip(node.name, node.op_type, reason, nbytes=table.leaf.nbytes)

@@ -47,6 +47,7 @@ class Int8Product(Rule):
     domain = ""
     kind = "weights"
     replaces = ("MatMul", "Gemm", "Einsum")
+    rounds_rows = True
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1}
 
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
@@ -112,8 +113,9 @@ class Int8Product(Rule):
         product, after = linked(graph, steps, node.outputs[0])
         place = Place.beside(graph, node)
         values, dequantized = self.weight_nodes(place, weight.names, weight.kernel)
-        nodes, keeper = rounded_product(place, fed, dequantized, product, target.scale_type)
-        graph.replace(node, [*before, *values, *nodes, *after], keeps_name=keeper)
+        rounding, products = rounded_product(place, fed, dequantized, product, target.scale_type, weight.input_scale)
+        nodes = [*before, *rounding, *values, *products, *after]
+        graph.replace(node, nodes, keeps_name=products[0], mergeable=rounding)
 
     def weight_nodes(self, place: Place, names: Mapping[str, str], kernel: Kernel) -> tuple[list[NodeProto], str]:
         """From a weight's tensors to [K, N] in floating point: the nodes, and the name of what they make."""
@@ -149,9 +151,11 @@ class Int8Product(Rule):
 
         place = Place(OLDEST_OPSET, fresh, constant)
         values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel)
-        nodes, _ = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
+        rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
         dtype = STORED_TYPES[kernel.activation_type]
-        model = several_nodes([*values, *nodes], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset)
+        model = several_nodes(
+            [*values, *rounding, *products], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset
+        )
         weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
         a = activations(weight).astype(dtype)
         tolerance = TOLERANCE_INT8 if kernel.activation_type == "float32" else TOLERANCE_HALF

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxfq.graph import MICROSOFT, Constant, Graph, Node, Reshape, type_name
+from onnxfq.rules.batched_weights import find_in_batch, is_batch
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
+from onnxfq.rules.unfit_weights import left_alone, unfit
 
-SMALLEST_WEIGHT = 1024
 _TURNING = ("FusedMatMul", "TransposeMatMul")  # these have two names
 _FUSED = frozenset({"FusedGemm", "FusedMatMulActivation", "Attention", "MultiHeadAttention", "GemmFastGelu"})
 _FUSED |= {"EmbedLayerNormalization", "PackedAttention", "LongformerAttention", "DecoderMaskedSelfAttention"}
@@ -43,25 +44,10 @@ def find_weight(graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
     return Skip(node.name, node.op_type, right.reason, quantized=right.quantized)
 
 
-def left_alone(node: Node, weight: Constant, reason: str) -> Skip:
-    """A node that is not quantized, with the bytes of its weight."""
-    return Skip(node.name, node.op_type, reason, nbytes=weight.leaf.nbytes)
-
-
 def chosen_by_caller(node: Node) -> Skip:
     """A node of a function that says nothing without its caller."""
     given = ", ".join(node.references)
     return Skip(node.name, node.op_type, f"the caller of {node.body.root.label} chooses its {given}")
-
-
-def unfit(weight: Constant, count: int) -> str:
-    """Why a constant of so many weights is not quantized, whatever its dimensions; "" where nothing speaks against."""
-    if type_name(weight.type) not in SCALE_TYPES:
-        wanted = "MatMulNBits computes in float32, float16 or bfloat16"
-        return f"unsupported type: {type_name(weight.type)} weights ({wanted})"
-    if count < SMALLEST_WEIGHT:
-        return f"too small: {count} weights (fewer than {SMALLEST_WEIGHT} are not worth it)"
-    return ""
 
 
 def _fused(graph: Graph, node: Node) -> Skip | None:
@@ -71,10 +57,12 @@ def _fused(graph: Graph, node: Node) -> Skip | None:
     if not weights:
         return None
     reason = "fused by ONNX Runtime's optimizer: quantize the model as it was exported, before optimization"
-    return left_alone(node, max(weights, key=lambda value: value.leaf.nbytes), reason)
+    return left_alone(node, max(weights, key=lambda value: value.nbytes), reason)
 
 
 def _target(graph: Graph, node: Node, weight: Constant, *, left: bool) -> Sequence[Target] | Skip:
+    if is_batch(weight) and not left:
+        return find_in_batch(graph, node, weight)
     reason = _wrong_shape(graph, node, weight, left=left) or unfit(weight, math.prod(weight.shape))
     if reason:
         return left_alone(node, weight, reason)
@@ -105,8 +93,8 @@ def _wrong_shape(graph: Graph, node: Node, weight: Constant, *, left: bool) -> s
     shape = list(weight.shape)
     if len(shape) < 2:
         return f"unsupported shape: the weight has {len(shape)} dimensions {shape}, not 2"
-    if any(size != 1 for size in shape[:-2]):
-        return f"unsupported shape: the weight is a batch of matrices {shape}, MatMulNBits multiplies by one"
+    if is_batch(weight):
+        return f"unsupported shape: the weight is a batch of matrices {shape}, and the left operand"
     if len(shape) > 2 and graph.opset(node) < _EXPANDS_FROM:
         return f"unsupported shape: the weight has {len(shape)} dimensions {shape}, and this operator set no Expand"
     if any(node.integer(name, 0) for name in _OF_BATCHES):

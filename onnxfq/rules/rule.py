@@ -37,12 +37,14 @@ class StoredWeight:
         kernel: what will run it.
         names: of its tensors, as the rule that stored it calls them; those that are left out are missing.
         shift: [N], to be added to the bias of the target's own node; None where nothing is.
+        input_scale: [K], what the node divides its inputs by before anything else; None where it does not.
     """
 
     target: Target
     kernel: Kernel
     names: Mapping[str, str]
     shift: Float64Array | None = None
+    input_scale: Float64Array | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +77,9 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
+        rounds_rows: activations are rounded to int8 with one scale for each row, after nodes of this operator have
+            divided them by `StoredWeight.input_scale` where there is one.
+        slots: how many weights a node of the operator has.
     """
 
     operator: ClassVar[str]
@@ -82,6 +87,8 @@ class Rule(ABC):
     replaces: ClassVar[tuple[str, ...]]
     inputs: ClassVar[Mapping[str, int]]
     domain: ClassVar[str] = MICROSOFT
+    rounds_rows: ClassVar[bool] = False
+    slots: ClassVar[int] = 1
 
     @abstractmethod
     def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
@@ -124,6 +131,10 @@ class Rule(ABC):
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """The attributes of the written node."""
+
+    def node_attributes(self, target: Target, kernel: Kernel) -> Mapping[str, object]:
+        """All attributes of the node that takes a target's place, those that depend on the source's included."""
+        return self.attributes(target.n, target.k, kernel)
 
     @abstractmethod
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
@@ -197,3 +208,10 @@ def activations(weight: Float64Array) -> Float64Array:
     a = np.random.default_rng(0).standard_normal((_PROBE_ROWS, weight.shape[0]))
     largest = float(np.abs(a @ weight).max(initial=0.0))
     return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)
+
+
+def stacked_shape(rule: Rule, weight: StoredWeight, name: str) -> tuple[int, ...]:
+    """The shape of a tensor of weights that stand one upon the other, with an axis of its own for them."""
+    target = weight.target
+    (rows, *rest), _ = rule.layout(target.n, target.k, weight.kernel)[name]
+    return target.experts, rows // target.experts, *rest

@@ -12,7 +12,7 @@ from onnxfq.arrays import Float32Array
 from onnxfq.graph import Constant, Node, OnDisk, Scratch, Transpose
 from onnxfq.half import transposed
 from onnxfq.rules.equations import Axes
-from onnxfq.scheme import ScaleType
+from onnxfq.scheme import ScaleType, Scheme
 
 SCALE_TYPES: dict[str, ScaleType] = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
 
@@ -53,7 +53,7 @@ class Target:
     """A node whose weight will be quantized.
 
     Attributes:
-        name: the node's.
+        name: the node's, and which of its weights it is where there are several.
         node: where it stands.
         weight: the constant it multiplies by.
         n: outputs.
@@ -67,6 +67,12 @@ class Target:
         left: it is the product's left operand; the outputs are the product's last dimension but one.
         unit_dimensions: dimensions of 1 that stood before the weight's two, and count in the product's shape.
         axes: of an Einsum: how axes move around the product; then `source`'s last axes together are the inputs.
+        part: where the activations are a batch of matrices, which of them it multiplies; None: all that there are.
+        stacked: it is one of several weights that together make the node's result, or all of them in one.
+        experts: how many weights stand one upon the other in this one, which is stored with an axis more for them.
+        divided: what blocks of columns must divide; 0: nothing.
+        scheme: what it is quantized to, whatever other weights are; None: as the user says.
+        twin: a table with the same values, by which it is stored.
     """
 
     name: str
@@ -83,10 +89,23 @@ class Target:
     left: bool = False
     unit_dimensions: int = 0
     axes: Axes | None = None
+    part: int | None = None
+    stacked: bool = False
+    experts: int = 0
+    divided: int = 0
+    scheme: Scheme | None = None
+    twin: Target | None = None
+
+    @property
+    def stored_as(self) -> Constant:
+        """The constant after which the quantized weight is named, and in whose scope it stands."""
+        return self.twin.weight if self.twin else self.weight
 
     @property
     def key(self) -> Hashable:
         """Equal for targets that share one quantized weight."""
+        if self.twin:
+            return self.twin.key
         turned = self.weight.way.then(Transpose((1, 0))) if self.transposed else self.weight.way
         return self.weight.key[:2], turned, self.alpha
 
@@ -97,7 +116,9 @@ class Target:
 
     @property
     def last_axes(self) -> tuple[int, ...]:
-        """Sizes of the result's last axes where these are the outputs; () where they are not."""
+        """Sizes of the result's last axes where these are the outputs of all its rows; () where they are not."""
+        if self.stacked:
+            return ()
         if self.axes:
             return self.axes.outputs if self.axes.outputs_last else ()
         return () if self.left else (self.n,)
@@ -105,7 +126,7 @@ class Target:
     @property
     def float_bytes(self) -> int:
         """Bytes of the weight as stored in the source."""
-        return self.weight.leaf.nbytes
+        return self.weight.nbytes
 
     @property
     def matrix(self) -> Weight:

@@ -260,7 +260,7 @@ def test_expressions_are_about_the_folder_as_a_whole(export: Path) -> None:
         (one.model, one.name)
     }
     with pytest.raises(
-        onnxfq.UsageError, match=r"No MatMul, Gemm, Einsum or Gather in '.*export' matches `include=nowhere`"
+        onnxfq.UsageError, match=r"No MatMul, Gemm, Einsum, Gather, MoE or LSTM in '.*export' matches `include=nowhere`"
     ):
         pipeline.inspect(export, include=("nowhere",))
 

@@ -39,10 +39,26 @@ SKIPS: dict[str, tuple[str, dict[str, Array], str]] = {
         {"l": grid(32, 64), "w": W},
         "both inputs are constant: nothing is computed at run time",
     ),
-    "3-D": (
+    "4-D": (
         "skipped = MatMul (x, v)",
-        {"v": np.stack([W, W])},
-        "unsupported shape: the weight is a batch of matrices [2, 64, 32], MatMulNBits multiplies by one",
+        {"v": np.stack([W, W])[np.newaxis]},
+        "unsupported shape: the weight is a batch of matrices [1, 2, 64, 32], and has more than 3 dimensions",
+    ),
+    "3-D on the left": (
+        "t = Transpose (x)  skipped = MatMul (v, t)",
+        {"v": np.stack([W.T, W.T])},
+        "unsupported shape: the weight is a batch of matrices [2, 32, 64], and the left operand",
+    ),
+    "several of a stack": (
+        "g = Gather (v, some)  skipped = MatMul (x, g)",
+        {"v": np.stack([W, W, W]), "some": np.array([0, 2])},
+        "no constant weight: Gather makes it from constants, fold these first",
+    ),
+    "every other row": (
+        "g = Slice (v, from, to, axes, by)  skipped = MatMul (x, g)",
+        {"v": np.repeat(W, 2, axis=0), "from": np.array([0]), "to": np.array([2 * K]), "axes": np.array([0]),
+         "by": np.array([2])},
+        "no constant weight: Slice makes it from constants, fold these first",
     ),
     "1-D": (
         "skipped = MatMul (x, v)",
@@ -268,12 +284,15 @@ def test_settings_that_a_functions_caller_chooses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "op_type", ["FusedGemm", "Attention", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention", "QMoE"]
+    "op_type",
+    ["FusedGemm", "Attention", "EmbedLayerNormalization", "MatMulBnb4", "DynamicQuantizeMatMul", "QAttention", "QMoE"],
 )
 def test_microsofts_operators_are_named(op_type: str, tmp_path: Path) -> None:
     proto = model(f"z = com.microsoft.{op_type} (x, w)  y = MatMul (x, w)", domains=MS, w=W)
     report = models.quantized_by_rtn(models.write(proto, tmp_path / "in.onnx"))
-    assert reasons(report) == {"z": FUSED if op_type in ("FusedGemm", "Attention") else QUANTIZED}
+    assert reasons(report) == {
+        "z": FUSED if op_type in ("FusedGemm", "Attention", "EmbedLayerNormalization") else QUANTIZED
+    }
     assert onnx.load(tmp_path / "out.onnx").graph.node[0] == proto.graph.node[0]
 
 

@@ -71,6 +71,42 @@ SPELLINGS: dict[str, tuple[str, dict[str, Array]]] = {
     ),
 }
 
+STACK = np.stack([grid(seed=1), W, grid(seed=2)])
+SPELLINGS |= {
+    "one of a stack": ("w = Gather (s, one)", {"s": STACK, "one": np.array(1)}),
+    "one of a stack, counted from behind": ("w = Gather (s, one)", {"s": STACK, "one": np.array(-2, np.int32)}),
+    "one of a stack that keeps its axis": (
+        "g = Gather (s, one)  w = Squeeze (g, axes)",
+        {"s": STACK, "one": ints(1), "axes": ints(0)},
+    ),
+    "one of a stack along the last axis": (
+        "w = Gather <axis = -1> (s, one)",
+        {"s": np.ascontiguousarray(STACK.transpose(1, 2, 0)), "one": np.array(1)},
+    ),
+    "a slice of a stack": (
+        "g = Slice (s, from, to, axes, by)  w = Squeeze (g, axes)",
+        {"s": STACK, "from": ints(1), "to": ints(2), "axes": ints(0), "by": ints(1)},
+    ),
+    "slices by rows and columns": (
+        "w = Slice (s, from, to)",
+        {"s": np.pad(W, ((2, 1), (3, 4))), "from": ints(2, 3), "to": ints(K + 2, -4)},
+    ),
+    "an output of Split": ("a, w, b = Split <axis = 1> (s, sizes)", {
+        "s": np.concatenate([grid(n=8), W, grid(n=16)], axis=1), "sizes": ints(8, N, 16)}),
+    "an output of Split into equal parts": (
+        "a, b, c = Split <axis = 0> (s)  t = Squeeze (b, axes)  u = Transpose (t)  w = Transpose (u)",
+        {"s": STACK, "axes": ints(0)},
+    ),
+    "a part of a reshaped stack": (
+        "r = Reshape (s, shape)  t = Transpose <perm = [0, 2, 1]> (r)  g = Gather (t, one)  w = Transpose (g)",
+        {"s": STACK.reshape(3 * K, N), "shape": ints(3, K, N), "one": np.array(1)},
+    ),
+    "parts of parts": (
+        "a = Slice (s, one, far)  b = Slice (a, zero, one)  h = Cast <to = 1> (b)  w = Reshape (h, shape)",
+        {"s": STACK.astype(np.float16), "one": ints(1), "far": ints(2**40), "zero": ints(0), "shape": ints(K, N)},
+    ),
+}  # fmt: skip
+
 STORAGES = ("raw", "typed", "node", "external", "files with gaps")
 
 
