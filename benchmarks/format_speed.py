@@ -1,6 +1,6 @@
 """The tables of speeds that onnxfq carries: how fast formats are beside a float MatMul, by width and rows.
 
-    python -m benchmarks.format_speed --out benchmarks/results/format_speed.json
+    python -m benchmarks.format_speed --out format_speed.json
     INSTRUCTIONS=AVX2 LD_PRELOAD=./hide.so python -m benchmarks.format_speed --table onnxfq/rules/speeds/avx2.json …
 
 The second form takes a processor for one with fewer instructions (see hide_instructions.c). Formats are those of the
