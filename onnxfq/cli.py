@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from onnxfq.commands import arguments as arg
+from onnxfq.commands import speed_arguments as speed
 from onnxfq.commands.console import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -65,16 +66,24 @@ def export(
 
 @app.command()
 @reported
-def doctor(as_json: arg.JsonFlag = False) -> None:
+def doctor(measure: speed.Measure = False, as_json: arg.JsonFlag = False, quiet: arg.Quiet = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
-    from onnxfq.commands.tables import show_doctor
+    from onnxfq.commands.tables import show_doctor, show_speeds
 
-    environment, kernels = dict(facts.environment()), facts.kernel_rows()
+    if measure:
+        from onnxfq.benchmarking.format_speed import measure_here
+
+        with report_progress(quiet=quiet) as progress:
+            measure_here(progress)
+    environment, kernels, speeds = dict(facts.environment()), facts.kernel_rows(), facts.speeds()
     if as_json:
-        print_json({**environment, "kernels": [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]})
-    else:
-        show_doctor(environment, facts.COLUMNS, facts.brief(kernels), results())
+        told = [dict(zip(facts.COLUMNS, row, strict=True)) for row in kernels]
+        print_json({**environment, "kernels": told, "speed_table": speeds and speeds.to_json()})
+        return
+    show_doctor(environment, facts.COLUMNS, facts.brief(kernels), results(quiet=quiet))
+    if speeds is not None:
+        show_speeds(speeds, facts.speed_rows(speeds), results(quiet=quiet))
 
 
 @app.callback(invoke_without_command=True)

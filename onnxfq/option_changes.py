@@ -8,18 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from onnxfq.machines import find_machine
 from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
 from onnxfq.providers import facts
 from onnxfq.scheme import USUAL_FORMAT, Scheme
 from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
 
+AUTO_FORMAT = "auto"
+
 
 class Changes(TypedDict, total=False):
     """Single settings: the fields of `Options`, and those of its `Scheme`.
 
-    `block_size` may be a number in text, and `memory` a size such as "2GB". What of a scheme is None is left to the
-    format, and `symmetric` to the provider where the format leaves it open.
+    `block_size` may be a number in text, and `memory` a size such as "2GB". `format="auto"` is `auto_format=True`. What
+    of a scheme is None is left to the format, and `symmetric` to the machine that the output is made for where the
+    format leaves it open.
     """
 
     scheme: Scheme
@@ -35,6 +39,9 @@ class Changes(TypedDict, total=False):
     provider: str
     include: Sequence[str]
     exclude: Sequence[str]
+    target: str
+    workload: str | int | Sequence[int] | None
+    auto_format: bool
     allow_slow: bool
     constant_inputs: bool
     unshare: bool
@@ -62,7 +69,7 @@ class Changes(TypedDict, total=False):
 def choose_options(options: Options | None, changes: Changes) -> Options:
     """Settings given all at once, one by one, or both.
 
-    Where nothing says whether the scheme is symmetric, the provider decides.
+    Where nothing says whether the scheme is symmetric, the machine that the output is made for decides.
 
     Raises:
         TypeError: no such setting, or a scheme both as a whole and in pieces.
@@ -75,6 +82,8 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
             f"Unknown settings: {', '.join(unknown)}. There are: {', '.join(Changes.__annotations__)}."
             f"{nearest_names(unknown, Changes.__annotations__)}"
         )
+    if given.get("format") == AUTO_FORMAT:
+        given["auto_format"] = bool(given.pop("format"))
     pieces = {name: given.pop(name) for name in SCHEME_FIELDS if name in given}
     if pieces and "scheme" in given:
         raise TypeError(f"Give either scheme or its pieces, not both (got scheme and {', '.join(pieces)}).")
@@ -84,7 +93,9 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
     _changed(chosen.scheme, pieces)  # refuses what does not exist, before anything is asked of ONNX Runtime
     usual = pieces.get("format") in (None, USUAL_FORMAT)  # others decide themselves
     if options is None and "scheme" not in given and usual and pieces.get("symmetric") is None:
-        pieces["symmetric"] = facts(resolve_provider(chosen.provider)).prefers_symmetric
+        provider = resolve_provider(chosen.provider)
+        machine = find_machine(chosen.target, provider)
+        pieces["symmetric"] = machine.prefers_symmetric or facts(machine.provider).prefers_symmetric
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))
 
 

@@ -13,10 +13,12 @@ from typing import Any, cast, get_type_hints
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError, UsageError
 from onnxfq.executors.accepted import check_executor
+from onnxfq.machines import check_target
 from onnxfq.metrics.gates import Gates
 from onnxfq.scheme import Scheme
 from onnxfq.setting_types import check_types
 from onnxfq.transformers_js import DATA_SUFFIX, OF_THE_SOURCE, is_transformers_js, parse_layout
+from onnxfq.usage import Usage, parse_workload
 
 SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
@@ -46,6 +48,12 @@ class Options:
         provider: where models run and what the output is made for: "auto", "cpu" or "cuda".
         include: regular expressions (or one); with any, only nodes whose name one of them matches are quantized.
         exclude: regular expressions (or one); nodes whose name one of them matches are left alone.
+        target: what the output is made for: "auto" (this machine), "avx2", "vnni", "arm", "cuda", "webgpu", or
+            "portable", any runtime of standard ONNX.
+        workload: how many rows of activations a weight meets at once: "decode", "prefill", "encoder", "mixed", or
+            numbers; None tells it from the data, or from the kind of model.
+        auto_format: choose for each weight the fastest format that loses little more than `scheme`, never one that is
+            slower than float.
         allow_slow: write formats that are known to run slower than floating point on this kind of processor.
         constant_inputs: graph inputs that have a value of their own, as exporters list weights, are constants: no
             caller replaces them, and the output does not list them.
@@ -96,6 +104,9 @@ class Options:
     provider: str = "auto"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    target: str = AUTO
+    workload: str | int | Sequence[int] | None = None
+    auto_format: bool = False
     allow_slow: bool = False
     constant_inputs: bool = False
     unshare: bool = False
@@ -129,6 +140,9 @@ class Options:
         object.__setattr__(self, "embeddings", _parse_embeddings(self.embeddings))
         self._check_others()
         object.__setattr__(self, "layout", parse_layout(self.layout))
+        check_target(self.target)
+        if self.workload is not None:
+            object.__setattr__(self, "workload", _workload_text(self.workload))
         self._check_numbers()
         self._check_gates()
         self._check_calib()
@@ -148,6 +162,11 @@ class Options:
     def data_suffix(self) -> str:
         """What stands behind a written model's name in that of its data file."""
         return DATA_SUFFIX if is_transformers_js(self.layout) else ".data"
+
+    @property
+    def usage(self) -> Usage | None:
+        """How the model will be used, where that was said."""
+        return None if self.workload is None else parse_workload(self.workload)
 
     @property
     def gates(self) -> Gates:
@@ -207,8 +226,8 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
-        names = ("embeddings", "others", "allow_slow", "constant_inputs", "unshare", "layout")
-        data = ("samples", "seq_len", "seed", "validate")
+        names = ("embeddings", "others", "target", "workload", "auto_format", "allow_slow", "constant_inputs")
+        data = ("unshare", "layout", "samples", "seq_len", "seed", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
@@ -287,6 +306,12 @@ def _parse_scheme(text: str) -> tuple[str, dict[str, Any]]:
     if not name or not all(colon and value.strip() for _, colon, value in parts):
         raise UsageError(f"`schemes` takes names and what is changed for them (got {text!r}). {_WRITE_SCHEMES}")
     return name, {attribute.strip().replace("-", "_"): value.strip() for attribute, _, value in parts}
+
+
+def _workload_text(given: str | int | Sequence[int]) -> str:
+    """A workload in the form that the command line takes: the name, or numbers with commas between them."""
+    found = parse_workload(given)
+    return given.strip() if isinstance(given, str) and "," not in given else ",".join(map(str, found.rows))
 
 
 def _parse_embeddings(given: int | str) -> int | str:

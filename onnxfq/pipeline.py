@@ -26,7 +26,7 @@ from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
-from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_without_data
+from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_with_data, plan_without_data
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.settle_others import settle_others
 from onnxfq.quantization.solve_weights import solve_and_rewrite
@@ -160,6 +160,7 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
         announce_cost(jobs, folder, progress)
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
+        jobs = [plan_with_data(job, inputs.calibration, folder) for job, inputs in zip(jobs, data, strict=True)]
         reports = [
             _quantize_model(job, staged.file(job.graph.path), folder / _WITHOUT_DATA, inputs, work, tell)
             for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)

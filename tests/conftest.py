@@ -77,7 +77,9 @@ def short_timings() -> Iterator[None]:
 def measured_processor() -> Iterator[None]:
     """Whatever the machine, kernels are as fast as on the processors that they were measured on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxfq.rules.matmul_nbits_kernels.instructions", lambda: "AVX512-VNNI")
+        for module in ("rules.matmul_nbits_kernels", "rules.known_speeds", "machines"):
+            patch.setattr(f"onnxfq.{module}.instructions", lambda: "AVX512-VNNI")
+        patch.setattr("onnxfq.rules.known_speeds.cache_roots", lambda: iter(()))  # nothing was measured by a user
         yield
 
 

@@ -49,14 +49,22 @@ class Pieces:
         feeds: the samples.
         runtime: where and how; a single step whose weights alone exceed the memory runs all the same.
         outputs: the model's outputs that are wanted; None for all.
+        values: others that are wanted too, of the model's main graph; those that samples do not reach are left out.
     """
 
     def __init__(
-        self, graph: Graph, feeds: Sequence[Feed], runtime: Runtime, outputs: Sequence[str] | None = None
+        self,
+        graph: Graph,
+        feeds: Sequence[Feed],
+        runtime: Runtime,
+        outputs: Sequence[str] | None = None,
+        values: Sequence[str] = (),
     ) -> None:
         self._graph, self._feeds, self._runtime = graph, feeds, runtime
         self._flow = Flow(graph, lambda name: always(feeds, name), fed=feeds[0])
         self._names = [s.name for s in graph.signature.outputs if outputs is None or s.name in outputs]
+        computed = {name for step in self._flow.steps for name in step.writes} - set(self._flow.static) | set(feeds[0])
+        self._names += [name for name in values if name in computed and name not in self._names]
         steps = self._flow.ancestors(self._names)
         limit, widens = runtime.memory // PART_OF_MEMORY, facts(runtime.provider).widens_half
         parts = partition(graph, self._flow, steps, limit, widens=widens)

@@ -28,6 +28,7 @@ class FormatChoice(StrEnum):
     int8 = "int8"
     dgq = "dgq"
     qdq = "qdq"
+    auto = "auto"
 
 
 class ActivationChoice(StrEnum):
@@ -51,21 +52,6 @@ class DtypeChoice(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
-
-
-class ClockChoice(StrEnum):
-    """Values of --clock."""
-
-    wall = "wall"
-    processor = "processor"
-
-
-class OnlyChoice(StrEnum):
-    """Values of --only."""
-
-    all = "all"
-    prefill = "prefill"
-    decode = "decode"
 
 
 _SYMMETRIC = [name for name, provider in PROVIDERS.items() if provider.prefers_symmetric]
@@ -95,7 +81,8 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         help="matmulnbits: kernels for few bits, good for few rows at once. int8: products of int8, good for many. "
-        "dgq: the same from 4 bits. qdq: DequantizeLinear, for other runtimes.",
+        "dgq: the same from 4 bits. qdq: DequantizeLinear, for other runtimes. auto: for each weight the fastest that "
+        "loses little, or float.",
     ),
 ]
 Bits = Annotated[int | None, typer.Option(help="Bits a weight: 2, 4 or 8.", show_default="4; int8: 8")]
@@ -283,38 +270,6 @@ MaxDrop = Annotated[
     typer.Option(
         metavar="X|X%", help="Gate: accuracy, Spearman, BLEU, chrF below the baseline's, at most.", show_default=False
     ),
-]
-
-# Benchmarks
-Baselines = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--baseline",
-        metavar="MODEL|DIR",
-        readable=False,
-        help="The model to compare with, such as the original in single or half precision. Repeatable.",
-        show_default=False,
-    ),
-]
-ClockOption = Annotated[
-    ClockChoice,
-    typer.Option(
-        "--clock",
-        help="wall: what a user waits. processor: how long one thread was on a processor, whatever else runs.",
-    ),
-]
-Only = Annotated[OnlyChoice, typer.Option(help="Leave out the other kind of runs.")]
-Lengths = Annotated[
-    str | None,
-    typer.Option(metavar="N,…", help="Tokens of prompts and inputs.", show_default="128,512, as far as the model goes"),
-]
-Batches = Annotated[str, typer.Option(metavar="N,…", help="Rows at once.")]
-Appended = Annotated[int, typer.Option("--tokens", help="Tokens that decoding appends to a prompt.")]
-Seconds = Annotated[float, typer.Option(help="At most for a case; it ends when speed-ups are known within 1.5 %.")]
-Loads = Annotated[int, typer.Option(help="Processes in which each model is loaded, for load time and memory.")]
-Cpus = Annotated[
-    str | None,
-    typer.Option(metavar="N,N-N,…", help="Processors to run on, a thread each (Linux).", show_default="all"),
 ]
 
 # Long runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxfq.commands import arguments as arg
+from onnxfq.commands import speed_arguments as speed
 from onnxfq.commands.console import (
     end_by_gates,
     report_progress,
@@ -62,16 +63,16 @@ def evaluate(
 @reported
 def benchmark(
     model: arg.ModelArgument,
-    baseline: arg.Baselines = None,
-    only: arg.Only = arg.OnlyChoice.all,
-    lengths: arg.Lengths = None,
-    batches: arg.Batches = "1",
-    tokens: arg.Appended = 32,
-    seconds: arg.Seconds = 20.0,
-    loads: arg.Loads = 3,
+    baseline: speed.Baselines = None,
+    only: speed.Only = speed.OnlyChoice.all,
+    lengths: speed.Lengths = None,
+    batches: speed.Batches = "1",
+    tokens: speed.Appended = 32,
+    seconds: speed.Seconds = 20.0,
+    loads: speed.Loads = 3,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
-    clock: arg.ClockOption = arg.ClockChoice.wall,
-    cpus: arg.Cpus = None,
+    clock: speed.ClockOption = speed.ClockChoice.wall,
+    cpus: speed.Cpus = None,
     threads: arg.Threads = None,
     min_speedup: arg.MinSpeedup = None,
     as_json: arg.JsonFlag = False,

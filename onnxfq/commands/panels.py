@@ -20,7 +20,7 @@ PANELS = {
         "min_speedup",
     ),
     "Timing": ("only", "lengths", "batches", "tokens", "seconds", "loads", "clock", "cpus"),
-    "Machine": ("provider", "memory", "threads", "executor", "work_dir", "resume"),
+    "Machine": ("target", "workload", "provider", "memory", "threads", "executor", "work_dir", "resume"),
     "What is printed and kept": ("layout", "report", "as_json", "quiet", "verbose", "config", "save_config"),
 }  # fmt: skip
 

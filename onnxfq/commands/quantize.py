@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 import typer
 
 from onnxfq.commands import arguments as arg
+from onnxfq.commands import speed_arguments as speed
 from onnxfq.commands.config import check_config_path, save_settings
 from onnxfq.commands.console import (
     end_by_gates,
@@ -47,6 +48,8 @@ def quantize(
     seq_len: arg.SeqLen = 512,
     seed: arg.Seed = 0,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    target: speed.TargetOption = "auto",
+    workload: speed.WorkloadOption = None,
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
@@ -75,13 +78,14 @@ def quantize(
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
     check_models(model, layout)
-    target = None if output is None else output_of(model, output, bits or usual_bits(format), layout)
+    place = None if output is None else output_of(model, output, bits or usual_bits(format), layout)
     if report:
-        check_report_path(report, model, target)
+        check_report_path(report, model, place)
     if save_config:
-        check_config_path(save_config, model, target)
+        check_config_path(save_config, model, place)
     with report_progress(quiet=quiet, verbose=verbose) as progress:
         chosen = _choose(
+            target=target, workload=workload,
             format=format.value, bits=bits, block_size=block_size, symmetric=symmetric,
             activations=activations and activations.value, schemes=schemes or (), embeddings=embeddings,
             others=others.value, algorithm=algorithm, provider=provider.value, include=include or (),
@@ -125,6 +129,8 @@ def inspect(
     others: arg.Others = arg.OthersChoice.auto,
     algorithm: arg.Algorithm = "auto",
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
+    target: speed.TargetOption = "auto",
+    workload: speed.WorkloadOption = None,
     include: arg.Include = None,
     exclude: arg.Exclude = None,
     allow_slow: arg.AllowSlow = False,
@@ -135,6 +141,7 @@ def inspect(
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
     check_models(model)
     chosen = _choose(
+        target=target, workload=workload,
         format=format.value, bits=bits, block_size=block_size, symmetric=symmetric,
         activations=activations and activations.value, schemes=schemes or (), embeddings=embeddings,
         others=others.value, algorithm=algorithm, provider=provider.value,

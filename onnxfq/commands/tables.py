@@ -22,6 +22,7 @@ from onnxfq.reports.figures import cosine_text, figure_text, share_text, uncerta
 from onnxfq.reports.parts import parts_of
 from onnxfq.reports.report import Report, SkipReport, TargetReport
 from onnxfq.reports.verdict import in_sample_text, verdict
+from onnxfq.rules.speed_table import SpeedTable
 from onnxfq.system.terminal import one_line, printable, size_text
 
 _FEW = 12
@@ -34,6 +35,7 @@ def show_report(report: Report, console: Console) -> None:
     _say(console, heading.append(f"  {report.scheme}, {report.algorithm}", style="not bold"))
     _show_verdict(report, console)
     console.print(_summary(report))
+    _show_expected(report, console)
     if report.outputs:
         _show_accuracy(report, console)
     _show_skips(report, console)
@@ -53,6 +55,7 @@ def show_inspection(report: Report, console: Console) -> None:
     _say(console, Text(printable(report.source), style="bold"))
     _show_verdict(report, console)
     console.print(_summary(report))
+    _show_expected(report, console)
     operators = list(dict.fromkeys(target.operator for target in report.targets))
     for operator in operators:
         _say(console, f"Targets: {operator}" if len(operators) > 1 else "Targets", style="bold")
@@ -152,7 +155,7 @@ def show_doctor(
         console: where to print.
     """
     for name, value in environment.items():
-        _say(console, Text(f"{name}  ", style="bold").append(printable(value), style="not bold"))
+        _say(console, Text(f"{name}  ", style="bold").append(printable(with_option_names(value)), style="not bold"))
     if not kernels:
         return
     notes = list(dict.fromkeys(row[-1] for row in kernels if row[-1]))
@@ -167,6 +170,26 @@ def show_doctor(
     console.print(table)
     for number, note in enumerate(notes, start=1):
         _say(console, f"[{number}] {note}")
+
+
+def show_speeds(speeds: SpeedTable, rows: Sequence[tuple[str, ...]], console: Console) -> None:
+    """How fast formats are beside float.
+
+    Args:
+        speeds: the table.
+        rows: of it, as texts: the format, and a cell for each count of rows of activations.
+        console: where to print.
+    """
+    widths = "/".join(map(str, speeds.widths))
+    _say(
+        console, f"Times as fast as float, weights {widths} wide ({speeds.instructions}, {speeds.source})", style="bold"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("bits/block", *(f"{count} row{'s' * (count > 1)}" for count in speeds.rows)):
+        table.add_column(heading, no_wrap=heading != "bits/block")
+    for row in rows:
+        _add(table, *row)
+    console.print(table)
 
 
 def _name(row: TargetReport | SkipReport) -> str:
@@ -208,6 +231,14 @@ def _summary(report: Report) -> Table:
 def _interval(latency: Latency) -> str:
     ends = latency.interval_texts
     return "" if ends is None else f" [{', '.join(ends)}]"
+
+
+def _show_expected(report: Report, console: Console) -> None:
+    """How fast the products are by tables, here and elsewhere."""
+    if report.expected:
+        rows = " and ".join(map(str, report.expected[0].rows))
+        told = ", ".join(f"{e.times_faster:.2g}x on {one_line(e.machine)}" for e in report.expected)
+        _say(console, f"Products at {rows} row{'' if rows == '1' else 's'}, by measured tables, beside float: {told}.")
 
 
 def _part_rows(report: Report) -> Iterator[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from onnxfq.graph.float_type import float_type
 from onnxfq.graph.flow import Flow, Step
 from onnxfq.graph.gram_model import gram_model
 from onnxfq.graph.in_memory import IN_MEMORY, AnyModel, model_name, on_disk
+from onnxfq.graph.layered_model import layered_model
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.named_sizes import set_named_sizes
@@ -61,6 +62,7 @@ __all__ = [
     "gram_model",
     "holds_codes",
     "is_detour",
+    "layered_model",
     "loaded_bytes",
     "make_node",
     "model_name",

@@ -82,7 +82,7 @@ class Rewriting:
             return
         report = _shared(known, planned) if known else None
         if solved is not None:
-            report = _report(target_report(planned, self._job.solver.name), solved)
+            report = _report(target_report(planned, self._job), solved)
             known = self._known[planned.key] = _Known(self._store(planned, solved.parts), report, solved.digest)
         if known is None or report is None:
             return

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Graph
+from onnxfq.machines import AUTO, Machine, find_machine
 from onnxfq.options import FLOAT, Options
 from onnxfq.providers import ProviderName
+from onnxfq.quantization.choose_format import AutoFormat
 from onnxfq.rules import PRODUCT_RULES, Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, USUAL_FORMAT, Scheme
 
@@ -56,15 +57,19 @@ class Planned:
 
 
 def assign(
-    graph: Graph, found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName
+    found: Sequence[tuple[Rule, Target]],
+    options: Options,
+    provider: ProviderName,
+    *,
+    auto: AutoFormat | None = None,
 ) -> tuple[list[Planned], list[Skip]]:
     """Choose a scheme and a kernel for every target, before any long work.
 
     Args:
-        graph: the model.
         found: the targets.
         options: what was asked for.
-        provider: where they will run.
+        provider: where they run here; `options.target` says what they are made for.
+        auto: chooses formats, where that is wanted.
 
     Returns:
         The planned targets, and those left alone: for their kind no quantizing was asked for, or their shape alone
@@ -74,6 +79,8 @@ def assign(
         SchemeError: a scheme does not exist on the provider, or is known to be slower than not quantizing; all
             offenders listed.
     """
+    machine = find_machine(options.target, provider)
+    provider = machine.provider
     planned: list[Planned] = []
     skips: list[Skip] = []
     problems: Counter[str] = Counter()
@@ -86,13 +93,19 @@ def assign(
         if scheme is None:
             skips.append(_skip(target, 'embeddings stay in float (`embeddings="float"`)'))
             continue
+        if rule.kind == "embeddings" and not machine.table_bits:
+            skips.append(_skip(target, f"embeddings stay in float: {machine.why} (`target={machine.name}`)"))
+            continue
+        if auto is not None and _has_formats(rule, target) and not changes_for(target, options):
+            choice = auto.choose(target, scheme)
+            if choice.scheme is None:
+                skips.append(_skip(target, choice.reason))
+                continue
+            scheme = choice.scheme
         if _has_formats(rule, target):
             rule = PRODUCT_RULES[scheme.format]
-        reason = rule.unfit(graph, target)
-        if reason:
-            problems[reason] += 1
-            continue
         try:
+            _refuse_unfit(rule, scheme, machine)
             planned.append(Planned(target, rule, scheme, rule.kernel(provider, scheme, target), rule))
         except SchemeError as error:
             if changes_for(target, options) or not target.scheme:
@@ -111,6 +124,26 @@ def assign(
             raise SchemeError(_slow_message(alike, provider))
     slow = [_slow_skip(p) for p in planned if p.kernel.speed == "slow"]
     return [p for p in planned if p.kernel.speed != "slow"], [*skips, *slow]
+
+
+def _refuse_unfit(rule: Rule, scheme: Scheme, machine: Machine) -> None:
+    """Refuse what cannot run where the file is to be used.
+
+    Raises:
+        SchemeError: with what can.
+    """
+    if rule.kind == "embeddings" and scheme.bits not in machine.table_bits:
+        wanted = " or ".join(f"`embeddings={bits}`" for bits in machine.table_bits)
+        raise SchemeError(
+            f"{machine.title} has no embeddings of {scheme.bits} bits (got {scheme} and target={machine.name}): "
+            f"{machine.why}. Use {wanted}."
+        )
+    if rule.kind == "weights" and scheme.format not in machine.formats:
+        wanted = " or ".join(f'`format="{name}"`' for name in machine.formats)
+        raise SchemeError(
+            f"{machine.title} does not run the format {scheme.format} (got {scheme} and target={machine.name}): "
+            f"{machine.why}. Use {wanted}, or leave `target` at {AUTO}."
+        )
 
 
 def _copied(planned: Sequence[Planned], *, unshare: bool) -> list[Planned]:

@@ -12,8 +12,9 @@ from onnxfq.errors import ModelError, UsageError
 from onnxfq.model_files import MODEL_SUFFIX
 from onnxfq.options import Options
 from onnxfq.reports.contents import together as contents_together
+from onnxfq.reports.expected import Estimate
 from onnxfq.reports.measured import telling
-from onnxfq.reports.report import Estimate, Report, Size
+from onnxfq.reports.report import Report, Size
 
 # Weights, of ONNX models or in other frameworks' formats: no companions of a quantized model.
 _WEIGHTS = frozenset(
@@ -121,6 +122,7 @@ def merge(
         in_sample=tuple(o for r in marked for o in r.in_sample),
         measured_on=_least_sure(reports),
         latency=latency,
+        expected=marked[0].expected if len(marked) == 1 else (),
         language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),
         kernels_run=sum(r.kernels_run for r in marked),

@@ -12,6 +12,8 @@ from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.choose_format import AutoFormat
+from onnxfq.quantization.expected_speed import Forecast
 from onnxfq.reports.contents import Content
 from onnxfq.rules import Skip
 from onnxfq.solvers import Solver
@@ -32,6 +34,8 @@ class Job:
         kept: bytes of the planned nodes' float weights that stay because other nodes read them too, by what they are.
         contents: what the model's files consist of.
         workers: who does what need not be done here.
+        forecast: how fast it will be, as far as tables tell; None where nobody asks.
+        auto: chose the formats, where that was wanted.
     """
 
     graph: Graph
@@ -44,6 +48,8 @@ class Job:
     kept: Mapping[Hashable, int] = field(default_factory=dict)
     contents: Sequence[Content] = ()
     workers: Workers = HERE
+    forecast: Forecast | None = None
+    auto: AutoFormat | None = None
 
     @property
     def kept_bytes(self) -> int:

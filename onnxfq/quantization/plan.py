@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from onnxfq.arrays import Float32Array
+from onnxfq.calibration.pieces import Runtime
+from onnxfq.errors import SchemeError, UsageError
 from onnxfq.executors.executor import Workers
+from onnxfq.feeds import Feeds
 from onnxfq.graph import Graph, raise_opset
+from onnxfq.machines import AUTO, find_machine
 from onnxfq.options import Options
 from onnxfq.progress import Progress
-from onnxfq.providers import ProviderName
+from onnxfq.providers import FALLBACK, ProviderName
 from onnxfq.quantization.assign import Planned, assign, schemes_text
+from onnxfq.quantization.choose_format import AutoFormat, FormatErrors
 from onnxfq.quantization.equal_weights import tied
+from onnxfq.quantization.expected_speed import Forecast, forecast
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
 from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.others import plan_others
+from onnxfq.quantization.sampled_inputs import sample_inputs
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import estimate, predicted_bytes
-from onnxfq.rules import Rule, Skip, Target
-from onnxfq.session import resolve_provider
+from onnxfq.rules import PRODUCT_RULES, Rule, Skip, Target, expected_mean_square
+from onnxfq.scheme import Scheme
+from onnxfq.session import available_providers, resolve_provider
 from onnxfq.solvers import BEST_WITHOUT_DATA, make_solver
 from onnxfq.system.output import check_space
 from onnxfq.system.terminal import size_text
@@ -55,41 +64,102 @@ def _names(job: Job) -> list[str]:
 
 
 def plan_without_data(job: Job) -> Job:
-    """The same model anew, to be quantized as well as can be without data."""
+    """The same model anew, in the same formats, to be quantized as well as can be without data."""
     options = replace(job.options, algorithm=BEST_WITHOUT_DATA)
-    return _plan(job.graph.path, options, job.workers, calibrated=False)
+    return replace(_plan(job.graph.path, options, job.workers, calibrated=False, auto=job.auto), forecast=job.forecast)
 
 
 def plan_again(job: Job, options: Options) -> Job:
     """The same model anew, with other settings."""
-    return _plan(job.graph.path, options, job.workers, calibrated=bool(job.solver.calibrated))
+    again = _plan(job.graph.path, options, job.workers, calibrated=bool(job.solver.calibrated), auto=job.auto)
+    return replace(again, forecast=job.forecast)
 
 
-def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool) -> Job:
+def plan_with_data(job: Job, calibration: Feeds | None, folder: Path) -> Job:
+    """What data change: how many rows weights meet at once, and with that which formats are chosen.
+
+    Args:
+        job: planned without them.
+        calibration: the samples; None where there are none.
+        folder: takes what does not fit in memory.
+    """
+    if calibration is None or job.forecast is None:
+        return job
+    known = forecast(job.graph, job.options, job.forecast.machine, calibration)
+    if job.auto is None:
+        return replace(job, forecast=known)
+    targets, _ = find(job.graph, job.options.include, job.options.exclude)
+    runtime = Runtime(job.provider, job.threads, job.options.memory, folder)
+    inputs = sample_inputs(job.graph, [target for _, target in targets], calibration, runtime)
+    return _decided(replace(job, forecast=known, auto=_auto(job.graph, known, inputs)))
+
+
+def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool, auto: AutoFormat | None = None) -> Job:
     graph = Graph.load(path, constant_inputs=options.constant_inputs)
-    provider = resolve_provider(options.provider)
+    provider = running_provider(options)
     solver = make_solver(options.algorithm, calibrated=calibrated)
-    targets, skips, planned, left = _assigned(graph, options, provider)
-    if raise_opset(graph, max((p.rule.opset(p.kernel) for p in planned), default=0), "DequantizeLinear in blocks"):
-        targets, skips, planned, left = _assigned(graph, options, provider)
+    known = forecast(graph, options, find_machine(options.target, provider))
+    if options.auto_format and auto is None:
+        auto = _auto(graph, known, {})
+    found = contents(graph, graph.source_bytes)
+    return _decided(Job(graph, options, provider, solver, (), "", (), {}, found, workers, known, auto))
+
+
+def _decided(job: Job) -> Job:
+    """The job with a scheme and a kernel for each target."""
+    graph = job.graph
+    targets, skips, planned, left = _assigned(job)
+    highest = max(planned, key=lambda p: p.rule.opset(p.kernel), default=None)
+    if highest and raise_opset(graph, highest.rule.opset(highest.kernel), f"The format {highest.scheme.format}"):
+        targets, skips, planned, left = _assigned(job)
     kept = kept_weights(graph, planned)
     idle = [p.target for p in planned if p.rule.kind == "embeddings" and p.target.weight.part in kept]
     if idle:
         skips += [Skip(target.name, target.node.op_type, FLOATS_STAY, nbytes=target.float_bytes) for target in idle]
-        planned, left = assign(graph, [found for found in targets if found[1] not in idle], options, provider)
-    planned, skips = plan_others(graph, planned, [*skips, *left], options, provider)
-    scheme, kept = schemes_text(planned, options.scheme), kept_weights(graph, planned)
-    found = contents(graph, graph.source_bytes)
-    return Job(graph, options, provider, solver, planned, scheme, skips, kept, found, workers)
+        targets = [found for found in targets if found[1] not in idle]
+        planned, left = assign(targets, job.options, job.provider, auto=job.auto)
+    planned, skips = plan_others(graph, planned, [*skips, *left], job.options, job.provider)
+    scheme = schemes_text(planned, job.options.scheme)
+    return replace(job, planned=planned, scheme=scheme, skips=skips, kept=kept_weights(graph, planned))
 
 
-def _assigned(
-    graph: Graph, options: Options, provider: ProviderName
-) -> tuple[list[tuple[Rule, Target]], list[Skip], list[Planned], list[Skip]]:
+def _assigned(job: Job) -> tuple[list[tuple[Rule, Target]], list[Skip], list[Planned], list[Skip]]:
     """The targets, what is left alone, and what was decided: planned, and left alone for that."""
-    found, skips = find(graph, options.include, options.exclude)
+    found, skips = find(job.graph, job.options.include, job.options.exclude)
     targets = tied(found)
-    return targets, skips, *assign(graph, targets, options, provider)
+    return targets, skips, *assign(targets, job.options, job.provider, auto=job.auto)
+
+
+def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> AutoFormat:
+    """What chooses formats for a model.
+
+    Raises:
+        UsageError: nothing is known of how fast they are.
+    """
+    if known.table is None:
+        raise UsageError(
+            f'`format="auto"` chooses by speed, and nothing is known of how fast formats are on {known.machine.title} '
+            f"(got target={known.machine.name}). Measure it there with `onnxfq doctor` and `measure=True`, or give "
+            "`target=avx2` or `target=vnni`."
+        )
+    errors = FormatErrors(inputs, lambda target: expected_mean_square(graph, target))
+
+    def fits(scheme: Scheme, target: Target) -> bool:
+        try:
+            PRODUCT_RULES[scheme.format].kernel(known.machine.provider, scheme, target)
+        except SchemeError:
+            return False
+        return True
+
+    return AutoFormat(known.machine.formats, fits, known.times_faster, errors.error)
+
+
+def running_provider(options: Options) -> ProviderName:
+    """Where models run here: for a target of another provider on that, if it is here."""
+    if options.provider != AUTO or options.target == AUTO:
+        return resolve_provider(options.provider)
+    wanted = find_machine(options.target, FALLBACK).provider
+    return wanted if wanted in available_providers() else FALLBACK
 
 
 def is_idle(jobs: Sequence[Job]) -> bool:

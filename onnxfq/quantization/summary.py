@@ -8,13 +8,15 @@ from pathlib import Path
 
 from onnxfq.benchmarking.latency import Latency
 from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.providers import facts
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.find import is_quantized
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
+from onnxfq.reports.expected import Estimate
 from onnxfq.reports.measured import not_compared
-from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
+from onnxfq.reports.report import Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
 from onnxfq.solvers import algorithm_text
 from onnxfq.system.terminal import size_text
@@ -69,6 +71,7 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
         contents=() if output else expected_contents(job, size.output_bytes, targets),
         source_contents=tuple(job.contents),
         estimate=estimate(job),
+        expected=job.forecast.expected(job.planned) if job.forecast else (),
         warnings=(*_plan_warnings(job), *(_comparison_warnings(job) if output else ())),
         onnxfq_version=VERSION,
         runtime_version=runtime_version(),
@@ -120,14 +123,14 @@ def expected_targets(job: Job) -> list[TargetReport]:
     first: dict[Hashable, str] = {}
     reports = []
     for p in job.planned:
-        report = target_report(p, job.solver.name)
+        report = target_report(p, job)
         shares = first.get(p.key)  # branches of an If may hold nodes of the same name
         first.setdefault(p.key, report.name)
         reports.append(report if shares is None else replace(report, bytes=0, shares=shares))
     return reports
 
 
-def target_report(p: Planned, algorithm: str) -> TargetReport:
+def target_report(p: Planned, job: Job) -> TargetReport:
     """A planned node, its error not yet known."""
     target, kernel, scheme = p.target, p.kernel, p.scheme
     return TargetReport(
@@ -138,11 +141,11 @@ def target_report(p: Planned, algorithm: str) -> TargetReport:
         bits=kernel.bits,
         block_size=kernel.block_size,
         granularity=scheme.block_size,
-        algorithm=algorithm,
+        algorithm=job.solver.name,
         relative_error=None,
         float_bytes=0 if p.copy else target.float_bytes,
         bytes=p.storage.nbytes(target.n, target.k, kernel),
-        speed=kernel.speed,
+        speed=job.forecast.word(p) if job.forecast else kernel.speed,
         operator=p.rule.operator or target.node.op_type,
         scheme=p.scheme_text,
     )
@@ -169,6 +172,11 @@ def estimate(job: Job) -> Estimate:
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:
+    if job.forecast is not None and job.auto is None and (advice := job.forecast.advice(job.planned)):
+        yield advice
+    if job.forecast is not None and job.forecast.machine.provider != job.provider:
+        made_for, here = job.forecast.machine.title, facts(job.provider).title
+        yield f"Made for {made_for}, which is not here: verified, compared and timed on {here}."
     quantized = sum(s.quantized for s in job.skips)
     held = sum(content.bytes for content in job.contents if content.is_quantized)
     if not job.planned and is_quantized(job.skips, job.contents):

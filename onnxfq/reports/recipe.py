@@ -12,8 +12,11 @@ from onnxfq.reports.report import Report
 FROM_PYTHON = "given: from Python"
 SAMPLES = "SAMPLES"
 
-_SCHEME = ("bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "others", "algorithm")
-_NODES = ("include", "exclude", "allow_slow", "constant_inputs", "unshare")
+_SCHEME = (
+    "format", "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "others",
+    "algorithm",
+)  # fmt: skip
+_NODES = ("target", "workload", "include", "exclude", "allow_slow", "constant_inputs", "unshare")
 _DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _SPELLED = {"schemes": "--scheme"}
@@ -52,8 +55,9 @@ def python_call(report: Report) -> str:
 def _settings(report: Report) -> Iterator[tuple[str, Any]]:
     """Settings that were made and are known here, in the order of the help; the provider is the one that was used."""
     names = (*_SCHEME, "provider", *_NODES, *(() if report.output is None else (*_DATA, *_GATES)))
+    chosen = {"format": "auto"} if report.settings.get("auto_format") else {}
     for name in names:
-        value = {**report.settings, "provider": report.provider}.get(name)
+        value = {**report.settings, "provider": report.provider, **chosen}.get(name)
         if value is not None and value != []:
             yield name, value
 

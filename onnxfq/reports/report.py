@@ -13,6 +13,7 @@ from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.brief import brief_error, brief_rows
 from onnxfq.reports.contents import Content
+from onnxfq.reports.expected import Estimate, ExpectedSpeed
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured, telling
 from onnxfq.reports.reading import build, read_object
@@ -132,14 +133,6 @@ class Size:
         return {n: getattr(self, n) for n in (*asdict(self), "ratio", "bits_per_weight", "coverage")}
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run will take, from the sizes alone: orders of magnitude."""
-
-    seconds: float
-    memory_bytes: int
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Report(Gated):
     """Everything a run of `quantize` or `inspect` found, did and measured.
@@ -170,6 +163,7 @@ class Report(Gated):
         seconds: the whole run took; None for `inspect`.
         contents: what the output's files consist of (predicted by `inspect`), which adds up to their size.
         source_contents: the same of the source.
+        expected: how fast the quantized products are by tables, on the machine that the output is made for and others.
 
     Example:
         >>> report = onnxfq.Report.load("report.json")
@@ -203,6 +197,7 @@ class Report(Gated):
     seconds: float | None = None
     contents: tuple[Content, ...] = ()
     source_contents: tuple[Content, ...] = ()
+    expected: tuple[ExpectedSpeed, ...] = ()
 
     def __repr__(self) -> str:
         models = " → ".join(one_line(path) for path in (self.source, self.output) if path)
@@ -293,6 +288,7 @@ class Report(Gated):
             "contents": [asdict(c) for c in self.contents],
             "source_contents": [asdict(c) for c in self.source_contents],
             "estimate": asdict(self.estimate),
+            "expected": [asdict(e) for e in self.expected],
             "inputs": self.inputs,
             "measured_on": self.measured_on,
             "outputs": [asdict(o) for o in self.outputs],

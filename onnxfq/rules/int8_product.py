@@ -20,6 +20,7 @@ from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel, Speed
+from onnxfq.rules.matmul_nbits_kernels import is_measured
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
 from onnxfq.rules.product_weights import find_weight
 from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
@@ -35,10 +36,8 @@ from onnxfq.rules.rule import (
 )
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import Format, Scheme
-from onnxfq.system.processor import instructions
 
 _MIDDLE = np.uint8(128)  # between codes as solvers count them, from 0, and int8
-_MEASURED_WITH = ("AVX512-VNNI", "AVX-VNNI", "AVX512", "AVX2")
 
 
 class Int8Product(Rule):
@@ -58,15 +57,9 @@ class Int8Product(Rule):
         einsum = node.op_type == "Einsum" and not node.domain
         return find_in_einsum(graph, node) if einsum else find_weight(graph, node)
 
-    def unfit(self, graph: Graph, target: Target) -> str:
-        """See `Rule.unfit`."""
-        opset = graph.opset(target.node)
-        if opset >= OLDEST_OPSET:
-            return ""
-        return (
-            f"The format {self.format} needs operator set {OLDEST_OPSET} (got {opset}): before, DequantizeLinear has "
-            'no scale for each output. Convert the model with onnx.version_converter, or use `format="matmulnbits"`.'
-        )
+    def opset(self, kernel: Kernel) -> int:
+        """See `Rule.opset`."""
+        return OLDEST_OPSET
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
         """See `Rule.kernel`: there is one, whose blocks are whole rows."""
@@ -75,7 +68,7 @@ class Int8Product(Rule):
                 f"ONNX Runtime has no products of int8 on {provider} (got {scheme}). "
                 'Use `format="matmulnbits"` there, or `provider="cpu"`.'
             )
-        speed: Speed = "fast" if instructions() in _MEASURED_WITH else "unknown"
+        speed: Speed = "fast" if is_measured(provider) else "unknown"
         return Kernel(provider, scheme.bits, target.k, scheme.symmetric, 4, target.scale_type, speed)
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:

@@ -3,9 +3,10 @@
 A kernel is a point (provider, bits, block_size, symmetric, accuracy_level, activation_type). What is not in the table
 does not exist. "slow" means slower than the floating-point MatMul it would replace.
 
-CPU rows were measured with ONNX Runtime 1.31.1 on x86-64 with AVX512-VNNI by `benchmarks/kernel_speed.py`; on
-processors without these instructions their speed is unknown, and nothing is refused, advised or told because of it.
-CUDA rows were read in ONNX Runtime's source and not run.
+It says which kernels never pay, whatever the rows: those that fall back to a generic one, as measured with ONNX Runtime
+1.31.1 on x86-64 by `benchmarks/kernel_speed.py`. How fast the others are depends on instructions, width and rows: that
+is in the tables of `known_speeds`. On processors of which there is no table, speed is unknown, and nothing is refused,
+advised or told because of it. CUDA rows were read in ONNX Runtime's source and not run.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import get_args
 from onnxfq.errors import SchemeError
 from onnxfq.providers import ProviderName
 from onnxfq.rules.kernel import ActivationType, Kernel, Speed
+from onnxfq.rules.known_speeds import packaged
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, ScaleType, Scheme
 from onnxfq.system.processor import instructions
 
 ACCURACY_LEVELS: dict[Activations, int] = {"int8": 4, "float": 0}
 COLUMNS = ("provider", "activations", "bits", "zero points", "accuracy_level", "fast blocks", "slow blocks", "note")
 
-MEASURED_WITH = "AVX512-VNNI"
-_UNMEASURED = f"measured with {MEASURED_WITH} only, not on a processor like this one"
+_UNMEASURED = "not measured on a processor like this one"
 _FEW_ROWS = "pays for few rows only"
 _FALLBACK = "falls back to a generic kernel that dequantizes on every call"
 _FUSED = "read in ONNX Runtime's source, not run: fused for few rows, otherwise dequantizes and multiplies"
@@ -130,7 +131,7 @@ def _for_shape(kernel: Kernel, n: int, k: int) -> Kernel:
 
 def is_measured(provider: ProviderName) -> bool:
     """Whether the table's speeds hold here: those of the CPU do with the instructions that they were seen with."""
-    return provider != "cpu" or instructions() == MEASURED_WITH
+    return provider != "cpu" or instructions() in packaged()
 
 
 def _for_processor(kernel: Kernel) -> Kernel:

@@ -105,10 +105,6 @@ class Rule(ABC):
             SchemeError: there is none; the message names the nearest scheme that has one.
         """
 
-    def unfit(self, graph: Graph, target: Target) -> str:
-        """Why a node of this graph cannot take the operator, with the remedy; "" where it can."""
-        return ""
-
     def opset(self, kernel: Kernel) -> int:
         """The version of ONNX's operator set that the written node needs; 0 where any will do."""
         return 0

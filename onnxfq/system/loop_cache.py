@@ -27,6 +27,8 @@ import numba
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
+from onnxfq.system.user_cache import cache_roots, is_own
+
 _LOGGER = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEPT_DAYS = 90  # machine code that nobody has asked for so long goes
@@ -113,7 +115,7 @@ def cache_folder() -> Path | None:
         with suppress(OSError):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
-            if _is_ours(folder) and _is_ours(root):
+            if is_own(folder) and is_own(root):  # what lies there is run
                 tempfile.TemporaryFile(dir=folder).close()
                 _remove_old(root, folder)
                 return folder
@@ -124,28 +126,8 @@ def cache_folder() -> Path | None:
 def _roots() -> Iterator[Path]:
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR) / "onnxfq"
-        return
-    with suppress(RuntimeError):  # no home
-        yield _user_cache() / "onnxfq"
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-    with suppress(OSError):
-        yield Path(tempfile.gettempdir()) / f"onnxfq-{user}"
-
-
-def _user_cache() -> Path:
-    if (given := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
-        return given
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether only this user can write there: what lies in the folder is run."""
-    if not hasattr(os, "getuid"):
-        return True
-    status = folder.lstat()
-    return folder.is_dir() and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    else:
+        yield from cache_roots()
 
 
 def _digest() -> str:

@@ -34,6 +34,9 @@ SPELLINGS = {
 }
 
 
+NO_OPTIONS = {"scheme", "validate", "auto_format"}  # pieces, a switch the other way round, a value of `format`
+
+
 @pytest.mark.parametrize("message", SPELLINGS)
 def test_settings_become_options(message: str) -> None:
     assert with_option_names(message) == SPELLINGS[message]
@@ -54,7 +57,7 @@ def test_everything_else_stays(message: str) -> None:
     assert with_option_names(message) == message
 
 
-@pytest.mark.parametrize("name", ["output", *sorted(set(Changes.__annotations__) - {"scheme", "validate"})])
+@pytest.mark.parametrize("name", ["output", *sorted(set(Changes.__annotations__) - NO_OPTIONS)])
 def test_every_setting_has_an_option(name: str) -> None:
     option = with_option_names(f"`{name}`")
     assert option == {"output": "-o", "schemes": "--scheme"}.get(name, f"--{name.replace('_', '-')}")
@@ -72,4 +75,4 @@ def test_the_library_names_settings_and_the_command_line_options(
 
 def test_parameters_are_the_settings() -> None:
     parameters = set(inspect.signature(verbs.quantize).parameters)
-    assert parameters >= set(Changes.__annotations__) - {"scheme", "validate"}
+    assert parameters >= set(Changes.__annotations__) - NO_OPTIONS

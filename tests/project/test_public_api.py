@@ -83,7 +83,7 @@ def test_inspect_takes_the_same_settings(tmp_path: Path) -> None:
 def test_unknown_settings_are_a_type_error(call: Callable[..., object], tmp_path: Path) -> None:
     with pytest.raises(
         TypeError,
-        match=r"Unknown settings: blocksize, exlude\. There are: scheme, bits.* Did you mean block_size, exclude\?$",
+        match=r"Unknown settings: blocksize, exlude\. There are: scheme, format.* Did you mean block_size, exclude\?$",
     ):
         call(tmp_path / "m.onnx", exlude="x", blocksize=32)
 
@@ -147,6 +147,7 @@ WRONG_TYPES: dict[str, object] = {
     "others": 8,
     "max_error": [1], "max_kl": {}, "min_cosine": (), "max_ppl_increase": b"1", "min_speedup": True, "scheme": "int4",
     "schemes": 3, "include": 3, "exclude": [3], "calib": 3, "bits": 4.0, "block_size": 32.0,
+    "format": 8, "target": 2, "workload": 1.5, "auto_format": "yes",
     "symmetric": "maybe", "activations": 8, "eval_data": 3, "constant_inputs": 1, "unshare": 1, "executor": 3,
     "layout": 1,
 }  # fmt: skip

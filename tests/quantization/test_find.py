@@ -103,7 +103,8 @@ def test_a_slow_scheme_is_refused_with_the_nearest_that_is_fast(tmp_path: Path) 
 
 def test_no_scheme_is_refused_where_nobody_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table's processors have instructions that this one lacks: it says nothing about it."""
-    monkeypatch.setattr("onnxfq.rules.matmul_nbits_kernels.instructions", lambda: "AVX2")
+    for module in ("rules.matmul_nbits_kernels", "machines"):
+        monkeypatch.setattr(f"onnxfq.{module}.instructions", lambda: "riscv64")
     chosen, skips = planned(network(tmp_path), Scheme(bits=8, activations="float"))
     assert [p.kernel.speed for p in chosen] == ["unknown"] * 4
     assert not skips

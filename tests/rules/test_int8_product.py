@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 import onnxfq
-from onnxfq.errors import SchemeError
+from onnxfq.errors import ModelError, SchemeError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules import PRODUCT_RULES
 from onnxfq.scheme import Scheme
@@ -174,9 +174,15 @@ def test_another_format_brings_its_own_values() -> None:
     assert INT8.changed({"format": "matmulnbits", "bits": 8}) == Scheme(bits=8)
 
 
-def test_old_operator_sets_are_refused_before_any_work(tmp_path: Path) -> None:
-    source = write(model("y = MatMul(x, w)", w=W, opset=12), tmp_path / "in.onnx")
-    with pytest.raises(SchemeError, match=r"needs operator set 13 \(got 12\).*version_converter"):
+def test_models_for_old_operator_sets_are_converted(tmp_path: Path) -> None:
+    proto = model("s = ReduceSum <axes = [-1]> (x) a = MatMul(x, w) y = Add(a, s)", w=W, opset=12)
+    outcome = proven(proto, tmp_path, scheme=INT8, tolerance=TOLERANCE)
+    assert [entry.version for entry in outcome.model.opset_import if not entry.domain] == [13]
+
+
+def test_what_cannot_be_converted_is_refused_before_any_work(tmp_path: Path) -> None:
+    source = write(model("y = MatMul(x, w)", w=W, opset=9), tmp_path / "in.onnx")
+    with pytest.raises(ModelError, match="format int8"):
         onnxfq.quantize(source, tmp_path / "out.onnx", format="int8")
     assert not (tmp_path / "out.onnx").exists()
 

@@ -151,7 +151,7 @@ def test_rows_hold_the_whole_table() -> None:
     assert rows("cpu") + rows("cuda") == everything
 
 
-@pytest.mark.parametrize("name", ["AVX2", "AVX-VNNI", "Arm dot product", "riscv64"])
+@pytest.mark.parametrize("name", ["SSE4", "Arm I8MM", "Arm dot product", "riscv64"])
 def test_nothing_is_said_of_speed_on_processors_that_were_not_measured(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

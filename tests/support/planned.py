@@ -23,7 +23,7 @@ def planned(
     graph: Graph, scheme: Scheme, provider: ProviderName = "cpu", *, allow_slow: bool = False
 ) -> tuple[list[Planned], list[Skip]]:
     """All targets of a model with their kernels, and those left alone for their shape."""
-    return assign(graph, find(graph, (), ())[0], Options(scheme=scheme, allow_slow=allow_slow), provider)
+    return assign(find(graph, (), ())[0], Options(scheme=scheme, allow_slow=allow_slow), provider)
 
 
 def put(graph: Graph, planned: Planned, q: QuantizedWeight, tensor_file: TensorFile) -> None:

@@ -10,7 +10,8 @@ from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.contents import QUANTIZED, REST, SMALL, WEIGHTS, Content
-from onnxfq.reports.report import Estimate, Report, Size, SkipReport, TargetReport
+from onnxfq.reports.expected import Estimate
+from onnxfq.reports.report import Report, Size, SkipReport, TargetReport
 
 EVIL = (
     "<script>alert(1)</script>\" onload='x' [bold]\x1b[31mred\x07 \u202egpj.exe\u2066 & {{ 7*7 }} --> ]]> \x00 \ud800"
