@@ -26,6 +26,7 @@ class Provider:
         fuses_bias: MatMulNBits takes its `bias` input in the same kernel; elsewhere one without it is chosen.
         rounds_activations: MatMulNBits rounds its activations to int8 on the fly where accuracy_level is 4.
         multiplies_int8: products of int8 with int8 run as such.
+        fuses_layers: QMoE and DynamicQuantizeLSTM run.
         prefers_symmetric: kernels without zero points are the default: its source has special ones for them.
     """
 
@@ -39,6 +40,7 @@ class Provider:
     fuses_bias: bool = False
     rounds_activations: bool = False
     multiplies_int8: bool = False
+    fuses_layers: bool = False
     prefers_symmetric: bool = False
 
 
@@ -53,6 +55,7 @@ PROVIDERS: dict[ProviderName, Provider] = {
         fuses_bias=True,
         rounds_activations=True,
         multiplies_int8=True,
+        fuses_layers=True,
     ),
     "cuda": Provider(
         title="CUDA",

@@ -11,7 +11,7 @@ from onnxfq.machines import Machine
 from onnxfq.options import Options
 from onnxfq.providers import facts
 from onnxfq.quantization.assign import Planned
-from onnxfq.reports.expected import ExpectedSpeed
+from onnxfq.reports.expectations import ExpectedSpeed
 from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.rules.known_speeds import packaged, speeds_of
 from onnxfq.rules.speed_table import SpeedTable

@@ -12,7 +12,7 @@ from onnxfq.errors import ModelError, UsageError
 from onnxfq.model_files import MODEL_SUFFIX
 from onnxfq.options import Options
 from onnxfq.reports.contents import together as contents_together
-from onnxfq.reports.expected import Estimate
+from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.measured import telling
 from onnxfq.reports.report import Report, Size
 

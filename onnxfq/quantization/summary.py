@@ -14,7 +14,7 @@ from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.find import is_quantized
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.validate import Validation
-from onnxfq.reports.expected import Estimate
+from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.measured import not_compared
 from onnxfq.reports.report import Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version

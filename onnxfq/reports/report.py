@@ -13,7 +13,7 @@ from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.brief import brief_error, brief_rows
 from onnxfq.reports.contents import Content
-from onnxfq.reports.expected import Estimate, ExpectedSpeed
+from onnxfq.reports.expectations import Estimate, ExpectedSpeed
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured, telling
 from onnxfq.reports.reading import build, read_object

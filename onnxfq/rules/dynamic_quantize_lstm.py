@@ -25,7 +25,7 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import SchemeError
 from onnxfq.graph import Constant, Fed, Graph, Node, NodeProto, Reshape, TensorFile, make_node, single_node, type_name
-from onnxfq.providers import ProviderName
+from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.rule import TOLERANCE_INT8, Probe, Rule, StoredWeight, Tensors, TensorType
@@ -76,7 +76,7 @@ class DynamicQuantizeLSTM(Rule):
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
         """See `Rule.kernel`."""
-        if provider != "cpu" or target.scale_type != "float32":
+        if not facts(provider).fuses_layers or target.scale_type != "float32":
             raise SchemeError(
                 f"DynamicQuantizeLSTM is there on cpu in float32 (got {target.scale_type} on {provider}). Wanted "
                 "another provider or type."

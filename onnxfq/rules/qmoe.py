@@ -28,7 +28,7 @@ from onnxfq.arrays import Array, Float64Array
 from onnxfq.errors import SchemeError
 from onnxfq.graph import Fed, Graph, Node, TensorFile, make_node, single_node
 from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
-from onnxfq.providers import ProviderName
+from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.moe_weights import find_experts
@@ -65,7 +65,7 @@ class QMoE(Rule):
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
         """See `Rule.kernel`; blocks are made small enough to divide both sizes of an expert."""
         bits, scale_type = scheme.bits, target.scale_type
-        if provider != "cpu" or scale_type == "bfloat16":
+        if not facts(provider).fuses_layers or scale_type == "bfloat16":
             raise SchemeError(
                 f"QMoE is offered on cpu in float32 and float16 (got {scale_type} on {provider}). Wanted another "
                 "provider or type: leave such nodes alone with `exclude=NAME`."

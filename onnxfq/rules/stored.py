@@ -70,6 +70,8 @@ class Stored(Rule):
         value = graph.constant(node, index)
         if isinstance(value, NotConstant):
             return Skip(node.name, node.op_type, value.reason, quantized=True) if value.quantized else None
+        if value.way.part:  # what takes the part is the node that reads the weight
+            return None
         channels = channels_of(node, index, value.shape)
         if node.op_type == "Gather" and (channels is None or math.prod(value.shape) < SMALLEST_TABLE):
             return None

@@ -72,14 +72,14 @@ class LoopCache(FunctionCache):  # type: ignore[misc] # numba has no types
             _LOGGER.debug("machine code cannot be kept: %s", error)
 
 
-class _Place:
+class _LoopPlace:
     """What numba asks about the place of a loop's machine code."""
 
     def __init__(self, loop: Callable[..., object], file: str) -> None:
         self._py_file, self._first_line = file, loop.__code__.co_firstlineno
 
     @classmethod
-    def from_function(cls, loop: Callable[..., object], file: str) -> _Place:
+    def from_function(cls, loop: Callable[..., object], file: str) -> _LoopPlace:
         return cls(loop, file)
 
     def get_cache_path(self) -> str:
@@ -96,7 +96,7 @@ class _Place:
 
 
 class _OwnPlace(CompileResultCacheImpl):  # type: ignore[misc] # numba has no types
-    _locator_classes = (_Place,)
+    _locator_classes = (_LoopPlace,)
 
 
 LoopCache._impl_class = _OwnPlace

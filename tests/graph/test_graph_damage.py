@@ -13,7 +13,7 @@ import pytest
 
 from onnxfq.errors import ModelError
 from onnxfq.graph import Graph, wire
-from onnxfq.rules import product_weights
+from onnxfq.rules import unfit_weights
 from support import models
 from support.models import constant, grid, model
 from support.planned import targets_of
@@ -64,7 +64,7 @@ def examine(path: Path) -> int:
 def threshold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tensors count as large, or not; every weight is worth it."""
     monkeypatch.setattr(wire, "LIFT_BYTES", request.param)
-    monkeypatch.setattr(product_weights, "SMALLEST_WEIGHT", 1)
+    monkeypatch.setattr(unfit_weights, "SMALLEST_WEIGHT", 1)
 
 
 @pytest.mark.usefixtures("threshold")

@@ -142,7 +142,7 @@ def test_a_model_that_makes_its_own_data_is_asked_once(tmp_path: Path, monkeypat
     monkeypatch.setattr(original, "fit_sizes", counted)
     path = write(vision(), tmp_path / "model.onnx")
     report = onnxfq.quantize(path, tmp_path / "out.onnx", calib="self", samples=4, algorithm="gptq")
-    assert {target.tokens for target in report.targets} == {4 * 36}
+    assert {target.tokens for target in report.targets if target.operator == "MatMulNBits"} == {4 * 36}
     assert compared(report)
     assert len(asked) == 1
 

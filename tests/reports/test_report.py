@@ -21,7 +21,7 @@ from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.quantization.summary import speed_warnings
 from onnxfq.reports.contents import EXPERTS, REST, WEIGHTS, Content
-from onnxfq.reports.expected import Estimate
+from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.report import Report, Size, SkipReport, TargetReport
 from onnxfq.system.terminal import one_line, printable, size_text
 from support.models import model as parse

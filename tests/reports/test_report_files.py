@@ -22,7 +22,7 @@ from onnxfq.errors import DataError, UsageError
 from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_accuracy import OutputAccuracy
-from onnxfq.reports.expected import Estimate
+from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.page import report_page
 from onnxfq.reports.report import JSON_VERSION, Report, Size, SkipReport, TargetReport
 from support.reports import ODD, run

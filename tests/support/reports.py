@@ -10,7 +10,7 @@ from onnxfq.metrics.gates import Gate
 from onnxfq.metrics.metric import Metric
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.reports.contents import QUANTIZED, REST, SMALL, WEIGHTS, Content
-from onnxfq.reports.expected import Estimate
+from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.report import Report, Size, SkipReport, TargetReport
 
 EVIL = (
