@@ -24,9 +24,10 @@ import numpy as np
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import SchemeError
 from onnxfq.graph import Body, Fed, Graph, Node, Packed, StoredArray, TensorFile, make_node, several_nodes
-from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import grid_layout, pack_grid, with_grid
 from onnxfq.rules.clipped import is_added_and_clipped, is_clipped, multiplies_matrices
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
@@ -89,12 +90,7 @@ class DequantizeLinear(Rule):
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`: rows, which are turned as they are stored."""
-        blocks, byte = -(-k // kernel.block_size), np.dtype(np.uint8)
-        found: dict[str, TensorType] = {
-            "W": ((n, -(-k * kernel.bits // 8)), byte),
-            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
-        }
-        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * kernel.bits // 8)), byte)}
+        return {"W": ((n, -(-k * kernel.bits // 8)), np.dtype(np.uint8)), **grid_layout(n, k, kernel)}
 
     def nbytes(self, n: int, k: int, kernel: Kernel) -> int:
         """See `Rule.nbytes`."""
@@ -107,25 +103,11 @@ class DequantizeLinear(Rule):
         """See `Rule.pack`."""
         at = at_block_size(q, kernel.block_size)
         k, nothing = at.shape[1], np.zeros((at.shape[0], 1), np.uint8)
-        tensors: dict[str, Array] = {
-            "W": pack_rows(at.codes, nothing, 8 * k, at.bits, -(-k * at.bits // 8)),
-            "scales": at.scale.astype(STORED_TYPES[at.scale_type]),
-        }
-        return tensors if at.symmetric else {**tensors, "zero_points": pack_zero_points(at.zero_point, at.bits)}
+        return {"W": pack_rows(at.codes, nothing, 8 * k, at.bits, -(-k * at.bits // 8)), **pack_grid(at)}
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scales, packed = tensors["scales"], tensors.get("zero_points")
-        middle = np.full(scales.shape, 1 << (kernel.bits - 1), np.uint8)
-        return QuantizedWeight(
-            codes=unpack_rows(tensors["W"], kernel.bits, k),
-            scale=scales.astype(np.float32),
-            zero_point=middle if packed is None else unpack_rows(packed, kernel.bits, scales.shape[1]),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=packed is None,
-        )
+        return with_grid(unpack_rows(tensors["W"], kernel.bits, k), tensors, kernel)
 
     def stored(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> dict[str, Sequence[StoredArray]]:
         """See `Rule.stored`."""

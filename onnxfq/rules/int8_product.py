@@ -18,6 +18,7 @@ from onnxfq.graph import Constant, Fed, Graph, Node, NodeProto, TensorFile, make
 from onnxfq.packing import at_block_size
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.matmul_nbits_kernels import is_measured
@@ -82,16 +83,8 @@ class Int8Product(Rule):
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scale = np.asarray(tensors["scales"], np.float32).reshape(-1, 1)
-        return QuantizedWeight(
-            codes=np.ascontiguousarray(tensors["W"]).view(np.uint8) ^ _MIDDLE,
-            scale=scale,
-            zero_point=np.full(scale.shape, _MIDDLE, np.uint8),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=kernel.symmetric,
-        )
+        codes = np.ascontiguousarray(tensors["W"]).view(np.uint8) ^ _MIDDLE
+        return on_grid(codes, tensors["scales"].reshape(-1, 1), None, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`."""

@@ -27,10 +27,11 @@ import numpy as np
 
 from onnxfq.arrays import Array
 from onnxfq.graph import Fed, Graph, Node, NodeProto, TensorFile, make_node, single_node
-from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.batched_weights import joined, split
+from onnxfq.rules.block_grids import grid_layout, pack_grid
 from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
@@ -75,12 +76,8 @@ class MatMulNBits(Rule):
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`."""
-        blocks, bits, byte = -(-k // kernel.block_size), kernel.bits, np.dtype(np.uint8)
-        found: dict[str, TensorType] = {
-            "B": ((n, blocks, kernel.block_size * bits // 8), byte),
-            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
-        }
-        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * bits // 8)), byte)}
+        codes = n, -(-k // kernel.block_size), kernel.block_size * kernel.bits // 8
+        return {"B": (codes, np.dtype(np.uint8)), **grid_layout(n, k, kernel)}
 
     def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
         """See `Rule.pack` and `pack`."""
@@ -165,8 +162,7 @@ def pack(q: QuantizedWeight, block_size: int) -> dict[str, Array]:
     n, blocks = q.scale.shape
     width = block_size * q.bits // 8
     b = pack_rows(q.codes, q.zero_point, block_size, q.bits, blocks * width)
-    tensors: dict[str, Array] = {"B": b.reshape(n, blocks, width), "scales": q.scale.astype(STORED_TYPES[q.scale_type])}
-    return tensors if q.symmetric else {**tensors, "zero_points": pack_zero_points(q.zero_point, q.bits)}
+    return {"B": b.reshape(n, blocks, width), **pack_grid(q)}
 
 
 def unpack(tensors: Tensors, bits: int, block_size: int, k: int) -> QuantizedWeight:

@@ -28,6 +28,7 @@ from onnxfq.graph import Constant, Graph, Node, NodeProto, NotConstant, TensorFi
 from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.channels import Channels
 from onnxfq.rules.gather_block_quantized import SMALLEST_TABLE
 from onnxfq.rules.kernel import Kernel
@@ -129,15 +130,8 @@ class Stored(Rule):
         """See `Rule.unpack`."""
         n, blocks, _ = tensors["scales"].shape
         packed: Uint8Array = np.ascontiguousarray(tensors["codes"]).view(np.uint8).reshape(n, -1)
-        return QuantizedWeight(
-            codes=unpack_rows(packed ^ _SIGN if kernel.bits == 8 else packed, kernel.bits, k),
-            scale=tensors["scales"].reshape(n, blocks).astype(np.float32),
-            zero_point=np.full((n, blocks), 1 << (kernel.bits - 1), np.uint8),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=True,
-        )
+        codes = unpack_rows(packed ^ _SIGN if kernel.bits == 8 else packed, kernel.bits, k)
+        return on_grid(codes, tensors["scales"].reshape(n, blocks), None, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`: the node keeps its own."""
