@@ -23,7 +23,7 @@ import numpy as np
 
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Body, Fed, Graph, Node, Packed, StoredArray, TensorFile, make_node, several_nodes
+from onnxfq.graph import Body, Fed, Graph, Packed, StoredArray, TensorFile, make_node, several_nodes
 from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
@@ -32,20 +32,10 @@ from onnxfq.rules.clipped import is_added_and_clipped, is_clipped, multiplies_ma
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.matmul_nbits_kernels import choose
+from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
-from onnxfq.rules.rule import (
-    TOLERANCE_FLOAT,
-    TOLERANCE_HALF,
-    TOLERANCE_INT8,
-    Probe,
-    Rule,
-    StoredWeight,
-    Tensors,
-    TensorType,
-    WrittenTensors,
-    activations,
-)
-from onnxfq.rules.target import Skip, Target
+from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType, WrittenTensors
+from onnxfq.rules.target import Target
 from onnxfq.rules.turned_codes import rows_of, turned
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
@@ -54,19 +44,13 @@ _OPSETS = {2: 25, 4: 21, 8: 21}  # by bits; the first that has blocks, and the t
 _WHOLE_BYTES = {2: 4}  # by bits: what N must be a multiple of
 
 
-class DequantizeLinear(Rule):
+class DequantizeLinear(ProductRule):
     """Products with a weight that is dequantized before, as the file says it."""
 
     operator = "DequantizeLinear"
     domain = ""
-    kind = "weights"
-    replaces = MatMulNBits.replaces
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1, "zero_points": 2}
     shares = False
-
-    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
-        """See `Rule.match`."""
-        return MatMulNBits().match(graph, node)
 
     def opset(self, kernel: Kernel) -> int:
         """See `Rule.opset`."""
@@ -192,11 +176,7 @@ class DequantizeLinear(Rule):
             make_node("MatMul", ["A", "values"], ["Y"]),
         ]
         model = several_nodes(nodes, {"A": Fed(dtype, ("rows", k))}, constants, "Y", self.opset(kernel))
-        weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
-        a = activations(weight).astype(dtype)
-        tolerance = TOLERANCE_INT8 if self.rounded_block(kernel, k) else TOLERANCE_FLOAT
-        tolerance = tolerance if kernel.activation_type == "float32" else TOLERANCE_HALF
-        return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
+        return self.probe_of(model, tensors, kernel, k, rounds=self.rounded_block(kernel, k) is not None)
 
 
 def _refusal(provider: ProviderName, scheme: Scheme, target: Target) -> str:

@@ -25,8 +25,8 @@ WeightKind = Literal["weights", "embeddings", "others"]
 
 # Largest relative MSE of a kernel against the dequantized weight, by what it rounds besides the weights.
 TOLERANCE_FLOAT, TOLERANCE_INT8, TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
-_PROBE_ROWS = 3
-_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
+PROBE_ROWS = 3  # of activations
+MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,13 +227,6 @@ def tensor_bytes(tensors: Tensors) -> int:
 def take_rows(tensors: Tensors, rows: slice) -> dict[str, Array]:
     """Some rows of a packed weight."""
     return {name: array[rows] for name, array in tensors.items()}
-
-
-def activations(weight: Float64Array) -> Float64Array:
-    """Random activations [3, K] for a weight [K, N], so large that the product is about 1 where that is possible."""
-    a = np.random.default_rng(0).standard_normal((_PROBE_ROWS, weight.shape[0]))
-    largest = float(np.abs(a @ weight).max(initial=0.0))
-    return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)
 
 
 def stacked_shape(rule: Rule, weight: StoredWeight, name: str) -> tuple[int, ...]:
