@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
+from onnxfq.quantization.int8_rows import round_to_int8
 from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.scheme import Format, Scheme
 from onnxfq.solvers.rtn import Rtn
@@ -111,7 +112,8 @@ class FormatErrors:
             expected = self._mean_square(target)
             scales = np.ones(target.k) if expected is None else expected
             return _ratio(np.square(difference) * scales, np.square(weight) * scales)
-        rounded = inputs if scheme.activations == "float" else _rounded(inputs, _columns(scheme, target.k))
+        columns = min(scheme.columns_per_block(target.k), target.k)
+        rounded = inputs if scheme.activations == "float" else round_to_int8(inputs, columns)
         exact = inputs @ weight.T
         return _ratio(np.square(rounded @ (weight + difference).T - exact), np.square(exact))
 
@@ -148,19 +150,6 @@ class AutoFormat:
             candidates = [scheme for scheme in candidates_for(usual, self.formats) if self.fits(scheme, target)]
             self.choices[key] = choose_format(target, usual, candidates, self.speed_of, self.error_of)
         return self.choices[key]
-
-
-def _columns(scheme: Scheme, k: int) -> int:
-    """Inputs of a row that share a scale where they are rounded to int8."""
-    return min(scheme.block_size, k) if isinstance(scheme.block_size, int) else k
-
-
-def _rounded(inputs: Float32Array, columns: int) -> Float32Array:
-    """Rounded to int8, each so many columns of a row with a scale of their own, as kernels do."""
-    rows, k = inputs.shape
-    padded = np.pad(inputs, ((0, 0), (0, -k % columns))).reshape(rows, -1, columns)
-    scale = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(127)
-    return np.asarray((np.rint(padded / scale) * scale).reshape(rows, -1)[:, :k], np.float32)
 
 
 def _ratio(errors: Float32Array | Float64Array, squares: Float32Array | Float64Array) -> float:
