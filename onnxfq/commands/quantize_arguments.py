@@ -11,15 +11,15 @@ import typer
 from onnxfq.commands.config import read_settings
 from onnxfq.input_files import FEED_FILES, RUNNING_TEXT, listed
 from onnxfq.providers import PROVIDERS
+from onnxfq.scheme import FORMATS, USUAL_FORMAT
+from onnxfq.usage import USAGES
 
 
 class FormatChoice(StrEnum):
     """Values of --format."""
 
-    matmulnbits = "matmulnbits"
-    int8 = "int8"
-    dgq = "dgq"
-    qdq = "qdq"
+    matmulnbits = USUAL_FORMAT
+    vars().update({name: name for name in FORMATS if name != USUAL_FORMAT})
     auto = "auto"
 
 
@@ -133,7 +133,7 @@ WorkloadOption = Annotated[
     str | None,
     typer.Option(
         "--workload",
-        metavar="decode|prefill|encoder|mixed|N,…",
+        metavar=f"{'|'.join(USAGES)}|N,…",
         help="Rows of activations that a weight meets at once, by which speed is judged.",
         show_default="as in the data, else by the kind of model",
     ),
