@@ -11,8 +11,8 @@ import typer
 from onnxfq.commands.config import read_settings
 from onnxfq.input_files import FEED_FILES, RUNNING_TEXT, listed
 from onnxfq.providers import PROVIDERS
-from onnxfq.scheme import FORMATS, USUAL_FORMAT
 from onnxfq.usage import USAGES
+from onnxfq.weight_formats import FORMATS, USUAL_FORMAT
 
 
 class FormatChoice(StrEnum):

@@ -9,14 +9,14 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.quantization.int8_rows import round_to_int8
-from onnxfq.rules import PRODUCT_RULES, Target
-from onnxfq.scheme import Format, Scheme
+from onnxfq.rules import Target
+from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn
+from onnxfq.weight_formats import FORMATS
 
 NEVER_SLOWER = 1.0  # times as fast as float, below which a format is no candidate
 AS_FAST = 0.98  # of the fastest: among formats that are so fast, the one with the smallest error is taken
 MOST_ERROR = 2.0  # times the relative error of the usual scheme
-_AT_ONCE: tuple[Format, ...] = ("int8", "dgq")  # formats of which there is one scheme to choose
 ROWS = 64  # of a weight, from which its errors are told
 
 SpeedOf = Callable[[Scheme, Target], float | None]
@@ -82,9 +82,7 @@ def candidates_for(usual: Scheme, formats: Sequence[str]) -> tuple[Scheme, ...]:
     if "matmulnbits" in formats:
         found += [Scheme(4, size, form, usual.activations) for size in (32, 64, 128) for form in forms]
         found += [Scheme(8, size, form, usual.activations) for size in (32, 128) for form in forms]
-    for name in _AT_ONCE:
-        if name in formats and name in PRODUCT_RULES:
-            found.append(Scheme(format=name))
+    found += [Scheme(format=name) for name, known in FORMATS.items() if known.proposed and name in formats]
     return tuple(dict.fromkeys(found))
 
 
