@@ -23,7 +23,7 @@ import numpy as np
 
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Body, Fed, Graph, Packed, StoredArray, TensorFile, make_node, several_nodes
+from onnxfq.graph import Fed, Graph, Packed, StoredArray, TensorFile, make_node, several_nodes
 from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
@@ -50,7 +50,7 @@ class DequantizeLinear(ProductRule):
     operator = "DequantizeLinear"
     domain = ""
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1, "zero_points": 2}
-    shares = False
+    shares = False  # nor can ONNX Runtime load what it fuses with initializers of an outer graph
 
     def opset(self, kernel: Kernel) -> int:
         """See `Rule.opset`."""
@@ -133,10 +133,6 @@ class DequantizeLinear(ProductRule):
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`."""
         return {"axis": 1} if _has_rows(kernel) else {"axis": 0, "block_size": kernel.block_size}
-
-    def home(self, target: Target) -> Body:
-        """See `Rule.home`: ONNX Runtime cannot load what it fuses with initializers of an outer graph."""
-        return target.node.body
 
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`; ONNX Runtime takes an Add of a bias into the product. See `clipped` for the others."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float64Array
-from onnxfq.graph import MICROSOFT, Body, Constant, Graph, Node, Packed, StoredArray, TensorFile
+from onnxfq.graph import MICROSOFT, Constant, Graph, Node, Packed, StoredArray, TensorFile
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules.kernel import Kernel
@@ -78,7 +78,7 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
-        shares: whether several nodes may read one stored weight.
+        shares: whether several nodes may read one stored weight; else each has its own, in the scope where it stands.
         rounds_rows: activations are rounded to int8 with one scale for each row, after nodes of this operator have
             divided them by `StoredWeight.input_scale` where there is one.
         slots: how many weights a node of the operator has.
@@ -144,10 +144,6 @@ class Rule(ABC):
     def rows(self, stored: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
         """Some rows of a written weight [n, k], as `pack` laid them out."""
         return take_rows({name: value for name, value in stored.items() if not isinstance(value, Packed)}, rows)
-
-    def home(self, target: Target) -> Body:
-        """The scope that the weight's tensors are written in."""
-        return target.stored_as.home
 
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Constant, Graph, Node, NodeProto, NotConstant, TensorFile, constant_model, type_name
+from onnxfq.graph import Constant, Graph, Node, NodeProto, NotConstant, TensorFile, several_nodes, type_name
 from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
@@ -154,9 +154,10 @@ class Stored(Rule):
         numbers = count()
         made = StoredNodes(lambda name: f"{name}/{next(numbers)}", add, _PROBE_OPSET)
         names = {name: name for name in tensors}
-        made.make(names, kernel, Channels((n, k), (n, k), (0,)))
+        value = made.make(names, kernel, Channels((n, k), (n, k), (0,)))
         expected = self.unpack(tensors, kernel, k).dequantize().astype(STORED_TYPES[kernel.activation_type])
-        return Probe(constant_model(made.nodes, constants, _PROBE_OPSET), {}, expected.astype(np.float64), 0.0)
+        model = several_nodes(made.nodes, {}, constants, value, _PROBE_OPSET)
+        return Probe(model, {}, expected.astype(np.float64), 0.0)
 
 
 def _is_large(value: Constant) -> bool:
