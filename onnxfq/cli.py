@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from onnxfq.commands import arguments as arg
-from onnxfq.commands import speed_arguments as speed
+from onnxfq.commands import export_arguments as export_arg
 from onnxfq.commands.console import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -48,10 +48,10 @@ for name, verb in _VERBS.items():
 @arranged
 @reported
 def export(
-    model: arg.CheckpointArgument,
-    output: arg.ExportFolder,
-    task: arg.ExportTask = "auto",
-    dtype: arg.DtypeOption = arg.DtypeChoice.fp32,
+    model: export_arg.CheckpointArgument,
+    output: export_arg.ExportFolder,
+    task: export_arg.ExportTask = "auto",
+    dtype: export_arg.DtypeOption = export_arg.DtypeChoice.fp32,
     quiet: arg.Quiet = False,
     verbose: arg.Verbose = False,
 ) -> None:
@@ -66,7 +66,7 @@ def export(
 
 @app.command()
 @reported
-def doctor(measure: speed.Measure = False, as_json: arg.JsonFlag = False, quiet: arg.Quiet = False) -> None:
+def doctor(measure: arg.Measure = False, as_json: arg.JsonFlag = False, quiet: arg.Quiet = False) -> None:
     """Show providers, kernels, and which formats are fast here."""
     from onnxfq import doctor as facts
     from onnxfq.commands.tables import show_doctor, show_speeds

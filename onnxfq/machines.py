@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from onnxfq.errors import UsageError
 from onnxfq.providers import ProviderName, facts
 from onnxfq.system.processor import instructions
+from onnxfq.weight_formats import FORMATS, Format
 
 AUTO = "auto"
-_ALL = ("matmulnbits", "int8", "dgq", "qdq")
 _BITS = (2, 4, 8)
 
 
@@ -38,7 +38,7 @@ class Machine:
     provider: ProviderName = "cpu"
     instructions: str = ""
     prefers_symmetric: bool = False
-    formats: tuple[str, ...] = _ALL
+    formats: tuple[Format, ...] = tuple(FORMATS)
     table_bits: tuple[int, ...] = _BITS
     why: str = ""
 

@@ -11,9 +11,10 @@ from typing import Any, TypedDict
 from onnxfq.machines import find_machine
 from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
 from onnxfq.providers import facts
-from onnxfq.scheme import USUAL_FORMAT, Scheme
+from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
+from onnxfq.weight_formats import USUAL_FORMAT
 
 AUTO_FORMAT = "auto"
 

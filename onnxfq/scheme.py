@@ -7,30 +7,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from onnxfq.errors import SchemeError
+from onnxfq.weight_formats import FORMATS, USUAL_FORMAT, Format
 
 Activations = Literal["int8", "float"]
 Granularity = Literal["channel", "tensor"]
 ScaleType = Literal["float32", "float16", "bfloat16"]
-Format = Literal["matmulnbits", "int8", "dgq", "qdq"]
 
 BITS = (2, 4, 8)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-FORMATS: tuple[Format, ...] = get_args(Format)
-USUAL_FORMAT: Format = "matmulnbits"
-_BLOCKWISE: dict[str, Any] = {"bits": 4, "block_size": 32, "symmetric": False, "activations": "int8"}
-_DEFAULTS: dict[Format, dict[str, Any]] = {
-    "matmulnbits": _BLOCKWISE,
-    "int8": {"bits": 8, "block_size": "channel", "symmetric": True, "activations": "int8"},
-    "dgq": _BLOCKWISE,
-    "qdq": _BLOCKWISE,
-}
-_FIXED: dict[Format, tuple[str, ...]] = {"int8": tuple(_DEFAULTS["int8"]), "dgq": ("bits", "symmetric", "activations")}
-_IN_WORDS: dict[Format, str] = {
-    "matmulnbits": "",
-    "int8": "products of int8",
-    "dgq": "products of int8",
-    "qdq": "as DequantizeLinear",
-}
 _OF_THE_FORMAT: Any = None  # a value that is left to the format
 
 
@@ -67,8 +51,8 @@ class Scheme:
     def __post_init__(self) -> None:
         """Fill in what was left to the format, and refuse what does not exist anywhere."""
         if self.format not in FORMATS:
-            raise SchemeError(f"Unknown format (got format={self.format!r}). Use {_listed(FORMATS)}.")
-        for name, value in _DEFAULTS[self.format].items():
+            raise SchemeError(f"Unknown format (got format={self.format!r}). Use {_listed(list(FORMATS))}.")
+        for name, value in FORMATS[self.format].usual.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if not isinstance(self.symmetric, bool):
@@ -83,24 +67,24 @@ class Scheme:
 
     def _check_format(self) -> None:
         """Refuse what the format fixes to another value."""
-        usual = _DEFAULTS[self.format]
-        for name in _FIXED.get(self.format, ()):
-            got, wanted = getattr(self, name), usual[name]
+        usual = FORMATS[self.format]
+        for name in usual.fixed:
+            got, wanted = getattr(self, name), getattr(usual, name)
             if got != wanted:
                 raise SchemeError(
                     f"The format {self.format} has {name}={_text(wanted)} (got {name}={_text(got)}). Leave `{name}` "
-                    f"out, or choose another format: {_listed(FORMATS)}."
+                    f"out, or choose another format: {_listed(list(FORMATS))}."
                 )
         if self.dual_grained and not isinstance(self.block_size, int):
             raise SchemeError(
-                f"The format dgq has weights in blocks (got block_size={self.block_size}). Use "
+                f"The format {self.format} has weights in blocks (got block_size={self.block_size}). Use "
                 f"{', '.join(map(str, BLOCK_SIZES[:-1]))} or {BLOCK_SIZES[-1]}."
             )
 
     @property
     def dual_grained(self) -> bool:
         """Whether weights lie on dual grids: integers of two sizes, and a real scale for each row only."""
-        return self.format == "dgq"
+        return FORMATS[self.format].dual_grained
 
     @property
     def levels(self) -> int:
@@ -137,12 +121,13 @@ class Scheme:
         granularity = f"block {self.block_size}" if isinstance(self.block_size, int) else f"per {self.block_size}"
         symmetry = "symmetric" if self.symmetric else "asymmetric"
         words = f"int{self.bits}, {granularity}, {symmetry}, activations {self.activations}"
-        return f"{words}, {_IN_WORDS[self.format]}" if _IN_WORDS[self.format] else words
+        of_format = FORMATS[self.format].words
+        return f"{words}, {of_format}" if of_format else words
 
 
 def usual_bits(format: str | None) -> int:
     """How many bits a format has where nothing is said; those of the usual format for what is none."""
-    return int(next((usual["bits"] for name, usual in _DEFAULTS.items() if name == format), _BLOCKWISE["bits"]))
+    return next((known.bits for name, known in FORMATS.items() if name == format), FORMATS[USUAL_FORMAT].bits)
 
 
 def _listed(values: Sequence[str]) -> str:

@@ -23,10 +23,11 @@ from onnxfq.progress import Progress
 from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.rules.known_speeds import keep_measured
 from onnxfq.rules.speed_table import Figures, MeasuredFormat, SpeedTable
-from onnxfq.scheme import USUAL_FORMAT, Scheme
+from onnxfq.scheme import Scheme
 from onnxfq.session import Session, runtime_version
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.system.processor import instructions, processor_name
+from onnxfq.weight_formats import USUAL_FORMAT
 
 WIDTHS, ROWS = (384, 1024, 2048), (1, 16, 128, 512)
 SECONDS = 30.0  # for all cases together; what takes longer gets the fewest rounds there are

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxfq.commands import arguments as arg
-from onnxfq.commands import speed_arguments as speed
+from onnxfq.commands import benchmark_arguments as bench
+from onnxfq.commands import evaluate_arguments as evaluation
 from onnxfq.commands.console import (
     end_by_gates,
     report_progress,
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
 @reported
 def evaluate(
     model: arg.ModelArgument,
-    baseline: arg.Baseline = None,
-    task: arg.TaskOption = TaskChoice.auto,
-    text: arg.TextFile = None,
-    data: arg.DataFile = None,
+    baseline: evaluation.Baseline = None,
+    task: evaluation.TaskOption = TaskChoice.auto,
+    text: evaluation.TextFile = None,
+    data: evaluation.DataFile = None,
     tokenizer: arg.Tokenizer = None,
-    seq_len: arg.Window = 512,
-    samples: arg.AtMost = None,
+    seq_len: evaluation.Window = 512,
+    samples: evaluation.AtMost = None,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
     max_ppl_increase: arg.MaxPplIncrease = None,
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
     max_error: arg.MaxError = None,
-    max_drop: arg.MaxDrop = None,
+    max_drop: evaluation.MaxDrop = None,
     as_json: arg.JsonFlag = False,
     quiet: arg.Quiet = False,
     verbose: arg.Verbose = False,
@@ -63,16 +64,16 @@ def evaluate(
 @reported
 def benchmark(
     model: arg.ModelArgument,
-    baseline: speed.Baselines = None,
-    only: speed.Only = speed.OnlyChoice.all,
-    lengths: speed.Lengths = None,
-    batches: speed.Batches = "1",
-    tokens: speed.Appended = 32,
-    seconds: speed.Seconds = 20.0,
-    loads: speed.Loads = 3,
+    baseline: bench.Baselines = None,
+    only: bench.Only = bench.OnlyChoice.all,
+    lengths: bench.Lengths = None,
+    batches: bench.Batches = "1",
+    tokens: bench.Appended = 32,
+    seconds: bench.Seconds = 20.0,
+    loads: bench.Loads = 3,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,
-    clock: speed.ClockOption = speed.ClockChoice.wall,
-    cpus: speed.Cpus = None,
+    clock: bench.ClockOption = bench.ClockChoice.wall,
+    cpus: bench.Cpus = None,
     threads: arg.Threads = None,
     min_speedup: arg.MinSpeedup = None,
     as_json: arg.JsonFlag = False,

@@ -5,7 +5,7 @@ from onnx import NodeProto
 from onnxfq.graph.bodies import Body, Node
 from onnxfq.graph.chain_steps import Cut, Reshape, Transpose
 from onnxfq.graph.constant_makers import constant_makers, holds_codes
-from onnxfq.graph.constant_model import constant_model, written_constant
+from onnxfq.graph.constant_model import written_constant
 from onnxfq.graph.constants import Constant, NotConstant, OnDisk
 from onnxfq.graph.external_data import Scratch
 from onnxfq.graph.float_type import float_type
@@ -56,7 +56,6 @@ __all__ = [
     "ValueInfo",
     "changed",
     "constant_makers",
-    "constant_model",
     "extract_submodel",
     "float_type",
     "gram_model",

@@ -1,36 +1,24 @@
-"""Models that compute constants of others, to see what ONNX Runtime makes of them."""
+"""Models of the nodes that make a constant of others, to see what ONNX Runtime makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import make_opsetid
 
-from onnxfq.arrays import Array
 from onnxfq.errors import ModelError
 from onnxfq.graph.bodies import Node
 from onnxfq.graph.constant_makers import constant_makers
 from onnxfq.graph.external_data import FileSlice
 from onnxfq.graph.model import Graph
-from onnxfq.graph.tensors import embed, read_header, tensor_proto
+from onnxfq.graph.tensors import embed, read_header
 
 _IR_VERSION = 8
 
 
-def constant_model(nodes: Sequence[NodeProto], constants: Mapping[str, Array], opset: int) -> bytes:
-    """Serialize a model without inputs whose only output is what the last node gives.
-
-    Args:
-        nodes: in order.
-        constants: by name, all that they read.
-        opset: the version of ONNX's operators.
-    """
-    return _model(nodes, [tensor_proto(name, value) for name, value in constants.items()], opset, _IR_VERSION)
-
-
 def written_constant(graph: Graph, node: Node, index: int) -> tuple[bytes, frozenset[str]]:
-    """The same of the nodes that make a node's input number `index` of constants; and the constants that they read.
+    """A model without inputs that gives a node's input number `index`, and the constants that it is made of.
 
     Raises:
         ModelError: it is not made of constants.

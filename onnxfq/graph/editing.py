@@ -31,8 +31,7 @@ class Edits:
         self._constants: list[tuple[Body, TensorProto]] = []
         self._small: dict[tuple[int, str, bytes], str] = {}
         self._counts: Counter[tuple[int, str]] = Counter()
-        self._made: list[tuple[Body, list[NodeProto]]] = []
-        self.known: dict[Hashable, str] = {}  # names of what was added, under what those who add it look for it
+        self._made: dict[Hashable, tuple[Body, list[NodeProto]]] = {}  # by what they are made of
         self._tried: dict[str, int] = {}  # for names like these, so many were found taken
 
     @cached_property
@@ -52,9 +51,17 @@ class Edits:
         """Define a constant in a scope."""
         self._constants.append((home, proto))
 
-    def add_made_constant(self, home: Body, nodes: list[NodeProto]) -> None:
-        """Define a constant in a scope by nodes that make it of others; the last of them gives it."""
-        self._made.append((home, nodes))
+    def made_constant(self, home: Body, origin: Hashable, make: Callable[[], list[NodeProto]]) -> str:
+        """A constant that nodes make of others, once for all that ask for the same.
+
+        Args:
+            home: the scope.
+            origin: what it is made of: equal for those who ask for the same.
+            make: the nodes, the last of which gives it.
+        """
+        if origin not in self._made:
+            self._made[origin] = home, make()
+        return str(self._made[origin][1][-1].output[0])
 
     def ordinal(self, home: Body, value: str) -> int:
         """How often this was asked of a value of a scope before."""
@@ -114,7 +121,7 @@ class Edits:
     def makers(self, names: Iterable[str]) -> list[NodeProto]:
         """The added nodes, in order, that make those of these names which are constants made of others."""
         wanted = set(names)
-        return [node for _, nodes in self._made if nodes[-1].output[0] in wanted for node in nodes]
+        return [node for _, nodes in self._made.values() if nodes[-1].output[0] in wanted for node in nodes]
 
     def apply(self, model: ModelProto) -> None:
         """Carry out everything, and drop constants that nothing reads any more."""
@@ -123,7 +130,7 @@ class Edits:
             found = (self._replaced.get(id(proto)) for proto in body.proto.node)
             merge_equal((new_nodes, mergeable) for _, new_nodes in filter(None, found))
             self._replace_in(body)
-        for body, nodes in self._made:
+        for body, nodes in self._made.values():
             for offset, new in enumerate(nodes):
                 body.proto.node.insert(offset, new)
         for body, proto in self._constants:

@@ -131,7 +131,7 @@ class Rewriting:
     def _store(self, planned: Planned, parts: Sequence[Tensors]) -> dict[str, str]:
         """Add a weight's tensors beside the float one, under names like its own."""
         stored_as, graph = planned.target.stored_as, self._job.graph
-        home = planned.storage.home(planned.target)
+        home = stored_as.home if planned.storage.shares else planned.target.node.body
         stored = planned.storage.stored(parts, planned.kernel, planned.target.k)
         suffixes = dict(zip(stored, (f"Q{planned.kernel.bits}", *list(stored)[1:]), strict=True))
         return {

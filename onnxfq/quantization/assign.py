@@ -14,7 +14,8 @@ from onnxfq.options import FLOAT, Options
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.choose_format import AutoFormat
 from onnxfq.rules import PRODUCT_RULES, Kernel, Rule, Skip, Target
-from onnxfq.scheme import BLOCK_SIZES, USUAL_FORMAT, Scheme
+from onnxfq.scheme import BLOCK_SIZES, Scheme
+from onnxfq.weight_formats import USUAL_FORMAT
 
 SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them; fewer are fitted to both
 

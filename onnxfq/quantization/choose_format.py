@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.rules import PRODUCT_RULES, Target
-from onnxfq.scheme import Format, Scheme
+from onnxfq.quantization.int8_rows import round_to_int8
+from onnxfq.rules import Target
+from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn
+from onnxfq.weight_formats import FORMATS
 
 NEVER_SLOWER = 1.0  # times as fast as float, below which a format is no candidate
 AS_FAST = 0.98  # of the fastest: among formats that are so fast, the one with the smallest error is taken
 MOST_ERROR = 2.0  # times the relative error of the usual scheme
-_AT_ONCE: tuple[Format, ...] = ("int8", "dgq")  # formats of which there is one scheme to choose
 ROWS = 64  # of a weight, from which its errors are told
 
 SpeedOf = Callable[[Scheme, Target], float | None]
@@ -81,9 +82,7 @@ def candidates_for(usual: Scheme, formats: Sequence[str]) -> tuple[Scheme, ...]:
     if "matmulnbits" in formats:
         found += [Scheme(4, size, form, usual.activations) for size in (32, 64, 128) for form in forms]
         found += [Scheme(8, size, form, usual.activations) for size in (32, 128) for form in forms]
-    for name in _AT_ONCE:
-        if name in formats and name in PRODUCT_RULES:
-            found.append(Scheme(format=name))
+    found += [Scheme(format=name) for name, known in FORMATS.items() if known.proposed and name in formats]
     return tuple(dict.fromkeys(found))
 
 
@@ -111,7 +110,8 @@ class FormatErrors:
             expected = self._mean_square(target)
             scales = np.ones(target.k) if expected is None else expected
             return _ratio(np.square(difference) * scales, np.square(weight) * scales)
-        rounded = inputs if scheme.activations == "float" else _rounded(inputs, _columns(scheme, target.k))
+        columns = min(scheme.columns_per_block(target.k), target.k)
+        rounded = inputs if scheme.activations == "float" else round_to_int8(inputs, columns)
         exact = inputs @ weight.T
         return _ratio(np.square(rounded @ (weight + difference).T - exact), np.square(exact))
 
@@ -148,19 +148,6 @@ class AutoFormat:
             candidates = [scheme for scheme in candidates_for(usual, self.formats) if self.fits(scheme, target)]
             self.choices[key] = choose_format(target, usual, candidates, self.speed_of, self.error_of)
         return self.choices[key]
-
-
-def _columns(scheme: Scheme, k: int) -> int:
-    """Inputs of a row that share a scale where they are rounded to int8."""
-    return min(scheme.block_size, k) if isinstance(scheme.block_size, int) else k
-
-
-def _rounded(inputs: Float32Array, columns: int) -> Float32Array:
-    """Rounded to int8, each so many columns of a row with a scale of their own, as kernels do."""
-    rows, k = inputs.shape
-    padded = np.pad(inputs, ((0, 0), (0, -k % columns))).reshape(rows, -1, columns)
-    scale = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(127)
-    return np.asarray((np.rint(padded / scale) * scale).reshape(rows, -1)[:, :k], np.float32)
 
 
 def _ratio(errors: Float32Array | Float64Array, squares: Float32Array | Float64Array) -> float:

@@ -15,8 +15,9 @@ from onnxfq.reports.expectations import ExpectedSpeed
 from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.rules.known_speeds import packaged, speeds_of
 from onnxfq.rules.speed_table import SpeedTable
-from onnxfq.scheme import USUAL_FORMAT, Scheme
+from onnxfq.scheme import Scheme
 from onnxfq.usage import USAGES, Usage
+from onnxfq.weight_formats import FORMATS, USUAL_FORMAT
 
 TELLING = 1.15  # times as fast as what was chosen, from which another format is worth a word
 _SMALLEST_GAIN = 1.05  # times as fast as float
@@ -82,7 +83,7 @@ class Forecast:
         )
 
     def _runs(self, scheme: Scheme) -> bool:
-        return scheme.format in self.machine.formats and scheme.format in PRODUCT_RULES
+        return scheme.format in self.machine.formats
 
     def _together(self, pairs: Sequence[tuple[Target, Scheme]]) -> float | None:
         return None if self.table is None else _together(self.table, pairs, self.usage.rows)
@@ -128,8 +129,8 @@ def _formats() -> Iterator[Scheme]:
     """One scheme of each kind that somebody may be advised to take."""
     yield Scheme(4, 32)
     yield Scheme(8, 32)
-    for name in PRODUCT_RULES:
-        if name in ("int8", "dgq"):
+    for name, known in FORMATS.items():
+        if known.proposed:
             yield Scheme(format=name)
 
 

@@ -16,6 +16,7 @@ from onnxfq.arrays import Float64Array
 from onnxfq.errors import SchemeError
 from onnxfq.options import FLOAT
 from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.int8_rows import round_to_int8
 from onnxfq.quantization.solved_weight import SolvedWeight
 
 NOTED_FROM = 0.01  # of what an output varies by; below, it is not worth a setting
@@ -63,14 +64,6 @@ def measure_rounding(planned: Planned, solved: SolvedWeight, inputs: Float64Arra
     return Rounding(
         _mean_square(of_inputs, centred=centred) / variance, _mean_square(of_weights, centred=centred) / variance
     )
-
-
-def round_to_int8(x: Float64Array, block: int) -> Float64Array:
-    """Rows as the kernel takes them: each block of columns in 127 steps up to its largest value."""
-    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % block))).reshape(len(x), -1, block)
-    step = np.abs(padded).max(axis=2, keepdims=True) / 127
-    rounded = np.rint(np.divide(padded, step, out=np.zeros_like(padded), where=step > 0)) * step
-    return np.asarray(rounded.reshape(len(x), -1)[:, : x.shape[1]])
 
 
 def rounding_note(planned: Mapping[int, Planned], found: Mapping[int, Rounding]) -> str:

@@ -31,7 +31,7 @@ from onnxfq.rules.rule import (
 from onnxfq.rules.stored import Stored
 from onnxfq.rules.stored_operators import is_moving
 from onnxfq.rules.target import Skip, Target, Weight
-from onnxfq.scheme import Format
+from onnxfq.weight_formats import Format
 
 __all__ = [
     "ALL_RULES",

@@ -23,28 +23,19 @@ import numpy as np
 
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Body, Fed, Graph, Node, Packed, StoredArray, TensorFile, make_node, several_nodes
-from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.graph import Fed, Graph, Packed, StoredArray, TensorFile, make_node, several_nodes
+from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import grid_layout, pack_grid, with_grid
 from onnxfq.rules.clipped import is_added_and_clipped, is_clipped, multiplies_matrices
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.matmul_nbits_kernels import choose
+from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
-from onnxfq.rules.rule import (
-    TOLERANCE_FLOAT,
-    TOLERANCE_HALF,
-    TOLERANCE_INT8,
-    Probe,
-    Rule,
-    StoredWeight,
-    Tensors,
-    TensorType,
-    WrittenTensors,
-    activations,
-)
-from onnxfq.rules.target import Skip, Target
+from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType, WrittenTensors
+from onnxfq.rules.target import Target
 from onnxfq.rules.turned_codes import rows_of, turned
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
@@ -53,19 +44,13 @@ _OPSETS = {2: 25, 4: 21, 8: 21}  # by bits; the first that has blocks, and the t
 _WHOLE_BYTES = {2: 4}  # by bits: what N must be a multiple of
 
 
-class DequantizeLinear(Rule):
+class DequantizeLinear(ProductRule):
     """Products with a weight that is dequantized before, as the file says it."""
 
     operator = "DequantizeLinear"
     domain = ""
-    kind = "weights"
-    replaces = MatMulNBits.replaces
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1, "zero_points": 2}
-    shares = False
-
-    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
-        """See `Rule.match`."""
-        return MatMulNBits().match(graph, node)
+    shares = False  # nor can ONNX Runtime load what it fuses with initializers of an outer graph
 
     def opset(self, kernel: Kernel) -> int:
         """See `Rule.opset`."""
@@ -89,12 +74,7 @@ class DequantizeLinear(Rule):
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`: rows, which are turned as they are stored."""
-        blocks, byte = -(-k // kernel.block_size), np.dtype(np.uint8)
-        found: dict[str, TensorType] = {
-            "W": ((n, -(-k * kernel.bits // 8)), byte),
-            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
-        }
-        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * kernel.bits // 8)), byte)}
+        return {"W": ((n, -(-k * kernel.bits // 8)), np.dtype(np.uint8)), **grid_layout(n, k, kernel)}
 
     def nbytes(self, n: int, k: int, kernel: Kernel) -> int:
         """See `Rule.nbytes`."""
@@ -107,25 +87,11 @@ class DequantizeLinear(Rule):
         """See `Rule.pack`."""
         at = at_block_size(q, kernel.block_size)
         k, nothing = at.shape[1], np.zeros((at.shape[0], 1), np.uint8)
-        tensors: dict[str, Array] = {
-            "W": pack_rows(at.codes, nothing, 8 * k, at.bits, -(-k * at.bits // 8)),
-            "scales": at.scale.astype(STORED_TYPES[at.scale_type]),
-        }
-        return tensors if at.symmetric else {**tensors, "zero_points": pack_zero_points(at.zero_point, at.bits)}
+        return {"W": pack_rows(at.codes, nothing, 8 * k, at.bits, -(-k * at.bits // 8)), **pack_grid(at)}
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scales, packed = tensors["scales"], tensors.get("zero_points")
-        middle = np.full(scales.shape, 1 << (kernel.bits - 1), np.uint8)
-        return QuantizedWeight(
-            codes=unpack_rows(tensors["W"], kernel.bits, k),
-            scale=scales.astype(np.float32),
-            zero_point=middle if packed is None else unpack_rows(packed, kernel.bits, scales.shape[1]),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=packed is None,
-        )
+        return with_grid(unpack_rows(tensors["W"], kernel.bits, k), tensors, kernel)
 
     def stored(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> dict[str, Sequence[StoredArray]]:
         """See `Rule.stored`."""
@@ -168,10 +134,6 @@ class DequantizeLinear(Rule):
         """See `Rule.attributes`."""
         return {"axis": 1} if _has_rows(kernel) else {"axis": 0, "block_size": kernel.block_size}
 
-    def home(self, target: Target) -> Body:
-        """See `Rule.home`: ONNX Runtime cannot load what it fuses with initializers of an outer graph."""
-        return target.node.body
-
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`; ONNX Runtime takes an Add of a bias into the product. See `clipped` for the others."""
         (weight,) = weights
@@ -210,11 +172,7 @@ class DequantizeLinear(Rule):
             make_node("MatMul", ["A", "values"], ["Y"]),
         ]
         model = several_nodes(nodes, {"A": Fed(dtype, ("rows", k))}, constants, "Y", self.opset(kernel))
-        weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
-        a = activations(weight).astype(dtype)
-        tolerance = TOLERANCE_INT8 if self.rounded_block(kernel, k) else TOLERANCE_FLOAT
-        tolerance = tolerance if kernel.activation_type == "float32" else TOLERANCE_HALF
-        return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
+        return self.probe_of(model, tensors, kernel, k, rounds=self.rounded_block(kernel, k) is not None)
 
 
 def _refusal(provider: ProviderName, scheme: Scheme, target: Target) -> str:

@@ -29,7 +29,7 @@ from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.row_rounding import Place
 from onnxfq.rules.rule import Tensors, TensorType
 from onnxfq.rules.target import Target
-from onnxfq.scheme import BLOCK_SIZES, Format, Scheme
+from onnxfq.scheme import BLOCK_SIZES, Scheme
 
 _INT8_FROM = 14  # the operator set from which Add, Sub and Mul take int8
 _MIDDLE = 1 << (BITS - 1)  # codes are stored from 0 and multiplied from −8: then the product is int8 too
@@ -40,7 +40,6 @@ _HANDING_ON = frozenset({"Transpose", "Slice", "Reshape", "Sub", "Cast", "Concat
 class DualGrained(Int8Product):
     """Products of int8 with weights of 4 bits in blocks."""
 
-    format: ClassVar[Format] = "dgq"
     inputs: ClassVar[Mapping[str, int]] = {"codes": 0, "scales": 1}
     probe_opset: ClassVar[int] = _INT8_FROM
 

@@ -27,6 +27,7 @@ from onnxfq.errors import SchemeError
 from onnxfq.graph import Constant, Fed, Graph, Node, NodeProto, Reshape, TensorFile, make_node, single_node, type_name
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import QuantizedWeight
+from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.rule import TOLERANCE_INT8, Probe, Rule, StoredWeight, Tensors, TensorType
 from onnxfq.rules.target import Skip, Target
@@ -95,16 +96,7 @@ class DynamicQuantizeLSTM(Rule):
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scale = np.asarray(tensors["scales"], np.float32)
-        return QuantizedWeight(
-            codes=np.ascontiguousarray(tensors["codes"]),
-            scale=scale,
-            zero_point=np.full(scale.shape, _MIDDLE, np.uint8),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=True,
-        )
+        return on_grid(np.ascontiguousarray(tensors["codes"]), tensors["scales"], None, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`: none of them is about weights."""

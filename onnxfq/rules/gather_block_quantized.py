@@ -42,9 +42,10 @@ from onnxfq.graph import (
     single_node,
     type_name,
 )
-from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import grid_layout, pack_grid, with_grid
 from onnxfq.rules.gathered_experts import SCHEME, find_gathered, timed
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.product_steps import Step, linked
@@ -129,36 +130,17 @@ class GatherBlockQuantized(Rule):
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`."""
-        blocks, byte = -(-k // kernel.block_size), np.dtype(np.uint8)
-        found: dict[str, TensorType] = {
-            "data": ((n, k * kernel.bits // 8), byte),
-            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
-        }
-        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * kernel.bits // 8)), byte)}
+        return {"data": ((n, k * kernel.bits // 8), np.dtype(np.uint8)), **grid_layout(n, k, kernel)}
 
     def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
         """See `Rule.pack`."""
         at = at_block_size(q, kernel.block_size)
         width = at.shape[1] * at.bits // 8
-        tensors: dict[str, Array] = {
-            "data": pack_rows(at.codes, at.zero_point, kernel.block_size, at.bits, width),
-            "scales": at.scale.astype(STORED_TYPES[at.scale_type]),
-        }
-        return tensors if at.symmetric else {**tensors, "zero_points": pack_zero_points(at.zero_point, at.bits)}
+        return {"data": pack_rows(at.codes, at.zero_point, kernel.block_size, at.bits, width), **pack_grid(at)}
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scales, packed, bits = tensors["scales"], tensors.get("zero_points"), kernel.bits
-        middle = np.full(scales.shape, 1 << (bits - 1), np.uint8)
-        return QuantizedWeight(
-            codes=unpack_rows(tensors["data"], bits, k),
-            scale=scales.astype(np.float32),
-            zero_point=middle if packed is None else unpack_rows(packed, bits, scales.shape[1]),
-            bits=bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=packed is None,
-        )
+        return with_grid(unpack_rows(tensors["data"], kernel.bits, k), tensors, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`."""

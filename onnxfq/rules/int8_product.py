@@ -18,44 +18,27 @@ from onnxfq.graph import Constant, Fed, Graph, Node, NodeProto, TensorFile, make
 from onnxfq.packing import at_block_size
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.rules.einsum_weights import find_in_einsum
+from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.matmul_nbits_kernels import is_measured
+from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
-from onnxfq.rules.product_weights import find_weight
 from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
-from onnxfq.rules.rule import (
-    TOLERANCE_HALF,
-    TOLERANCE_INT8,
-    Probe,
-    Rule,
-    StoredWeight,
-    Tensors,
-    TensorType,
-    activations,
-)
-from onnxfq.rules.target import Skip, Target
-from onnxfq.scheme import Format, Scheme
+from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType
+from onnxfq.rules.target import Target
+from onnxfq.scheme import Scheme
 
 _MIDDLE = np.uint8(128)  # between codes as solvers count them, from 0, and int8
 
 
-class Int8Product(Rule):
+class Int8Product(ProductRule):
     """Products of int8 with int8."""
 
     operator = "DequantizeLinear"
     domain = ""
-    kind = "weights"
-    replaces = ("MatMul", "Gemm", "Einsum")
     rounds_rows = True
     inputs: ClassVar[Mapping[str, int]] = {"W": 0, "scales": 1}
-    format: ClassVar[Format] = "int8"
     probe_opset: ClassVar[int] = OLDEST_OPSET
-
-    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
-        """See `Rule.match`."""
-        einsum = node.op_type == "Einsum" and not node.domain
-        return find_in_einsum(graph, node) if einsum else find_weight(graph, node)
 
     def opset(self, kernel: Kernel) -> int:
         """See `Rule.opset`."""
@@ -82,16 +65,8 @@ class Int8Product(Rule):
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scale = np.asarray(tensors["scales"], np.float32).reshape(-1, 1)
-        return QuantizedWeight(
-            codes=np.ascontiguousarray(tensors["W"]).view(np.uint8) ^ _MIDDLE,
-            scale=scale,
-            zero_point=np.full(scale.shape, _MIDDLE, np.uint8),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=kernel.symmetric,
-        )
+        codes = np.ascontiguousarray(tensors["W"]).view(np.uint8) ^ _MIDDLE
+        return on_grid(codes, tensors["scales"].reshape(-1, 1), None, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`."""
@@ -154,7 +129,4 @@ class Int8Product(Rule):
         model = several_nodes(
             [*values, *rounding, *products], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset
         )
-        weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
-        a = activations(weight).astype(dtype)
-        tolerance = TOLERANCE_INT8 if kernel.activation_type == "float32" else TOLERANCE_HALF
-        return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
+        return self.probe_of(model, tensors, kernel, k, rounds=True)

@@ -26,43 +26,26 @@ from typing import ClassVar
 import numpy as np
 
 from onnxfq.arrays import Array
-from onnxfq.graph import Fed, Graph, Node, NodeProto, TensorFile, make_node, single_node
-from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.graph import Fed, Graph, NodeProto, TensorFile, make_node, single_node
+from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.batched_weights import joined, split
-from onnxfq.rules.einsum_weights import find_in_einsum
+from onnxfq.rules.block_grids import grid_layout, pack_grid
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
+from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
-from onnxfq.rules.product_weights import find_weight
-from onnxfq.rules.rule import (
-    TOLERANCE_FLOAT,
-    TOLERANCE_HALF,
-    TOLERANCE_INT8,
-    Probe,
-    Rule,
-    StoredWeight,
-    Tensors,
-    TensorType,
-    activations,
-)
-from onnxfq.rules.target import Skip, Target
+from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType
+from onnxfq.rules.target import Target
 from onnxfq.scheme import Scheme
 
 
-class MatMulNBits(Rule):
+class MatMulNBits(ProductRule):
     """Products with a weight in blocks of 2, 4 or 8 bits."""
 
     operator = "MatMulNBits"
-    kind = "weights"
-    replaces = ("MatMul", "Gemm", "Einsum")
     inputs: ClassVar[Mapping[str, int]] = {"B": 1, "scales": 2, "zero_points": 3}
-
-    def match(self, graph: Graph, node: Node) -> Sequence[Target] | Skip | None:
-        """See `Rule.match`."""
-        einsum = node.op_type == "Einsum" and not node.domain
-        return find_in_einsum(graph, node) if einsum else find_weight(graph, node)
 
     def kernel(self, provider: ProviderName, scheme: Scheme, target: Target) -> Kernel:
         """See `Rule.kernel`."""
@@ -75,12 +58,8 @@ class MatMulNBits(Rule):
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`."""
-        blocks, bits, byte = -(-k // kernel.block_size), kernel.bits, np.dtype(np.uint8)
-        found: dict[str, TensorType] = {
-            "B": ((n, blocks, kernel.block_size * bits // 8), byte),
-            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
-        }
-        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * bits // 8)), byte)}
+        codes = n, -(-k // kernel.block_size), kernel.block_size * kernel.bits // 8
+        return {"B": (codes, np.dtype(np.uint8)), **grid_layout(n, k, kernel)}
 
     def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
         """See `Rule.pack` and `pack`."""
@@ -144,11 +123,7 @@ class MatMulNBits(Rule):
         dtype = STORED_TYPES[kernel.activation_type]
         inputs = {"A": Fed(dtype, ("rows", k)), **{name: tensors.get(name) for name in self.inputs}}
         model = single_node(self.operator, self.domain, inputs, self.attributes(n, k, kernel), output=dtype)
-        weight = self.unpack(tensors, kernel, k).dequantize().T.astype(np.float64)
-        a = activations(weight).astype(dtype)
-        tolerance = TOLERANCE_INT8 if kernel.accuracy_level == 4 else TOLERANCE_FLOAT
-        tolerance = tolerance if kernel.activation_type == "float32" else TOLERANCE_HALF
-        return Probe(model, {"A": a}, a.astype(np.float64) @ weight, tolerance)
+        return self.probe_of(model, tensors, kernel, k, rounds=kernel.accuracy_level == 4)
 
 
 def pack(q: QuantizedWeight, block_size: int) -> dict[str, Array]:
@@ -165,8 +140,7 @@ def pack(q: QuantizedWeight, block_size: int) -> dict[str, Array]:
     n, blocks = q.scale.shape
     width = block_size * q.bits // 8
     b = pack_rows(q.codes, q.zero_point, block_size, q.bits, blocks * width)
-    tensors: dict[str, Array] = {"B": b.reshape(n, blocks, width), "scales": q.scale.astype(STORED_TYPES[q.scale_type])}
-    return tensors if q.symmetric else {**tensors, "zero_points": pack_zero_points(q.zero_point, q.bits)}
+    return {"B": b.reshape(n, blocks, width), **pack_grid(q)}
 
 
 def unpack(tensors: Tensors, bits: int, block_size: int, k: int) -> QuantizedWeight:

@@ -27,12 +27,23 @@ import numpy as np
 from onnxfq.arrays import Array, Float64Array
 from onnxfq.errors import SchemeError
 from onnxfq.graph import Fed, Graph, Node, TensorFile, make_node, single_node
-from onnxfq.packing import at_block_size, pack_rows, pack_zero_points, unpack_rows
+from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import grid_layout, pack_grid, with_grid
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.moe_weights import find_experts
-from onnxfq.rules.rule import TOLERANCE_HALF, Probe, Rule, StoredWeight, Tensors, TensorType, stacked_shape
+from onnxfq.rules.rule import (
+    MOST_SHIFT,
+    PROBE_ROWS,
+    TOLERANCE_HALF,
+    Probe,
+    Rule,
+    StoredWeight,
+    Tensors,
+    TensorType,
+    stacked_shape,
+)
 from onnxfq.rules.target import Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 
@@ -40,8 +51,6 @@ _NAMES = ("weights", "scales", "zero_points")
 _POSITIONS = ((2, 3, 11), (5, 6, 12))  # of the tensors of both weights among the inputs
 _ROUTER, _ROUTER_WEIGHTS, _BIASES = 1, 14, {4: 3, 7: 5}  # the node's input that each bias is
 _PROBED = {"k": 1, "activation_type": "identity", "normalize_routing_weights": 1}
-_PROBE_ROWS = 3
-_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 _ROUNDING_BITS = (2, 8)  # whose kernels round activations to int8 at every accuracy level
 
 
@@ -87,36 +96,17 @@ class QMoE(Rule):
 
     def layout(self, n: int, k: int, kernel: Kernel) -> dict[str, TensorType]:
         """See `Rule.layout`; `n` counts the rows of all experts."""
-        blocks, byte = -(-k // kernel.block_size), np.dtype(np.uint8)
-        found: dict[str, TensorType] = {
-            "weights": ((n, -(-k * kernel.bits // 8)), byte),
-            "scales": ((n, blocks), STORED_TYPES[kernel.activation_type]),
-        }
-        return found if kernel.symmetric else {**found, "zero_points": ((n, -(-blocks * kernel.bits // 8)), byte)}
+        return {"weights": ((n, -(-k * kernel.bits // 8)), np.dtype(np.uint8)), **grid_layout(n, k, kernel)}
 
     def pack(self, q: QuantizedWeight, kernel: Kernel) -> dict[str, Array]:
         """See `Rule.pack`."""
         at = at_block_size(q, kernel.block_size)
         width = -(-at.shape[1] * at.bits // 8)
-        tensors: dict[str, Array] = {
-            "weights": pack_rows(at.codes, at.zero_point, kernel.block_size, at.bits, width),
-            "scales": at.scale.astype(STORED_TYPES[at.scale_type]),
-        }
-        return tensors if at.symmetric else {**tensors, "zero_points": pack_zero_points(at.zero_point, at.bits)}
+        return {"weights": pack_rows(at.codes, at.zero_point, kernel.block_size, at.bits, width), **pack_grid(at)}
 
     def unpack(self, tensors: Tensors, kernel: Kernel, k: int) -> QuantizedWeight:
         """See `Rule.unpack`."""
-        scales, packed, bits = tensors["scales"], tensors.get("zero_points"), kernel.bits
-        middle = np.full(scales.shape, 1 << (bits - 1), np.uint8)
-        return QuantizedWeight(
-            codes=unpack_rows(tensors["weights"], bits, k),
-            scale=scales.astype(np.float32),
-            zero_point=middle if packed is None else unpack_rows(packed, bits, scales.shape[1]),
-            bits=bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=packed is None,
-        )
+        return with_grid(unpack_rows(tensors["weights"], kernel.bits, k), tensors, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`."""
@@ -161,8 +151,8 @@ class QMoE(Rule):
         hidden, inner = -(-k // block) * block, -(-n // block) * block
         known = self.unpack(tensors, kernel, k).dequantize().astype(np.float64)
         second = _made_up(hidden, inner, n, kernel)
-        x = np.zeros((_PROBE_ROWS, hidden))
-        x[:, :k] = np.random.default_rng(0).standard_normal((_PROBE_ROWS, k)) * _scale_for(known)
+        x = np.zeros((PROBE_ROWS, hidden))
+        x[:, :k] = np.random.default_rng(0).standard_normal((PROBE_ROWS, k)) * _scale_for(known)
         x = x.astype(dtype)
         packed = [_filled(tensors, self.layout(inner, hidden, kernel)), self.pack(second, kernel)]
         held = {position: packed[slot].get(name) for slot in (0, 1) for name, position in self.positions(slot).items()}
@@ -174,7 +164,7 @@ class QMoE(Rule):
         attributes = {**self.attributes(n, k, kernel), **_PROBED}
         model = single_node(self.operator, self.domain, inputs, attributes, output=dtype)
         expected = x[:, :k].astype(np.float64) @ known.T @ second.dequantize()[:, :n].astype(np.float64).T
-        feed = {"x": x, "router": np.ones((_PROBE_ROWS, 1), dtype)}
+        feed = {"x": x, "router": np.ones((PROBE_ROWS, 1), dtype)}
         return Probe(model, feed, expected, TOLERANCE_HALF)  # both layers may round
 
 
@@ -215,4 +205,4 @@ def _made_up(rows: int, columns: int, used: int, kernel: Kernel) -> QuantizedWei
 def _scale_for(weight: Float64Array) -> float:
     """A power of two by which inputs are multiplied, so that products with them are about 1 where that is possible."""
     largest = float(np.abs(weight).sum(axis=1).max(initial=0.0)) / max(1.0, math.sqrt(weight.shape[1]))
-    return float(2.0 ** -np.clip(np.rint(np.log2(max(largest, 1e-30))), -_MOST_SHIFT, _MOST_SHIFT))
+    return float(2.0 ** -np.clip(np.rint(np.log2(max(largest, 1e-30))), -MOST_SHIFT, MOST_SHIFT))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float64Array
-from onnxfq.graph import MICROSOFT, Body, Constant, Graph, Node, Packed, StoredArray, TensorFile
+from onnxfq.graph import MICROSOFT, Constant, Graph, Node, Packed, StoredArray, TensorFile
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules.kernel import Kernel
@@ -25,8 +25,8 @@ WeightKind = Literal["weights", "embeddings", "others"]
 
 # Largest relative MSE of a kernel against the dequantized weight, by what it rounds besides the weights.
 TOLERANCE_FLOAT, TOLERANCE_INT8, TOLERANCE_HALF = 1e-5, 1e-3, 5e-3
-_PROBE_ROWS = 3
-_MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
+PROBE_ROWS = 3  # of activations
+MOST_SHIFT = 10.0  # a power of two by which activations of any float type may be scaled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +78,7 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
-        shares: whether several nodes may read one stored weight.
+        shares: whether several nodes may read one stored weight; else each has its own, in the scope where it stands.
         rounds_rows: activations are rounded to int8 with one scale for each row, after nodes of this operator have
             divided them by `StoredWeight.input_scale` where there is one.
         slots: how many weights a node of the operator has.
@@ -144,10 +144,6 @@ class Rule(ABC):
     def rows(self, stored: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
         """Some rows of a written weight [n, k], as `pack` laid them out."""
         return take_rows({name: value for name, value in stored.items() if not isinstance(value, Packed)}, rows)
-
-    def home(self, target: Target) -> Body:
-        """The scope that the weight's tensors are written in."""
-        return target.stored_as.home
 
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
@@ -227,13 +223,6 @@ def tensor_bytes(tensors: Tensors) -> int:
 def take_rows(tensors: Tensors, rows: slice) -> dict[str, Array]:
     """Some rows of a packed weight."""
     return {name: array[rows] for name, array in tensors.items()}
-
-
-def activations(weight: Float64Array) -> Float64Array:
-    """Random activations [3, K] for a weight [K, N], so large that the product is about 1 where that is possible."""
-    a = np.random.default_rng(0).standard_normal((_PROBE_ROWS, weight.shape[0]))
-    largest = float(np.abs(a @ weight).max(initial=0.0))
-    return a if largest == 0.0 else a * 2.0 ** -np.clip(np.rint(np.log2(largest)), -_MOST_SHIFT, _MOST_SHIFT)
 
 
 def stacked_shape(rule: Rule, weight: StoredWeight, name: str) -> tuple[int, ...]:

@@ -14,13 +14,11 @@ import numpy as np
 from onnxfq.arrays import Float64Array
 from onnxfq.errors import DataError
 from onnxfq.scheme import Activations, Granularity, Scheme
+from onnxfq.weight_formats import FORMATS, USUAL_FORMAT
 
 TABLE_VERSION = 1
 NARROWEST = 0.5  # times the narrowest width measured, below which nothing is known
 Figures = tuple[tuple[float, ...], ...]  # by width, then by rows
-
-
-_SAME_KERNEL = {"dgq": "int8", "qdq": "matmulnbits"}  # what ONNX Runtime makes of a format when it loads a model
 
 
 class MeasuredFormat(NamedTuple):
@@ -47,14 +45,14 @@ class MeasuredFormat(NamedTuple):
 
     def __str__(self) -> str:
         """For people: `4/32`, bits and block, and what is unusual."""
-        unusual = [] if self.format == "matmulnbits" else [self.format]
+        unusual = [] if self.format == USUAL_FORMAT else [self.format]
         unusual += ["symmetric"] * (self.symmetric and not unusual) + ["float inputs"] * (self.activations == "float")
         return " ".join((f"{self.bits}/{self.block_size}", *unusual))
 
     @property
     def kernel(self) -> tuple[str, int, str]:
         """Equal for formats that differ in what matters little."""
-        runs_as = _SAME_KERNEL.get(self.format, self.format)
+        runs_as = next((known.runs_as for name, known in FORMATS.items() if name == self.format), "") or self.format
         return runs_as, 8 if runs_as == "int8" else self.bits, self.activations
 
     def distance(self, other: MeasuredFormat) -> float:

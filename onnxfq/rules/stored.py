@@ -24,10 +24,11 @@ import numpy as np
 
 from onnxfq.arrays import Array, Uint8Array
 from onnxfq.errors import SchemeError
-from onnxfq.graph import Constant, Graph, Node, NotConstant, TensorFile, constant_model, type_name
+from onnxfq.graph import Constant, Graph, Node, NodeProto, NotConstant, TensorFile, several_nodes, type_name
 from onnxfq.packing import at_block_size, pack_rows, unpack_rows
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
+from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.channels import Channels
 from onnxfq.rules.gather_block_quantized import SMALLEST_TABLE
 from onnxfq.rules.kernel import Kernel
@@ -131,15 +132,8 @@ class Stored(Rule):
         """See `Rule.unpack`."""
         n, blocks, _ = tensors["scales"].shape
         packed: Uint8Array = np.ascontiguousarray(tensors["codes"]).view(np.uint8).reshape(n, -1)
-        return QuantizedWeight(
-            codes=unpack_rows(packed ^ _SIGN if kernel.bits == 8 else packed, kernel.bits, k),
-            scale=tensors["scales"].reshape(n, blocks).astype(np.float32),
-            zero_point=np.full((n, blocks), 1 << (kernel.bits - 1), np.uint8),
-            bits=kernel.bits,
-            block_size=kernel.block_size,
-            scale_type=kernel.activation_type,
-            symmetric=True,
-        )
+        codes = unpack_rows(packed ^ _SIGN if kernel.bits == 8 else packed, kernel.bits, k)
+        return on_grid(codes, tensors["scales"].reshape(n, blocks), None, kernel)
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`: the node keeps its own."""
@@ -148,7 +142,7 @@ class Stored(Rule):
     def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`: the node reads the constants that are made of the stored ones, made once for all."""
         node = weights[0].target.node
-        rewired = graph.rewired(node, {w.target.slot: _made(graph, w, tensor_file) for w in weights})
+        rewired = graph.rewired(node, {w.target.slot: _made(graph, w) for w in weights})
         graph.replace(node, [rewired], keeps_name=rewired)
 
     def probe(self, tensors: Tensors, kernel: Kernel, n: int, k: int) -> Probe:
@@ -162,9 +156,10 @@ class Stored(Rule):
         numbers = count()
         made = StoredNodes(lambda name: f"{name}/{next(numbers)}", add, _PROBE_OPSET)
         names = {name: name for name in tensors}
-        made.make(names, kernel, Channels((n, k), (n, k), (0,)))
+        value = made.make(names, kernel, Channels((n, k), (n, k), (0,)))
         expected = self.unpack(tensors, kernel, k).dequantize().astype(STORED_TYPES[kernel.activation_type])
-        return Probe(constant_model(made.nodes, constants, _PROBE_OPSET), {}, expected.astype(np.float64), 0.0)
+        model = several_nodes(made.nodes, {}, constants, value, _PROBE_OPSET)
+        return Probe(model, {}, expected.astype(np.float64), 0.0)
 
 
 def _is_large(value: Constant) -> bool:
@@ -196,19 +191,19 @@ def _seen_as(value: Constant, channels: Channels) -> Constant:
     return replace(value, way=way)
 
 
-def _made(graph: Graph, weight: StoredWeight, tensor_file: TensorFile) -> str:
+def _made(graph: Graph, weight: StoredWeight) -> str:
     """The name of the float constant that is made of a stored one; the nodes for it are added once."""
-    target, known = weight.target, graph.edits.known
-    home, codes = target.weight.home, weight.names["codes"]
-    if codes in known or target.channels is None:
-        return known[codes]
+    target, channels = weight.target, weight.target.channels
+    home = target.weight.home
+    assert channels is not None
 
-    def add(name: str, value: Array) -> str:
-        key = id(home), name, value.tobytes()
-        known[key] = known.get(key) or graph.add_tensor(home, f"stored/{name}", tensor_file, value)
-        return known[key]
+    def make() -> list[NodeProto]:
+        made = StoredNodes(
+            lambda name: graph.edits.fresh_name(f"stored/{name}"),
+            lambda name, value: graph.small_constant(home, f"stored/{name}", value),
+            graph.opset(target.node),
+        )
+        made.make(weight.names, weight.kernel, channels)
+        return made.nodes
 
-    made = StoredNodes(lambda name: graph.edits.fresh_name(f"stored/{name}"), add, graph.opset(target.node))
-    known[codes] = made.make(weight.names, weight.kernel, target.channels)
-    graph.edits.add_made_constant(home, made.nodes)
-    return known[codes]
+    return graph.edits.made_constant(home, weight.names["codes"], make)

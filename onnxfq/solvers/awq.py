@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.quantized import QuantizedWeight
-from onnxfq.scheme import USUAL_FORMAT, ScaleType, Scheme
+from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.clipping import clip
 from onnxfq.solvers.curvature import moments
@@ -19,6 +19,7 @@ from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.scaling import best_scale
 from onnxfq.statistics import Statistics
+from onnxfq.weight_formats import USUAL_FORMAT
 
 _CODES = ("nearest", "gptq")
 _LARGEST = 1e36  # weights above might overflow when they are scaled

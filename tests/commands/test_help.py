@@ -13,6 +13,7 @@ from typer.core import TyperOption
 
 from onnxfq import cli
 from onnxfq.commands.panels import EXAMPLES, PANELS, examples
+from onnxfq.machines import AUTO, MACHINES
 
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 Output = pytest.CaptureFixture[str]
@@ -23,6 +24,11 @@ def test_every_option_of_a_panel_exists_and_is_in_one_only() -> None:
     assert len(listed) == len(set(listed))
     there = {param.name for command in COMMANDS.values() for param in command.params}
     assert set(listed) - there == set()
+
+
+def test_targets_that_are_shown_are_all_that_there_are() -> None:
+    (target,) = (param for param in COMMANDS["quantize"].params if param.name == "target")
+    assert str(target.metavar).split("|") == [AUTO, *MACHINES]
 
 
 @pytest.mark.parametrize("verb", EXAMPLES)

@@ -17,9 +17,10 @@ from onnxfq.graph import Graph
 from onnxfq.packing import fingerprint
 from onnxfq.providers import ProviderName
 from onnxfq.quantized import STORED_TYPES, QuantizedWeight
-from onnxfq.rules import RULES, Kernel, Rule, WeightKind, take_rows, tensor_bytes
+from onnxfq.rules import PRODUCT_RULES, RULES, Kernel, Rule, WeightKind, take_rows, tensor_bytes
 from onnxfq.scheme import BITS, BLOCK_SIZES, ScaleType, Scheme
 from onnxfq.session import Session
+from onnxfq.weight_formats import FORMATS
 from support import models
 from support.kernels import SCHEMES, SIZES, bare, kernel_name, offered
 from support.models import model
@@ -73,6 +74,10 @@ def probe_error(rule: Rule, tensors: dict[str, Array], kernel: Kernel, n: int, k
     (got,) = Session(probe.model, provider="cpu").run(dict(probe.feed)).values()
     assert got.shape == probe.expected.shape
     return float(((got - probe.expected) ** 2).sum() / (probe.expected**2).sum()), probe.tolerance
+
+
+def test_every_format_has_a_rule() -> None:
+    assert list(PRODUCT_RULES) == list(FORMATS)
 
 
 @each_rule

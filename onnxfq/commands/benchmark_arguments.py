@@ -1,4 +1,4 @@
-"""Arguments and options of the command line that are about speed: what is timed, and by what it is judged."""
+"""Arguments and options of `benchmark`."""
 
 from __future__ import annotations
 
@@ -53,23 +53,4 @@ Loads = Annotated[int, typer.Option(help="Processes in which each model is loade
 Cpus = Annotated[
     str | None,
     typer.Option(metavar="N,N-N,…", help="Processors to run on, a thread each (Linux).", show_default="all"),
-]
-
-# What the output is for
-TargetOption = Annotated[
-    str,
-    typer.Option(metavar="auto|avx2|vnni|arm|cuda|webgpu|portable", help="What the output is for. auto: this machine."),
-]
-WorkloadOption = Annotated[
-    str | None,
-    typer.Option(
-        "--workload",
-        metavar="decode|prefill|encoder|mixed|N,…",
-        help="Rows of activations that a weight meets at once, by which speed is judged.",
-        show_default="as in the data, else by the kind of model",
-    ),
-]
-Measure = Annotated[
-    bool,
-    typer.Option("--measure", help="Time all formats here, about a minute, and go by that from then on."),
 ]
