@@ -21,7 +21,7 @@ from onnxfq.quantized import STORED_TYPES, QuantizedWeight
 from onnxfq.rules.einsum_weights import find_in_einsum
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.matmul_nbits_kernels import is_measured
-from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
+from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, rank_before, steps_after, steps_before
 from onnxfq.rules.product_weights import find_weight
 from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
 from onnxfq.rules.rule import (
@@ -109,7 +109,10 @@ class Int8Product(Rule):
         product, after = linked(graph, steps, node.outputs[0])
         place = Place.beside(graph, node)
         values, dequantized = self.weight_nodes(place, weight.names, weight.kernel, target.k)
-        rounding, products = rounded_product(place, fed, dequantized, product, target.scale_type, weight.input_scale)
+        rank = rank_before(graph, target)
+        rounding, products = rounded_product(
+            place, fed, dequantized, product, target.scale_type, rank, weight.input_scale
+        )
         nodes = [*before, *rounding, *values, *products, *after]
         graph.replace(node, nodes, keeps_name=products[0], mergeable=[*rounding, *values[:-1]])
 
@@ -149,7 +152,7 @@ class Int8Product(Rule):
 
         place = Place(self.probe_opset, fresh, constant)
         values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel, k)
-        rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
+        rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type, 2)
         dtype = STORED_TYPES[kernel.activation_type]
         model = several_nodes(
             [*values, *rounding, *products], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset
