@@ -267,3 +267,23 @@ def test_even_channels_are_left_as_they_are(tmp_path: Path) -> None:
     error, ops = calibrated(tmp_path, x)
     assert ops.count("Mul") == 1
     assert error < 1.05 * plain
+
+
+def test_channels_of_which_little_is_known_are_not_stretched(tmp_path: Path) -> None:
+    """A few tokens see most channels at rest; what is larger later must not take all steps of its row."""
+    rng = np.random.default_rng(7)
+    rest, awake = np.abs(rng.standard_normal((2, 1024, 96)))
+    x = np.where(rng.random((1024, 96)) < 0.03, 5 * awake, 0.1 * rest).astype(np.float32)
+    plain, _ = calibrated(tmp_path, x, calib=None)
+    few, _ = calibrated(tmp_path, x, calib=[{"x": row[None]} for row in x[:24]])
+    assert few < 1.2 * plain
+
+
+def test_channels_that_calibration_never_saw_are_not_stretched(tmp_path: Path) -> None:
+    x = np.abs(np.random.default_rng(3).standard_normal((1024, 96))).astype(np.float32)
+    x[:, [5, 40]] *= 60
+    x[:512, 10:30] = 0
+    plain, _ = calibrated(tmp_path, x, calib=None)
+    smooth, ops = calibrated(tmp_path, x)
+    assert ops.count("Mul") == 2
+    assert smooth < 0.5 * plain
