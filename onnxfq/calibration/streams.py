@@ -170,9 +170,11 @@ class Streams:
         return sums.statistics() if sums else None
 
     def _look_at(self, stage: Stage) -> Float64Array:
-        """Some rows of a stage's inputs: of a few samples, spread over each."""
+        """Some rows of a stage's inputs: of a few samples, spread over each; of more where samples are short."""
         found = [np.empty((0, stage.k))]
-        for sample in self._alive[:_LOOKED_AT]:
+        for sample in self._alive:
+            if sum(map(len, found)) >= _LOOKED_AT**2:
+                break
             value = self._get(self._both(stage.source)[-1], sample)
             if stage.part is not None:
                 value = one_of(value, stage.part)

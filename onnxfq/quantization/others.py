@@ -19,7 +19,7 @@ from onnxfq.quantization.assign import Planned, changes_for
 from onnxfq.quantization.find import compiled, excluded
 from onnxfq.quantization.job import kept_weights
 from onnxfq.quantized import squared_error, weight_range
-from onnxfq.rules import STORED, Skip, Target, is_moving
+from onnxfq.rules import STORED, Skip, Target, is_moving, moves_for_others
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn
 
@@ -89,7 +89,8 @@ def _find(graph: Graph, planned: Sequence[Planned], options: Options) -> tuple[l
     targets: list[Target] = []
     left: list[Skip] = []
     for node in graph.nodes():
-        found = None if id(node.proto) in taken else STORED.match(graph, node)
+        idle = id(node.proto) in taken or (is_moving(node) and not moves_for_others(graph, node, taken))
+        found = None if idle else STORED.match(graph, node)
         if isinstance(found, Skip):
             left.append(found)
         elif found:

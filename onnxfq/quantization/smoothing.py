@@ -3,7 +3,8 @@
 A row of activations has one scale, that of its largest channel: a few channels that are much larger than the others
 leave these few steps. Divided by a scale they leave more, at the price of larger weights. How far to go is chosen by
 what both roundings cost in the stage's output, over candidates s = a^p / w^q, a the largest magnitude of each channel
-and w the norm of its weights.
+and w the norm of its weights. Exponents are judged on one half of the inputs with the magnitudes of the other: a few
+tokens know no channel's largest, and what was divided by too little leaves all others of its row no steps.
 
 Source: G. Xiao et al., "SmoothQuant", 2023, whose exponent is fixed. Differs: chosen for each stage, and left alone
 where it does not pay.
@@ -26,7 +27,8 @@ _POWERS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _WEIGHT_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _PAYS_FROM = 2e-4  # of what the output varies by: what one more node must save
 _LEFT_BY_SOLVER = 0.5  # of the weights' rounding, after errors have made up for each other
-_SMALLEST = 1e-6  # of the largest channel: smaller ones are not stretched further
+_SMALLEST = 1e-6  # of the largest norm
+_LEAST = 0.01  # of the usual channel: smaller ones are not stretched further
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,22 +58,35 @@ def find_smoothing(weights: Sequence[Float32Array], inputs: Float64Array, scheme
         scheme: what the weights are quantized to.
     """
     weight = np.concatenate(weights)
-    largest, norms = np.abs(inputs).max(axis=0, initial=0.0), np.sqrt(np.square(weight, dtype=np.float64).sum(axis=0))
-    variance = float((inputs.astype(np.float32) @ weight.T).var(axis=0).sum()) if len(inputs) > 1 else 0.0
-    if not variance > 0 or not np.isfinite(variance) or not largest.any():
-        return None
-    largest = np.maximum(largest, _SMALLEST * largest.max())
+    norms = np.sqrt(np.square(weight, dtype=np.float64).sum(axis=0))
     norms = np.maximum(norms, _SMALLEST * norms.max())
-    seen = _Seen(inputs.astype(np.float32), np.square(inputs).mean(axis=0), norms**2, np.abs(weight), scheme)
-    usual = seen.loss(np.ones_like(largest))
-    best, least = None, usual
-    for power, weight_power in product(_POWERS[1:], _WEIGHT_POWERS):
-        scale = largest**power / norms**weight_power
-        scale /= np.exp(np.log(scale).mean())
-        loss = seen.loss(scale)
+    variance = float((inputs.astype(np.float32) @ weight.T).var(axis=0).sum()) if len(inputs) > 1 else 0.0
+    if not variance > 0 or not np.isfinite(variance) or not inputs.any():
+        return None
+    halves = [half for half in np.array_split(inputs, 2) if half.any()]
+    pairs = [(_largest(fitted), _Seen.of(judged, norms**2, np.abs(weight), scheme))
+             for fitted, judged in zip(halves, reversed(halves), strict=True)]  # fmt: skip
+    least = usual = sum(seen.loss(np.ones_like(norms)) for _, seen in pairs)
+    best = None
+    for powers in product(_POWERS[1:], _WEIGHT_POWERS):
+        loss = sum(seen.loss(_scale(largest, norms, *powers)) for largest, seen in pairs)
         if loss < least:
-            best, least = scale, loss
-    return None if best is None else Smoothing(best, (usual - least) / variance)
+            best, least = powers, loss
+    if best is None:
+        return None
+    return Smoothing(_scale(_largest(inputs), norms, *best), (usual - least) / len(pairs) / variance)
+
+
+def _largest(inputs: Float64Array) -> Float64Array:
+    """The largest magnitude of each channel; of those of which little was seen, what is usual."""
+    largest = np.abs(inputs).max(axis=0)
+    usual = np.median(largest[largest > 0])
+    return np.maximum(np.where(largest > 0, largest, usual), _LEAST * usual)
+
+
+def _scale(largest: Float64Array, norms: Float64Array, power: float, weight_power: float) -> Float64Array:
+    scale = largest**power / norms**weight_power
+    return np.asarray(scale / np.exp(np.log(scale).mean()))
 
 
 def with_rounding(statistics: Statistics, inputs: Float64Array, scale: Float64Array | None) -> Statistics:
@@ -118,6 +133,11 @@ class _Seen:
     energy: Float64Array
     weight: Float32Array
     scheme: Scheme
+
+    @classmethod
+    def of(cls, inputs: Float64Array, energy: Float64Array, weight: Float32Array, scheme: Scheme) -> _Seen:
+        """From inputs as they are."""
+        return cls(inputs.astype(np.float32), np.square(inputs).mean(axis=0), energy, weight, scheme)
 
     def loss(self, scale: Float64Array) -> float:
         """What rounding both costs in the output, summed over outputs."""

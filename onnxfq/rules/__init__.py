@@ -29,7 +29,7 @@ from onnxfq.rules.rule import (
     tensor_bytes,
 )
 from onnxfq.rules.stored import Stored
-from onnxfq.rules.stored_operators import is_moving
+from onnxfq.rules.stored_operators import is_moving, moves_for_others
 from onnxfq.rules.target import Skip, Target, Weight
 from onnxfq.weight_formats import Format
 
@@ -59,6 +59,7 @@ __all__ = [
     "is_moving",
     "is_quantized",
     "match",
+    "moves_for_others",
     "shift_bias",
     "take_rows",
     "tensor_bytes",

@@ -190,6 +190,13 @@ def _refusal(provider: ProviderName, scheme: Scheme, target: Target) -> str:
             f"Products of bfloat16 behind DequantizeLinear were never seen to run (got {scheme}, {target.scale_type} "
             f'on {provider}). Wanted float32 or float16: convert the model, or use `format="matmulnbits"`.'
         )
+    if target.scale_type == "float16" and facts(provider).rounds_activations and target.node.body.parent is not None:
+        return (
+            f"ONNX Runtime gives zeros for products of float16 behind DequantizeLinear in the branches and bodies of "
+            f"other nodes (got {scheme}, '{target.name}' in {target.node.body.label}). Wanted float32, or the main "
+            f'graph: convert the model, or use `format="matmulnbits"` for it, as in '
+            f"`schemes={{{target.name!r}: {{'format': 'matmulnbits'}}}}`."
+        )
     if target.n % unit:
         return (
             f"ONNX Runtime computes wrongly with DequantizeLinear of {scheme.bits} bits where the outputs are no "

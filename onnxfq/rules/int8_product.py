@@ -22,7 +22,7 @@ from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.kernel import Kernel, Speed
 from onnxfq.rules.matmul_nbits_kernels import is_measured
 from onnxfq.rules.product_rule import ProductRule
-from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
+from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, rank_before, steps_after, steps_before
 from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
 from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType
 from onnxfq.rules.target import Target
@@ -84,7 +84,10 @@ class Int8Product(ProductRule):
         product, after = linked(graph, steps, node.outputs[0])
         place = Place.beside(graph, node)
         values, dequantized = self.weight_nodes(place, weight.names, weight.kernel, target.k)
-        rounding, products = rounded_product(place, fed, dequantized, product, target.scale_type, weight.input_scale)
+        rank = rank_before(graph, target)
+        rounding, products = rounded_product(
+            place, fed, dequantized, product, target.scale_type, rank, weight.input_scale
+        )
         nodes = [*before, *rounding, *values, *products, *after]
         graph.replace(node, nodes, keeps_name=products[0], mergeable=[*rounding, *values[:-1]])
 
@@ -124,7 +127,7 @@ class Int8Product(ProductRule):
 
         place = Place(self.probe_opset, fresh, constant)
         values, dequantized = self.weight_nodes(place, {name: name for name in tensors}, kernel, k)
-        rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type)
+        rounding, products = rounded_product(place, "A", dequantized, "Y", kernel.activation_type, 2)
         dtype = STORED_TYPES[kernel.activation_type]
         model = several_nodes(
             [*values, *rounding, *products], {"A": Fed(dtype, ("rows", k))}, constants, "Y", place.opset

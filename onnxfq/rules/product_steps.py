@@ -30,6 +30,12 @@ def steps_before(graph: Graph, target: Target, tensor_file: TensorFile) -> tuple
     return value, nodes
 
 
+def rank_before(graph: Graph, target: Target) -> int | None:
+    """How many dimensions the quantized product reads; None where nothing tells."""
+    rank = _rank(graph, target)
+    return rank if rank is None or not target.axes else rank - target.axes.inputs + 1
+
+
 def steps_after(graph: Graph, target: Target, tensor_file: TensorFile) -> list[tuple[str, Step]]:
     """What makes the result of the product, each with a word for what it reads."""
     steps = [

@@ -30,6 +30,7 @@ TOP = 127  # int8 codes are at most that large, either way
 OLDEST_OPSET = 13  # from which DequantizeLinear has a scale for each output
 _AXES_AS_INPUT_FROM = 18
 _SMALLEST = 1e-20  # what a row of zeros is divided by
+_FIRST_OF_ROW = (("from", 0), ("to", 1), ("along", -1))
 _CAST_TO = {"float32": 1, "float16": 10, "bfloat16": 16}
 
 
@@ -66,6 +67,7 @@ def rounded_product(
     weight: str,
     result: str,
     scale_type: ScaleType,
+    rank: int | None,
     input_scale: Float64Array | None = None,
 ) -> tuple[list[NodeProto], list[NodeProto]]:
     """The product of activations, rounded row by row, with a weight.
@@ -76,6 +78,7 @@ def rounded_product(
         weight: [K, N], a DequantizeLinear of int8.
         result: what to call the product [..., N].
         scale_type: the activations' type, and that of the product.
+        rank: of the activations; None where nothing tells.
         input_scale: [K], what the activations are divided by, with which the weight was multiplied.
 
     Returns:
@@ -92,9 +95,13 @@ def rounded_product(
     if input_scale is not None:
         factor = place.constant("row_factor", (1 / input_scale).astype(np.float32))
         wide = step("Mul", wide, factor, word="smooth")
-    largest, least = (_over_row(place, op_type, wide, step) for op_type in ("ReduceMax", "ReduceMin"))
+    last = -1 if rank is None else rank - 1
+    largest, least = (_over_row(place, op_type, wide, last, step) for op_type in ("ReduceMax", "ReduceMin"))
     smallest = place.constant("row_smallest", np.array(_SMALLEST, np.float32))
     top = step("Max", largest, step("Neg", least, word="depth"), smallest, word="top")
+    if rank is None:  # ONNX Runtime keeps axes that are counted from the end where there are no rows at all
+        limits = [place.constant(f"row_{word}", np.array([at], np.int64)) for word, at in _FIRST_OF_ROW]
+        top = step("Slice", top, *limits, word="first")
     relative = step("Div", wide, top, word="relative")
     grid = [
         place.constant("row_scale", _scale(place.ordinal(value))),
@@ -112,10 +119,10 @@ def rounded_product(
     return rounding, nodes
 
 
-def _over_row(place: Place, op_type: str, value: str, step: Callable[..., str]) -> str:
+def _over_row(place: Place, op_type: str, value: str, axis: int, step: Callable[..., str]) -> str:
     if place.opset < _AXES_AS_INPUT_FROM:
-        return step(op_type, value, word=op_type, axes=[-1], keepdims=1)
-    return step(op_type, value, place.constant("row_axis", np.array([-1], np.int64)), word=op_type, keepdims=1)
+        return step(op_type, value, word=op_type, axes=[axis], keepdims=1)
+    return step(op_type, value, place.constant("row_axis", np.array([axis], np.int64)), word=op_type, keepdims=1)
 
 
 def _scale(ordinal: int) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ each leaves an error that follows the channel's own size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from onnxfq.graph import MICROSOFT, Graph, Node, constant_makers, is_detour
 from onnxfq.rules.channels import Channels, Ints
@@ -126,6 +126,23 @@ def moves_weights(graph: Graph, node: Node) -> bool:
                     seen.add(id(reader.proto))
                     pending.append(reader)
     return True
+
+
+def moves_for_others(graph: Graph, node: Node, taken: Collection[int]) -> bool:
+    """Whether what a node moves is read by any node but those of which weights are taken, by the id of their protos."""
+    pending, seen = [node], {id(node.proto)}
+    while pending:
+        node = pending.pop()
+        for reader, _ in (found for output in filter(None, node.outputs) for found in graph.readers(node, output)):
+            if reader is None:
+                return True
+            if id(reader.proto) in taken or id(reader.proto) in seen:
+                continue
+            if not (is_moving(reader) or is_detour(reader)):
+                return True
+            seen.add(id(reader.proto))
+            pending.append(reader)
+    return False
 
 
 def is_moving(node: Node) -> bool:

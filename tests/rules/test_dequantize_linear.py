@@ -377,6 +377,17 @@ def test_bfloat16_is_refused() -> None:
         RULE.kernel("cuda", QDQ, bare(64, 64, "bfloat16"))
 
 
+def test_half_precision_in_branches_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime 1.31.1 fuses it, and gives zeros."""
+    then, other = (f"{n}_branch = {n} () => (r) {{ r = MatMul(x, {w}) }}" for n, w in (("then", "w"), ("else", "v")))
+    weights = {"w": normal(64, 32).astype(np.float16), "v": normal(64, 32).astype(np.float16)}
+    proto = model(f"y = If (b) <{then}, {other}>", x="float16[M, 64] x, bool b", y="float16[M, 32] y", opset=21, ir=10,
+                  constants=weights)  # fmt: skip
+    source = write(proto, tmp_path / "in.onnx")
+    with pytest.raises(SchemeError, match=r"gives zeros.*then_branch of If.*'format': 'matmulnbits'"):
+        onnxfq.quantize(source, tmp_path / "out.onnx", format="qdq", validate=False)
+
+
 def test_two_bits_of_outputs_that_are_no_multiple_of_4_are_refused(tmp_path: Path) -> None:
     """ONNX Runtime 1.31.1 turns such weights wrongly; 4 bits of the same are right."""
     scheme = Scheme(2, 32, symmetric=True, format="qdq")

@@ -19,7 +19,7 @@ from onnxfq.rules import PRODUCT_RULES
 from onnxfq.scheme import Scheme
 from onnxfq.session import Session
 from support.kernels import bare
-from support.models import Array, grid, model, normal, proven, quantized_by_rtn, run, write
+from support.models import Array, compare, grid, model, normal, proven, quantized_by_rtn, run, write
 from support.weights import random_codes
 
 INT8 = Scheme(format="int8")
@@ -69,6 +69,9 @@ SPELLINGS = {
     "Gemm, all of it": ("y = Gemm <transA = 1, transB = 1, alpha = 0.5, beta = -2.5> (x, v, c)", f"float[{K}, M] x"),
     "Gemm, C computed": ("d = Abs(c) y = Gemm <beta = 2.0> (x, w, d)", ""),
     "Einsum": ('y = Einsum <equation = "bkt,kn->bnt"> (x, w)', f"float[B, {K}, T] x"),
+    "Einsum of any rank": ('y = Einsum <equation = "...k,kn->...n"> (x, w)', f"float[B, M, {K}] x"),
+    "Einsum of a vector": ('y = Einsum <equation = "k,kn->n"> (x, w)', f"float[{K}] x"),
+    "Einsum of heads": ('y = Einsum <equation = "bthd,hdn->btn"> (x, h)', f"float[B, T, 2, {K // 2}] x"),
     "three dimensions": ("y = MatMul(x, u)", ""),
 }
 
@@ -76,7 +79,8 @@ SPELLINGS = {
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_spelling_of_a_product(name: str, tmp_path: Path) -> None:
     body, x = SPELLINGS[name]
-    constants = {"w": W, "v": np.ascontiguousarray(W.T), "c": normal(N), "u": W[None]}
+    constants = {"w": W, "v": np.ascontiguousarray(W.T), "c": normal(N), "u": W[None],
+                 "h": W.reshape(2, K // 2, N)}  # fmt: skip
     proto = model(body, x=x or f"float[M, {K}] x", y="float[] y", constants={k: v for k, v in constants.items() if k in
                   body.replace("(", " ").replace(")", " ").replace(",", " ").split()})  # fmt: skip
     proto.graph.output[0].type.tensor_type.ClearField("shape")
@@ -124,6 +128,20 @@ def test_rows_of_zeros_and_the_smallest_numbers(written: Path) -> None:
     got = run(written, {"x": x})["y"]
     assert not got[0].any()
     assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("rank", [2, 3, None])
+@pytest.mark.parametrize("opset", [17, 21])
+def test_no_rows_at_all(rank: int | None, opset: int, tmp_path: Path) -> None:
+    shape = {2: (0, K), 3: (2, 0, K), None: (3, 0, K)}[rank]
+    sizes = {2: f"[M, {K}]", 3: f"[B, M, {K}]", None: ""}[rank]
+    proto = model("y = MatMul(x, w)", x=f"float{sizes or [1]} x", y="float[1] y", w=W, opset=opset)
+    for value in (proto.graph.output[0], *proto.graph.input[: rank is None]):
+        value.type.tensor_type.ClearField("shape")
+    source = write(proto, tmp_path / "in.onnx")
+    quantized_by_rtn(source, scheme=INT8)
+    compare(source, tmp_path / "out.onnx", {"x": normal(2, 5, K) if rank == 3 else normal(5, K)}, TOLERANCE)
+    assert run(tmp_path / "out.onnx", {"x": np.zeros(shape, np.float32)})["y"].shape == (*shape[:-1], N)
 
 
 @pytest.mark.parametrize("extreme", [-128, -127, 127])
@@ -249,3 +267,23 @@ def test_even_channels_are_left_as_they_are(tmp_path: Path) -> None:
     error, ops = calibrated(tmp_path, x)
     assert ops.count("Mul") == 1
     assert error < 1.05 * plain
+
+
+def test_channels_of_which_little_is_known_are_not_stretched(tmp_path: Path) -> None:
+    """A few tokens see most channels at rest; what is larger later must not take all steps of its row."""
+    rng = np.random.default_rng(7)
+    rest, awake = np.abs(rng.standard_normal((2, 1024, 96)))
+    x = np.where(rng.random((1024, 96)) < 0.03, 5 * awake, 0.1 * rest).astype(np.float32)
+    plain, _ = calibrated(tmp_path, x, calib=None)
+    few, _ = calibrated(tmp_path, x, calib=[{"x": row[None]} for row in x[:24]])
+    assert few < 1.2 * plain
+
+
+def test_channels_that_calibration_never_saw_are_not_stretched(tmp_path: Path) -> None:
+    x = np.abs(np.random.default_rng(3).standard_normal((1024, 96))).astype(np.float32)
+    x[:, [5, 40]] *= 60
+    x[:512, 10:30] = 0
+    plain, _ = calibrated(tmp_path, x, calib=None)
+    smooth, ops = calibrated(tmp_path, x)
+    assert ops.count("Mul") == 2
+    assert smooth < 0.5 * plain

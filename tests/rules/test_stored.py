@@ -17,6 +17,7 @@ from onnxfq.arrays import Array
 from onnxfq.errors import ModelError, SchemeError, UsageError, VerificationError
 from onnxfq.quantization.others import LARGEST_ERROR
 from onnxfq.rules import stored_nodes
+from onnxfq.scheme import FORMATS, Format
 from support.models import branch, compare, feeds, model, normal, reasons, run, tensor, whole, write, write_external
 
 MS = ', "com.microsoft" : 1'
@@ -280,6 +281,21 @@ def test_a_weight_that_several_nodes_read_is_stored_and_made_once(tmp_path: Path
     assert [target.shares for target in report.targets] == ["", "a"]
     assert [node.op_type for node in onnx.load(output).graph.node].count("Cast") == 1
     compare(source, output, tolerance=0.05)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_only_takes_apart_the_weights_of_quantized_products_is_not_stored(format: Format, tmp_path: Path) -> None:
+    """As exporters cut what projects queries, keys and values out of one weight."""
+    body = """
+        a = Slice(w, start, half, axis)  b = Slice(w, half, end, axis)  p = MatMul(x, a)  q = MatMul(x, b)
+        c, d = Split<axis = 0>(v, parts)  e = Transpose<perm = [1, 0]>(c)  r = MatMul(q, e)  y = Sum(p, r)
+    """
+    w, v = normal(64, 64), normal(64, 32)
+    limits = {"start": whole(0), "half": whole(32), "end": whole(64), "axis": whole(1), "parts": whole(32, 32)}
+    source = write(model(body, w=w, v=v, constants=limits), tmp_path / "in.onnx")
+    report = onnxfq.quantize(source, tmp_path / "out.onnx", format=format, allow_slow=True, validate=False)
+    assert [target.op_type for target in report.targets] == ["MatMul"] * 3
+    compare(source, tmp_path / "out.onnx", tolerance=0.3)
 
 
 def test_weights_of_branches(tmp_path: Path) -> None:

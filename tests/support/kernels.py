@@ -5,7 +5,10 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, get_args
 
+from onnx import GraphProto, NodeProto
+
 from onnxfq.errors import SchemeError
+from onnxfq.graph import Body, Node
 from onnxfq.providers import ProviderName
 from onnxfq.rules import Kernel, Rule, Target
 from onnxfq.scheme import BITS, BLOCK_SIZES, Activations, Granularity, ScaleType, Scheme
@@ -17,7 +20,8 @@ SCHEMES = [Scheme(*values) for values in product(BITS, SIZES, (False, True), get
 def bare(n: int, k: int, scale_type: ScaleType) -> Target:
     """A target of some shape and type in no graph at all: what a rule looks at to choose a kernel."""
     nothing: Any = None
-    return Target("node", nothing, nothing, n, k, transposed=False, alpha=1.0, scale_type=scale_type)
+    node = Node(NodeProto(), Body(GraphProto()))
+    return Target("node", node, nothing, n, k, transposed=False, alpha=1.0, scale_type=scale_type)
 
 
 def offered(rule: Rule, provider: ProviderName = "cpu", n: int = 40, k: int = 280) -> list[Kernel]:
