@@ -15,7 +15,7 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight
 from onnxfq.quantization.summary import target_report
 from onnxfq.reports.report import TargetReport
-from onnxfq.rules import Bias, StoredWeight, Tensors, shift_bias
+from onnxfq.rules import Bias, Tensors, WrittenWeight, shift_bias
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Rewriting:
     def __init__(self, job: Job, tensor_file: TensorFile) -> None:
         self._job, self._tensor_file = job, tensor_file
         self._known: dict[object, _Known] = {}
-        self._waiting: dict[int, dict[int, StoredWeight]] = {}  # of nodes some of whose weights are not solved yet
+        self._waiting: dict[int, dict[int, WrittenWeight]] = {}  # of nodes some of whose weights are not solved yet
         self._weights = _by_node(job.planned)
         self._reports: dict[int, TargetReport] = {}
         self._expected: dict[int, Expected] = {}
@@ -132,7 +132,7 @@ class Rewriting:
         """Add a weight's tensors beside the float one, under names like its own."""
         stored_as, graph = planned.target.stored_as, self._job.graph
         home = stored_as.home if planned.storage.shares else planned.target.node.body
-        stored = planned.storage.stored(parts, planned.kernel, planned.target.k)
+        stored = planned.storage.written(parts, planned.kernel, planned.target.k)
         suffixes = dict(zip(stored, (f"Q{planned.kernel.bits}", *list(stored)[1:]), strict=True))
         return {
             name: graph.add_tensor(home, f"{stored_as.leaf.name}_{suffix}", self._tensor_file, *stored[name])
@@ -150,7 +150,7 @@ class Rewriting:
         """Replace a node once all of its weights are stored, and shift the bias behind it."""
         target, graph = planned.target, self._job.graph
         own = bias is not None and shift is not None and bias.node.proto is target.node.proto
-        stored = StoredWeight(target, planned.kernel, names, shift if own else None, input_scale)
+        stored = WrittenWeight(target, planned.kernel, names, shift if own else None, input_scale)
         node = id(target.node.proto)
         waiting = self._waiting.setdefault(node, {})
         waiting[target.slot] = stored

@@ -83,7 +83,7 @@ def _leaf(graph: Graph, node: Node, index: int) -> str:
 
 def _leaves(graph: Graph, node: Node, entry: Expected) -> list[str]:
     """The tensors that a written node reads of a weight, some after a Reshape of its own."""
-    names = entry.rule.stored_names(graph, node, entry.slot).values()
+    names = entry.rule.written_names(graph, node, entry.slot).values()
     return [_leaf(graph, node, node.inputs.index(name)) if name in node.inputs else name for name in names]
 
 
@@ -113,7 +113,7 @@ def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expe
 
 def _read(graph: Graph, node: Node, entry: Expected, scratch: Scratch | None = None) -> WrittenTensors:
     """The node's tensors; codes in `scratch` if given."""
-    names = entry.rule.stored_names(graph, node, entry.slot)
+    names = entry.rule.written_names(graph, node, entry.slot)
     codes = next(iter(names), "")
     try:
         found = {

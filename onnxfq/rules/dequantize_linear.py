@@ -34,7 +34,7 @@ from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.matmul_nbits_kernels import choose
 from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
-from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType, WrittenTensors
+from onnxfq.rules.rule import Probe, Tensors, TensorType, WrittenTensors, WrittenWeight
 from onnxfq.rules.target import Target
 from onnxfq.rules.turned_codes import rows_of, turned
 from onnxfq.scheme import BLOCK_SIZES, Scheme
@@ -93,8 +93,8 @@ class DequantizeLinear(ProductRule):
         """See `Rule.unpack`."""
         return with_grid(unpack_rows(tensors["W"], kernel.bits, k), tensors, kernel)
 
-    def stored(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> dict[str, Sequence[StoredArray]]:
-        """See `Rule.stored`."""
+    def written(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> dict[str, Sequence[StoredArray]]:
+        """See `Rule.written`."""
         scales = np.concatenate([part["scales"] for part in parts]).T
         n, blocks = scales.shape[1], scales.shape[0]
         by_row = _has_rows(kernel)
@@ -107,19 +107,19 @@ class DequantizeLinear(ProductRule):
             found["zero_points"] = [_typed(codes, kernel, (n,) if by_row else (blocks, n))]
         return found
 
-    def rows(self, stored: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
+    def rows(self, written: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
         """See `Rule.rows`."""
         blocks, taken = -(-k // kernel.block_size), range(n)[rows]
-        scales = np.asarray(stored["scales"]).reshape(blocks, n)[:, rows]
+        scales = np.asarray(written["scales"]).reshape(blocks, n)[:, rows]
         tensors: dict[str, Array] = {
-            "W": rows_of(_bytes(stored["W"]), taken, n, kernel.bits, k, _flip(kernel)),
+            "W": rows_of(_bytes(written["W"]), taken, n, kernel.bits, k, _flip(kernel)),
             "scales": np.ascontiguousarray(scales.T),
         }
-        if "zero_points" in stored:
-            tensors["zero_points"] = rows_of(_bytes(stored["zero_points"]), taken, n, kernel.bits, blocks, 0)
+        if "zero_points" in written:
+            tensors["zero_points"] = rows_of(_bytes(written["zero_points"]), taken, n, kernel.bits, blocks, 0)
         return tensors
 
-    def fits(self, stored: WrittenTensors, n: int, k: int, kernel: Kernel) -> bool:
+    def fits(self, written: WrittenTensors, n: int, k: int, kernel: Kernel) -> bool:
         """See `Rule.fits`."""
         blocks = -(-k // kernel.block_size)
         grids = (n,) if _has_rows(kernel) else (blocks, n)
@@ -128,13 +128,13 @@ class DequantizeLinear(ProductRule):
             "scales": (grids, STORED_TYPES[kernel.activation_type].name),
             **({} if kernel.symmetric else {"zero_points": (grids, _type(kernel))}),
         }
-        return {name: (tuple(a.shape), _type_of(a)) for name, a in stored.items()} == wanted
+        return {name: (tuple(a.shape), _type_of(a)) for name, a in written.items()} == wanted
 
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
         """See `Rule.attributes`."""
         return {"axis": 1} if _has_rows(kernel) else {"axis": 0, "block_size": kernel.block_size}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`; ONNX Runtime takes an Add of a bias into the product. See `clipped` for the others."""
         (weight,) = weights
         target, node, names = weight.target, weight.target.node, weight.names
@@ -166,7 +166,7 @@ class DequantizeLinear(ProductRule):
         """See `Rule.probe`: activations times the weight."""
         dtype = STORED_TYPES[kernel.activation_type]
         attributes = self.attributes(n, k, kernel)
-        constants = {name: parts[0] for name, parts in self.stored([tensors], kernel, k).items()}
+        constants = {name: parts[0] for name, parts in self.written([tensors], kernel, k).items()}
         nodes = [
             make_node(self.operator, list(constants), ["values"], domain=self.domain, **attributes),
             make_node("MatMul", ["A", "values"], ["Y"]),

@@ -112,8 +112,8 @@ class DualGrained(Int8Product):
         more, value = super().weight_nodes(place, {**names, "W": value}, kernel, k)
         return [*nodes, *more], value
 
-    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
-        """See `Rule.stored_names`: back through the nodes above."""
+    def written_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """See `Rule.written_names`: back through the nodes above."""
         found, scales = dict[str, str](), node.inputs[1]
         step = graph.producer(node, 0)
         while step is not None and "codes" not in found:
@@ -130,7 +130,7 @@ class DualGrained(Int8Product):
 
     def tensor_names(self, graph: Graph, node: Node) -> set[str]:
         """See `Rule.tensor_names`."""
-        return set(self.stored_names(graph, node, 0).values())
+        return set(self.written_names(graph, node, 0).values())
 
 
 def _packed(codes: Uint8Array, block_size: int) -> Uint8Array:

@@ -29,7 +29,7 @@ from onnxfq.providers import ProviderName, facts
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.rules.block_grids import on_grid
 from onnxfq.rules.kernel import Kernel
-from onnxfq.rules.rule import TOLERANCE_INT8, Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import TOLERANCE_INT8, Probe, Rule, Tensors, TensorType, WrittenWeight
 from onnxfq.rules.target import Skip, Target
 from onnxfq.rules.unfit_weights import left_alone, unfit
 from onnxfq.scheme import Scheme
@@ -55,9 +55,9 @@ class DynamicQuantizeLSTM(Rule):
         """See `Rule.positions`."""
         return dict(zip(("codes", "scales"), _POSITIONS[slot], strict=True))
 
-    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
-        """See `Rule.stored_names`: codes stand behind their transposition."""
-        names = super().stored_names(graph, node, slot)
+    def written_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """See `Rule.written_names`: codes stand behind their transposition."""
+        names = super().written_names(graph, node, slot)
         codes = graph.constant(node, self.positions(slot)["codes"])
         return {**names, "codes": codes.leaf.name} if isinstance(codes, Constant) else names
 
@@ -106,7 +106,7 @@ class DynamicQuantizeLSTM(Rule):
         """See `Rule.node_attributes`."""
         return {name: value for name, value in target.node.attributes.items() if name != _LAYOUT}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`."""
         node, directions = weights[0].target.node, weights[0].target.experts
         inputs = [*node.inputs, *[""] * (_LAST - len(node.inputs))]

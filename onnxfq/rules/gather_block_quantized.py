@@ -54,9 +54,9 @@ from onnxfq.rules.rule import (
     TOLERANCE_HALF,
     Probe,
     Rule,
-    StoredWeight,
     Tensors,
     TensorType,
+    WrittenWeight,
     stacked_shape,
 )
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
@@ -155,7 +155,7 @@ class GatherBlockQuantized(Rule):
         """See `Rule.nearest_fast`."""
         return SCHEME if target.experts else None
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`."""
         (weight,) = weights
         target, node, names = weight.target, weight.target.node, weight.names
@@ -193,7 +193,7 @@ class GatherBlockQuantized(Rule):
         return Probe(model, {"indices": ids}, expected, tolerance)
 
 
-def _steps_after(graph: Graph, weight: StoredWeight) -> list[tuple[str, Step]]:
+def _steps_after(graph: Graph, weight: WrittenWeight) -> list[tuple[str, Step]]:
     """What makes of rows, in the type of the scales, what the Gather gave."""
     target, steps = weight.target, list[tuple[str, Step]]()
     if target.scale_type != weight.kernel.activation_type:

@@ -24,7 +24,7 @@ from onnxfq.rules.matmul_nbits_kernels import is_measured
 from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, rank_before, steps_after, steps_before
 from onnxfq.rules.row_rounding import OLDEST_OPSET, Place, rounded_product
-from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import Probe, Tensors, TensorType, WrittenWeight
 from onnxfq.rules.target import Target
 from onnxfq.scheme import Scheme
 
@@ -72,7 +72,7 @@ class Int8Product(ProductRule):
         """See `Rule.attributes`."""
         return {"axis": 1}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`; nodes that round the same activations become one (`merge_equal`)."""
         (weight,) = weights
         target, node = weight.target, weight.target.node
@@ -101,9 +101,9 @@ class Int8Product(ProductRule):
             make_node(self.operator, [turned, names["scales"]], [value], axis=1),
         ], value
 
-    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
-        """See `Rule.stored_names`: the weight stands behind its transposition."""
-        names = super().stored_names(graph, node, slot)
+    def written_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """See `Rule.written_names`: the weight stands behind its transposition."""
+        names = super().written_names(graph, node, slot)
         weight = graph.constant(node, 0)
         return {**names, "W": weight.leaf.name} if isinstance(weight, Constant) else names
 

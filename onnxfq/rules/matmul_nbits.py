@@ -36,7 +36,7 @@ from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.matmul_nbits_kernels import choose, nearest_fast
 from onnxfq.rules.product_rule import ProductRule
 from onnxfq.rules.product_steps import added, bias_row, has_bias, linked, steps_after, steps_before
-from onnxfq.rules.rule import Probe, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import Probe, Tensors, TensorType, WrittenWeight
 from onnxfq.rules.target import Target
 from onnxfq.scheme import Scheme
 
@@ -74,7 +74,7 @@ class MatMulNBits(ProductRule):
         shape = {"K": k, "N": n, "bits": kernel.bits, "block_size": kernel.block_size}
         return {**shape, "accuracy_level": kernel.accuracy_level}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`; a shift goes into a Gemm's own bias, which must be constant (see `find_bias`)."""
         if weights[0].target.stacked:
             self._rewrite_batch(graph, weights, tensor_file)
@@ -95,7 +95,7 @@ class MatMulNBits(ProductRule):
         quantized = self._node(inputs, product, weight)
         graph.replace(node, [*before, quantized, *after], keeps_name=quantized)
 
-    def _rewrite_batch(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def _rewrite_batch(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """A product for each of a batch of weights; the node's name goes to what puts them together."""
         node = weights[0].target.node
         parts, before, products = split(graph, [weight.target for weight in weights], tensor_file)
@@ -104,10 +104,10 @@ class MatMulNBits(ProductRule):
                      for part, weight, product in zip(parts, weights, products, strict=True)]  # fmt: skip
         graph.replace(node, [*before, *quantized, last], keeps_name=last)
 
-    def _read(self, fed: str, weight: StoredWeight) -> list[str]:
+    def _read(self, fed: str, weight: WrittenWeight) -> list[str]:
         return [fed, *(weight.names.get(name, "") for name in self.inputs)]
 
-    def _node(self, inputs: Sequence[str], product: str, weight: StoredWeight) -> NodeProto:
+    def _node(self, inputs: Sequence[str], product: str, weight: WrittenWeight) -> NodeProto:
         """The quantized product, without the empty names behind its last input."""
         used = max(index for index, name in enumerate(inputs, start=1) if name)
         attributes = self.attributes(weight.target.n, weight.target.k, weight.kernel)

@@ -39,9 +39,9 @@ from onnxfq.rules.rule import (
     TOLERANCE_HALF,
     Probe,
     Rule,
-    StoredWeight,
     Tensors,
     TensorType,
+    WrittenWeight,
     stacked_shape,
 )
 from onnxfq.rules.target import Skip, Target
@@ -117,7 +117,7 @@ class QMoE(Rule):
         """See `Rule.node_attributes`: how tokens are routed and what the experts compute stays as it was."""
         return {**target.node.attributes, **self.attributes(target.n, target.k, kernel)}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`."""
         first, node = weights[0], weights[0].target.node
         inputs = [*node.inputs[: _ROUTER + 1], *[""] * (_ROUTER_WEIGHTS - _ROUTER)]

@@ -30,13 +30,13 @@ MOST_SHIFT = 10.0  # a power of two by which activations of any float type may b
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredWeight:
+class WrittenWeight:
     """A quantized weight whose tensors are in the graph.
 
     Attributes:
         target: whose weight.
         kernel: what will run it.
-        names: of its tensors, as the rule that stored it calls them; those that are left out are missing.
+        names: of its tensors, as the rule that wrote it calls them; those that are left out are missing.
         shift: [N], to be added to the bias of the target's own node; None where nothing is.
         input_scale: [K], what the node divides its inputs by before anything else; None where it does not.
     """
@@ -78,9 +78,9 @@ class Rule(ABC):
         replaces: operators in whose place it stands, for people.
         inputs: position of each of its weight's tensors among its inputs, the codes first. Where a node has several
             weights, of the first of them (see `positions`).
-        shares: whether several nodes may read one stored weight; else each has its own, in the scope where it stands.
+        shares: whether several nodes may read one written weight; else each has its own, in the scope where it stands.
         rounds_rows: activations are rounded to int8 with one scale for each row, after nodes of this operator have
-            divided them by `StoredWeight.input_scale` where there is one.
+            divided them by `WrittenWeight.input_scale` where there is one.
         slots: how many weights a node of the operator has.
     """
 
@@ -131,7 +131,7 @@ class Rule(ABC):
             k: inputs, which codes alone do not tell where the last block is padded.
         """
 
-    def stored(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> Mapping[str, Sequence[StoredArray]]:
+    def written(self, parts: Sequence[Tensors], kernel: Kernel, k: int) -> Mapping[str, Sequence[StoredArray]]:
         """What is written of a weight: each of its tensors, whole or as its rows in several parts.
 
         Args:
@@ -141,9 +141,9 @@ class Rule(ABC):
         """
         return {name: [part[name] for part in parts] for name in parts[0]}
 
-    def rows(self, stored: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
+    def rows(self, written: WrittenTensors, rows: slice, kernel: Kernel, n: int, k: int) -> Tensors:
         """Some rows of a written weight [n, k], as `pack` laid them out."""
-        return take_rows({name: value for name, value in stored.items() if not isinstance(value, Packed)}, rows)
+        return take_rows({name: value for name, value in written.items() if not isinstance(value, Packed)}, rows)
 
     @abstractmethod
     def attributes(self, n: int, k: int, kernel: Kernel) -> dict[str, int]:
@@ -154,8 +154,8 @@ class Rule(ABC):
         return self.attributes(target.n, target.k, kernel)
 
     @abstractmethod
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
-        """Replace a node all of whose weights are stored; its name and that of its output stay.
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
+        """Replace a node all of whose weights are written; its name and that of its output stay.
 
         Args:
             graph: the model; this is the only place where it gets the operator.
@@ -189,8 +189,8 @@ class Rule(ABC):
         """Where the tensors of the node's weight number `slot` stand among its inputs."""
         return self.inputs
 
-    def stored_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
-        """The names of the tensors of a written node's weight number `slot`, as the rule that stored them calls them.
+    def written_names(self, graph: Graph, node: Node, slot: int) -> dict[str, str]:
+        """The names of the tensors of a written node's weight number `slot`, as the rule that wrote them calls them.
 
         Args:
             graph: the written model.
@@ -209,9 +209,9 @@ class Rule(ABC):
         """Bytes of a packed weight, without packing it."""
         return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.layout(n, k, kernel).values())
 
-    def fits(self, stored: WrittenTensors, n: int, k: int, kernel: Kernel) -> bool:
+    def fits(self, written: WrittenTensors, n: int, k: int, kernel: Kernel) -> bool:
         """Whether written tensors have the shapes and types of a weight [n, k]."""
-        found = {name: None if isinstance(a, Packed) else (a.shape, a.dtype) for name, a in stored.items()}
+        found = {name: None if isinstance(a, Packed) else (a.shape, a.dtype) for name, a in written.items()}
         return found == self.layout(n, k, kernel)
 
 
@@ -225,7 +225,7 @@ def take_rows(tensors: Tensors, rows: slice) -> dict[str, Array]:
     return {name: array[rows] for name, array in tensors.items()}
 
 
-def stacked_shape(rule: Rule, weight: StoredWeight, name: str) -> tuple[int, ...]:
+def stacked_shape(rule: Rule, weight: WrittenWeight, name: str) -> tuple[int, ...]:
     """The shape of a tensor of weights that stand one upon the other, with an axis of its own for them."""
     target = weight.target
     (rows, *rest), _ = rule.layout(target.n, target.k, weight.kernel)[name]

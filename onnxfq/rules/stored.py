@@ -33,7 +33,7 @@ from onnxfq.rules.channels import Channels
 from onnxfq.rules.gather_block_quantized import SMALLEST_TABLE
 from onnxfq.rules.kernel import Kernel
 from onnxfq.rules.product_weights import BOTH_CONSTANT, chosen_by_caller
-from onnxfq.rules.rule import Probe, Rule, StoredWeight, Tensors, TensorType
+from onnxfq.rules.rule import Probe, Rule, Tensors, TensorType, WrittenWeight
 from onnxfq.rules.stored_nodes import StoredNodes
 from onnxfq.rules.stored_operators import STORED_INPUTS, channels_of, is_moving, moves_weights
 from onnxfq.rules.target import SCALE_TYPES, Skip, Target
@@ -139,7 +139,7 @@ class Stored(Rule):
         """See `Rule.attributes`: the node keeps its own."""
         return {}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         """See `Rule.rewrite`: the node reads the constants that are made of the stored ones, made once for all."""
         node = weights[0].target.node
         rewired = graph.rewired(node, {w.target.slot: _made(graph, w) for w in weights})
@@ -191,7 +191,7 @@ def _seen_as(value: Constant, channels: Channels) -> Constant:
     return replace(value, way=way)
 
 
-def _made(graph: Graph, weight: StoredWeight) -> str:
+def _made(graph: Graph, weight: WrittenWeight) -> str:
     """The name of the float constant that is made of a stored one; the nodes for it are added once."""
     target, channels = weight.target, weight.target.channels
     home = target.weight.home

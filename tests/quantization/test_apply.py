@@ -16,7 +16,7 @@ from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask, solve_weight
-from onnxfq.rules import StoredWeight
+from onnxfq.rules import WrittenWeight
 from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.solvers.rtn import Rtn
 from support import models
@@ -30,12 +30,12 @@ class Together(MatMulNBits):
     """A rule whose node has three weights: products with one input, as experts or fused projections are."""
 
     def __init__(self) -> None:
-        self.calls: list[list[StoredWeight]] = []
+        self.calls: list[list[WrittenWeight]] = []
 
     def positions(self, slot: int) -> Mapping[str, int]:
         return {name: position + len(self.inputs) * slot for name, position in self.inputs.items()}
 
-    def rewrite(self, graph: Graph, weights: Sequence[StoredWeight], tensor_file: TensorFile) -> None:
+    def rewrite(self, graph: Graph, weights: Sequence[WrittenWeight], tensor_file: TensorFile) -> None:
         self.calls.append(list(weights))
 
 

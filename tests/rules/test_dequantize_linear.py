@@ -97,7 +97,7 @@ def test_what_is_stored_is_what_was_packed(
     assert list(packed) == list(RULE.layout(n, k, kernel))
     cut = min(cut, n)
     parts = [{name: array[rows] for name, array in packed.items()} for rows in (slice(0, cut), slice(cut, n))]
-    written = {name: arrays[0] for name, arrays in RULE.stored(parts, kernel, k).items()}
+    written = {name: arrays[0] for name, arrays in RULE.written(parts, kernel, k).items()}
     assert RULE.fits(written, n, k, kernel)
     assert not RULE.fits(written, n + 1, k, kernel)
     assert sum(array.nbytes for array in written.values()) == RULE.nbytes(n, k, kernel)

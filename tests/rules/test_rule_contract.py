@@ -239,7 +239,7 @@ def test_what_is_written(rule: Rule, operator: str, tmp_path: Path) -> None:
         kernel = rule.kernel("cpu", SCHEMES_OF.get(operator, models.EXACT), bare(target.n, target.k, "float32"))
         assert rule.attributes(target.n, target.k, kernel).items() <= {a.name: a.i for a in node.attribute}.items()
         layout, flat = rule.layout(target.n, target.k, kernel), {}
-        for name, held in rule.stored_names(graph, written, slot).items():
+        for name, held in rule.written_names(graph, written, slot).items():
             flat[name] = onnx.numpy_helper.to_array(outcome.initializers[held]).reshape(layout[name][0])
         assert rule.fits(flat, target.n, target.k, kernel)
         assert target.bytes == rule.nbytes(target.n, target.k, kernel)

@@ -10,7 +10,7 @@ from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Planned, assign
 from onnxfq.quantization.find import find
 from onnxfq.quantized import QuantizedWeight
-from onnxfq.rules import Skip, StoredWeight, Target
+from onnxfq.rules import Skip, Target, WrittenWeight
 from onnxfq.scheme import Scheme
 
 
@@ -34,4 +34,4 @@ def put(graph: Graph, planned: Planned, q: QuantizedWeight, tensor_file: TensorF
         name: graph.add_tensor(target.weight.home, f"{target.weight.leaf.name}_{name}", tensor_file, array)
         for name, array in tensors.items()
     }
-    planned.rule.rewrite(graph, [StoredWeight(target, planned.kernel, names)], tensor_file)
+    planned.rule.rewrite(graph, [WrittenWeight(target, planned.kernel, names)], tensor_file)
