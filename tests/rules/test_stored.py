@@ -17,7 +17,7 @@ from onnxfq.arrays import Array
 from onnxfq.errors import ModelError, SchemeError, UsageError, VerificationError
 from onnxfq.quantization.others import LARGEST_ERROR
 from onnxfq.rules import stored_nodes
-from onnxfq.scheme import FORMATS, Format
+from onnxfq.weight_formats import FORMATS, Format
 from support.models import branch, compare, feeds, model, normal, reasons, run, tensor, whole, write, write_external
 
 MS = ', "com.microsoft" : 1'
