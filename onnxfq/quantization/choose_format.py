@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.quantization.int8_rows import round_to_int8
-from onnxfq.rules import Target
+from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.weight_formats import FORMATS
@@ -110,7 +110,8 @@ class FormatErrors:
             expected = self._mean_square(target)
             scales = np.ones(target.k) if expected is None else expected
             return _ratio(np.square(difference) * scales, np.square(weight) * scales)
-        columns = min(scheme.columns_per_block(target.k), target.k)
+        by_row = PRODUCT_RULES[scheme.format].rounds_rows
+        columns = target.k if by_row else min(scheme.columns_per_block(target.k), target.k)
         rounded = inputs if scheme.activations == "float" else round_to_int8(inputs, columns)
         exact = inputs @ weight.T
         return _ratio(np.square(rounded @ (weight + difference).T - exact), np.square(exact))
