@@ -72,8 +72,8 @@ class Scheme:
             got, wanted = getattr(self, name), getattr(usual, name)
             if got != wanted:
                 raise SchemeError(
-                    f"The format {self.format} has {name}={_text(wanted)} (got {name}={_text(got)}). Leave `{name}` "
-                    f"out, or choose another format: {_listed(list(FORMATS))}."
+                    f"The format {self.format} has {name}={_text(wanted)} (got {name}={_text(got)}). Leave that out, "
+                    f"or choose another format: {_listed([name for name in FORMATS if name != self.format])}."
                 )
         if self.dual_grained and not isinstance(self.block_size, int):
             raise SchemeError(

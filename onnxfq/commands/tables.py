@@ -159,7 +159,11 @@ def show_doctor(
     if not kernels:
         return
     notes = list(dict.fromkeys(row[-1] for row in kernels if row[-1]))
-    _say(console, "MatMulNBits: which block sizes are faster than floating point", style="bold")
+    _say(
+        console,
+        "MatMulNBits: which block sizes have a kernel of their own (fast), and which a generic one (slow)",
+        style="bold",
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns[:-1]:
         heading = column.replace("_", " ")

@@ -60,8 +60,28 @@ def _imported(holder: ModelProto | FunctionProto) -> int:
     return max((known.version for known in holder.opset_import if not known.domain), default=0)
 
 
+def can_raise_opset(graph: Graph, version: int) -> bool:
+    """Whether `raise_opset` would do it."""
+    return onnx.defs.onnx_opset_version() >= version and not _rewritten(graph, version)[1]
+
+
 def _rewrite(graph: Graph, version: int, why: str) -> None:
     """Replace the nodes that a later operator set writes in another way."""
+    changes, problems = _rewritten(graph, version)
+    if problems:
+        told = "; ".join(f"{reason} ({count}x)" for reason, count in problems.most_common(_MOST_TOLD))
+        raise ModelError(
+            f"{why} needs ONNX's operator set {version}, and '{graph.path}' cannot be converted to it from "
+            f"{_imported(graph.model)}: {told}. Export the model with operator set {version}, or choose another "
+            "format, such as matmulnbits."
+        )
+    for node, new_nodes in changes:
+        graph.replace(node, new_nodes, keeps_name=next(new for new in new_nodes if new.op_type == node.op_type))
+    graph.finish()
+
+
+def _rewritten(graph: Graph, version: int) -> tuple[list[tuple[Node, list[NodeProto]]], Counter[str]]:
+    """The nodes that a later operator set writes in another way, with these; and what it cannot write."""
     problems: Counter[str] = Counter()
     changes = list[tuple[Node, list[NodeProto]]]()
     for node in graph.nodes():
@@ -69,22 +89,14 @@ def _rewrite(graph: Graph, version: int, why: str) -> None:
         if node.domain or not 0 < old < version:
             continue
         if old < OLDEST_OPSET:
-            problems[f"it imports operator set {old}, and only those from {OLDEST_OPSET} on are converted"] = 1
+            problems[f"only operator sets from {OLDEST_OPSET} on are converted"] += 1
             continue
         found = rewritten(node, old, version, _surroundings(graph, node))
         if isinstance(found, Unchangeable):
             problems[found.reason] += 1
         elif found:
             changes.append((node, list(found)))
-    if problems:
-        told = "; ".join(f"{reason} ({count}x)" for reason, count in problems.most_common(_MOST_TOLD))
-        raise ModelError(
-            f"{why} needs ONNX's operator set {version}, and '{graph.path}' cannot be converted to it from "
-            f"{_imported(graph.model)}: {told}. Export the model with operator set {version}, or choose another format."
-        )
-    for node, new_nodes in changes:
-        graph.replace(node, new_nodes, keeps_name=next(new for new in new_nodes if new.op_type == node.op_type))
-    graph.finish()
+    return changes, problems
 
 
 def _surroundings(graph: Graph, node: Node) -> Surroundings:

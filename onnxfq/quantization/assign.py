@@ -240,7 +240,7 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
     """The schemes of a run in words: the usual one, and how many targets have which other."""
     others = Counter(p.scheme_text for p in planned if p.scheme != usual)
     parts = [f"{count} {'node' if count == 1 else 'nodes'} in {text}" for text, count in others.items()]
-    unused = bool(planned) and all(p.is_stored for p in planned)
+    unused = bool(planned) and all(p.scheme != usual for p in planned)
     return "; ".join(parts if unused else [str(usual), *parts])
 
 

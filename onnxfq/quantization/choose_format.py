@@ -82,7 +82,11 @@ def candidates_for(usual: Scheme, formats: Sequence[str]) -> tuple[Scheme, ...]:
     if "matmulnbits" in formats:
         found += [Scheme(4, size, form, usual.activations) for size in (32, 64, 128) for form in forms]
         found += [Scheme(8, size, form, usual.activations) for size in (32, 128) for form in forms]
-    found += [Scheme(format=name) for name, known in FORMATS.items() if known.proposed and name in formats]
+    found += [
+        Scheme(format=name)
+        for name, known in FORMATS.items()
+        if known.proposed and name in formats and known.activations == usual.activations
+    ]
     return tuple(dict.fromkeys(found))
 
 

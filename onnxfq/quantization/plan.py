@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from onnxfq.arrays import Float32Array
@@ -11,7 +12,7 @@ from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import SchemeError, UsageError
 from onnxfq.executors.executor import Workers
 from onnxfq.feeds import Feeds
-from onnxfq.graph import Graph, raise_opset
+from onnxfq.graph import Graph, can_raise_opset, raise_opset
 from onnxfq.machines import AUTO, find_machine
 from onnxfq.options import Options
 from onnxfq.progress import Progress
@@ -139,17 +140,24 @@ def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> 
     if known.table is None:
         raise UsageError(
             f'`format="auto"` chooses by speed, and nothing is known of how fast formats are on {known.machine.title} '
-            f"(got target={known.machine.name}). Measure it there with `onnxfq doctor` and `measure=True`, or give "
-            "`target=avx2` or `target=vnni`."
+            f"(got target={known.machine.name}). Give a format, such as `format=int8`, or a target of which speeds "
+            "are known: `target=avx2` or `target=vnni`; those of this machine, `onnxfq doctor` with `measure=True` finds."
         )
     errors = FormatErrors(inputs, lambda target: expected_mean_square(graph, target))
 
+    imported = {graph.opset(node) for node in graph.nodes()}
+
+    @cache
+    def can_have(opset: int) -> bool:
+        return max(imported, default=0) >= opset or can_raise_opset(graph, opset)
+
     def fits(scheme: Scheme, target: Target) -> bool:
+        rule = PRODUCT_RULES[scheme.format]
         try:
-            PRODUCT_RULES[scheme.format].kernel(known.machine.provider, scheme, target)
+            kernel = rule.kernel(known.machine.provider, scheme, target)
         except SchemeError:
             return False
-        return True
+        return can_have(rule.opset(kernel))
 
     return AutoFormat(known.machine.formats, fits, known.times_faster, errors.error)
 

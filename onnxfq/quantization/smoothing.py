@@ -80,8 +80,8 @@ def find_smoothing(weights: Sequence[Float32Array], inputs: Float64Array, scheme
 def _largest(inputs: Float64Array) -> Float64Array:
     """The largest magnitude of each channel; of those of which little was seen, what is usual."""
     largest = np.abs(inputs).max(axis=0)
-    usual = np.median(largest[largest > 0])
-    return np.asarray(np.maximum(np.where(largest > 0, largest, usual), _LEAST * usual))
+    usual = float(np.median(largest[largest > 0]))
+    return np.asarray(np.maximum(np.where(largest > 0, largest, usual), _LEAST * usual), np.float64)
 
 
 def _scale(largest: Float64Array, norms: Float64Array, power: float, weight_power: float) -> Float64Array:

@@ -219,6 +219,11 @@ def _format_warnings(planned: Sequence[Planned]) -> Iterator[str]:
             f"{copies[0].rule.operator}, ONNX Runtime makes a fast kernel only of weights that one node reads. The "
             "format matmulnbits stores each of them once."
         )
+    if any(p.scheme.dual_grained for p in planned):
+        yield (
+            "The format dgq saves disk and download: its weights are int8 once loaded, and loading takes about as much "
+            "memory as the float model. The format int8 takes less."
+        )
     tables = [p for p in planned if p.rule.domain and p.rule.kind == "embeddings"]
     if alone and tables:
         yield (
@@ -238,3 +243,8 @@ def _copies(planned: Sequence[Planned]) -> list[str]:
 def _comparison_warnings(job: Job) -> Iterator[str]:
     if not job.options.validate:
         yield "NOT VALIDATED: the output was verified, but not compared with the original (`validate=False`)."
+    elif job.options.workload is not None:
+        yield (
+            f"What was timed is the first sample, whatever the workload ({job.options.workload}) says: that chooses "
+            "formats and tables. `onnxfq benchmark` times given lengths and batches."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
@@ -134,7 +135,7 @@ def _as(array: StoredArray, shape: tuple[int, ...]) -> StoredArray:
 
 
 def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provider: ProviderName) -> None:
-    rows, kernel = _probe_rows(entry.n), entry.kernel
+    rows, kernel = _probe_rows(entry.n), replace(entry.kernel, provider=provider)  # wherever it is made for
     tensors = entry.rule.rows(_read(graph, node, entry), slice(0, rows), kernel, entry.n, entry.k)
     probe = entry.rule.probe(tensors, kernel, rows, entry.k)
     (found,) = Session(probe.model, provider=provider).run(dict(probe.feed)).values()
@@ -144,7 +145,7 @@ def _check_kernel(path: Path, graph: Graph, node: Node, entry: Expected, provide
         raise VerificationError(
             f"The kernel of '{entry.node}' in '{path}' computes something else than its codes say: relative MSE "
             f"{error:.2g}, at most {probe.tolerance:g} allowed ({kernel.bits} bits, block {kernel.block_size}, "
-            f"{provider}). This ONNX Runtime cannot run this format correctly; choose another block size or `bits`."
+            f"{provider}). This ONNX Runtime cannot run this format correctly; choose another one, or other `bits`."
         )
 
 
