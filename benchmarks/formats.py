@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,13 @@ def side_by_side(runs: Sequence[Callable[[], object]], seconds: float) -> Rounds
 
 def speeds(paths: Sequence[Path], calib: Path, seconds: float) -> list[dict[str, Any]]:
     """Of each file the milliseconds to load it, and how many times as fast as the first one it is, with an interval."""
-    loading = side_by_side([lambda path=path: Session(path, threads=1) for path in paths], seconds)  # type: ignore[misc]
+    loading = side_by_side([partial(Session, path, threads=1) for path in paths], seconds)
     found: list[dict[str, Any]] = [{"load_ms": round(1e3 * time, 1)} for time in loading.times()]
     sessions = [Session(path, threads=1) for path in paths]
     words = np.concatenate([sample["input_ids"][0] for sample in read_samples(calib)])
     for batch, length in CASES:
         feed = encoder_batch(sessions[0], np.resize(words, (batch, length)))
-        rounds = side_by_side([lambda session=session: session.run(feed) for session in sessions], seconds)  # type: ignore[misc]
+        rounds = side_by_side([partial(session.run, feed) for session in sessions], seconds)
         for number, row in enumerate(found[1:], start=1):
             slower = rounds.ratio(number)
             ends = {"ratio": 1 / slower.middle, "low": 1 / slower.high, "high": 1 / slower.low}

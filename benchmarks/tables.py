@@ -83,9 +83,8 @@ def formats() -> str:
     for row in (first, *others):
         error = "" if row is first else figure_text(row["relative_mse"])
         faster = [f"{row[case]['ratio']:.2f}x" if case in row else "" for case in cases]
-        rows.append(
-            [row["file"], _size(row["file_bytes"]), error, f"{row['spearman']:.4f}", *faster, f"{row['load_ms']:.0f} ms"]
-        )
+        judged = [_size(row["file_bytes"]), error, f"{row['spearman']:.4f}"]
+        rows.append([row["file"], *judged, *faster, f"{row['load_ms']:.0f} ms"])
     return markdown(rows)
 
 
