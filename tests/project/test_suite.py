@@ -246,8 +246,8 @@ def tiny_encoder(folder: Path) -> Path:
     product = " ".join(f"h{layer + 1} = MatMul(h{layer}, w{layer})" for layer in range(2))
     arrays = {f"w{layer}": weight(layer, 128, 128) / np.float32(11) for layer in range(2)}
     ids, states = 'int64["texts", "tokens"] input_ids', 'float["texts", "tokens", 128] h2'
-    write(model(f"h0 = Gather(table, input_ids) {product}", x=ids, y=states, table=weight(9, 256, 128), **arrays),
-          folder / "model.onnx")  # fmt: skip
+    body = f"h0 = Gather(table, input_ids) {product}"
+    write(model(body, x=ids, y=states, constants=arrays, table=weight(9, 256, 128)), folder / "model.onnx")
     tokenizer = Tokenizer(WordLevel({letter: number for number, letter in enumerate("?abcdefgh")}, unk_token="?"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
