@@ -14,6 +14,7 @@ _PERPLEXITY_ALONE = {"mean_kl": "mean KL", "perplexity": "perplexity"}
 TABLES: dict[str, Callable[[], str]] = {
     "minilm": lambda: tables.quality("minilm", _QUALITY),
     "opt-4m": lambda: tables.quality("opt-4m", _PERPLEXITY),
+    "formats": tables.formats,
     "embeddings-opt-4m": lambda: tables.embeddings("embeddings-opt-4m", _PERPLEXITY_ALONE),
     "embeddings-minilm": lambda: tables.embeddings("embeddings-minilm", _QUALITY),
     "steps-minilm": lambda: tables.steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),

@@ -65,6 +65,16 @@ PARTS: dict[str, Part] = {
             "--calib {decoder_calib}"
         },
     ),
+    "formats": Part(
+        "Formats on an encoder",
+        "all-MiniLM-L6-v2 as it is, default settings but for the format, beside "
+        "`onnxruntime.quantization.quantize_dynamic(per_channel=True)`. Calibrated on 192 texts of STS-B train, judged "
+        "on the whole STS-B test set; relative MSE is that of the hidden states. Loading and speeds, against the "
+        "original with texts x tokens, are the processor's time of one thread, all files in turns. What is fast "
+        "depends on the processor: these ratios are of this one, a Xeon with AMX; `onnxfq doctor --measure` tells "
+        "those of another.",
+        {"formats": "benchmarks.formats {encoder} --sts {sts_test} --calib {encoder_calib}"},
+    ),
     "embeddings": Part(
         "Embeddings",
         "The model as it is, quantized with the default settings but for `embeddings`, without data (hqq) and "

@@ -74,6 +74,20 @@ def embeddings(name: str, figures: dict[str, str]) -> str:
     return markdown(rows)
 
 
+def formats() -> str:
+    """Size, error, score and times of an encoder's files by format."""
+    first, *others = read("formats")["rows"]
+    cases = [key for key, value in others[0].items() if isinstance(value, dict)]
+    speeds = [f"speed, {case}" for case in cases]
+    rows: list[list[object]] = [["file", "size", "relative MSE", "Spearman", *speeds, "loading"]]
+    for row in (first, *others):
+        error = "" if row is first else figure_text(row["relative_mse"])
+        faster = [f"{row[case]['ratio']:.2f}x" if case in row else "" for case in cases]
+        judged = [_size(row["file_bytes"]), error, f"{row['spearman']:.4f}"]
+        rows.append([row["file"], *judged, *faster, f"{row['load_ms']:.0f} ms"])
+    return markdown(rows)
+
+
 def bands(name: str) -> str:
     """What a model's files lost at its task, beside their errors and what the verdict says of these."""
     result = read(name)

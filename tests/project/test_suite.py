@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime as ort
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 import onnxfq
 from benchmarks import __main__ as suite
-from benchmarks import repeatability, tables, throughput, zoo, zoo_table
+from benchmarks import calibration, formats, repeatability, tables, throughput, zoo, zoo_table
 from benchmarks.contents import contents
 from benchmarks.inputs import Array, decoder_feed
 from benchmarks.page import TABLES, page
@@ -24,6 +27,8 @@ from onnxfq.benchmarking import bandwidth
 from onnxfq.benchmarking import cases as timed_cases
 from onnxfq.benchmarking.footprint import Footprint
 from onnxfq.reports import bands
+from support.models import model, write
+from support.tiny import weight
 from tools.generate_decoder import Decoder, write_decoder
 from tools.zoo.table import ZOO
 
@@ -234,6 +239,46 @@ def test_throughput_of_every_file_makes_a_table(
     table = tables.throughput("throughput").splitlines()
     assert len({line.count(" | ") for line in (table[0], *table[2:])}) == 1
     assert table[-1].startswith("| published, OPT-30B on GPUs |  | 60 → 15.5 GB | 26% |")
+
+
+def tiny_encoder(folder: Path) -> Path:
+    """A table and two MatMuls, a tokenizer of letters, and scored pairs of texts, which are the calibration too."""
+    product = " ".join(f"h{layer + 1} = MatMul(h{layer}, w{layer})" for layer in range(2))
+    arrays = {f"w{layer}": weight(layer, 128, 128) / np.float32(11) for layer in range(2)}
+    ids, states = 'int64["texts", "tokens"] input_ids', 'float["texts", "tokens", 128] h2'
+    body = f"h0 = Gather(table, input_ids) {product}"
+    write(model(body, x=ids, y=states, constants=arrays, table=weight(9, 256, 128)), folder / "model.onnx")
+    tokenizer = Tokenizer(WordLevel({letter: number for number, letter in enumerate("?abcdefgh")}, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    draw = np.random.default_rng(0).choice
+    rows = [f"{' '.join(draw([*'abcdefgh'], 6))},{' '.join(draw([*'abcdefgh'], 6))},{score}" for score in range(40)]
+    (folder / "sts.csv").write_text("\n".join(rows), encoding="utf-8")
+    calibration.write_encoder(folder, folder / "sts.csv", 40, folder / "calib")
+    return folder
+
+
+def test_every_format_of_an_encoder_makes_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(formats, "CASES", ((2, 4),))
+    chosen = {name: formats.FORMATS[name] for name in ("`--format int8`", "`--format int8`, calibrated")}
+    monkeypatch.setattr(formats, "FORMATS", chosen)
+    given = ["--sts", str(tiny_encoder(tmp_path) / "sts.csv"), "--calib", str(tmp_path / "calib"), "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", ["formats", str(tmp_path), *given, "--out", str(tmp_path / "formats.json")])
+    formats.main()
+    text = (tmp_path / "formats.json").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    original, *others = rows = json.loads(text)["rows"]
+    assert [row["file"] for row in others] == [*chosen, formats.DYNAMIC]
+    free, calibrated, dynamic = (row["relative_mse"] for row in others)
+    assert 0 < calibrated < free < dynamic < 0.01
+    assert all(row["file_bytes"] < 0.6 * original["file_bytes"] and row["load_ms"] > 0 for row in others)
+    assert all(row["2x4"]["low"] <= row["2x4"]["ratio"] <= row["2x4"]["high"] for row in others)
+    table = tables.formats().splitlines()
+    assert len(table) == 2 + len(rows)
+    assert len({line.count(" | ") for line in (table[0], *table[2:])}) == 1
 
 
 def test_every_model_of_a_zoo_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
