@@ -87,6 +87,11 @@ class Scheme:
         return FORMATS[self.format].dual_grained
 
     @property
+    def fits_pairs(self) -> bool:
+        """Whether two neighbours in a row must be small together (`solvers.pairs`)."""
+        return FORMATS[self.format].fits_pairs
+
+    @property
     def levels(self) -> int:
         """Number of codes, `2**bits`."""
         return 1 << self.bits

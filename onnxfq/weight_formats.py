@@ -23,6 +23,7 @@ class WeightFormat:
         fixed: those of the above that nobody can choose.
         words: what a scheme's text says of it; "" of the usual one.
         dual_grained: weights lie on dual grids: integers of two sizes, and a real scale for each row only.
+        fits_pairs: two neighbours in a row are so small that no processor cuts off their products (`solvers.pairs`).
         runs_as: the format that ONNX Runtime makes of it when a session is made; "" where it stays what it is.
         proposed: what chooses formats, or advises one, thinks of it, with what it has where nothing is said.
     """
@@ -34,6 +35,7 @@ class WeightFormat:
     fixed: tuple[str, ...] = ()
     words: str = ""
     dual_grained: bool = False
+    fits_pairs: bool = False
     runs_as: Format | Literal[""] = ""
     proposed: bool = False
 
@@ -52,6 +54,7 @@ FORMATS: dict[Format, WeightFormat] = {
         symmetric=True,
         fixed=("bits", "block_size", "symmetric", "activations"),
         words="products of int8",
+        fits_pairs=True,
         proposed=True,
     ),
     "dgq": WeightFormat(

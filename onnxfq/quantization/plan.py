@@ -141,7 +141,7 @@ def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> 
         raise UsageError(
             f'`format="auto"` chooses by speed, and nothing is known of how fast formats are on {known.machine.title} '
             f"(got target={known.machine.name}). Give a format, such as `format=int8`, or a target of which speeds "
-            "are known: `target=avx2` or `target=vnni`; those of this machine, `onnxfq doctor` with `measure=True` finds."
+            "are known: `target=avx2`, `target=vnni`, or this machine after `onnxfq doctor` with `measure=True`."
         )
     errors = FormatErrors(inputs, lambda target: expected_mean_square(graph, target))
 

@@ -4,10 +4,11 @@
     x / r → QuantizeLinear(1/127) → DequantizeLinear(1/127) ─┐
                          int8 weight → DequantizeLinear ─────┴→ MatMul → Mul(r)
 
-ONNX Runtime makes one MatMulIntegerToFloat of it, with factors int8 on both sides: exact with AVX2, where products of
-uint8 and int8 saturate, and as fast as these everywhere (uint8 on both sides is exact too, but up to four times
-slower). A row's scale is its own: an outlier costs other rows nothing, and a result does not depend on what is computed
-with it. NaN takes no part: ONNX Runtime's ReduceMax passes over it.
+ONNX Runtime makes one MatMulIntegerToFloat of it; on x86 with activations of uint8, whose products with int8 are cut
+off where there is no VNNI: weights are such that this never happens (`solvers.pairs`). Weights of uint8 would do as
+well, but are up to four times slower with VNNI, and so are products of int8 with int8 everywhere. A row's scale is its
+own: an outlier costs other rows nothing, and a result does not depend on what is computed with it. NaN takes no part:
+ONNX Runtime's ReduceMax passes over it.
 
 Source: operators QuantizeLinear and DequantizeLinear of ONNX; fusion, exactness and speed were tried with ONNX Runtime
 1.31.1 with AVX2, AVX-VNNI, AVX512 and AVX512-VNNI.

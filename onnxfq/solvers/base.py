@@ -15,6 +15,7 @@ from onnxfq.quantized import QuantizedWeight, WeightRange
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.draft import on_fitted_grid
 from onnxfq.solvers.dual_grid import dual_grained
+from onnxfq.solvers.pairs import with_fitting_pairs
 from onnxfq.statistics import Statistics
 
 
@@ -60,6 +61,8 @@ class Solver(ABC):
         if self.calibrated and known.gram is not None and not known.gram.diagonal().any():  # any codes will do
             return on_fitted_grid(weight, np.ones(weight.shape[1], np.float32), scheme, scale_type).finished(())
         q = self._solve(weight, scheme, known, scale_type)
+        if scheme.fits_pairs:
+            return with_fitting_pairs(weight, q, importance_of(known, weight.shape[1]))
         if not scheme.dual_grained or q.row_scale is not None:
             return q
         return dual_grained(weight, q, importance_of(known, weight.shape[1]))
@@ -70,7 +73,8 @@ class Solver(ABC):
     ) -> QuantizedWeight:
         """`solve`: the weight is contiguous, statistics may be empty but for what the solver needs.
 
-        What is not on a dual grid where the scheme's format has these is put there afterwards (`dual_grained`).
+        What is not on a dual grid where the scheme's format has these is put there afterwards (`dual_grained`), and
+        neighbours that are too large together are made smaller (`with_fitting_pairs`).
         """
 
     def takes_columns(self, scheme: Scheme, scale_type: ScaleType) -> bool:

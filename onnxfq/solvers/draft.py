@@ -16,6 +16,7 @@ from onnxfq.solvers.blocks import encode
 from onnxfq.solvers.curvature import Curvature, Moments
 from onnxfq.solvers.dual_grid import dual_codes, fitted_dual_grid
 from onnxfq.solvers.grid import fitted_grid
+from onnxfq.solvers.pairs import smallest_scale
 from onnxfq.solvers.rows import EachChunk
 
 
@@ -66,11 +67,18 @@ class Draft:
         again = self.copy()
         if self.row_scale is None or again.row_scale is None:
             again.scale[:] = round_scale(self.scale * np.float32(factor), self.scale_type)
+            again.hold_pairs()
         else:
             grid = DualGrid.of(self.scale, self.zero_point, self.row_scale)
             again.row_scale[:] = round_scale(self.row_scale * np.float32(factor), self.scale_type)
             again.scale[:] = replace(grid, row_scale=again.row_scale).scale
         return again
+
+    def hold_pairs(self) -> None:
+        """Make scales large enough for neighbours that are too large together, where the format asks for that."""
+        if self.scheme.fits_pairs:
+            smallest = smallest_scale(self.target, self.scale_type)[:, None]
+            self.scale[:] = np.copysign(np.maximum(np.abs(self.scale), smallest), self.scale)
 
     def rows(self, rows: slice) -> Draft:
         """Some rows, sharing memory with the whole."""
@@ -185,8 +193,11 @@ def on_fitted_grid(weight: Float32Array, importance: Float32Array, scheme: Schem
     block_size = scheme.columns_per_block(weight.shape[1])
     if scheme.dual_grained:
         return _on_dual_grid(weight, fitted_dual_grid(weight, importance, scale, zero_point, block_size), scheme)
-    codes = encode(weight, scale, zero_point, scheme.bits, block_size)
-    return Draft(weight, codes, scale, zero_point, scheme, scale_type)
+    codes = np.empty(weight.shape, np.uint8)
+    draft = Draft(weight, codes, scale, zero_point, scheme, scale_type)
+    draft.hold_pairs()
+    codes[:] = encode(weight, draft.scale, zero_point, scheme.bits, block_size)
+    return draft
 
 
 def on_dual_grid(draft: Draft, importance: Float32Array) -> Draft:

@@ -127,6 +127,7 @@ class Gptq(Solver):
         for _ in range(self.refine):
             if not in_batches:
                 refit_rows(draft, known.hessian, each)
+                draft.hold_pairs()
             each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=in_batches))
         if self.refine:
             draft.scale[:] = round_scale(draft.scale, draft.scale_type)

@@ -24,6 +24,7 @@ from typing import Any
 
 import llvmlite
 import numba
+import numpy as np
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
@@ -77,6 +78,10 @@ class _LoopPlace:
 
     def __init__(self, loop: Callable[..., object], file: str) -> None:
         self._py_file, self._first_line = file, loop.__code__.co_firstlineno
+        known = getattr(loop, "__globals__", {}).items()  # numbers of other files are part of the machine code
+        self._numbers = sorted(
+            (name, repr(value)) for name, value in known if isinstance(value, int | float | np.number)
+        )
 
     @classmethod
     def from_function(cls, loop: Callable[..., object], file: str) -> _LoopPlace:
@@ -89,7 +94,7 @@ class _LoopPlace:
         Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
 
     def get_source_stamp(self) -> str:
-        return hashlib.sha256(Path(self._py_file).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(self._py_file).read_bytes() + repr(self._numbers).encode()).hexdigest()
 
     def get_disambiguator(self) -> str:
         return str(self._first_line)

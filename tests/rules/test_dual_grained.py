@@ -126,7 +126,7 @@ def probe_error(tensors: dict[str, Array], kernel: Kernel, n: int, k: int) -> fl
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"bits": 8}, r"format dgq has bits=4 \(got bits=8\)\. Leave `bits` out"),
+        ({"bits": 8}, r"format dgq has bits=4 \(got bits=8\)\. Leave that out"),
         ({"bits": 2}, r"format dgq has bits=4 \(got bits=2\)"),
         ({"symmetric": True}, r"format dgq has symmetric=false \(got symmetric=true\)"),
         ({"activations": "float"}, r"format dgq has activations=int8 \(got activations=float\)"),
