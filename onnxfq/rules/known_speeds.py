@@ -14,7 +14,7 @@ from onnxfq.machines import AUTO, Machine
 from onnxfq.rules.speed_table import TABLE_VERSION, SpeedTable
 from onnxfq.session import runtime_version
 from onnxfq.system.processor import instructions, processor_name
-from onnxfq.system.user_cache import cache_roots, is_own, own_folder
+from onnxfq.system.user_cache import cache_roots, can_be_made, is_own, own_folder
 
 _TABLES = Path(__file__).with_name("speeds")
 _REMEASURE = "`onnxfq doctor` with `measure=True` makes a new one."
@@ -42,6 +42,8 @@ def read_measured() -> tuple[SpeedTable | None, str]:
         path = root / _name()
         try:
             if not path.is_file() or not is_own(root):
+                if can_be_made(root):  # then what was measured would be there
+                    break
                 continue
             table = SpeedTable.load(path)
         except (DataError, OSError) as error:

@@ -22,6 +22,12 @@ def cache_roots() -> Iterator[Path]:
         yield Path(tempfile.gettempdir()) / f"onnxfq-{user}"
 
 
+def can_be_made(root: Path) -> bool:
+    """Whether a folder is there or could be, without a try."""
+    nearest = next((folder for folder in (root, *root.parents) if folder.is_dir()), root)
+    return os.access(nearest, os.W_OK)
+
+
 def own_folder(root: Path) -> bool:
     """Make a folder that only this user can write; says whether it is one."""
     with suppress(OSError):

@@ -69,7 +69,7 @@ class Watch:
     def __init__(self) -> None:
         self.on = False
         self.opened: list[str] = []
-        machine = (sys.prefix, sys.base_prefix, "/usr", "/lib", "/proc/self", "/sys")
+        machine = (sys.prefix, sys.base_prefix, "/usr", "/lib", "/proc/self", "/proc/cpuinfo", "/sys")
         self.allowed = tuple(os.path.realpath(p) for p in (*machine, ROOT, cache_folder() or ROOT))
         sys.addaudithook(self._hook)
         libc = ctypes.CDLL(None, use_errno=True)
