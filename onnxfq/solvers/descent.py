@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Uint8Array
@@ -22,16 +24,32 @@ def descend(draft: Draft, hessian: Float32Array, column_batch: int, *, refit: bo
         refit: also give every block the best scale and zero point for its codes, and then descend on these once more;
             for blocks that lie within a batch.
     """
-    k = draft.codes.shape[1]
     error = draft.dequantized() - draft.target
-    inverse = np.reciprocal(hessian.diagonal())
     split = splitter(draft.scale_type) if refit else _FIXED
     grid = (draft.scale, draft.zero_point, draft.top, draft.scheme.symmetric, draft.block_size, split)
+    for first, gradient, within, inverse in batches(error, hessian, column_batch):
+        _visit_batch(gradient, within, inverse, error, draft.codes, *grid, first)
+
+
+def batches(
+    error: Float32Array, hessian: Float32Array, column_batch: int
+) -> Iterator[tuple[int, Float32Array, Float32Array, Float32Array]]:
+    """Columns in batches, each looked at when what was done to those before is in the error.
+
+    Args:
+        error: [N, K], changed between batches.
+        hessian: [K, K], how errors count.
+        column_batch: columns of a batch.
+
+    Yields:
+        The first column of a batch; the gradient of its columns [N, batch]; how their errors count among themselves
+        [batch, batch]; and the reciprocals of the diagonal [batch].
+    """
+    inverse, k = np.reciprocal(hessian.diagonal()), len(hessian)
     for first in range(0, k, column_batch):
         last = min(k, first + column_batch)
         gradient: Float32Array = np.matmul(error, hessian[:, first:last])
-        within = np.ascontiguousarray(hessian[first:last, first:last])
-        _visit_batch(gradient, within, inverse[first:last], error, draft.codes, *grid, first)
+        yield first, gradient, np.ascontiguousarray(hessian[first:last, first:last]), inverse[first:last]
 
 
 @compiled()

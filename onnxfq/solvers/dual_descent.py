@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Uint8Array
 from onnxfq.dual_grain import MOST, REACH, TOP, DualGrid
-from onnxfq.solvers.descent import descend, move_block, sum_blocks, visit_codes
+from onnxfq.solvers.descent import batches, descend, move_block, sum_blocks, visit_codes
 from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.refit import SMALLEST_GAIN
 from onnxfq.system.compiled import compiled
@@ -42,13 +42,9 @@ def descend_dual(draft: Draft, hessian: Float32Array, column_batch: int) -> None
     k = draft.codes.shape[1]
     grid = DualGrid.of(draft.scale, draft.zero_point, draft.row_scale)
     error = draft.dequantized() - draft.target
-    inverse = np.reciprocal(hessian.diagonal())
     arrays = (draft.codes, grid.row_scale, grid.multiplier, grid.offset)
-    for first in range(0, k, column_batch):
-        last = min(k, first + column_batch)
-        gradient: Float32Array = np.matmul(error, hessian[:, first:last])
-        within = np.ascontiguousarray(hessian[first:last, first:last])
-        _visit_batch(gradient, within, inverse[first:last], error, *arrays, draft.block_size, first)
+    for first, gradient, within, inverse in batches(error, hessian, column_batch):
+        _visit_batch(gradient, within, inverse, error, *arrays, draft.block_size, first)
     values = np.repeat(grid.multiplier, draft.block_size, axis=1)[:, :k] * draft.codes
     values += np.repeat(grid.offset, draft.block_size, axis=1)[:, :k]
     _refit_rows(draft, hessian, values)
