@@ -8,12 +8,14 @@ import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
 
+TOP = 127  # steps up to the largest value, either way
+
 Rows = TypeVar("Rows", Float32Array, Float64Array)
 
 
 def round_to_int8(x: Rows, block: int) -> Rows:
     """Rows [rows, K] rounded: each block of columns in 127 steps up to its largest value."""
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % block))).reshape(len(x), -1, block)
-    step = np.abs(padded).max(axis=2, keepdims=True) / 127
+    step = np.abs(padded).max(axis=2, keepdims=True) / TOP
     rounded = np.rint(np.divide(padded, step, out=np.zeros_like(padded), where=step > 0)) * step
     return np.asarray(rounded.reshape(len(x), -1)[:, : x.shape[1]], x.dtype)

@@ -19,10 +19,10 @@ from itertools import product
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
+from onnxfq.quantization.int8_rows import TOP
 from onnxfq.scheme import Scheme
 from onnxfq.statistics import Statistics
 
-_TOP = 127
 _POWERS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _WEIGHT_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _PAYS_FROM = 2e-4  # of what the output varies by: what one more node must save
@@ -100,7 +100,7 @@ def with_rounding(statistics: Statistics, inputs: Float64Array, scale: Float64Ar
     if statistics.gram is None or not len(inputs):
         return statistics
     divisor = np.ones(inputs.shape[1]) if scale is None else scale
-    noise = divisor**2 * np.square(np.abs(inputs / divisor).max(axis=1)).mean() / (12 * _TOP**2)
+    noise = divisor**2 * np.square(np.abs(inputs / divisor).max(axis=1)).mean() / (12 * TOP**2)
 
     def louder(gram: Float64Array | None) -> Float64Array | None:
         return None if gram is None else gram + np.diag(noise)
@@ -142,7 +142,7 @@ class _Seen:
     def loss(self, scale: Float64Array) -> float:
         """What rounding both costs in the output, summed over outputs."""
         rows = np.abs(self.inputs / scale.astype(np.float32)).max(axis=1)
-        of_inputs = float(np.square(rows, dtype=np.float64).mean()) / _TOP**2 * float((scale**2 * self.energy).sum())
+        of_inputs = float(np.square(rows, dtype=np.float64).mean()) / TOP**2 * float((scale**2 * self.energy).sum())
         return (of_inputs + _LEFT_BY_SOLVER * self._of_weights(scale)) / 12
 
     def _of_weights(self, scale: Float64Array) -> float:
