@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from onnxfq.arrays import Float64Array
+from onnxfq.held_tokens import HeldTokens
 
 Derived = TypeVar("Derived")
 _FADING = 1024  # tokens, beside which made-up ones are worth half
@@ -35,6 +36,10 @@ class Statistics:
         centred_gram: [K, K], second moments about means, where tokens are of several stages, each with a mean of its
             own; None: they follow from `gram` and `mean`.
         centred_cross: likewise of `cross`.
+        drift: [N, K], mean of `(r − r̃) x̃ᵀ`, where the product of a weight [N, K] is added to a residual `r`: how far
+            that is off in the model quantized so far, which this weight can make up for. None without a residual.
+        drift_mean: [N], mean of `r − r̃`.
+        held: the same inputs for tokens that no mean is of.
     """
 
     tokens: int
@@ -47,6 +52,9 @@ class Statistics:
     max: float | None = None
     centred_gram: Float64Array | None = None
     centred_cross: Float64Array | None = None
+    drift: Float64Array | None = None
+    drift_mean: Float64Array | None = None
+    held: HeldTokens | None = None
     _derived: dict[Hashable, object] = field(default_factory=dict, repr=False, init=False)
 
     def derived(self, key: Hashable, make: Callable[[Statistics], Derived]) -> Derived:
@@ -59,6 +67,20 @@ class Statistics:
         if key not in self._derived:
             self._derived[key] = make(self)
         return cast(Derived, self._derived[key])
+
+    def of_rows(self, rows: slice) -> Statistics:
+        """The same for some rows of the weight; what was derived from it serves for all."""
+        if self.drift is None or self.drift_mean is None:
+            return self
+        part = replace(self, drift=self.drift[rows], drift_mean=self.drift_mean[rows])
+        object.__setattr__(part, "_derived", self._derived)
+        return part
+
+    def without_drift(self) -> Statistics:
+        """The same for a weight whose product is added to no residual."""
+        if self.drift is None and self.drift_mean is None:
+            return self
+        return replace(self, drift=None, drift_mean=None, held=self.held and replace(self.held, drift=None))
 
     def about_means(self) -> Statistics:
         """`centred`, made once."""
@@ -93,7 +115,15 @@ class Statistics:
 
         mean = None if self.mean is None else seen * self.mean
         float_mean = None if self.float_mean is None else seen * self.float_mean
-        return replace(self, gram=joined(self.gram), cross=joined(self.cross), mean=mean, float_mean=float_mean)
+        return replace(
+            self,
+            gram=joined(self.gram),
+            cross=joined(self.cross),
+            mean=mean,
+            float_mean=float_mean,
+            drift=None if self.drift is None else seen * self.drift,
+            drift_mean=None if self.drift_mean is None else seen * self.drift_mean,
+        )
 
     def with_lookups(self, share: float) -> Statistics:
         """The same where rows of the weight are looked up too, and errors count in all columns alike.
@@ -132,6 +162,8 @@ class Statistics:
             float_mean=divided(self.float_mean),
             centred_gram=divided(self.centred_gram),
             centred_cross=divided(self.centred_cross),
+            drift=None if self.drift is None else self.drift / scale,
+            held=self.held and self.held.scaled(scale),
         )
 
     def centred(self) -> Statistics:
@@ -139,15 +171,18 @@ class Statistics:
 
         Inputs that do not vary, such as a single token, leave nothing but rounding errors: then they are as they are.
         """
-        if self.centred_gram is not None:
-            return replace(self, gram=self.centred_gram, cross=self.centred_cross)
         if self.gram is None or self.mean is None or self.float_mean is None:
-            return self
+            return self if self.centred_gram is None else replace(self, gram=self.centred_gram, cross=self.centred_cross)
+        held = self.held and self.held.about(self.mean, self.float_mean, self.drift_mean)
+        if self.centred_gram is not None:
+            return replace(self, gram=self.centred_gram, cross=self.centred_cross, held=held)
         gram = self.gram - np.outer(self.mean, self.mean)
         if gram.trace() <= _NO_VARIANCE * self.gram.trace():
             return self
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
-        return replace(self, gram=gram, cross=cross)
+        drifts = self.drift is not None and self.drift_mean is not None
+        drift = self.drift - np.outer(self.drift_mean, self.mean) if drifts else None
+        return replace(self, gram=gram, cross=cross, drift=drift, held=held)
 
 
 def merged(first: Statistics, second: Statistics) -> Statistics:
@@ -170,6 +205,9 @@ def merged(first: Statistics, second: Statistics) -> Statistics:
         float_mean=mean(first.float_mean, second.float_mean),
         min=_extreme(min, first.min, second.min),
         max=_extreme(max, first.max, second.max),
+        drift=None,
+        drift_mean=None,
+        held=first.held and replace(first.held, drift=None),
     )
 
 

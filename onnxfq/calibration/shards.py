@@ -17,16 +17,20 @@ from onnxfq.calibration.statistics_session import Chunk, Gram
 from onnxfq.errors import DataError
 from onnxfq.executors.serialization import dump, load, load_once, serializable
 from onnxfq.graph import QUANTIZED_SUFFIX, Submodel
+from onnxfq.held_tokens import HeldTokens
+from onnxfq.int8_rows import round_to_int8
 from onnxfq.providers import ProviderName
 from onnxfq.session import Session
 
 SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
 _BATCH_RANK = 3  # dimensions of a batch of matrices
+_HELD_ROWS = 64  # tokens of a held-back sample that are kept, at most
 _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
 
 serializable(Submodel)
+serializable(HeldTokens)
 
 
 @serializable
@@ -40,6 +44,8 @@ class Measured:
         rounded_in: columns that share a scale where the stage's kernels round their input to int8; None otherwise.
         k: columns (rows where transposed) that the stage's weights want.
         part: where it is a batch of matrices, which of them counts; None: all.
+        residuals: values that the product is added to, those that differ in the quantized model.
+        n: their columns; 0 without any.
     """
 
     names: tuple[str, ...]
@@ -47,6 +53,13 @@ class Measured:
     rounded_in: int | None
     k: int
     part: int | None = None
+    residuals: tuple[str, ...] = ()
+    n: int = 0
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Every value that is looked at."""
+        return (*self.names, *(name for r in self.residuals for name in (r, r + QUANTIZED_SUFFIX)))
 
 
 @serializable
@@ -78,7 +91,7 @@ class Program:
     def given(self) -> tuple[str, ...]:
         """What must be known of a sample."""
         computed = self.part.outputs if self.part else ()
-        measured = self.measured.names if self.measured else ()
+        measured = self.measured.all_names if self.measured else ()
         return tuple(dict.fromkeys((*self.inputs, *(name for name in measured if name not in computed))))
 
 
@@ -91,11 +104,13 @@ class Outcome:
         bad: the value that was not finite; "" where all were.
         kept: values by name.
         errors: of each point, a few rows at a time.
+        held: some of its tokens, where the sample is held back from the statistics.
     """
 
     bad: str = ""
     kept: dict[str, Array] = field(default_factory=dict)
     errors: dict[str, list[Squares]] = field(default_factory=dict)
+    held: HeldTokens | None = None
 
 
 class Running:
@@ -118,22 +133,22 @@ class Running:
             else None
         )
 
-    def run(self, given: Mapping[str, Array], masks: Sequence[Array]) -> Outcome:
+    def run(self, given: Mapping[str, Array], masks: Sequence[Array], *, held: bool = False) -> Outcome:
         """Run one sample.
 
         Args:
             given: the values that the program names.
             masks: of the sample; see `token_masks`.
+            held: it is held back from the statistics.
         """
         program = self._program
         found = self._session.run({name: given[name] for name in program.inputs}) if self._session else {}
         bad = next((name for name, array in found.items() if self._is_bad(name, array)), None)
         if bad is not None:
             return Outcome(bad.removesuffix(QUANTIZED_SUFFIX))
-        if program.measured:
-            self._measure(program.measured, {**given, **found}, masks)
+        tokens = self._measure(program.measured, {**given, **found}, masks, held=held) if program.measured else None
         errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], masks) for name in program.points}
-        return Outcome("", {name: found[name] for name in program.keeps}, errors)
+        return Outcome("", {name: found[name] for name in program.keeps}, errors, tokens)
 
     def end_shard(self) -> list[Chunk]:
         """Add what is still waiting to the statistics; returns the chunks since the last shard where these are kept."""
@@ -143,7 +158,9 @@ class Running:
         watched = array.dtype.kind in "fV" and name.removesuffix(QUANTIZED_SUFFIX) in self._program.sources
         return watched and not np.isfinite(array).all()
 
-    def _measure(self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array]) -> None:
+    def _measure(
+        self, measured: Measured, values: Mapping[str, Array], masks: Sequence[Array], *, held: bool
+    ) -> HeldTokens | None:
         original, *twin = (values[name] for name in measured.names)
         if twin and twin[0].shape != original.shape:  # a loop or branch chose otherwise: no row has a counterpart
             original = twin[0]
@@ -170,8 +187,16 @@ class Running:
                 provider=self._program.provider,
                 threads=self._program.threads,
                 apart=self._apart,
+                drifts=measured.n or None,
             )
-        self.gram.add(original, twin[0] if twin else None, token_rows(masks, original.size // max(1, k)))
+        rows = token_rows(masks, original.size // max(1, k))
+        if held:
+            rows = rows[:: -(-len(rows) // _HELD_ROWS) or 1]
+        difference = _difference(measured, values, original.size // max(1, k), rows) if measured.n else None
+        if held:
+            return _held_tokens([original, *twin], rows, difference, measured, transposed=transposed)
+        self.gram.add(original, twin[0] if twin else None, rows, difference)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +221,30 @@ class Shard:
         return (self.program, self.samples, *self.sources)
 
 
+def _difference(measured: Measured, values: Mapping[str, Array], tokens: int, rows: Array) -> Array:
+    """How far residuals of some tokens are off together, [rows, N]; those of other shapes count as right."""
+    total = np.zeros((len(rows), measured.n), np.float32)
+    for name in measured.residuals:
+        original, twin = values[name], values[name + QUANTIZED_SUFFIX]
+        if original.shape == twin.shape and original.size == tokens * measured.n:
+            flat, other = (value.reshape(tokens, measured.n)[rows].astype(np.float32) for value in (original, twin))
+            total += flat - other
+    return total
+
+
+def _held_tokens(
+    streams: Sequence[Array], rows: Array, difference: Array | None, measured: Measured, *, transposed: bool
+) -> HeldTokens:
+    """Some tokens of a sample, in both streams."""
+    flat = [(value.T if transposed else value.reshape(-1, measured.k))[rows].astype(np.float32) for value in streams]
+    inputs = flat[-1] if measured.rounded_in is None else round_to_int8(flat[-1], measured.rounded_in)
+    return HeldTokens(inputs, flat[0], difference)
+
+
 def run_shard(shard: Shard) -> Path:
     """Run samples; returns the file that holds the outcome of each, and the chunks of the statistics."""
     running = load_once(shard.program, _apart)
-    outcomes = [running.run(given, masks) for given, masks in load(shard.samples)]
+    outcomes = [running.run(given, masks, held=held) for given, masks, held in load(shard.samples)]
     return dump(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
 
 

@@ -26,12 +26,14 @@ class Chunk:
         tokens: how many.
         gram: [K, K] float32, its `Σ x̃ x̃ᵀ`; None where a session has added it.
         cross: [K, K] float32, its `Σ x x̃ᵀ`; None likewise, or where it is the same.
-        vectors: what else there is of it, [K] each, by name.
+        drift: [N, K] float32, its `Σ (r − r̃) x̃ᵀ`; None likewise, or without a residual.
+        vectors: what else there is of it, [K] or [N] each, by name.
     """
 
     tokens: int
     gram: Array | None
     cross: Array | None
+    drift: Array | None
     vectors: dict[str, Array]
 
 
@@ -46,6 +48,8 @@ class Totals:
         self.tokens = 0
         self.gram: Float64Array | None = None
         self.cross: Float64Array | None = None
+        self.drift: Float64Array | None = None
+        self._drift_sum: Float64Array | None = None
         self._sum, self._float_sum = np.zeros(k), np.zeros(k)
         self._min, self._max = np.full(k, np.inf), np.full(k, -np.inf)
 
@@ -53,6 +57,8 @@ class Totals:
         """Add a chunk."""
         self.tokens += chunk.tokens
         self.gram, self.cross = _added(self.gram, chunk.gram), _added(self.cross, chunk.cross)
+        self.drift = _added(self.drift, chunk.drift)
+        self._drift_sum = _added(self._drift_sum, chunk.vectors.get("drift_sum"))
         self._sum += chunk.vectors["sum"]
         self._float_sum += chunk.vectors["original_sum"]
         self._min = np.minimum(self._min, chunk.vectors["min"])
@@ -69,6 +75,8 @@ class Totals:
             float_mean=self._float_sum / count,
             min=float(self._min.min()),
             max=float(self._max.max()),
+            drift=None if self.drift is None else self.drift / count,
+            drift_mean=None if self._drift_sum is None else self._drift_sum / count,
         )
 
 
@@ -93,6 +101,7 @@ class Gram:
         provider: where to compute.
         threads: for the session.
         apart: chunks are returned and not added up.
+        drifts: columns of the residual's error; None without one.
     """
 
     def __init__(
@@ -106,26 +115,35 @@ class Gram:
         provider: ProviderName,
         threads: int | None,
         apart: bool = False,
+        drifts: int | None = None,
     ) -> None:
-        model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in)
-        zeros = np.zeros((k, k))
-        self._sums = Sums(Session(model, provider=provider, threads=threads), {"gram": zeros, "cross": zeros})
+        model = gram_model(
+            dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in, drifts=drifts is not None
+        )
+        start = {"gram": np.zeros((k, k)), "cross": np.zeros((k, k))}
+        if drifts is not None:
+            start["drift"] = np.zeros((drifts, k))
+        self._sums = Sums(Session(model, provider=provider, threads=threads), start)
         self._axis, self._same, self._apart = int(transposed), not crossed and rounded_in is None, apart
         self._waiting: list[tuple[Array, Array | None, Array]] = []
+        self._differences: list[Array] = []
         self._pending = 0
         self._totals, self._chunks = Totals(k), list[Chunk]()
         self._k, self._transposed = k, transposed
 
-    def add(self, original: Array, quantized: Array | None, rows: Array) -> None:
+    def add(self, original: Array, quantized: Array | None, rows: Array, difference: Array | None = None) -> None:
         """Add one sample.
 
         Args:
             original: activations [..., K], or [K, tokens] where they are transposed.
             quantized: the same in the quantized model; None where they are the same.
             rows: int64, which of the tokens count.
+            difference: [rows, N] float32, error of the residual for these tokens; None without one.
         """
         if not rows.size:
             return
+        if difference is not None:
+            self._differences.append(difference)
         self._waiting.append((self._flat(original), None if quantized is None else self._flat(quantized), rows))
         self._pending += len(rows)
         if self._pending >= CHUNK_TOKENS:
@@ -142,6 +160,7 @@ class Gram:
         self._add_chunk()
         sums = self._sums.read()
         self._totals.gram, self._totals.cross = sums["gram"], None if self._same else sums["cross"]
+        self._totals.drift = sums.get("drift")
         return self._totals.statistics()
 
     def _flat(self, value: Array) -> Array:
@@ -156,10 +175,13 @@ class Gram:
         twins = [w[1] for w in self._waiting if w[1] is not None]
         if twins:
             feed["quantized"] = np.concatenate(twins, axis=self._axis)
+        if self._differences:
+            feed["difference"] = np.concatenate(self._differences)
         vectors, tokens = self._sums.add(feed), len(feed["rows"])
         if self._apart:  # the products are exact in float32: that is how they were computed
             sums = {name: value.astype(np.float32) for name, value in self._sums.take().items()}
-            self._chunks.append(Chunk(tokens, sums["gram"], None if self._same else sums["cross"], vectors))
+            cross = None if self._same else sums["cross"]
+            self._chunks.append(Chunk(tokens, sums["gram"], cross, sums.get("drift"), vectors))
         else:
-            self._totals.add(Chunk(tokens, None, None, vectors))
-        self._waiting, self._pending = [], 0
+            self._totals.add(Chunk(tokens, None, None, None, vectors))
+        self._waiting, self._differences, self._pending = [], [], 0

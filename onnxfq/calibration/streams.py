@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from onnxfq.executors.executor import HERE, Workers
 from onnxfq.executors.serialization import dump, dumped, load, remove, sweep
 from onnxfq.feeds import Feed, token_masks
 from onnxfq.graph import QUANTIZED_SUFFIX, Flow, Graph, TensorFile, ValueInfo, changed, extract_submodel
+from onnxfq.held_tokens import HeldTokens, together
 from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
@@ -61,6 +62,21 @@ class ErrorSum:
         return self.error / self.sum_squares if self.sum_squares > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What the product of one of a stage's targets is added to.
+
+    Attributes:
+        target: position of the target.
+        names: of the values.
+        n: their columns.
+    """
+
+    target: int
+    names: tuple[str, ...]
+    n: int
+
+
 class Streams:
     """Runs samples through a model, stage by stage.
 
@@ -71,6 +87,8 @@ class Streams:
         points: for each stage, the values in which its error shows: outputs of its targets, after their biases.
         feeds: the samples.
         runtime: where and how to run.
+        residuals: of each stage, what its product is added to; empty for all without.
+        held: samples that are held back from the statistics.
         workers: who runs it.
 
     Attributes:
@@ -88,13 +106,20 @@ class Streams:
         feeds: Sequence[Feed],
         runtime: Runtime,
         workers: Workers = HERE,
+        *,
+        residuals: Sequence[Residual | None] = (),
+        held: Collection[int] = (),
     ) -> None:
         self._workers = workers
         self._graph, self._flow, self._stages, self._runtime = graph, flow, stages, runtime
         sources = [stage.source for stage in stages]
         passed = {name for step in flow.ancestors(sources) for name in step.writes}
         left = [name for point in points for name in point if name not in passed]
-        self._segments = cut(flow, [*([source] for source in sources), left])
+        self._residuals = list(residuals) or [None] * len(stages)
+        self._segments = cut(
+            flow, [*([s, *(r.names if r else ())] for s, r in zip(sources, self._residuals, strict=True)), left]
+        )
+        self._held_back, self._held_tokens = frozenset(held), list[HeldTokens]()
         self._feeds, self._points = feeds, {p for point in points for p in point}
         self._values = Values(runtime.memory, runtime.folder)
         self._masks = [token_masks(feed, graph.signature) for feed in feeds]
@@ -157,8 +182,7 @@ class Streams:
         self._twins |= changed(self._graph, segment.steps, self._twins)
         measured = None
         if measure:
-            stage = self._stages[index]
-            measured = Measured(tuple(self._both(stage.source)), stage.transposed, rounded_in, stage.k, stage.part)
+            measured = self._measured(index, rounded_in)
         program = self._program(segment, measured, tensor_file)
         run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
         sums = run(program, tell)
@@ -167,7 +191,14 @@ class Streams:
         for name in segment.frees:
             self._values.free(name)
             self._values.free(name + QUANTIZED_SUFFIX)
-        return sums.statistics() if sums else None
+        held, self._held_tokens = together(self._held_tokens), []
+        return replace(sums.statistics(), held=held) if sums else None
+
+    def _measured(self, index: int, rounded_in: int | None) -> Measured:
+        stage, residual = self._stages[index], self._residuals[index]
+        names = tuple(name for name in residual.names if name in self._twins) if residual else ()
+        source, n = tuple(self._both(stage.source)), residual.n if residual and names else 0
+        return Measured(source, stage.transposed, rounded_in, stage.k, stage.part, names, n)
 
     def _look_at(self, stage: Stage) -> Float64Array:
         """Some rows of a stage's inputs: of a few samples, spread over each; of more where samples are short."""
@@ -215,7 +246,8 @@ class Streams:
         running = Running(program)
         for shard in self._shards:
             for sample in self._living(shard):
-                outcome = running.run({name: self._get(name, sample) for name in program.given}, self._masks[sample])
+                given = {name: self._get(name, sample) for name in program.given}
+                outcome = running.run(given, self._masks[sample], held=sample in self._held_back)
                 self._take(sample, outcome, tell)
             running.end_shard()
         return running.gram
@@ -244,7 +276,10 @@ class Streams:
 
     def _lend(self, samples: Sequence[int], program: Program, file: Path, lent: list[Path]) -> Shard:
         """Write down what a shard needs to know of its samples."""
-        known = [({n: self._get(n, sample) for n in program.given}, self._masks[sample]) for sample in samples]
+        known = [
+            ({n: self._get(n, sample) for n in program.given}, self._masks[sample], sample in self._held_back)
+            for sample in samples
+        ]
         lent.append(dump(self._runtime.folder, known))
         sources = tuple(path.absolute() for path in self._graph.files)
         return Shard(file, lent[-1], lent[-1].stat().st_size, sources)
@@ -259,6 +294,8 @@ class Streams:
             self.dropped[sample] = outcome.bad
             self._alive.remove(sample)
             return
+        if outcome.held is not None:
+            self._held_tokens.append(outcome.held)
         for name, value in outcome.kept.items():
             self._values.put(name, sample, value)
         for name, squares in outcome.errors.items():

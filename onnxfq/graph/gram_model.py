@@ -14,10 +14,13 @@ _OPSET, _IR_VERSION = 17, 8
 _INT8_TOP = 127.0
 
 
-def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool, rounded_in: int | None) -> bytes:
+def gram_model(
+    dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool, rounded_in: int | None, drifts: bool = False
+) -> bytes:
     """Serialize a model that adds a chunk of tokens to Gram matrices.
 
         original, quantized, rows, gram, cross → gram + Σ x̃ x̃ᵀ, cross + Σ x x̃ᵀ, sums, ranges
+        difference, drift                      → drift + Σ (r − r̃) x̃ᵀ, its sum
 
     Args:
         dtype: of the activations.
@@ -25,10 +28,12 @@ def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool,
         crossed: the two streams differ; otherwise there is no input `quantized`.
         transposed: activations are [K, tokens].
         rounded_in: x̃ is rounded to int8 in blocks of so many columns, as MatMulNBits does at accuracy level 4.
+        drifts: a residual's error counts too; otherwise there are no `difference` and `drift`.
 
-    Inputs: `original` and `quantized` [..., K], `rows` int64 (which of the tokens count), `gram` and `cross`
-    [K, K] float64. Outputs: `gram_next`, `cross_next`, and of the chunk alone `sum`, `original_sum` [K],
-    `min` and `max` [K] of the activations as they are.
+    Inputs: `original` and `quantized` [..., K], `rows` int64 (which of the tokens count), `difference` [rows, N]
+    float32, of these tokens, `gram` and `cross` [K, K] and `drift` [N, K] float64. Outputs: `gram_next`, `cross_next`,
+    `drift_next`, and of the chunk alone `sum`, `original_sum` [K], `drift_sum` [N], `min` and `max` [K] of the
+    activations as they are.
     """
     build = _Builder()
     original = build.tokens("original", k, transposed)
@@ -38,20 +43,28 @@ def gram_model(dtype: npt.DTypeLike, k: int, *, crossed: bool, transposed: bool,
     build.accumulate("cross", original, rounded)
     build.add("ReduceSum", [rounded, build.constant("rows_axis", np.array([0], np.int64))], "sum", keepdims=0)
     build.add("ReduceSum", [original, "rows_axis"], "original_sum", keepdims=0)
+    if drifts:
+        build.accumulate("drift", "difference", rounded)
+        build.add("ReduceSum", ["difference", "rows_axis"], "drift_sum", keepdims=0)
     build.add("ReduceMin", [quantized], "min", axes=[0], keepdims=0)
     build.add("ReduceMax", [quantized], "max", axes=[0], keepdims=0)
     activation = ONNX_TYPES[np.dtype(dtype)]
     inputs = [helper.make_tensor_value_info(n, activation, None) for n in ("original", "quantized")[: 1 + crossed]]
     inputs.append(helper.make_tensor_value_info("rows", TensorProto.INT64, ["rows"]))
     inputs += [helper.make_tensor_value_info(n, TensorProto.DOUBLE, [k, k]) for n in ("gram", "cross")]
-    return build.serialize(inputs)
+    outputs = ["gram_next", "cross_next", "sum", "original_sum", "min", "max"]
+    if drifts:
+        inputs.append(helper.make_tensor_value_info("difference", TensorProto.FLOAT, ["rows", "n"]))
+        inputs.append(helper.make_tensor_value_info("drift", TensorProto.DOUBLE, ["n", k]))
+        outputs[2:2] = ["drift_next"]
+        outputs.append("drift_sum")
+    return build.serialize(inputs, outputs)
 
 
 class _Builder:
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
-        self._outputs = ["gram_next", "cross_next", "sum", "original_sum", "min", "max"]
 
     def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self._nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
@@ -99,13 +112,13 @@ class _Builder:
         product = self.add("Gemm", [left, right], f"{name}_product", transA=1)
         self.add("Add", [name, self.add("Cast", [product], f"{name}_double", to=TensorProto.DOUBLE)], f"{name}_next")
 
-    def serialize(self, inputs: list[Any]) -> bytes:
+    def serialize(self, inputs: list[Any], outputs: list[str]) -> bytes:
         model = ModelProto(ir_version=_IR_VERSION)
         model.opset_import.add(domain="", version=_OPSET)
         model.graph.name = "gram"
         model.graph.node.extend(self._nodes)
         model.graph.initializer.extend(self._constants)
         model.graph.input.extend(inputs)
-        for name in self._outputs:
+        for name in outputs:
             model.graph.output.add(name=name)
         return bytes(model.SerializeToString())

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.routes import Route
 from onnxfq.calibration.stages import find_stages
-from onnxfq.calibration.streams import ErrorSum, Streams
-from onnxfq.feeds import Feeds
+from onnxfq.calibration.streams import ErrorSum, Residual, Streams
+from onnxfq.feeds import Feeds, hold_tokens
 from onnxfq.graph import TensorFile
 from onnxfq.quantization.job import Job
-from onnxfq.rules import Fold, expected_mean_square, find_bias, find_fold
+from onnxfq.rules import Fold, expected_mean_square, find_bias, find_fold, find_residuals
 from onnxfq.statistics import Statistics
 
 PRIOR_TOKENS = 32  # what is known of inputs that no sample showed counts as much as so many tokens
@@ -33,6 +33,7 @@ class Passage:
         stages: those that they reach, in order.
         biases: of each target that has one which may be changed, by position.
         folds: where the inputs of a stage may be scaled, by its source.
+        residuals: of each stage, what the product of one of its targets is added to; None where there is none.
         streams: through the model as it is and as far as it is quantized.
     """
 
@@ -47,8 +48,10 @@ class Passage:
         found = {index: find_bias(job.graph, route.flow, targets[index], outputs) for index in reached}
         self.biases = {index: bias for index, bias in found.items() if bias is not None}
         self.folds = self._folds(outputs)
+        self.residuals = self._find_residuals(outputs)
         points = [[self._point(index) for index in stage.targets] for stage in self.stages]
-        self.streams = self._streams(points)
+        held = hold_tokens(len(self._feeds)) if job.solver.calibrated else ()
+        self.streams = self._streams(points, self.residuals, held)
 
     def measure(self, index: int, tensor_file: TensorFile, tell: Tell) -> Statistics | None:
         """Run the samples up to a stage and measure its inputs; None where no sample gives any."""
@@ -78,9 +81,36 @@ class Passage:
         points = {index: self._point(index) for stage in self.stages for index in stage.targets}
         return {index: self.streams.errors[name] for index, name in points.items() if name in self.streams.errors}
 
-    def _streams(self, points: Sequence[Sequence[str]]) -> Streams:
+    def _streams(
+        self,
+        points: Sequence[Sequence[str]],
+        residuals: Sequence[Residual | None] = (),
+        held: Collection[int] = (),
+    ) -> Streams:
         job = self._job
-        return Streams(job.graph, self._flow, self.stages, points, self._feeds, self._runtime, job.workers)
+        return Streams(
+            job.graph,
+            self._flow,
+            self.stages,
+            points,
+            self._feeds,
+            self._runtime,
+            job.workers,
+            residuals=residuals,
+            held=held,
+        )
+
+    def _find_residuals(self, outputs: Collection[str]) -> list[Residual | None]:
+        """What each stage's product is added to, of the values that are known before it."""
+        known, found = set[str](), list[Residual | None]()
+        uses = Counter(p.key for p in self._job.planned)
+        for stage in self.stages:
+            known.update(name for step in self._flow.ancestors([stage.source]) for name in step.writes)
+            plain = [i for i in stage.targets if stage.part is None and uses[self._job.planned[i].key] == 1]
+            names = {i: find_residuals(self._flow, self._point(i), outputs, known) for i in plain}
+            one = next((i for i, own in names.items() if own), None)
+            found.append(None if one is None else Residual(one, names[one], self._job.planned[one].target.n))
+        return found
 
     def _measure(self, streams: Streams, index: int, tensor_file: TensorFile, tell: Tell) -> Statistics | None:
         planned = [self._job.planned[i] for i in self.stages[index].targets]

@@ -18,6 +18,7 @@ from onnxfq.rules.matmul_nbits import MatMulNBits
 from onnxfq.rules.norms import expected_mean_square
 from onnxfq.rules.qmoe import QMoE
 from onnxfq.rules.quantized_operators import DOMAINS, QUANTIZED_OPERATORS
+from onnxfq.rules.residual import find_residuals
 from onnxfq.rules.rule import (
     Probe,
     Rule,
@@ -54,6 +55,7 @@ __all__ = [
     "WrittenWeight",
     "expected_mean_square",
     "find_bias",
+    "find_residuals",
     "find_fold",
     "fold",
     "is_moving",

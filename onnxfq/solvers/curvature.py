@@ -23,11 +23,13 @@ class Moments:
         importance: [K], the diagonal of `H`.
         hessian: [K, K], `H` with something added to its diagonal, for refits and descent.
         asymmetry: [K, K], `G − H`, where `G` is the mean `x x̃ᵀ`; None where the two are the same.
+        size: the mean by which they were divided.
     """
 
     importance: Float32Array
     hessian: Float32Array
     asymmetry: Float32Array | None
+    size: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +39,13 @@ class Curvature(Moments):
     Attributes:
         order: [K], the columns in the order in which they are coded.
         factor: [K, K], upper `U` with `UᵀU = (H + λI)⁻¹`, rows and columns in that order.
-        target_factor: [K, K], like `factor`, with the target's `λ`; None without asymmetry.
+        target_factor: [K, K], like `factor`, with the target's `λ`.
         remarks: which damping had to be raised.
     """
 
     order: npt.NDArray[np.intp]
     factor: Float32Array
-    target_factor: Float32Array | None
+    target_factor: Float32Array
     remarks: tuple[str, ...]
 
 
@@ -58,8 +60,8 @@ def moments(statistics: Statistics, damping: float) -> Moments:
 
 
 def _moments(statistics: Statistics, damping: float) -> Moments:
-    H, asymmetry = _normalized(statistics)
-    return Moments(_importance(H), _damped(H, damping), asymmetry)
+    H, asymmetry, size = _normalized(statistics)
+    return Moments(_importance(H), _damped(H, damping), asymmetry, size)
 
 
 def curvature(
@@ -81,18 +83,18 @@ def curvature(
 def _curvature(
     statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
 ) -> Curvature:
-    H, asymmetry = _normalized(statistics)
+    H, asymmetry, size = _normalized(statistics)
     importance = _importance(H)
     order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
     ordered = H[np.ix_(order, order)]
     factor, used = inverse_factor(ordered, damping)
     remarks = [] if used == damping else [f"damping raised to {used:g}"]
-    target_factor = None if asymmetry is None else factor
-    if asymmetry is not None and target_damping != damping:
+    target_factor, pulled = factor, asymmetry is not None or statistics.drift is not None
+    if pulled and target_damping != damping:
         target_factor, used = inverse_factor(ordered, target_damping)
         remarks += [] if used == target_damping else [f"damping of the target raised to {used:g}"]
     hessian = _damped(H, refit_damping)
-    return Curvature(importance, hessian, asymmetry, order, factor, target_factor, tuple(remarks))
+    return Curvature(importance, hessian, asymmetry, size, order, factor, target_factor, tuple(remarks))
 
 
 def _importance(H: Float64Array) -> Float32Array:
@@ -105,13 +107,14 @@ def _damped(H: Float64Array, damping: float) -> Float32Array:
     return hessian
 
 
-def _normalized(statistics: Statistics) -> tuple[Float64Array, Float32Array | None]:
-    """`H` and `G − H`, divided by the mean of the diagonal of `H`."""
+def _normalized(statistics: Statistics) -> tuple[Float64Array, Float32Array | None, float]:
+    """`H` and `G − H`, divided by the mean of the diagonal of `H`; and that mean."""
     assert statistics.gram is not None
-    H = statistics.gram / statistics.gram.diagonal().mean()
+    size = float(statistics.gram.diagonal().mean())
+    H = statistics.gram / size
     if statistics.cross is None or np.array_equal(statistics.cross, statistics.gram):
-        return H, None
-    return H, (statistics.cross / statistics.gram.diagonal().mean() - H).astype(np.float32)
+        return H, None, size
+    return H, (statistics.cross / size - H).astype(np.float32), size
 
 
 def inverse_factor(H: Float64Array, damping: float) -> tuple[Float32Array, float]:

@@ -117,33 +117,55 @@ class Draft:
         )
 
 
-def asymmetric_term(weight: Float32Array, moments: Moments, each: EachChunk) -> Float32Array | None:
-    """`W(G − H)`, [N, K]: how the error of earlier stages shows in the weight's outputs; None where there is none."""
-    if moments.asymmetry is None:
+def asymmetric_term(
+    weight: Float32Array,
+    moments: Moments,
+    each: EachChunk,
+    *,
+    alpha: float = 1.0,
+    drift: Float64Array | None = None,
+    share: float = 0.0,
+) -> Float32Array | None:
+    """`α·W(G − H) + a·E[(r − r̃)x̃ᵀ]`, [N, K]: how errors of earlier stages show in the outputs; None where none do.
+
+    Args:
+        weight: [N, K].
+        moments: of the inputs.
+        each: calls a function with every chunk of rows.
+        alpha: how much of the error of the weight's own inputs counts.
+        drift: [N, K], `E[(r − r̃)x̃ᵀ]`, not normalized; None without a residual.
+        share: how much of it counts.
+    """
+    asymmetry = moments.asymmetry if alpha else None
+    own = drift if share else None
+    if asymmetry is None and own is None:
         return None
-    asymmetry, out = moments.asymmetry, np.empty_like(weight)
+    out = np.zeros_like(weight)
 
     def multiply(rows: slice) -> None:
-        out[rows] = weight[rows] @ asymmetry
+        if asymmetry is not None:
+            out[rows] = np.float32(alpha) * (weight[rows] @ asymmetry)
+        if own is not None:
+            out[rows] += np.float32(share / moments.size) * own[rows].astype(np.float32)
 
     each(multiply)
     return out
 
 
 def compensate(
-    weight: Float32Array, asymmetry: Float32Array | None, curvature: Curvature, alpha: float, each: EachChunk
+    weight: Float32Array, pull: Float32Array | None, curvature: Curvature, each: EachChunk
 ) -> Float32Array:
-    """`W + α·W(G − H)(H + λI)⁻¹`, [N, K]: with α = 1 and λ = 0 the best real-valued weight for the inputs as they are.
+    """`W + pull·(H + λI)⁻¹`, [N, K]: with λ = 0 and all of the pull the best real-valued weight for the inputs as are.
 
     Source: the closed form is that of GPTAQ (Y. Li et al., 2025), solved once instead of column by column.
     """
-    if asymmetry is None or curvature.target_factor is None or alpha == 0:
+    if pull is None:
         return weight
     factor, order, target = curvature.target_factor, curvature.order, weight.copy()
 
     def correct(rows: slice) -> None:
         moved = weight[rows].copy()
-        moved[:, order] += np.float32(alpha) * ((asymmetry[rows][:, order] @ factor.T) @ factor)
+        moved[:, order] += (pull[rows][:, order] @ factor.T) @ factor
         usable = np.isfinite(moved).all(axis=1, keepdims=True)
         np.copyto(target[rows], moved, where=usable)
 
