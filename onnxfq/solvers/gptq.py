@@ -7,27 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxfq.arrays import Float32Array
-from onnxfq.quantized import QuantizedWeight, round_scale
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.base import Solver
-from onnxfq.solvers.curvature import Curvature, curvature
-from onnxfq.solvers.descent import descend
-from onnxfq.solvers.draft import (
-    Draft,
-    asymmetric_term,
-    compensate,
-    keep_best_rows,
-    objective,
-    on_fitted_grid,
-    take_better_rows,
-)
-from onnxfq.solvers.dual_descent import descend_dual, without_offsets
-from onnxfq.solvers.feedback import code_with_feedback
-from onnxfq.solvers.refit import refit_rows
-from onnxfq.solvers.rows import EachChunk, row_threads
+from onnxfq.solvers.curvature import curvature
+from onnxfq.solvers.draft import asymmetric_term, compensate, keep_best_rows
+from onnxfq.solvers.rows import row_threads
+from onnxfq.solvers.towards import RESTARTS, solve_towards
 from onnxfq.statistics import Statistics
 
-RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
 WIDE_ROW = 2048
 MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to them
 
@@ -97,45 +85,20 @@ class Gptq(Solver):
             known = curvature(statistics, self.damping, self.refit_damping, target_damping, self.act_order)
             asymmetry = asymmetric_term(weight, known, each)
             target = compensate(weight, asymmetry, known, alpha, each)
-            draft = on_fitted_grid(target, known.importance, scheme, scale_type)
-            self._improve(draft, known, each)
+            draft = solve_towards(
+                target,
+                known,
+                scheme,
+                scale_type,
+                self.refine,
+                each,
+                restarts=self._restarts(weight.shape[1]),
+                column_batch=self.column_batch,
+            )
             keep_best_rows(draft, weight, asymmetry, known, each)
         return draft.finished(known.remarks)
 
-    def _improve(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
-        """Code with feedback and refine, then try again from grids like those that came out."""
-        self._code(draft, known, each)
-        for factor in RESTARTS[: self._restarts(draft)] if self.refine else ():
-            again = draft.rescaled(factor)
-            self._code(again, known, each)
-            take_better_rows(draft, again, objective(draft, known, each), objective(again, known, each))
-
-    def _restarts(self, draft: Draft) -> int:
+    def _restarts(self, k: int) -> int:
         if self.restarts is not None:
             return self.restarts
-        return len(RESTARTS) if draft.target.shape[1] <= WIDE_ROW else 1
-
-    def _code(self, draft: Draft, known: Curvature, each: EachChunk) -> None:
-        """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
-        batch = _whole_blocks(self.column_batch, draft)
-        in_batches = isinstance(draft.scheme.block_size, int)
-        each(lambda rows: code_with_feedback(without_offsets(draft.rows(rows)), known, self.column_batch))
-        if draft.row_scale is not None:
-            for _ in range(self.refine):
-                each(lambda rows: descend_dual(draft.rows(rows), known.hessian, batch))
-            return
-        for _ in range(self.refine):
-            if not in_batches:
-                refit_rows(draft, known.hessian, each)
-                draft.hold_pairs()
-            each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=in_batches))
-        if self.refine:
-            draft.scale[:] = round_scale(draft.scale, draft.scale_type)
-            each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=False))
-
-
-def _whole_blocks(column_batch: int, draft: Draft) -> int:
-    """How many columns descent takes at once: whole blocks, where these are smaller than rows."""
-    if not isinstance(draft.scheme.block_size, int):
-        return column_batch
-    return -(-column_batch // draft.block_size) * draft.block_size
+        return len(RESTARTS) if k <= WIDE_ROW else 1

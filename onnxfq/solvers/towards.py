@@ -1,0 +1,77 @@
+"""Codes and grids for a real-valued target, under the damped second moments of its inputs."""
+
+from __future__ import annotations
+
+from onnxfq.arrays import Float32Array
+from onnxfq.quantized import round_scale
+from onnxfq.scheme import ScaleType, Scheme
+from onnxfq.solvers.curvature import Curvature
+from onnxfq.solvers.descent import descend
+from onnxfq.solvers.draft import Draft, objective, on_fitted_grid, take_better_rows
+from onnxfq.solvers.dual_descent import descend_dual, without_offsets
+from onnxfq.solvers.feedback import code_with_feedback
+from onnxfq.solvers.refit import refit_rows
+from onnxfq.solvers.rows import EachChunk
+
+RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
+
+
+def solve_towards(
+    target: Float32Array,
+    known: Curvature,
+    scheme: Scheme,
+    scale_type: ScaleType,
+    passes: int,
+    each: EachChunk,
+    *,
+    restarts: int = 0,
+    column_batch: int = 128,
+) -> Draft:
+    """Grids fitted to a target, codes with error feedback, then both improved in turn.
+
+    What a row becomes does not depend on other rows, but for "tensor", and the work is proportional to how many there
+    are: a sample of rows tells what all would cost.
+
+    Args:
+        target: [N, K], contiguous; not modified.
+        known: the inputs' second moments.
+        scheme: bits, granularity and symmetry.
+        scale_type: the type scales will be stored in.
+        passes: how many times codes and grids are improved.
+        each: from `row_threads` of the target's rows.
+        restarts: how often all that is done again on the grids that came out, a little wider or narrower.
+        column_batch: columns between two matrix products; for speed only.
+    """
+    draft = on_fitted_grid(target, known.importance, scheme, scale_type)
+    _code(draft, known, passes, column_batch, each)
+    for factor in RESTARTS[:restarts] if passes else ():
+        again = draft.rescaled(factor)
+        _code(again, known, passes, column_batch, each)
+        take_better_rows(draft, again, objective(draft, known, each), objective(again, known, each))
+    return draft
+
+
+def _code(draft: Draft, known: Curvature, passes: int, column_batch: int, each: EachChunk) -> None:
+    """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
+    batch = _whole_blocks(column_batch, draft)
+    in_batches = isinstance(draft.scheme.block_size, int)
+    each(lambda rows: code_with_feedback(without_offsets(draft.rows(rows)), known, column_batch))
+    if draft.row_scale is not None:
+        for _ in range(passes):
+            each(lambda rows: descend_dual(draft.rows(rows), known.hessian, batch))
+        return
+    for _ in range(passes):
+        if not in_batches:
+            refit_rows(draft, known.hessian, each)
+            draft.hold_pairs()
+        each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=in_batches))
+    if passes:
+        draft.scale[:] = round_scale(draft.scale, draft.scale_type)
+        each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=False))
+
+
+def _whole_blocks(column_batch: int, draft: Draft) -> int:
+    """How many columns descent takes at once: whole blocks, where these are smaller than rows."""
+    if not isinstance(draft.scheme.block_size, int):
+        return column_batch
+    return -(-column_batch // draft.block_size) * draft.block_size
