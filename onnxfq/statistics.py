@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxfq.arrays import Float64Array
 from onnxfq.held_tokens import HeldTokens
@@ -68,11 +69,12 @@ class Statistics:
             self._derived[key] = make(self)
         return cast(Derived, self._derived[key])
 
-    def of_rows(self, rows: slice) -> Statistics:
+    def of_rows(self, rows: slice | npt.NDArray[np.intp]) -> Statistics:
         """The same for some rows of the weight; what was derived from it serves for all."""
         if self.drift is None or self.drift_mean is None:
             return self
-        part = replace(self, drift=self.drift[rows], drift_mean=self.drift_mean[rows])
+        held = self.held and replace(self.held, drift=None if self.held.drift is None else self.held.drift[:, rows])
+        part = replace(self, drift=self.drift[rows], drift_mean=self.drift_mean[rows], held=held)
         object.__setattr__(part, "_derived", self._derived)
         return part
 
@@ -172,7 +174,9 @@ class Statistics:
         Inputs that do not vary, such as a single token, leave nothing but rounding errors: then they are as they are.
         """
         if self.gram is None or self.mean is None or self.float_mean is None:
-            return self if self.centred_gram is None else replace(self, gram=self.centred_gram, cross=self.centred_cross)
+            if self.centred_gram is None:
+                return self
+            return replace(self, gram=self.centred_gram, cross=self.centred_cross)
         held = self.held and self.held.about(self.mean, self.float_mean, self.drift_mean)
         if self.centred_gram is not None:
             return replace(self, gram=self.centred_gram, cross=self.centred_cross, held=held)
@@ -180,8 +184,9 @@ class Statistics:
         if gram.trace() <= _NO_VARIANCE * self.gram.trace():
             return self
         cross = None if self.cross is None else self.cross - np.outer(self.float_mean, self.mean)
-        drifts = self.drift is not None and self.drift_mean is not None
-        drift = self.drift - np.outer(self.drift_mean, self.mean) if drifts else None
+        drift = self.drift
+        if drift is not None and self.drift_mean is not None:
+            drift = drift - np.outer(self.drift_mean, self.mean)
         return replace(self, gram=gram, cross=cross, drift=drift, held=held)
 
 

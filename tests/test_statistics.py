@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxfq.arrays import Float64Array
+from onnxfq.held_tokens import HeldTokens
 from onnxfq.statistics import Statistics, merged, pooled
 
 K = 16
@@ -95,3 +96,30 @@ def test_lookups_raise_all_columns_alike() -> None:
 
 def _of(x: Float64Array) -> Statistics:
     return Statistics(tokens=len(x), gram=x.T @ x / len(x), mean=x.mean(axis=0), float_mean=x.mean(axis=0))
+
+
+def test_a_residual_and_held_back_tokens_follow_what_is_done_to_the_inputs() -> None:
+    rng = np.random.default_rng(4)
+    x, r = rng.standard_normal((500, K)) + 1, rng.standard_normal((500, 3)) + 2
+    held = HeldTokens(*(a.astype(np.float32) for a in (x[:50], x[:50], r[:50])))
+    known = replace(measured(500), mean=x.mean(axis=0), float_mean=x.mean(axis=0), gram=x.T @ x / 500)
+    known = replace(known, drift=r.T @ x / 500, drift_mean=r.mean(axis=0), held=held)
+    centred, scale = known.centred(), np.arange(1.0, K + 1)
+    about = (r - r.mean(axis=0)).T @ (x - x.mean(axis=0)) / 500
+    assert centred.drift == pytest.approx(about)
+    assert centred.held is not None
+    assert centred.held.drift == pytest.approx(r[:50] - r.mean(axis=0), abs=1e-5)
+    assert centred.held.inputs == pytest.approx(x[:50] - x.mean(axis=0), abs=1e-5)
+    assert known.drift is not None
+    assert known.scaled(scale).drift == pytest.approx(known.drift / scale)
+    rows = known.of_rows(slice(1, 3))
+    assert rows.drift == pytest.approx(known.drift[1:3])
+    assert rows.held is not None
+    assert rows.held.drift is not None
+    assert rows.held.drift.shape == (50, 2)
+    assert rows.derived("key", lambda _: 1) == known.derived("key", lambda _: 2) == 1
+    alone = known.without_drift()
+    assert alone.drift is alone.drift_mean is None
+    assert alone.held is not None
+    assert alone.held.drift is None
+    assert merged(known, known).drift is None

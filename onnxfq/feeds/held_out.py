@@ -12,7 +12,7 @@ from onnxfq.signature import Signature
 LEAST = 8  # held back
 ENOUGH_SAMPLES, ENOUGH_TOKENS = 32, 4096  # together with those that calibrate
 _SHARE = 8  # one of so many is held back, where nothing is left beyond those that calibrate
-_MOST_CHOOSE = 64  # samples by which the solver's settings are chosen
+_CHOOSE_SHARE, _LEAST_CHOOSE, _MOST_CHOOSE = 16, 4, 64  # of samples by which the solver's settings are chosen
 _MOST = 32  # held back of what is left, or a quarter of those that calibrate, if that is more
 
 
@@ -49,9 +49,9 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
 def hold_tokens(count: int) -> frozenset[int]:
     """The samples, of so many that calibrate, on which the solver's settings are chosen: no moment is of them.
 
-    Every eighth, at most 64; none of fewer than 32, with which settings are the usual ones.
+    Every sixteenth, at least 4 and at most 64; none of fewer than 32, with which settings are the usual ones.
     """
-    kept = min(count // _SHARE, _MOST_CHOOSE) if count >= ENOUGH_SAMPLES else 0
+    kept = min(max(count // _CHOOSE_SHARE, _LEAST_CHOOSE), _MOST_CHOOSE) if count >= ENOUGH_SAMPLES else 0
     return frozenset((2 * index + 1) * count // (2 * kept) for index in range(kept))
 
 

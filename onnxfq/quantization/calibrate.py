@@ -109,6 +109,12 @@ class Calibration:
         moved = self._places[position][0].biases if self._job.solver.moves_bias else {}
         return [index for index in self.stages[position].targets if index in moved]
 
+    def drifting(self, position: int) -> int | None:
+        """The target of a stage whose product is added to a residual; None where there is none."""
+        passage, index = self._places[position]
+        residual = passage.residuals[index]
+        return None if residual is None else residual.target
+
     def fold_of(self, position: int) -> Fold | None:
         """Where the inputs of a stage may be scaled; nowhere where some of its weights are stored already."""
         if len(self.fresh(position)) < len(self.stages[position].targets):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from onnxfq.arrays import Float64Array
+import numpy as np
+
+from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.calibration.pieces import PART_OF_MEMORY
 from onnxfq.executors.executor import Workers
 from onnxfq.executors.serialization import dumped
@@ -22,6 +24,7 @@ from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics
 
 _FEW_BITS = 4
+_ROWS = 128  # of a stage, on which settings are chosen
 
 
 def solve(tasks: Mapping[int, WeightTask], workers: Workers, memory: int) -> Iterator[tuple[int, SolvedWeight | None]]:
@@ -85,6 +88,7 @@ def tasks_with_data(
     *,
     biased: Collection[int],
     input_scale: Float64Array | None,
+    drifting: int | None = None,
 ) -> Iterator[dict[int, WeightTask]]:
     """What to solve of a stage.
 
@@ -95,13 +99,41 @@ def tasks_with_data(
         folder: where statistics are put for workers; None where they stay in this process.
         biased: targets behind which there is a bias that the solver is to shift.
         input_scale: [K], what the inputs will be divided by.
+        drifting: the target whose product is added to the stage's residual.
     """
     known = statistics if input_scale is None else statistics.scaled(input_scale)
-    if folder is None:
-        yield {i: _task(p, solver, known, centred=i in biased, input_scale=input_scale) for i, p in planned.items()}
-        return
-    with dumped(folder, known) as file:
-        yield {i: _task(p, solver, file, centred=i in biased, input_scale=input_scale) for i, p in planned.items()}
+    solver = _tuned(planned, solver, known, biased, input_scale, drifting)
+    with nullcontext(known) if folder is None else dumped(folder, known) as given:
+        yield {
+            i: _task(p, solver, given, centred=i in biased, input_scale=input_scale, drifts=i == drifting)
+            for i, p in planned.items()
+        }
+
+
+def _tuned(
+    planned: Mapping[int, Planned],
+    solver: Solver,
+    statistics: Statistics,
+    biased: Collection[int],
+    input_scale: Float64Array | None,
+    drifting: int | None,
+) -> Solver:
+    """The solver with what it leaves open chosen for a stage, on some rows of its weights, each as many."""
+    if statistics.held is None or not planned:
+        return solver
+    known = statistics if drifting in planned else statistics.without_drift()
+    if all(index in biased for index in planned):
+        known = known.about_means()
+    samples, order = list[Float32Array](), sorted(planned, key=lambda index: index != drifting)
+    for index in order:
+        matrix = planned[index].target.matrix
+        n = matrix.n
+        rows = np.unique(np.linspace(0, n - 1, min(n, -(-_ROWS // len(planned)))).astype(np.intp))
+        if index == drifting:
+            known = known.of_rows(rows)
+        weight = planned[index].target.load()[rows]
+        samples.append(weight if input_scale is None else weight * input_scale.astype(np.float32))
+    return solver.tuned(samples, planned[order[0]].scheme, known)
 
 
 def input_scale(
@@ -139,8 +171,9 @@ def _task(
     *,
     centred: bool = False,
     input_scale: Float64Array | None = None,
+    drifts: bool = False,
 ) -> WeightTask:
-    kernel = p.kernel
+    kernel, matrix = p.kernel, p.target.matrix
     return WeightTask(
-        p.target.matrix, kernel.activation_type, p.storage, kernel, solver, p.scheme, statistics, centred, input_scale
+        matrix, kernel.activation_type, p.storage, kernel, solver, p.scheme, statistics, centred, input_scale, drifts
     )

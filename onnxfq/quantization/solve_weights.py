@@ -109,7 +109,7 @@ def _calibrate_and_solve(
     elif job.solver.scales_inputs and folds and len(groups) == 1:
         centred = set(biased) >= set(calibration.stages[position].targets)
         scale = input_scale(stage, job.solver, groups[0][1], centred=centred)
-    return _solve_groups(job, calibration, planned, groups, biased, scale)
+    return _solve_groups(job, calibration, planned, groups, biased, scale, calibration.drifting(position))
 
 
 def _solve_groups(
@@ -119,6 +119,7 @@ def _solve_groups(
     groups: Sequence[Group],
     biased: Sequence[int] = (),
     scale: Float64Array | None = None,
+    drifting: int | None = None,
 ) -> dict[int, SolvedWeight]:
     """Solve weights for the inputs that were measured, those without any as well as that can be done."""
     measured = {index for group, _ in groups for index in group}
@@ -126,7 +127,9 @@ def _solve_groups(
     solved = _kept(solve(_tasks_without_data(job, rest), job.workers, job.options.memory))
     folder = calibration.folder if job.workers.elsewhere else None
     for group, statistics in groups:
-        with tasks_with_data(group, job.solver, statistics, folder, biased=biased, input_scale=scale) as tasks:
+        with tasks_with_data(
+            group, job.solver, statistics, folder, biased=biased, input_scale=scale, drifting=drifting
+        ) as tasks:
             solved |= _kept(solve(tasks, job.workers, job.options.memory))
     return {index: solved[index] for index in sorted(solved)}
 

@@ -93,6 +93,7 @@ class WeightTask:
         statistics: of the inputs, or the file that holds them.
         centred: the solver is given the statistics about their means, and how to change the bias is computed too.
         input_scale: [K], what the inputs will be divided by; statistics are those of inputs so divided.
+        drifts: its product is the one that is added to the stage's residual.
     """
 
     weight: Weight
@@ -104,6 +105,7 @@ class WeightTask:
     statistics: Statistics | Path | None = None
     centred: bool = False
     input_scale: npt.NDArray[np.float64] | None = None
+    drifts: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -126,6 +128,8 @@ def solve_weight(task: WeightTask, value: npt.NDArray[np.generic] | None = None)
         value: the weight as `Weight.read` returns it, if it was read before.
     """
     known = load_once(task.statistics, _as_it_is) if isinstance(task.statistics, Path) else task.statistics
+    if known and not task.drifts:
+        known = known.without_drift()
     centred = known.about_means() if known and task.centred else None
     value = task.weight.read() if value is None else value
     solved = _about(task.solver, known)
@@ -169,6 +173,7 @@ def _solve_rows(
     found = weight_range(weight)
     if not found.sum_squares < float("inf"):
         return None
+    statistics = statistics and statistics.of_rows(rows)
     q = task.solver.solve(weight, task.scheme, statistics, scale_type=task.scale_type)
     shift = _shift(weight, q, statistics) if task.centred and statistics else None
     return _Rows(q, found, squared_error(weight, q), shift)
@@ -226,11 +231,12 @@ def _chunks(task: WeightTask, at_once: int) -> Iterator[slice]:
 
 
 def _shift(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> npt.NDArray[np.float64]:
-    """E[Wx − Ŵx̃], [rows]."""
+    """E[Wx − Ŵx̃], [rows], and E[r − r̃] where a residual is added."""
     if statistics.mean is None or statistics.float_mean is None:
         return np.zeros(weight.shape[0])
     with products_alone():
-        return np.asarray(weight @ statistics.float_mean - q.dequantize() @ statistics.mean)
+        shift = np.asarray(weight @ statistics.float_mean - q.dequantize() @ statistics.mean)
+    return shift if statistics.drift_mean is None else shift + statistics.drift_mean
 
 
 def bias_shift(

@@ -1,6 +1,6 @@
 """The residual that a target's product is added to: what earlier layers got wrong there, this one can make up for.
 
-    MatMul → (bias) → Add(·, r)        also behind a Reshape or a Cast, and in a chain of Adds
+MatMul → (bias) → Add(·, r)        also behind a Reshape or a Cast, and in a chain of Adds
 """
 
 from __future__ import annotations

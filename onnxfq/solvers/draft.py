@@ -152,9 +152,7 @@ def asymmetric_term(
     return out
 
 
-def compensate(
-    weight: Float32Array, pull: Float32Array | None, curvature: Curvature, each: EachChunk
-) -> Float32Array:
+def compensate(weight: Float32Array, pull: Float32Array | None, curvature: Curvature, each: EachChunk) -> Float32Array:
     """`W + pull·(H + λI)⁻¹`, [N, K]: with λ = 0 and all of the pull the best real-valued weight for the inputs as are.
 
     Source: the closed form is that of GPTAQ (Y. Li et al., 2025), solved once instead of column by column.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import numpy as np
 
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight
@@ -12,12 +16,15 @@ from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.curvature import curvature
 from onnxfq.solvers.draft import asymmetric_term, compensate, keep_best_rows
+from onnxfq.solvers.held_choice import TargetChoice, choose_target
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.towards import RESTARTS, solve_towards
 from onnxfq.statistics import Statistics
 
 WIDE_ROW = 2048
-MANY_TOKENS = 32_000  # with fewer, the target would fit what is peculiar to them
+_LOGGER = logging.getLogger(__name__)
+
+USUAL = TargetChoice(alpha=0.5, residual=0.5, damping=0.1, loss=1.0)  # where nothing tells which is best
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +41,10 @@ class Gptq(Solver):
     Attributes:
         damping: λ of GPTQ's factor.
         refit_damping: λ of refits and of descent.
-        alpha: how far to move to the real-valued minimum, 0 to 1; None: 1, or 0.5 with fewer than 32 000 tokens.
-        target_damping: λ of that minimum; None: 0.05, or 0.1 with fewer than 32 000 tokens.
+        alpha: how much of the error of its inputs a weight makes up for, 0 to 1; this and the next two are, where they
+            are None, chosen for each stage by the error on tokens that no moment is of.
+        residual: how much of the error of the residual that its product is added to, 0 to 1.
+        target_damping: λ of both.
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
         restarts: how often all that is done again on the grids that came out, a little wider or narrower, each row
@@ -50,6 +59,7 @@ class Gptq(Solver):
     damping: float = 0.1
     refit_damping: float = 0.1
     alpha: float | None = None
+    residual: float | None = None
     target_damping: float | None = None
     act_order: bool = True
     refine: int = 2
@@ -65,7 +75,8 @@ class Gptq(Solver):
         """Refuse values that make no sense."""
         for field in ("damping", "refit_damping", "target_damping"):
             self._check_number(field, getattr(self, field), 0, math.inf, "a number from 0 up, such as 0.05")
-        self._check_number("alpha", self.alpha, 0, 1, "a number from 0 to 1")
+        for field in ("alpha", "residual"):
+            self._check_number(field, getattr(self, field), 0, 1, "a number from 0 to 1")
         self._check_number("refine", self.refine, 0, 1000, "a whole number from 0 to 1000")
         self._check_number("restarts", self.restarts, 0, len(RESTARTS), f"a whole number from 0 to {len(RESTARTS)}")
         self._check_number("column_batch", self.column_batch, 1, math.inf, "a whole number from 1 up, such as 128")
@@ -75,16 +86,25 @@ class Gptq(Solver):
         """As the option `bias` says."""
         return self.bias
 
+    def tuned(self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics) -> Gptq:
+        """With `alpha`, `residual` and `target_damping` chosen; see `Solver.tuned`."""
+        given = {"alpha": self.alpha, "residual": self.residual, "damping": self.target_damping}
+        found = choose_target(np.concatenate(weights), statistics, **given)
+        if found is None:
+            return self
+        _LOGGER.debug("chosen on held-back tokens: %s", found)
+        return replace(self, alpha=found.alpha, residual=found.residual, target_damping=found.damping)
+
     def _solve(
         self, weight: Float32Array, scheme: Scheme, statistics: Statistics, scale_type: ScaleType
     ) -> QuantizedWeight:
-        many = statistics.tokens >= MANY_TOKENS
-        target_damping = (0.05 if many else 0.1) if self.target_damping is None else self.target_damping
-        alpha = (1.0 if many else 0.5) if self.alpha is None else self.alpha
+        target_damping = USUAL.damping if self.target_damping is None else self.target_damping
+        alpha = USUAL.alpha if self.alpha is None else self.alpha
+        residual = USUAL.residual if self.residual is None else self.residual
         with row_threads(weight.shape[0]) as each:
             known = curvature(statistics, self.damping, self.refit_damping, target_damping, self.act_order)
-            asymmetry = asymmetric_term(weight, known, each)
-            target = compensate(weight, asymmetry, known, alpha, each)
+            pull = asymmetric_term(weight, known, each, alpha=alpha, drift=statistics.drift, share=residual)
+            target = compensate(weight, pull, known, each)
             draft = solve_towards(
                 target,
                 known,
@@ -95,7 +115,7 @@ class Gptq(Solver):
                 restarts=self._restarts(weight.shape[1]),
                 column_batch=self.column_batch,
             )
-            keep_best_rows(draft, weight, asymmetry, known, each)
+            keep_best_rows(draft, weight, pull, known, each)
         return draft.finished(known.remarks)
 
     def _restarts(self, k: int) -> int:

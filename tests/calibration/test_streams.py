@@ -16,7 +16,7 @@ import pytest
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.segments import Segment, cut
 from onnxfq.calibration.stages import Stage, find_stages
-from onnxfq.calibration.streams import Streams
+from onnxfq.calibration.streams import Residual, Streams
 from onnxfq.graph import Flow, Graph, TensorFile, save
 from onnxfq.quantization.assign import Planned
 from onnxfq.rules import Target
@@ -70,7 +70,13 @@ class Setting:
 
 
 @contextmanager
-def setting(path: Path, feeds: Sequence[Feed], memory: int = 1 << 30) -> Iterator[Setting]:
+def setting(
+    path: Path,
+    feeds: Sequence[Feed],
+    memory: int = 1 << 30,
+    residuals: Sequence[Residual | None] = (),
+    held: Sequence[int] = (),
+) -> Iterator[Setting]:
     graph = Graph.load(path)
     flow = Flow(graph)
     targets, (plans, _) = targets_of(graph), planned(graph, SCHEME, allow_slow=True)
@@ -78,7 +84,8 @@ def setting(path: Path, feeds: Sequence[Feed], memory: int = 1 << 30) -> Iterato
     points = [[targets[i].node.outputs[0] for i in stage.targets] for stage in stages]
     with tempfile.TemporaryDirectory() as folder, TensorFile(path.with_name("tensor_file")) as tensor_file:
         runtime = Runtime("cpu", None, memory, Path(folder))
-        streams = Streams(graph, flow, stages, points, [dict(feed) for feed in feeds], runtime)
+        given = [dict(feed) for feed in feeds]
+        streams = Streams(graph, flow, stages, points, given, runtime, residuals=residuals, held=held)
         yield Setting(graph, flow, targets, plans, stages, streams, tensor_file)
         streams.close()
         assert not list(Path(folder).iterdir())
@@ -153,6 +160,29 @@ def test_both_streams_are_those_of_whole_models(tmp_path: Path, external: bool, 
             relative = ((before - after) ** 2).sum() / (before**2).sum()
             assert error.relative == pytest.approx(relative, rel=1e-3), name
         assert set(here.streams.errors) == {"q", "k", "o", "g", "d"}
+
+
+def test_how_far_a_residual_is_off_is_measured_and_held_back_samples_stay_apart(tmp_path: Path) -> None:
+    path, feeds = write(residual(), tmp_path / "m.onnx"), samples(3, 9, 4, 5)
+    residuals = [None, Residual(2, ("x1",), 64), None, Residual(4, ("r",), 64)]
+    with setting(path, feeds, residuals=residuals, held=[1]) as here:
+        found = calibrate(here)
+        here.graph.finish()
+        save(here.graph, tmp_path / "out.onnx", here.tensor_file)
+    before, after = ([values(p, feed, ["e", "r"]) for feed in feeds] for p in (path, tmp_path / "out.onnx"))
+    off = [(x[1] - y[1]).astype(np.float64) for x, y in zip(before, after, strict=True)]
+    counted = [0, 2, 3]
+    drift = sum(off[i].T @ after[i][0] for i in counted) / 12
+    assert [statistics.tokens for statistics in found] == [12] * 4
+    assert found[1].drift is None, "nothing before it is quantized that its residual reads"
+    np.testing.assert_allclose(found[3].drift, drift, rtol=1e-3, atol=1e-7)  # type: ignore[arg-type]
+    mean = sum(off[i].sum(axis=0) for i in counted) / 12
+    np.testing.assert_allclose(found[3].drift_mean, mean, rtol=1e-3, atol=1e-7)  # type: ignore[arg-type]
+    held = found[3].held
+    assert held is not None
+    np.testing.assert_allclose(held.inputs, after[1][0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(held.float_inputs, before[1][0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(held.drift, off[1], rtol=1e-3, atol=1e-6)  # type: ignore[arg-type]
 
 
 def test_every_step_runs_once_and_nothing_is_kept_too_long(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from onnxfq.calibration.shards import Outcome
 from onnxfq.calibration.statistics_session import Chunk
 from onnxfq.errors import OutputError
 from onnxfq.executors.serialization import dump, dumped, load, remove, serializable, sweep
+from onnxfq.held_tokens import HeldTokens
 from onnxfq.statistics import Statistics
 
 VALUES: list[Any] = [
@@ -71,13 +72,17 @@ def test_texts_of_onnx_runtime_come_back(tmp_path: Path) -> None:
 
 def test_what_is_exchanged_comes_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    statistics = Statistics(tokens=5, gram=rng.random((3, 3)), mean=rng.random(3), min=-1.5)
-    chunk = Chunk(4, None, rng.random((2, 2)), {"sum": rng.random(2)})
-    outcome = Outcome("", {"y": rng.random((1, 2))}, {"y": [(0.1, 1.5)]})
+    held = HeldTokens(rng.random((2, 3)).astype(np.float32), rng.random((2, 3)).astype(np.float32))
+    statistics = Statistics(tokens=5, gram=rng.random((3, 3)), mean=rng.random(3), min=-1.5, held=held)
+    chunk = Chunk(4, None, rng.random((2, 2)), None, {"sum": rng.random(2)})
+    outcome = Outcome("", {"y": rng.random((1, 2))}, {"y": [(0.1, 1.5)]}, held)
     found = load(dump(tmp_path, (statistics, [outcome], [chunk])))
     assert (found[0].tokens, found[0].cross, found[0].min) == (5, None, -1.5)
     assert np.array_equal(found[0].gram, statistics.gram)  # type: ignore[arg-type]
     assert found[1][0].errors == outcome.errors
+    for one in (found[0].held, found[1][0].held):
+        assert np.array_equal(one.inputs, held.inputs)
+        assert one.drift is None
     assert np.array_equal(found[2][0].vectors["sum"], chunk.vectors["sum"])
 
 
