@@ -70,7 +70,7 @@ def _visit_batch(
 ) -> None:
     """One batch of columns, the part of one block after another."""
     width, count = gradient.shape
-    moves, again = np.zeros((width, count), np.float32), np.zeros((width, count), np.float32)
+    moves, again = np.empty((width, count), np.float32), np.empty((width, count), np.float32)
     Ht, wider, up = np.empty((width, count), np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
     sums, top = np.empty((4, count), np.float64), np.float32(TOP)
     for start in range(0, width, block_size):
