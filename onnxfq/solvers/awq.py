@@ -14,8 +14,9 @@ from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.clipping import clip
 from onnxfq.solvers.curvature import moments
-from onnxfq.solvers.draft import Draft, asymmetric_term, keep_best_rows, on_dual_grid, on_fitted_grid, row_losses
+from onnxfq.solvers.draft import Draft, asymmetric_term, on_dual_grid, on_fitted_grid, row_losses
 from onnxfq.solvers.gptq import Gptq
+from onnxfq.solvers.rivals import keep_best_rows
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.scaling import best_scale
 from onnxfq.statistics import Statistics

@@ -85,10 +85,10 @@ class Draft:
         part: dict[str, Any] = {name: array[rows] for name, array in self._changed.items()}
         return replace(self, target=self.target[rows], **part)
 
-    def take(self, rows: npt.NDArray[np.bool_], other: Draft) -> None:
-        """Take over some rows of another draft on grids of the same kind."""
+    def take(self, rows: npt.NDArray[Any], other: Draft, theirs: npt.NDArray[Any] | None = None) -> None:
+        """Take over some rows of another draft on grids of the same kind, there the same or those named."""
         for name, array in self._changed.items():
-            array[rows] = other._changed[name][rows]
+            array[rows] = other._changed[name][rows if theirs is None else theirs]
 
     def steps(self) -> Float32Array:
         """Codes less zero points, [N, K]."""
@@ -229,21 +229,6 @@ def on_dual_grid(draft: Draft, importance: Float32Array) -> Draft:
 def _on_dual_grid(weight: Float32Array, grid: DualGrid, scheme: Scheme) -> Draft:
     codes = dual_codes(weight, grid, scheme.columns_per_block(weight.shape[1]))
     return Draft(weight, codes, grid.scale, grid.zero_point, scheme, "float32", grid.row_scale)
-
-
-def keep_best_rows(
-    draft: Draft, weight: Float32Array, asymmetry: Float32Array | None, moments: Moments, each: EachChunk
-) -> Float64Array:
-    """Take over the rows for which `Hqq`, weighted by the inputs or not, does better on the calibration data.
-
-    Returns:
-        The losses that are left; see `row_losses`.
-    """
-    losses = row_losses(draft, weight, asymmetry, moments, each)
-    for importance in (moments.importance, np.ones_like(moments.importance)):
-        rival = on_fitted_grid(weight, importance, draft.scheme, draft.scale_type)
-        losses = take_better_rows(draft, rival, losses, row_losses(rival, weight, asymmetry, moments, each))
-    return losses
 
 
 def take_better_rows(draft: Draft, rival: Draft, losses: Float64Array, others: Float64Array) -> Float64Array:

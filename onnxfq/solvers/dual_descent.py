@@ -7,131 +7,119 @@ a block's codes are a minimum over integers, and only the scale of a whole row i
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from onnxfq.arrays import Float32Array, Uint8Array
-from onnxfq.dual_grain import MOST, REACH, TOP, DualGrid
-from onnxfq.solvers.descent import batches, descend, move_block, sum_blocks, visit_codes
-from onnxfq.solvers.draft import Draft
+from onnxfq.arrays import Float32Array, Float64Array
+from onnxfq.dual_grain import MOST, REACH, TOP
+from onnxfq.solvers.descent import batches, complete, descend, sum_block, visit_codes
+from onnxfq.solvers.lanes import FUSED, Lanes, add_product
 from onnxfq.solvers.refit import SMALLEST_GAIN
 from onnxfq.system.compiled import compiled
 
 
-def without_offsets(draft: Draft) -> Draft:
-    """The same codes and scales for a target less the offsets of dual grids, which then begin at 0 as any others."""
-    if draft.row_scale is None:
-        return draft
-    steps = np.repeat(draft.scale * draft.zero_point, draft.block_size, axis=1)[:, : draft.target.shape[1]]
-    zeros = np.zeros(draft.scale.shape, np.uint8)
-    return replace(draft, target=draft.target + steps, zero_point=zeros, row_scale=None)
-
-
-def descend_dual(draft: Draft, hessian: Float32Array, column_batch: int) -> None:
+def descend_dual(lanes: Lanes, error: Float32Array, hessian: Float32Array, column_batch: int) -> None:
     """Visit every column, and give each block the best integers for its codes and each row the best scale.
 
     Codes have the last word.
 
     Args:
-        draft: its codes and grids are changed.
+        lanes: its steps and grids are changed.
+        error: [K, R], `lanes.error()`; kept up to date.
         hessian: [K, K], how errors count.
         column_batch: columns whose gradient comes from one matrix product; whole blocks.
     """
-    assert draft.row_scale is not None
-    k = draft.codes.shape[1]
-    grid = DualGrid.of(draft.scale, draft.zero_point, draft.row_scale)
-    error = draft.dequantized() - draft.target
-    arrays = (draft.codes, grid.row_scale, grid.multiplier, grid.offset)
-    for first, gradient, within, inverse in batches(error, hessian, column_batch):
-        _visit_batch(gradient, within, inverse, error, *arrays, draft.block_size, first)
-    values = np.repeat(grid.multiplier, draft.block_size, axis=1)[:, :k] * draft.codes
-    values += np.repeat(grid.offset, draft.block_size, axis=1)[:, :k]
-    _refit_rows(draft, hessian, values)
-    final = DualGrid(draft.row_scale, grid.multiplier, grid.offset)
-    draft.scale[:], draft.zero_point[:] = final.scale, final.zero_point
-    descend(without_offsets(draft), hessian, column_batch, refit=False)
+    for first, gradient, within in batches(error, hessian, column_batch):
+        columns = slice(first, first + len(within))
+        _visit_batch(
+            gradient, within, error[columns], lanes.steps[columns], lanes.scale, lanes.lowest, lanes.row_scale,
+            lanes.multiplier, lanes.offset, lanes.draft.block_size, first,
+        )  # fmt: skip
+    _refit_rows(lanes, hessian)
+    lanes.scale[:], lanes.shift[:] = lanes.row_scale * lanes.multiplier, lanes.row_scale * lanes.offset
+    error[:] = lanes.error()
+    descend(lanes, error, hessian, column_batch, refit=False)
 
 
-def _refit_rows(draft: Draft, hessian: Float32Array, values: Float32Array) -> None:
+def _refit_rows(lanes: Lanes, hessian: Float32Array) -> None:
     """The scale of every row in closed form."""
-    assert draft.row_scale is not None
-    products = values @ hessian
-    squares = np.einsum("nk,nk->n", values, products, dtype=np.float64)
-    pull = np.einsum("nk,nk->n", draft.target, products, dtype=np.float64)
+    blocks = np.arange(len(hessian)) // lanes.draft.block_size
+    values = lanes.multiplier[blocks] * lanes.steps + lanes.offset[blocks]
+    products = hessian @ values
+    squares = np.einsum("kr,kr->r", values, products, dtype=np.float64)
+    pull = np.einsum("kr,kr->r", lanes.target, products, dtype=np.float64)
     better = (pull > 0) & (squares > 0)
     scale = np.divide(pull, squares, out=np.ones_like(pull), where=better).astype(np.float32)
     usable = better & np.isfinite(scale) & (scale > np.finfo(np.float32).tiny)
-    np.copyto(draft.row_scale, scale, where=usable)
+    np.copyto(lanes.row_scale, scale, where=usable)
 
 
-@compiled()
+@compiled(fastmath=FUSED)
 def _visit_batch(
     gradient: Float32Array,
     hessian: Float32Array,
-    inverse: Float32Array,
     error: Float32Array,
-    codes: Uint8Array,
+    steps: Float32Array,
+    scale: Float32Array,
+    lowest: Float32Array,
     row_scale: Float32Array,
     multiplier: Float32Array,
     offset: Float32Array,
     block_size: int,
     first: int,
 ) -> None:
-    """One batch of columns for all rows, the part of one block after another."""
-    width = inverse.size
-    sums = np.zeros(width, np.float32)
-    sum_blocks(hessian, min(block_size, width), sums)
-    top = np.float32(TOP)
-    for row in range(gradient.shape[0]):
-        g = gradient[row]
-        c = codes[row, first : first + width]
-        e = error[row, first : first + width]
-        unit = row_scale[row]
-        start = 0
-        while start < width:
-            block = (first + start) // block_size
-            end = min(width, (block + 1) * block_size - first)
-            m, b = multiplier[row, block], offset[row, block]
-            visit_codes(g, hessian, inverse, e, c, unit * m, start, end, top)
-            new, shift = _fit_block(g, hessian, sums, c, unit, m, b, start, end)
-            if new != m or shift != b:
-                moved = (b - shift) / new  # in steps of the new grid
-                move_block(g, hessian, e, c, unit * m, np.float32(0), unit * new, moved, start, end)
-                multiplier[row, block], offset[row, block] = new, shift
-                visit_codes(g, hessian, inverse, e, c, unit * new, start, end, top)
-            start = end
+    """One batch of columns, the part of one block after another."""
+    width, count = gradient.shape
+    moves, again = np.empty((width, count), np.float32), np.empty((width, count), np.float32)
+    Ht, wider, up = np.empty((width, count), np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    sums, top = np.empty((4, count), np.float64), np.float32(TOP)
+    for start in range(0, width, block_size):
+        end, block = min(width, start + block_size), (first + start) // block_size
+        add_product(hessian, start, end, 0, start, moves, gradient)
+        visit_codes(gradient, hessian, steps, moves, scale[block], lowest[block], top, start, end)
+        complete(gradient, hessian, moves, start, end)
+        ones = sum_block(gradient, hessian, steps, scale[block], Ht, sums, start, end)
+        if _fit_block(sums, ones, scale[block], row_scale, multiplier[block], offset[block], wider, up):
+            for j in range(start, end):
+                g, t, moved, product = gradient[j], steps[j], moves[j], Ht[j]
+                together = np.float32(hessian[j, start:end].sum())
+                for lane in range(count):
+                    g[lane] += wider[lane] * product[lane] + up[lane] * together
+                    moved[lane] += wider[lane] * t[lane] + up[lane]
+            visit_codes(gradient, hessian, steps, again, scale[block], lowest[block], top, start, end)
+            for j in range(start, end):
+                moves[j] += again[j]
+    for j in range(width):
+        error[j] += moves[j]
 
 
 @compiled()
 def _fit_block(
-    gradient: Float32Array,
-    hessian: Float32Array,
-    sums: Float32Array,
-    codes: Uint8Array,
-    unit: np.float32,
-    multiplier: np.float32,
-    offset: np.float32,
-    start: int,
-    end: int,
-) -> tuple[np.float32, np.float32]:
-    """The best multiplier and offset for the codes of one block, all other weights given."""
-    Ht = np.zeros(end - start, np.float32)
-    for j in range(start, end):
-        t = np.float32(codes[j])
-        line = hessian[j, start:end]
-        for i in range(Ht.size):
-            Ht[i] += t * line[i]
-    squares = mixed = ones = pull = total = 0.0
-    for i in range(Ht.size):
-        t = np.float32(codes[start + i])
-        slope = np.float64(gradient[start + i] / unit)
-        squares += np.float64(t * Ht[i])
-        mixed += np.float64(Ht[i])
-        ones += np.float64(sums[start + i])
-        pull += t * slope
-        total += slope
-    return _best_integers(multiplier, offset, squares, mixed, ones, pull, total)
+    sums: Float64Array,
+    ones: float,
+    scale: Float32Array,
+    row_scale: Float32Array,
+    multiplier: Float32Array,
+    offset: Float32Array,
+    wider: Float32Array,
+    up: Float32Array,
+) -> bool:
+    """The best multiplier and offset of every row, all other weights given; whether there is a better.
+
+    `wider` and `up` say how far that moves a weight: so much a step, and so much besides.
+    """
+    found = False
+    for lane in range(scale.size):
+        m, b, unit = multiplier[lane], offset[lane], np.float64(row_scale[lane])
+        squares, mixed = sums[0, lane], sums[1, lane]
+        pull = (scale[lane] * squares - sums[2, lane]) / unit
+        total = (scale[lane] * mixed - sums[3, lane]) / unit
+        multiplier[lane], offset[lane] = _best_integers(m, b, squares, mixed, ones, pull, total)
+        scale[lane] = row_scale[lane] * multiplier[lane]
+        wider[lane] = row_scale[lane] * (multiplier[lane] - m)
+        up[lane] = row_scale[lane] * (offset[lane] - b)
+        found |= wider[lane] != 0 or up[lane] != 0
+    return found
 
 
 @compiled()

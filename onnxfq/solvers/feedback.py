@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxfq.arrays import Float32Array, Uint8Array
+from onnxfq.arrays import Float32Array
 from onnxfq.solvers.curvature import Curvature
-from onnxfq.solvers.draft import Draft
+from onnxfq.solvers.lanes import FUSED, Lanes, add_product
 from onnxfq.system.compiled import compiled
 
+_PIECE = 16  # columns that reach each other one by one; those before reach them in a small product
 
-def code_with_feedback(draft: Draft, curvature: Curvature, column_batch: int) -> None:
+
+def code_with_feedback(lanes: Lanes, curvature: Curvature, column_batch: int) -> None:
     """Give every weight a code on the grid that is there, in the order and with the factor of `curvature`.
 
     Errors reach the columns beyond `column_batch` in one matrix product. Scales belong to columns, not to the order in
@@ -20,43 +22,46 @@ def code_with_feedback(draft: Draft, curvature: Curvature, column_batch: int) ->
     Source: E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
     2022; the order is its authors' later act-order with static groups.
     """
-    order, factor = curvature.order, curvature.factor
-    wanted = np.ascontiguousarray(draft.target[:, order])
+    order, factor, draft = curvature.order, curvature.factor, lanes.draft
+    wanted = lanes.target[order]
+    if lanes.shift.any():
+        wanted -= lanes.shift[order // draft.block_size]
     for first in range(0, order.size, column_batch):
         last = min(order.size, first + column_batch)
-        part = np.ascontiguousarray(wanted[:, first:last])
-        within = np.ascontiguousarray(factor[first:last, first:last])
-        grid = (draft.scale, draft.zero_point, draft.top, draft.block_size)
-        _code_batch(part, within, order[first:last], *grid, draft.codes)
-        if last < order.size:
-            wanted[:, last:] -= part @ factor[first:last, last:]
+        part, within = wanted[first:last], np.ascontiguousarray(factor[first:last, first:last].T)
+        if first:
+            part += factor[:first, first:last].T @ wanted[:first]
+        _code_batch(
+            part, within, order[first:last], lanes.scale, lanes.lowest, draft.top, draft.block_size, lanes.steps
+        )
 
 
-@compiled()
+@compiled(fastmath=FUSED)
 def _code_batch(
     wanted: Float32Array,
     factor: Float32Array,
     columns: npt.NDArray[np.intp],
     scale: Float32Array,
-    zero_point: Uint8Array,
+    lowest: Float32Array,
     top: np.float32,
     block_size: int,
-    codes: Uint8Array,
+    steps: Float32Array,
 ) -> None:
     """Code one batch of columns; `wanted` ends up as the errors, each in units of its column's own factor."""
-    width = columns.size
-    for row in range(wanted.shape[0]):
-        w = wanted[row]
-        for j in range(width):
+    for begin in range(0, columns.size, _PIECE):
+        end = min(columns.size, begin + _PIECE)
+        add_product(factor, begin, end, 0, begin, wanted, wanted)
+        for j in range(begin, end):
             block = columns[j] // block_size
-            step = scale[row, block]
-            zero = np.float32(zero_point[row, block])
-            code = np.rint(w[j] / step) + zero
-            code = code if code > np.float32(0) else np.float32(0)
-            code = code if code < top else top
-            codes[row, columns[j]] = np.uint8(np.int32(code))
-            line = factor[j]
-            error = (w[j] - step * (code - zero)) / line[j]
-            for i in range(j + 1, width):
-                w[i] -= error * line[i]
-            w[j] = error
+            w, t, step, low = wanted[j], steps[columns[j]], scale[block], lowest[block]
+            unit = np.float32(1) / factor[j, j]
+            for lane in range(w.size):
+                code = np.rint(w[lane] / step[lane])
+                code = code if code > low[lane] else low[lane]
+                code = code if code < low[lane] + top else low[lane] + top
+                t[lane] = code
+                w[lane] = (step[lane] * code - w[lane]) * unit
+            for i in range(j + 1, end):
+                part, line = factor[i, j], wanted[i]
+                for lane in range(w.size):
+                    line[lane] += part * w[lane]

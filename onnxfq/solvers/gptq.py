@@ -15,13 +15,13 @@ from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.curvature import curvature
-from onnxfq.solvers.draft import asymmetric_term, compensate, keep_best_rows
+from onnxfq.solvers.draft import asymmetric_term, compensate
 from onnxfq.solvers.held_choice import TargetChoice, choose_target
+from onnxfq.solvers.rivals import keep_best_rows
 from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.towards import RESTARTS, solve_towards
 from onnxfq.statistics import Statistics
 
-WIDE_ROW = 2048
 _LOGGER = logging.getLogger(__name__)
 
 USUAL = TargetChoice(alpha=0.5, residual=0.5, damping=0.1, loss=1.0)  # where nothing tells which is best
@@ -48,7 +48,7 @@ class Gptq(Solver):
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
         restarts: how often all that is done again on the grids that came out, a little wider or narrower, each row
-            keeping its best, at most 3; None: 3, or 1 where rows are longer than 2048. None without `refine`.
+            keeping its best, at most 3: each time as much work for 1 or 2 % less error. None without `refine`.
         column_batch: columns between two matrix products; for speed only.
         bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
@@ -63,7 +63,7 @@ class Gptq(Solver):
     target_damping: float | None = None
     act_order: bool = True
     refine: int = 2
-    restarts: int | None = None
+    restarts: int = 0
     column_batch: int = 128
     bias: bool = True
 
@@ -112,13 +112,8 @@ class Gptq(Solver):
                 scale_type,
                 self.refine,
                 each,
-                restarts=self._restarts(weight.shape[1]),
+                restarts=self.restarts,
                 column_batch=self.column_batch,
             )
             keep_best_rows(draft, weight, pull, known, each)
         return draft.finished(known.remarks)
-
-    def _restarts(self, k: int) -> int:
-        if self.restarts is not None:
-            return self.restarts
-        return len(RESTARTS) if k <= WIDE_ROW else 1

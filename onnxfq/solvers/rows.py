@@ -12,7 +12,9 @@ from threadpoolctl import ThreadpoolController
 
 from onnxfq.system.threads import thread_count
 
-CHUNK = 64  # rows; never derived from the number of threads
+_FEW, _MANY = 64, 128  # rows of a chunk; never derived from the number of threads
+_LANES = 16  # what vector units hold
+_TOGETHER = 4  # chunks of a large weight are a multiple of this, for as many threads to have the same work
 
 EachChunk = Callable[[Callable[[slice], None]], None]
 
@@ -30,7 +32,8 @@ def row_threads(n: int) -> Iterator[EachChunk]:
     Yields:
         A function that calls what it is given with every chunk of rows, and returns once all are done.
     """
-    chunks = [slice(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK)]
+    size = _chunk(n)
+    chunks = [slice(start, min(n, start + size)) for start in range(0, n, size)]
     with (
         products_alone(),
         ThreadPoolExecutor(thread_count()) as pool,
@@ -42,6 +45,14 @@ def row_threads(n: int) -> Iterator[EachChunk]:
                 pass
 
         yield each
+
+
+def _chunk(n: int) -> int:
+    """Rows of a chunk: the more the faster, as long as all threads have some."""
+    if n < _FEW * _TOGETHER:
+        return _FEW
+    pieces = -(-n // (_MANY * _TOGETHER)) * _TOGETHER
+    return -(-n // (pieces * _LANES)) * _LANES
 
 
 def products_alone() -> AbstractContextManager[object]:

@@ -8,8 +8,9 @@ from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.curvature import Curvature
 from onnxfq.solvers.descent import descend
 from onnxfq.solvers.draft import Draft, objective, on_fitted_grid, take_better_rows
-from onnxfq.solvers.dual_descent import descend_dual, without_offsets
+from onnxfq.solvers.dual_descent import descend_dual
 from onnxfq.solvers.feedback import code_with_feedback
+from onnxfq.solvers.lanes import Lanes
 from onnxfq.solvers.refit import refit_rows
 from onnxfq.solvers.rows import EachChunk
 
@@ -53,25 +54,46 @@ def solve_towards(
 
 def _code(draft: Draft, known: Curvature, passes: int, column_batch: int, each: EachChunk) -> None:
     """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
-    batch = _whole_blocks(column_batch, draft)
-    in_batches = isinstance(draft.scheme.block_size, int)
-    each(lambda rows: code_with_feedback(without_offsets(draft.rows(rows)), known, column_batch))
-    if draft.row_scale is not None:
-        for _ in range(passes):
-            each(lambda rows: descend_dual(draft.rows(rows), known.hessian, batch))
+    if not isinstance(draft.scheme.block_size, int):
+        _code_whole_rows(draft, known, passes, column_batch, each)
         return
+    batch = -(-column_batch // draft.block_size) * draft.block_size
+
+    def work(rows: slice) -> None:
+        lanes = Lanes.of(draft.rows(rows))
+        code_with_feedback(lanes, known, column_batch)
+        error = lanes.error() if passes else lanes.target
+        for _ in range(passes):
+            if draft.row_scale is None:
+                descend(lanes, error, known.hessian, batch, refit=True)
+            else:
+                descend_dual(lanes, error, known.hessian, batch)
+        if passes and draft.row_scale is None:
+            lanes.scale[:] = round_scale(lanes.scale, draft.scale_type)
+            descend(lanes, lanes.error(), known.hessian, batch, refit=False)
+        lanes.store()
+
+    each(work)
+
+
+def _code_whole_rows(draft: Draft, known: Curvature, passes: int, column_batch: int, each: EachChunk) -> None:
+    """The same where a row, or all of them, share a grid, and so all of them are refitted before any goes on."""
+
+    def code(rows: slice) -> None:
+        lanes = Lanes.of(draft.rows(rows))
+        code_with_feedback(lanes, known, column_batch)
+        lanes.store()
+
+    def improve(rows: slice) -> None:
+        lanes = Lanes.of(draft.rows(rows))
+        descend(lanes, lanes.error(), known.hessian, column_batch, refit=False)
+        lanes.store()
+
+    each(code)
     for _ in range(passes):
-        if not in_batches:
-            refit_rows(draft, known.hessian, each)
-            draft.hold_pairs()
-        each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=in_batches))
+        refit_rows(draft, known.hessian, each)
+        draft.hold_pairs()
+        each(improve)
     if passes:
         draft.scale[:] = round_scale(draft.scale, draft.scale_type)
-        each(lambda rows: descend(draft.rows(rows), known.hessian, batch, refit=False))
-
-
-def _whole_blocks(column_batch: int, draft: Draft) -> int:
-    """How many columns descent takes at once: whole blocks, where these are smaller than rows."""
-    if not isinstance(draft.scheme.block_size, int):
-        return column_batch
-    return -(-column_batch // draft.block_size) * draft.block_size
+        each(improve)

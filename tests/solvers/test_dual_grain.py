@@ -18,6 +18,7 @@ from onnxfq.solvers import BEST_WITHOUT_DATA, SOLVERS, Solver, make_solver
 from onnxfq.solvers.curvature import curvature
 from onnxfq.solvers.draft import objective, on_fitted_grid
 from onnxfq.solvers.dual_descent import _best_integers, descend_dual
+from onnxfq.solvers.lanes import Lanes
 from onnxfq.solvers.rows import row_threads
 from onnxfq.statistics import Statistics
 from onnxfq.system.threads import limited_threads
@@ -148,7 +149,9 @@ def test_descent_only_ever_improves() -> None:
     with row_threads(len(weight)) as each:
         losses = [objective(draft, known, each)]
         for _ in range(3):
-            descend_dual(draft, known.hessian, 64)
+            lanes = Lanes.of(draft)
+            descend_dual(lanes, lanes.error(), known.hessian, 64)
+            lanes.store()
             losses.append(objective(draft, known, each))
     for before, after in pairwise(losses):
         assert (after <= before * (1 + 1e-5)).all()
