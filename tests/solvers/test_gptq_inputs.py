@@ -155,15 +155,11 @@ def test_rows_of_zeros_stay_zero() -> None:
     assert not q.dequantize()[2].any()
 
 
-def test_few_tokens_weaken_the_target() -> None:
+def test_where_nothing_tells_which_settings_are_best_they_are_the_usual_ones() -> None:
     weight = np.random.default_rng(0).standard_normal((20, K), np.float32)
     x = inputs(500, K)
-    few, many = (measured(x, disturbed(x), tokens=t) for t in (31_000, 33_000))
-    default = [Gptq().solve(weight, Scheme(8), s, scale_type="float32").codes for s in (few, many)]
-    explicit = [
-        Gptq(alpha=0.5, target_damping=0.1).solve(weight, Scheme(8), many, scale_type="float32").codes,
-        Gptq(alpha=1.0, target_damping=0.05).solve(weight, Scheme(8), few, scale_type="float32").codes,
-    ]
-    np.testing.assert_array_equal(default[0], explicit[0])
-    np.testing.assert_array_equal(default[1], explicit[1])
-    assert (default[0] != default[1]).any()
+    few, many = (measured(x, disturbed(x), tokens=t) for t in (310, 33_000))
+    explicit = Gptq(alpha=0.5, residual=0.5, target_damping=0.1)
+    for known in (few, many):
+        codes = [one.solve(weight, Scheme(8), known, scale_type="float32").codes for one in (Gptq(), explicit)]
+        np.testing.assert_array_equal(*codes)
