@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxfq.arrays import Array, Float64Array
+from onnxfq.calibration.host_sums import HostSums
 from onnxfq.calibration.sums import Sums
 from onnxfq.executors.serialization import serializable
 from onnxfq.graph import gram_model
-from onnxfq.providers import ProviderName
+from onnxfq.providers import ProviderName, facts
 from onnxfq.session import Session
 from onnxfq.statistics import Statistics
 
@@ -107,9 +108,7 @@ class Gram:
         threads: int | None,
         apart: bool = False,
     ) -> None:
-        model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in)
-        zeros = np.zeros((k, k))
-        self._sums = Sums(Session(model, provider=provider, threads=threads), {"gram": zeros, "cross": zeros})
+        self._sums = _sums(dtype, k, crossed, transposed, rounded_in, provider, threads)
         self._axis, self._same, self._apart = int(transposed), not crossed and rounded_in is None, apart
         self._waiting: list[tuple[Array, Array | None, Array]] = []
         self._pending = 0
@@ -163,3 +162,20 @@ class Gram:
         else:
             self._totals.add(Chunk(tokens, None, None, vectors))
         self._waiting, self._pending = [], 0
+
+
+def _sums(
+    dtype: np.dtype[np.generic],
+    k: int,
+    crossed: bool,
+    transposed: bool,
+    rounded_in: int | None,
+    provider: ProviderName,
+    threads: int | None,
+) -> Sums | HostSums:
+    """Where the products are computed: on the device, by a session; in host memory, by numpy."""
+    if facts(provider).host_memory:
+        return HostSums(k, crossed=crossed, transposed=transposed, rounded_in=rounded_in, threads=threads)
+    model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in)
+    zeros = np.zeros((k, k))
+    return Sums(Session(model, provider=provider, threads=threads), {"gram": zeros, "cross": zeros})

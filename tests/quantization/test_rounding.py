@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxfq.pipeline import quantize
-from onnxfq.quantization.int8_rows import round_to_int8
+from onnxfq.calibration.int8_rows import round_to_int8
 from support.models import Array, model, write
 
 K, RNG = 256, np.random.default_rng(0)
