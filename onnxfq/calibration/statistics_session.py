@@ -108,7 +108,16 @@ class Gram:
         threads: int | None,
         apart: bool = False,
     ) -> None:
-        self._sums = _sums(dtype, k, crossed, transposed, rounded_in, provider, threads)
+        self._sums = _sums(
+            {"gram": np.zeros((k, k)), "cross": np.zeros((k, k))},
+            dtype,
+            k,
+            crossed=crossed,
+            transposed=transposed,
+            rounded_in=rounded_in,
+            provider=provider,
+            threads=threads,
+        )
         self._axis, self._same, self._apart = int(transposed), not crossed and rounded_in is None, apart
         self._waiting: list[tuple[Array, Array | None, Array]] = []
         self._pending = 0
@@ -165,17 +174,18 @@ class Gram:
 
 
 def _sums(
+    start: dict[str, Array],
     dtype: np.dtype[np.generic],
     k: int,
+    *,
     crossed: bool,
     transposed: bool,
     rounded_in: int | None,
     provider: ProviderName,
     threads: int | None,
 ) -> Sums | HostSums:
-    """Where the products are computed: on the device, by a session; in host memory, by numpy."""
+    """Where a device computes, sums stay there; elsewhere numpy adds them up."""
     if facts(provider).host_memory:
-        return HostSums(k, crossed=crossed, transposed=transposed, rounded_in=rounded_in, threads=threads)
+        return HostSums(start, crossed=crossed, transposed=transposed, rounded_in=rounded_in, threads=threads)
     model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in)
-    zeros = np.zeros((k, k))
-    return Sums(Session(model, provider=provider, threads=threads), {"gram": zeros, "cross": zeros})
+    return Sums(Session(model, provider=provider, threads=threads), start)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.calibration.int8_rows import round_to_int8
+from onnxfq.int8_rows import round_to_int8
 from onnxfq.rules import PRODUCT_RULES, Target
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.rtn import Rtn

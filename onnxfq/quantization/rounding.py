@@ -14,9 +14,9 @@ import numpy as np
 
 from onnxfq.arrays import Float64Array
 from onnxfq.errors import SchemeError
+from onnxfq.int8_rows import round_to_int8
 from onnxfq.options import FLOAT
 from onnxfq.quantization.assign import Planned
-from onnxfq.calibration.int8_rows import round_to_int8
 from onnxfq.quantization.solved_weight import SolvedWeight
 
 NOTED_FROM = 0.01  # of what an output varies by; below, it is not worth a setting

@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.calibration.int8_rows import TOP
+from onnxfq.int8_rows import TOP
 from onnxfq.scheme import Scheme
 from onnxfq.statistics import Statistics
 

@@ -230,8 +230,8 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
         ),
         (
             {"sentence1": "a", "sentence2": "b", "score": 3},
-            r'no such inputs \(in line 2 .*got sentence1, sentence2, score\)\..*"text": \["one", "other"\]} are encoded '
-            r'apart, {"text": "one", "text_pair": "other"} together\.',
+            r'no such inputs \(in line 2 .*got sentence1, sentence2, score\)\..*"text": \["one", "other"\]} are '
+            r'encoded apart, {"text": "one", "text_pair": "other"} together\.',
         ),
         ({"input_ids": "1 2"}, r'"input_ids" must be a list of token ids \(in line 2 of data\.jsonl\)'),
         ({"input_ids": [1, True]}, '"input_ids" must be a list of token ids'),

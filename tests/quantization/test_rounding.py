@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxfq.int8_rows import round_to_int8
 from onnxfq.pipeline import quantize
-from onnxfq.calibration.int8_rows import round_to_int8
 from support.models import Array, model, write
 
 K, RNG = 256, np.random.default_rng(0)
