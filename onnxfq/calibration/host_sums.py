@@ -1,7 +1,7 @@
 """Sums in host memory: what `gram_model` adds up on a device, by numpy's products, which are faster on processors.
 
-Each strip of a matrix is a product on one thread, added up in float64 while it is in the cache: sums are the same on any
-number of threads.
+Each strip of a matrix is a product on one thread, added up in float64 while it is in the cache: the number of threads
+changes no sum.
 """
 
 from __future__ import annotations

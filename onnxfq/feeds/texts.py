@@ -34,7 +34,8 @@ def find_texts(sample: Mapping[Any, object], signature: Signature, where: str) -
 def as_texts(value: object) -> list[str] | None:
     """A text, or a list of some, as a list; None for anything else, such as an empty list."""
     several = value if isinstance(value, list | tuple) else [value]
-    return list(several) if several and all(isinstance(one, str) for one in several) else None
+    texts = [one for one in several if isinstance(one, str)]
+    return texts if texts and len(texts) == len(several) else None
 
 
 def encode_texts(
