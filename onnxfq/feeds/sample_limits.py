@@ -9,7 +9,7 @@ from onnxfq.feeds.held_out import ENOUGH_SAMPLES, LEAST, feed_tokens
 from onnxfq.feeds.names import is_float, role
 from onnxfq.signature import Signature
 
-MOST_SAMPLES, MOST_TOKENS = 1024, 1 << 16  # that calibrate; one of the two ends the reading
+MOST_SAMPLES, MOST_TOKENS = 1024, 1 << 16  # that calibrate; whichever is reached first ends the reading
 OTHER_SAMPLES = 128  # for the comparison alone, or written by the model itself
 _LARGE = 512  # tokens that a sample counts as at least where it holds more than ids: images, sound, an encoder's states
 

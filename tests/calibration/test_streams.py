@@ -70,14 +70,14 @@ class Setting:
 
 
 @contextmanager
-def setting(path: Path, feeds: Sequence[Feed], memory: int = 1 << 30) -> Iterator[Setting]:
+def setting(path: Path, feeds: Sequence[Feed], memory: int = 1 << 30, threads: int | None = None) -> Iterator[Setting]:
     graph = Graph.load(path)
     flow = Flow(graph)
     targets, (plans, _) = targets_of(graph), planned(graph, SCHEME, allow_slow=True)
     stages = [stage for stage in find_stages(flow, targets) if stage.source]
     points = [[targets[i].node.outputs[0] for i in stage.targets] for stage in stages]
     with tempfile.TemporaryDirectory() as folder, TensorFile(path.with_name("tensor_file")) as tensor_file:
-        runtime = Runtime("cpu", None, memory, Path(folder))
+        runtime = Runtime("cpu", threads, memory, Path(folder))
         streams = Streams(graph, flow, stages, points, [dict(feed) for feed in feeds], runtime)
         yield Setting(graph, flow, targets, plans, stages, streams, tensor_file)
         streams.close()
@@ -153,6 +153,19 @@ def test_both_streams_are_those_of_whole_models(tmp_path: Path, external: bool, 
             relative = ((before - after) ** 2).sum() / (before**2).sum()
             assert error.relative == pytest.approx(relative, rel=1e-3), name
         assert set(here.streams.errors) == {"q", "k", "o", "g", "d"}
+
+
+def test_samples_side_by_side_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxfq.calibration.side_by_side.thread_count", lambda: 4)
+    path, found, errors = write(residual(), tmp_path / "m.onnx"), list[list[Statistics]](), list[dict[str, float]]()
+    for threads in (1, 4):
+        with setting(path, samples(*range(1, 30)), threads=threads) as here:
+            found.append(calibrate(here))
+            errors.append({name: error.relative for name, error in here.streams.errors.items()})
+    assert errors[0] == errors[1]
+    for alone, together in zip(*found, strict=True):
+        for name in ("tokens", "gram", "cross", "mean", "float_mean", "min", "max"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(together, name))
 
 
 def test_every_step_runs_once_and_nothing_is_kept_too_long(tmp_path: Path) -> None:
