@@ -157,9 +157,11 @@ def test_both_streams_are_those_of_whole_models(tmp_path: Path, external: bool, 
 
 def test_samples_side_by_side_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxfq.calibration.side_by_side.thread_count", lambda: 4)
-    path, found, errors = write(residual(), tmp_path / "m.onnx"), list[list[Statistics]](), list[dict[str, float]]()
+    found, errors = list[list[Statistics]](), list[dict[str, float]]()
     for threads in (1, 4):
-        with setting(path, samples(*range(1, 30)), threads=threads) as here:
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        with setting(write(residual(), folder / "m.onnx"), samples(*range(1, 30)), threads=threads) as here:
             found.append(calibrate(here))
             errors.append({name: error.relative for name, error in here.streams.errors.items()})
     assert errors[0] == errors[1]
