@@ -11,7 +11,7 @@ from onnxfq.errors import DataError
 FEED_FILES = {
     ".npz": "an array for each input, the first axis counting samples",
     ".npy": "the array of a model with one input, the first axis counting samples",
-    ".jsonl": 'a sample a line, an object with "text", or "input_ids", or the inputs of the model by name',
+    ".jsonl": 'an object a line: "text" (or a list of texts, each a sample), "input_ids", or the inputs by name',
     ".txt": "running text, cut into windows of consecutive tokens",
 }
 ARRAY_FILES = (".npz", ".npy")  # a folder may hold many of them

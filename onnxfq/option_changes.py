@@ -49,7 +49,7 @@ class Changes(TypedDict, total=False):
     layout: str
     calib: CalibrationData | None
     tokenizer: str | Path | None
-    samples: int
+    samples: int | None
     seq_len: int
     seed: int
     work_dir: str | Path | None

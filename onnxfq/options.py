@@ -67,7 +67,8 @@ class Options:
             "self", with which the model makes its own. None: no
             calibration, and inputs made up for the comparison.
         tokenizer: the folder of tokenizer.json; None looks beside the model.
-        samples: how many samples to use at most.
+        samples: how many samples to use at most; None for up to 1024 that calibrate, of 65536 tokens in all (images,
+            sound and states count as 512 each), and up to 128 for anything else.
         seq_len: longest sample, in tokens.
         seed: of everything that is made up.
         work_dir: where finished work is kept; None keeps it beside the output, until the run is finished.
@@ -113,7 +114,7 @@ class Options:
     layout: str = OF_THE_SOURCE
     calib: CalibrationData | None = None
     tokenizer: str | Path | None = None
-    samples: int = 128
+    samples: int | None = None
     seq_len: int = 512
     seed: int = 0
     work_dir: str | Path | None = None

@@ -1,4 +1,4 @@
-"""Running a segment on some of the samples: here, one after the other, or a shard of them in another process.
+"""Running a segment on some of the samples: here, in order, or a shard of them in another process.
 
 samples → [segment] → what later segments want, errors of outputs, chunks of the stage's statistics
 """
@@ -6,13 +6,14 @@ samples → [segment] → what later segments want, errors of outputs, chunks of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from onnxfq.arrays import Array
+from onnxfq.calibration.side_by_side import in_order, runs_at_once
 from onnxfq.calibration.statistics_session import Chunk, Gram
 from onnxfq.errors import DataError
 from onnxfq.executors.serialization import dump, load, load_once, serializable
@@ -28,6 +29,7 @@ _HELD_ROWS = 64  # tokens of a held-back sample that are kept, at most
 _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
+Known = tuple[Mapping[str, Array], Sequence[Array], bool]  # of a sample: values by name, masks, whether held back
 
 serializable(Submodel)
 serializable(HeldTokens)
@@ -76,6 +78,7 @@ class Program:
         measured: of what statistics are wanted; None of nothing.
         provider: "cpu" or "cuda".
         threads: for sessions.
+        longest: tokens of the longest sample.
     """
 
     part: Submodel | None
@@ -86,6 +89,7 @@ class Program:
     measured: Measured | None
     provider: ProviderName
     threads: int | None
+    longest: int
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -127,28 +131,37 @@ class Running:
     def __init__(self, program: Program, *, apart: bool = False) -> None:
         self._program, self._apart, part = program, apart, program.part
         self.gram: Gram | None = None
+        self._at_once = runs_at_once(program.provider, program.threads, program.longest)
+        threads = 1 if self._at_once > 1 else program.threads
         self._session = (
-            Session(part.model, provider=program.provider, threads=program.threads, external_data_folder=part.folder)
+            Session(part.model, provider=program.provider, threads=threads, external_data_folder=part.folder)
             if part
             else None
         )
 
-    def run(self, given: Mapping[str, Array], masks: Sequence[Array], *, held: bool = False) -> Outcome:
-        """Run one sample.
+    def run(self, samples: Iterable[Known]) -> Iterator[Outcome]:
+        """Run samples, some at a time; what comes of each, in order.
 
         Args:
-            given: the values that the program names.
-            masks: of the sample; see `token_masks`.
-            held: it is held back from the statistics.
+            samples: the values of each that the program names, its masks (see `token_masks`), and whether it is held
+                back from the statistics.
         """
-        program = self._program
+        measured = self._program.measured
+        for (given, masks, held), (found, outcome) in in_order(self._run, samples, self._at_once):
+            if outcome.bad or measured is None:
+                yield outcome
+            else:
+                yield replace(outcome, held=self._measure(measured, {**given, **found}, masks, held=held))
+
+    def _run(self, sample: Known) -> tuple[Known, tuple[dict[str, Array], Outcome]]:
+        """Run one sample, in any thread: all that is computed, and what of it is kept."""
+        program, (given, masks, _) = self._program, sample
         found = self._session.run({name: given[name] for name in program.inputs}) if self._session else {}
         bad = next((name for name, array in found.items() if self._is_bad(name, array)), None)
         if bad is not None:
-            return Outcome(bad.removesuffix(QUANTIZED_SUFFIX))
-        tokens = self._measure(program.measured, {**given, **found}, masks, held=held) if program.measured else None
+            return sample, (found, Outcome(bad.removesuffix(QUANTIZED_SUFFIX)))
         errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], masks) for name in program.points}
-        return Outcome("", {name: found[name] for name in program.keeps}, errors, tokens)
+        return sample, (found, Outcome("", {name: found[name] for name in program.keeps}, errors))
 
     def end_shard(self) -> list[Chunk]:
         """Add what is still waiting to the statistics; returns the chunks since the last shard where these are kept."""
@@ -244,7 +257,7 @@ def _held_tokens(
 def run_shard(shard: Shard) -> Path:
     """Run samples; returns the file that holds the outcome of each, and the chunks of the statistics."""
     running = load_once(shard.program, _apart)
-    outcomes = [running.run(given, masks, held=held) for given, masks, held in load(shard.samples)]
+    outcomes = list(running.run(load(shard.samples)))
     return dump(shard.program.parent, (outcomes, running.end_shard()), answers=shard.samples)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from onnxfq.calibration.pieces import PART_OF_MEMORY, Runtime, held
 from onnxfq.calibration.segments import Segment, cut
 from onnxfq.calibration.shards import (
     SHARD_TOKENS,
+    Known,
     Measured,
     Outcome,
     Program,
@@ -125,7 +126,8 @@ class Streams:
         self._masks = [token_masks(feed, graph.signature) for feed in feeds]
         self._twins: set[str] = set()
         self._alive = list(range(len(feeds)))
-        self._shards = _shards([count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)])
+        tokens = [count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)]
+        self._shards, self._longest = _shards(tokens), max(tokens, default=0)
         self.dropped: dict[int, str] = {}
         self.seen: Float64Array = np.empty((0, 0))
         self.errors: dict[str, ErrorSum] = {}
@@ -240,14 +242,14 @@ class Streams:
             measured,
             runtime.provider,
             runtime.threads,
+            self._longest,
         )
 
     def _run_here(self, program: Program, tell: Tell) -> Gram | None:
         running = Running(program)
         for shard in self._shards:
-            for sample in self._living(shard):
-                given = {name: self._get(name, sample) for name in program.given}
-                outcome = running.run(given, self._masks[sample], held=sample in self._held_back)
+            samples = self._living(shard)
+            for sample, outcome in zip(samples, running.run(self._known(samples, program)), strict=True):
                 self._take(sample, outcome, tell)
             running.end_shard()
         return running.gram
@@ -276,13 +278,15 @@ class Streams:
 
     def _lend(self, samples: Sequence[int], program: Program, file: Path, lent: list[Path]) -> Shard:
         """Write down what a shard needs to know of its samples."""
-        known = [
-            ({n: self._get(n, sample) for n in program.given}, self._masks[sample], sample in self._held_back)
-            for sample in samples
-        ]
-        lent.append(dump(self._runtime.folder, known))
+        lent.append(dump(self._runtime.folder, list(self._known(samples, program))))
         sources = tuple(path.absolute() for path in self._graph.files)
         return Shard(file, lent[-1], lent[-1].stat().st_size, sources)
+
+    def _known(self, samples: Iterable[int], program: Program) -> Iterator[Known]:
+        """What a segment needs to know of each sample."""
+        for sample in samples:
+            given = {name: self._get(name, sample) for name in program.given}
+            yield given, self._masks[sample], sample in self._held_back
 
     def _living(self, samples: Iterable[int]) -> list[int]:
         return [sample for sample in samples if sample in self._alive]

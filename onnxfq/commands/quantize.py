@@ -44,7 +44,7 @@ def quantize(
     algorithm: own.Algorithm = "auto",
     calib: own.Calib = None,
     tokenizer: arg.Tokenizer = None,
-    samples: own.Samples = 128,
+    samples: own.Samples = None,
     seq_len: own.SeqLen = 512,
     seed: own.Seed = 0,
     provider: arg.ProviderOption = arg.ProviderChoice.auto,

@@ -21,6 +21,7 @@ from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
+from onnxfq.feeds.sample_limits import MOST_SAMPLES, MOST_TOKENS, OTHER_SAMPLES, count_within
 from onnxfq.feeds.self_generated import generate_self
 from onnxfq.feeds.size_search import RefusedError, fit_sizes, is_guessed
 from onnxfq.feeds.text import Text, load_tokenizer
@@ -29,6 +30,9 @@ from onnxfq.feeds.varied_inputs import usual_variants
 __all__ = [
     "ENOUGH_SAMPLES",
     "ENOUGH_TOKENS",
+    "MOST_SAMPLES",
+    "MOST_TOKENS",
+    "OTHER_SAMPLES",
     "CausalLM",
     "Column",
     "Encoder",
@@ -40,6 +44,7 @@ __all__ = [
     "always",
     "complete",
     "count_tokens",
+    "count_within",
     "element_type",
     "fill",
     "find_causal_lm",

@@ -32,13 +32,14 @@ def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
         raise DataError(f"The data do not fit the model (in {where}): {'; '.join(problems)}.")
 
 
-def check_names(names: Mapping[str, object], signature: Signature, where: str) -> None:
-    """Refuse names that the model does not have."""
+def check_names(names: Mapping[str, object], signature: Signature, where: str, remedy: str = "") -> None:
+    """Refuse names that the model does not have; what else could be done about it ends the message."""
     known = signature.feedable
     unknown = [str(name) for name in names if name not in known]
     if unknown:
         raise DataError(
             f"The model has no such inputs (in {where}; got {', '.join(unknown)}). Its inputs: {', '.join(known)}."
+            f"{remedy}"
         )
 
 

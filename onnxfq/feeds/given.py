@@ -14,10 +14,10 @@ from onnxfq.feeds.arrays_by_name import cut, only_input, without_labels
 from onnxfq.feeds.check import check_names
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.text import Text
+from onnxfq.feeds.texts import TEXT, as_texts, encode_texts, find_texts
 from onnxfq.signature import Signature
 
 _WANTED = "Give one dict for each sample, of arrays by input name"
-_TEXT = "text"
 _NO_ARRAY = (ValueError, TypeError, RuntimeError, OverflowError)
 _NO_NUMPY = ("torch.bfloat16",)  # numpy has no such type, and float32 holds all of its values
 
@@ -26,10 +26,10 @@ def read_given(given: object, signature: Signature, text: Text) -> Iterator[tupl
     """Each sample with the words that say where it stands; texts that are blank are passed over.
 
     Args:
-        given: an iterable of samples, each a mapping of arrays by input name, one with "text", a text, or an array for
-            the only input; or an array or a tensor, whose first axis counts samples; or columns: a mapping of arrays
-            (or lists of them) by input name, or a table that turns into records. What numpy makes arrays of is an
-            array.
+        given: an iterable of samples, each a mapping of arrays by input name, one with "text", a text, a list of texts
+            (each a sample of its own), or an array for the only input; or an array or a tensor, whose first axis counts
+            samples; or columns: a mapping of arrays (or lists of them) by input name, or a table that turns into
+            records. What numpy makes arrays of is an array.
         signature: the model's inputs.
         text: encodes texts.
 
@@ -50,30 +50,31 @@ def read_given(given: object, signature: Signature, text: Text) -> Iterator[tupl
 
 def _from_samples(given: Iterable[object], signature: Signature, text: Text) -> Iterator[tuple[Feed, str]]:
     for number, sample in enumerate(given, start=1):
-        where = f"sample {number} of those given"
-        feed = _from_sample(sample, signature, text, where)
-        if feed is not None:
-            yield feed, where
+        yield from _from_sample(sample, signature, text, f"sample {number} of those given")
 
 
-def _from_sample(sample: object, signature: Signature, text: Text, where: str) -> Feed | None:
-    """A model's inputs; None for blank text."""
-    if isinstance(sample, str):
-        return text.encode(sample)
+def _from_sample(sample: object, signature: Signature, text: Text, where: str) -> Iterator[tuple[Feed, str]]:
+    """A model's inputs, of each text where there are several."""
     if _is_array(sample):
         sample = {only_input(signature, f"{where} is"): sample}
+    texts = None if isinstance(sample, Mapping) else as_texts(sample)
+    if texts is not None:
+        sample = {}
     if not isinstance(sample, Mapping):
         raise DataError(f"Expected a dict of arrays (in {where}; got {type(sample).__name__}). {_WANTED}.")
-    if isinstance(sample.get(_TEXT), str) and _TEXT not in signature.feedable:
-        encoded = text.encode(sample[_TEXT])
-        others = {n: value for n, value in sample.items() if n in signature.feedable and n not in (encoded or ())}
-        return encoded and encoded | _to_arrays(others, signature, where)
-    return _to_arrays(sample, signature, where)
+    if texts is None and TEXT not in signature.feedable:
+        texts = find_texts(sample, signature, where)
+    if texts is None:
+        yield _to_arrays(sample, signature, where), where
+        return
+    for encoded, place in encode_texts(texts, sample, signature, text, where):
+        others = {n: value for n, value in sample.items() if n in signature.feedable and n not in encoded}
+        yield encoded | _to_arrays(others, signature, where), place
 
 
 def _from_columns(given: Mapping[Any, object], signature: Signature, text: Text) -> Iterator[tuple[Feed, str]]:
     """Samples from columns: arrays whose first axis counts them, or lists with an array for each."""
-    if _TEXT in given and _TEXT not in signature.feedable:
+    if TEXT in given and TEXT not in signature.feedable:
         yield from _from_lists(given, signature, text)
         return
     columns = without_labels(given, signature)

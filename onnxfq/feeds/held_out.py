@@ -13,12 +13,12 @@ LEAST = 8  # held back
 ENOUGH_SAMPLES, ENOUGH_TOKENS = 32, 4096  # together with those that calibrate
 _SHARE = 8  # one of so many is held back, where nothing is left beyond those that calibrate
 _CHOOSE_SHARE, _LEAST_CHOOSE, _MOST_CHOOSE = 16, 4, 64  # of samples by which the solver's settings are chosen
-_MOST = 32  # held back of what is left, or a quarter of those that calibrate, if that is more
+_SOME, _MOST = 32, 128  # held back of what is left; between them, a quarter of those that calibrate
 
 
 def with_held_out(samples: int) -> int:
     """How many samples to read, for some to be left where so many calibrate."""
-    return samples + max(_MOST, samples // 4)
+    return samples + min(_MOST, max(_SOME, samples // 4))
 
 
 def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
@@ -63,7 +63,7 @@ def without_copies(feeds: Feeds, of: Feeds) -> Feeds:
 
 def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
     """Tokens of all samples, padding left out; None for a model that takes no tokens."""
-    counts = [_tokens(feed, signature) for feed in feeds]
+    counts = [feed_tokens(feed, signature) for feed in feeds]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
@@ -73,7 +73,8 @@ def _some(feeds: Feeds, indices: set[int], *, chosen: bool) -> Feeds:
     return Feeds(samples, feeds.origin, feeds.is_generated)
 
 
-def _tokens(feed: Feed, signature: Signature) -> int | None:
+def feed_tokens(feed: Feed, signature: Signature) -> int | None:
+    """Tokens of a sample, padding left out; None for a model that takes no tokens."""
     sizes = [feed[spec.name].size for spec in signature.inputs if spec.name in feed and takes_token_ids(spec)]
     if not sizes:
         return None

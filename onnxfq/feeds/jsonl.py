@@ -16,9 +16,9 @@ from onnxfq.feeds.check import check_names
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
 from onnxfq.feeds.text import Text
+from onnxfq.feeds.texts import TEXT, as_texts, encode_texts, find_texts, told_forms
 from onnxfq.signature import Signature, TensorSpec
 
-_TEXT = "text"
 _NUMBERS = (int, float, bool)
 # Types that the elements of an array may have together.
 _PLAIN = [{str}, *(set(kinds) for n in range(4) for kinds in itertools.combinations(_NUMBERS, n))]
@@ -30,18 +30,17 @@ def read_jsonl(lines: Iterable[str], name: str, signature: Signature, text: Text
     """Each sample with the words that say where it stands; lines that are blank, or whose text is, are passed over.
 
     Args:
-        lines: of the file.
+        lines: of the file. A list of texts, bare or under "text", is as many samples.
         name: of the file.
         signature: the model's inputs.
-        text: encodes `text` and cuts `input_ids` that stand alone; beside other inputs they stay whole.
+        text: encodes texts and cuts `input_ids` that stand alone; beside other inputs they stay whole.
 
     Raises:
-        DataError: a line is not a JSON object, or what it holds does not become the model's inputs.
+        DataError: a line is no JSON object, or what it holds does not become the model's inputs.
     """
-    for sample, where in parse_lines(lines, name):
-        feed = _parse_sample(sample, signature, text, where)
-        if feed is not None:
-            yield feed, where
+    for value, where in _parse_values(lines, name):
+        sample = {TEXT: value} if isinstance(value, list) and as_texts(value) else _object(value, where)
+        yield from _parse_sample(sample, signature, text, where)
 
 
 def parse_lines(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -54,49 +53,40 @@ def parse_lines(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, Any
     Raises:
         DataError: a line holds no object.
     """
+    for value, where in _parse_values(lines, name):
+        yield _object(value, where), where
+
+
+def _parse_values(lines: Iterable[str], name: str) -> Iterator[tuple[object, str]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             where = f"line {number} of {name}"
-            yield _parse_object(line, where), where
+            try:
+                yield json.loads(line), where
+            except (ValueError, RecursionError) as error:  # no JSON, numbers of thousands of digits, lists in lists
+                raise DataError(f"Expected JSON (in {where}): {error}. Write one JSON object a line.") from error
 
 
-def _parse_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        sample = json.loads(line)
-    except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, lists in lists in lists
-        raise DataError(f"Expected JSON (in {where}): {error}. Write one JSON object a line.") from error
-    if not isinstance(sample, dict):
-        raise DataError(f"Expected a JSON object (in {where}; got {type(sample).__name__}). Write one object a line.")
-    return sample
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"Expected a JSON object (in {where}; got {type(value).__name__}). Write one object a line.")
+    return value
 
 
-def _parse_sample(sample: dict[str, Any], signature: Signature, text: Text, where: str) -> Feed | None:
-    """A model's inputs; None for blank text."""
+def _parse_sample(sample: dict[str, Any], signature: Signature, text: Text, where: str) -> Iterator[tuple[Feed, str]]:
+    """A model's inputs, of each text where there are several."""
     specs = signature.feedable
-    if _TEXT in sample and _is_to_encode(sample[_TEXT], specs.get(_TEXT), where):
-        encoded = text.encode(sample[_TEXT])
-        others = {name: specs[name] for name in sample if name in specs and name not in {_TEXT, *(encoded or ())}}
-        return encoded and encoded | {name: to_array(sample[name], spec, where) for name, spec in others.items()}
+    texts = find_texts(sample, signature, where)
+    if texts is not None:
+        for encoded, place in encode_texts(texts, sample, signature, text, where):
+            others = {name: specs[name] for name in sample if name in specs and name not in {TEXT, *encoded}}
+            yield encoded | {name: to_array(sample[name], spec, where) for name, spec in others.items()}, place
+        return
     if list(sample) == ["input_ids"]:
-        return text.from_ids(sample["input_ids"], where)
-    check_names(without_labels(sample, signature), signature, where)
-    return {name: to_array(sample[name], spec, where) for name, spec in specs.items() if name in sample}
-
-
-def _is_to_encode(value: object, spec: TensorSpec | None, where: str) -> bool:
-    """Whether what stands under "text" is for the tokenizer; else it is the model's input of that name.
-
-    Raises:
-        DataError: neither.
-    """
-    if isinstance(value, str):
-        return spec is None or spec.dtype != "string"
-    if spec is None:
-        raise DataError(
-            f'"{_TEXT}" must be a string (in {where}; got {type(value).__name__}). Give ids under the name of the '
-            "model's input."
-        )
-    return False
+        yield text.from_ids(sample["input_ids"], where), where
+        return
+    check_names(without_labels(sample, signature), signature, where, told_forms(sample, signature))
+    yield {name: to_array(sample[name], spec, where) for name, spec in specs.items() if name in sample}, where
 
 
 def to_array(value: object, spec: TensorSpec, where: str) -> Array:

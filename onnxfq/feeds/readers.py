@@ -16,6 +16,7 @@ from onnxfq.feeds.generate import fill
 from onnxfq.feeds.given import read_given
 from onnxfq.feeds.jsonl import read_jsonl
 from onnxfq.feeds.npz import read_npz
+from onnxfq.feeds.sample_limits import up_to
 from onnxfq.feeds.text import Text
 from onnxfq.input_files import listed, refuse_missing
 from onnxfq.signature import Signature
@@ -23,7 +24,9 @@ from onnxfq.signature import Signature
 Sample = tuple[Feed, str]  # with the words that say where it stands
 
 
-def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samples: int, seq_len: int) -> Feeds:
+def load_feeds(
+    path: Path, signature: Signature, *, tokenizer: Path | None, samples: int, seq_len: int, tokens: int | None = None
+) -> Feeds:
     """Read inputs for a model; what follows from them (masks, positions, an empty cache) is filled in.
 
     Args:
@@ -33,6 +36,7 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
         tokenizer: the folder with tokenizer.json, or that file; only text needs it.
         samples: how many to read at most, the first ones.
         seq_len: the longest sample of text, in tokens; the model's own limit holds besides.
+        tokens: enough in all, after which no further sample is read; None for any number.
 
     Raises:
         DataError: the file cannot be read, or does not fit the model.
@@ -43,7 +47,7 @@ def load_feeds(path: Path, signature: Signature, *, tokenizer: Path | None, samp
             raise UsageError(f"`{name}` must be 1 or more (got {number}).")
     text = Text(tokenizer, signature, seq_len)
     found = itertools.islice(_read(path, signature, text, samples), samples)
-    feeds = tuple(complete(feed, signature, where) for feed, where in found)
+    feeds = tuple(up_to((complete(feed, signature, where) for feed, where in found), signature, tokens))
     if not feeds:
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
     _refuse_mixed(feeds, signature, path.name)
@@ -58,6 +62,7 @@ def given_feeds(
     what: str = "calib",
     tokenizer: Path | None = None,
     seq_len: int = UNLIMITED,
+    tokens: int | None = None,
 ) -> Feeds:
     """Take inputs from Python; what follows from them (masks, positions, an empty cache) is filled in.
 
@@ -68,13 +73,14 @@ def given_feeds(
         what: the setting, for messages.
         tokenizer: the folder with tokenizer.json, or that file; only text needs it.
         seq_len: the longest sample of text, in tokens; the model's own limit holds besides.
+        tokens: enough in all, after which no further sample is taken; None for any number.
 
     Raises:
         DataError: there are none, or they do not fit the model.
         UsageError: text without a tokenizer.
     """
     read = itertools.islice(read_given(given, signature, Text(tokenizer, signature, seq_len)), samples)
-    feeds = [complete(feed, signature, where) for feed, where in read]
+    feeds = list(up_to((complete(feed, signature, where) for feed, where in read), signature, tokens))
     if not feeds:
         raise DataError(
             f"There are no samples in `{what}`. Give at least one, and a list where they are read more than once."

@@ -10,8 +10,12 @@ from onnxfq.errors import DataError, UsageError
 from onnxfq.feeds import (
     ENOUGH_SAMPLES,
     ENOUGH_TOKENS,
+    MOST_SAMPLES,
+    MOST_TOKENS,
+    OTHER_SAMPLES,
     Feeds,
     count_tokens,
+    count_within,
     generate_self,
     given_feeds,
     hold_out,
@@ -78,7 +82,8 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     feeds = _feeds(job, original, holds_back=holds_back, progress=progress) if needed or holds_back else None
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
-        feeds, held_out = hold_out(feeds, options.samples)
+        count = _calibrating(job, feeds, progress)
+        feeds, held_out = hold_out(feeds[: with_held_out(count)], count)
     if feeds is not None and needed:
         judged, held_out = (None if part is None else _unseen(part, feeds) for part in (judged, held_out))
     calibration, comparison = feeds if needed else None, None
@@ -96,6 +101,16 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         notes += comparison.notes
     notes += original.notes
     return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
+
+
+def _calibrating(job: Job, feeds: Feeds, progress: Progress) -> int:
+    """How many samples calibrate at most: as many as were asked for, else as their tokens allow."""
+    if job.options.samples is not None or feeds.is_generated:
+        return job.options.samples or OTHER_SAMPLES
+    count = count_within(feeds, job.graph.signature)
+    if count < min(len(feeds), MOST_SAMPLES):
+        progress(f"calibrating with {count} samples, about {MOST_TOKENS} tokens; `samples` takes more", 0, 0)
+    return count
 
 
 def _unseen(judged: Feeds, calibration: Feeds) -> Feeds | None:
@@ -119,7 +134,7 @@ def _prepare_comparison(
             original,
             judged,
             "in-sample" if in_sample else "held-out",
-            samples=options.samples,
+            samples=options.samples or OTHER_SAMPLES,
             seed=options.seed,
             in_sample=beside,
             passages=passages,
@@ -136,7 +151,7 @@ def _judged(job: Job) -> Feeds | None:
     if options.eval_data is None:
         passages = _eval_text(job) if options.eval_text is not None else None
         return None if passages is None else passages.feeds
-    tokenizer, samples, seq_len = _tokenizer(job), options.samples, options.seq_len
+    tokenizer, samples, seq_len = _tokenizer(job), options.samples or OTHER_SAMPLES, options.seq_len
     if not isinstance(options.eval_data, str | Path):
         given = options.eval_data
         return given_feeds(
@@ -211,7 +226,7 @@ def _eval_text(job: Job) -> PerplexityText | None:
         Path(str(options.eval_text)),
         job.graph.signature,
         tokenizer=_tokenizer(job),
-        samples=options.samples,
+        samples=options.samples or OTHER_SAMPLES,
         seq_len=options.seq_len,
     )
 
@@ -239,13 +254,17 @@ def _refuse_large(job: Job, original: Original) -> None:
 def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress) -> Feeds | None:
     """The data that the user named, with some more to hold back where there are; None where none are named."""
     options = job.options
-    samples = with_held_out(options.samples) if holds_back else options.samples
     if options.calib is None:
         return None
+    samples, tokens = options.samples or MOST_SAMPLES, None if options.samples else MOST_TOKENS
+    if holds_back:
+        samples, tokens = with_held_out(samples), tokens and tokens * with_held_out(OTHER_SAMPLES) // OTHER_SAMPLES
     tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
         given, signature = options.calib, job.graph.signature
-        return given_feeds(given, signature, samples=samples, tokenizer=tokenizer, seq_len=options.seq_len)
+        return given_feeds(
+            given, signature, samples=samples, tokenizer=tokenizer, seq_len=options.seq_len, tokens=tokens
+        )
     if options.calibrates_itself:
         if not job.solver.calibrated:
             return None
@@ -254,7 +273,7 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         return generate_self(
             original.session,
             job.graph.signature,
-            samples=original.affordable(options.samples + (GENERATED_SAMPLES if holds_back else 0)),
+            samples=original.affordable((options.samples or OTHER_SAMPLES) + (GENERATED_SAMPLES if holds_back else 0)),
             seq_len=original.longest,
             seed=options.seed,
             progress=progress,
@@ -263,4 +282,4 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         )
     progress("reading data", 0, 1)
     path, signature = Path(options.calib), job.graph.signature
-    return load_feeds(path, signature, tokenizer=tokenizer, samples=samples, seq_len=options.seq_len)
+    return load_feeds(path, signature, tokenizer=tokenizer, samples=samples, seq_len=options.seq_len, tokens=tokens)

@@ -8,7 +8,11 @@ import numpy.typing as npt
 import pytest
 
 from onnxfq.arrays import Array
+from onnxfq.calibration.host_sums import HostSums
 from onnxfq.calibration.statistics_session import CHUNK_TOKENS, Gram
+from onnxfq.calibration.sums import Sums
+from onnxfq.graph import gram_model
+from onnxfq.session import Session
 from onnxfq.statistics import Statistics
 
 K = 48
@@ -125,6 +129,45 @@ def test_no_tokens_give_no_numbers_that_are_not_finite() -> None:
     found = sums.statistics()
     assert found.tokens == 0
     assert not gram_of(found).any()
+
+
+@pytest.mark.parametrize("settings", [{}, {"crossed": False}, {"rounded_in": 32}, {"transposed": True}])
+def test_sums_in_host_memory_are_those_of_a_session(settings: dict[str, Any]) -> None:
+    k, chosen = 300, {"crossed": True, "transposed": False, "rounded_in": None} | settings
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((90, k), np.float32)
+    y = x + rng.standard_normal((90, k), np.float32)
+    values = {"original": x, "quantized": y} if chosen["crossed"] else {"original": x}
+    feed: dict[str, Array] = {name: value.T if chosen["transposed"] else value for name, value in values.items()}
+    feed["rows"] = np.arange(0, 90, 2)
+    start = {"gram": np.zeros((k, k)), "cross": np.zeros((k, k))}
+    host = HostSums(start, threads=None, **chosen)
+    session = Sums(Session(gram_model(np.float32, k, **chosen)), start)
+    for _ in range(2):
+        found, wanted = host.add(feed), session.add(feed)
+        assert found.keys() == wanted.keys()
+        for name, value in found.items():
+            np.testing.assert_allclose(value, wanted[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    taken, told = host.take(), session.take()
+    if not chosen["crossed"] and chosen["rounded_in"] is None:
+        del taken["cross"], told["cross"]
+    for name, value in taken.items():
+        np.testing.assert_allclose(value, told[name], rtol=1e-4, atol=1e-3, err_msg=name)
+    assert not host.read()["gram"].any(), "they begin again"
+
+
+def test_sums_are_the_same_on_any_number_of_threads() -> None:
+    x, y = tokens(0, 500), tokens(1, 500)
+    found = []
+    for threads in (1, 2, 5):
+        start = {"gram": np.zeros((K * 20, K * 20)), "cross": np.zeros((K * 20, K * 20))}
+        sums = HostSums(start, crossed=True, transposed=False, rounded_in=32, threads=threads)
+        sums.add({"original": x.reshape(-1, K * 20), "quantized": y.reshape(-1, K * 20), "rows": np.arange(25)})
+        found.append(sums.read())
+    for other in found[1:]:
+        for name in ("gram", "cross"):
+            np.testing.assert_array_equal(found[0][name], other[name])
+    np.testing.assert_array_equal(found[0]["gram"], found[0]["gram"].T)
 
 
 @pytest.mark.cuda

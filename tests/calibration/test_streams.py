@@ -74,6 +74,8 @@ def setting(
     path: Path,
     feeds: Sequence[Feed],
     memory: int = 1 << 30,
+    threads: int | None = None,
+    *,
     residuals: Sequence[Residual | None] = (),
     held: Sequence[int] = (),
 ) -> Iterator[Setting]:
@@ -83,7 +85,7 @@ def setting(
     stages = [stage for stage in find_stages(flow, targets) if stage.source]
     points = [[targets[i].node.outputs[0] for i in stage.targets] for stage in stages]
     with tempfile.TemporaryDirectory() as folder, TensorFile(path.with_name("tensor_file")) as tensor_file:
-        runtime = Runtime("cpu", None, memory, Path(folder))
+        runtime = Runtime("cpu", threads, memory, Path(folder))
         given = [dict(feed) for feed in feeds]
         streams = Streams(graph, flow, stages, points, given, runtime, residuals=residuals, held=held)
         yield Setting(graph, flow, targets, plans, stages, streams, tensor_file)
@@ -183,6 +185,21 @@ def test_how_far_a_residual_is_off_is_measured_and_held_back_samples_stay_apart(
     np.testing.assert_allclose(held.inputs, after[1][0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(held.float_inputs, before[1][0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(held.drift, off[1], rtol=1e-3, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_samples_side_by_side_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxfq.calibration.side_by_side.thread_count", lambda: 4)
+    found, errors = list[list[Statistics]](), list[dict[str, float]]()
+    for threads in (1, 4):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        with setting(write(residual(), folder / "m.onnx"), samples(*range(1, 30)), threads=threads) as here:
+            found.append(calibrate(here))
+            errors.append({name: error.relative for name, error in here.streams.errors.items()})
+    assert errors[0] == errors[1]
+    for alone, together in zip(*found, strict=True):
+        for name in ("tokens", "gram", "cross", "mean", "float_mean", "min", "max"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(together, name))
 
 
 def test_every_step_runs_once_and_nothing_is_kept_too_long(tmp_path: Path) -> None:

@@ -220,7 +220,19 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     [
         ("{", r"Expected JSON \(in line 2 of data\.jsonl\): .*Write one JSON object a line\."),
         ("[1, 2]", r"Expected a JSON object \(in line 2 of data\.jsonl; got list\)"),
-        ({"text": 5}, r'"text" must be a string \(in line 2 of data\.jsonl; got int\)\.'),
+        ({"text": 5}, r'"text" must be a string or a list of strings \(in line 2 of data\.jsonl; got int\)\.'),
+        ({"text": []}, r'"text" must be a string or a list of strings \(in line 2 of data\.jsonl; got an empty list\)'),
+        ({"text": ["a", 5]}, r"\(in line 2 of data\.jsonl; got a list of int and str\)"),
+        (["a", 5], r"Expected a JSON object \(in line 2 of data\.jsonl; got list\)"),
+        (
+            {"text": ["a", "b"], "text_pair": "c"},
+            r'"text_pair" is one string beside one string \(in line 2 .*got "text": a list of str, "text_pair": str\)',
+        ),
+        (
+            {"sentence1": "a", "sentence2": "b", "score": 3},
+            r'no such inputs \(in line 2 .*got sentence1, sentence2, score\)\..*"text": \["one", "other"\]} are '
+            r'encoded apart, {"text": "one", "text_pair": "other"} together\.',
+        ),
         ({"input_ids": "1 2"}, r'"input_ids" must be a list of token ids \(in line 2 of data\.jsonl\)'),
         ({"input_ids": [1, True]}, '"input_ids" must be a list of token ids'),
         ({"input_ids": [[1], [2]]}, '"input_ids" must be a list of token ids'),

@@ -77,6 +77,33 @@ def test_lines_are_encoded_with_special_tokens_and_neither_padded_nor_cut(folder
     assert rows(feeds, "attention_mask") == [[1] * 4, [1] * 7]
 
 
+def test_a_list_of_texts_is_as_many_samples(folder: Path) -> None:
+    content = '{"text": ["a b", " ", "c"], "score": 1}\n["d", "a"]\n{"text": "b"}'
+    assert rows(load(folder, content, suffix="jsonl")) == [[CLS, *ids, SEP] for ids in ([A, B], [C], [D], [A], [B])]
+    assert rows(load(folder, content, suffix="jsonl", samples=3)) == [[CLS, *ids, SEP] for ids in ([A, B], [C], [D])]
+
+
+def test_where_each_of_several_texts_stands_is_told(folder: Path) -> None:
+    small = Signature((TensorSpec("input_ids", "int64", ("batch", "sequence"), vocabulary=6),), ())
+    with pytest.raises(DataError, match=r"in text 2 in line 1 of data\.jsonl"):
+        load(folder, '{"text": ["a", "d"]}', suffix="jsonl", signature=small)
+
+
+def test_a_pair_of_texts_is_one_sample(folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [("[CLS]", CLS), ("[SEP]", SEP)]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $0 [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    segments = TensorSpec("token_type_ids", "int64", ("batch", "sequence"))
+    signature = Signature((*ENCODER.inputs, segments), ())
+    content = (
+        '{"text": "a b", "text_pair": "c", "label": 1}\n{"text": "d", "text_pair": " "}\n{"text": "", "text_pair": "a"}'
+    )
+    feeds = load(folder, content, suffix="jsonl", signature=signature)
+    assert rows(feeds) == [[CLS, A, B, SEP, C, SEP], [CLS, D, SEP]]
+    assert rows(feeds, "token_type_ids") == [[0, 0, 0, 0, 1, 1], [0, 0, 0]]
+
+
 def test_long_lines_are_cut_before_the_last_special_token(folder: Path) -> None:
     assert rows(load(folder, lines("a b c d"), suffix="jsonl", seq_len=4)) == [[CLS, A, B, SEP]]
 

@@ -147,6 +147,9 @@ def test_arrays_of_different_shapes_for_the_only_input() -> None:
         (["w one two", " ", "w one"], 2),
         ([{"text": "w one two", "label": 1, "title": "t"}, {"text": ""}, {"text": "w"}], 2),
         ({"text": ["w one two", "w"], "label": [0, 1]}, 2),
+        ([["w one two", "w"], ("w one", " "), "w"], 4),
+        ([{"text": ["w one two", "w"], "label": 1}, {"text": "w", "text_pair": "one"}], 3),
+        ({"text": [["w one two", "w"], ["one"]], "label": [0, 1]}, 3),
     ],
 )
 def test_texts_are_encoded(given: object, lengths: int) -> None:
@@ -169,6 +172,8 @@ REFUSED: list[tuple[object, Signature, str]] = [
     ({"input_ids": np.ones((3, 2)), "attention_mask": np.ones((2, 2))}, ENCODER, r"different numbers of samples"),
     ({"input_ids": [[1], [2, 3]], "attention_mask": [[1]]}, ENCODER, r"different numbers of samples"),
     ([{"input_ids": "words"}], ENCODER, "input_ids is string, wanted int64"),
+    ([["a", 1]], ENCODER, r"Expected a dict of arrays \(in sample 1 .*got list\)"),
+    ([{"text": ["a", 1]}], ENCODER, r'"text" must be a string or a list of strings \(in sample 1 .*got a list of int'),
     (5, ENCODER, r"Expected samples \(got int\)"),
 ]
 

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxfq.feeds import Feeds, count_tokens, hold_out, with_held_out, without_copies
+from onnxfq.feeds import (
+    MOST_TOKENS,
+    Feed,
+    Feeds,
+    count_tokens,
+    count_within,
+    hold_out,
+    with_held_out,
+    without_copies,
+)
+from onnxfq.feeds.sample_limits import up_to
 from onnxfq.signature import Signature, TensorSpec
 
 
@@ -76,3 +86,45 @@ def test_copies_are_told_by_their_values() -> None:
     same = Feeds(({"x": np.array([2])}, {"x": np.array([2.0])}, {"x": np.array(["2"], object)}), "")
     assert [feed["x"].dtype.kind for feed in without_copies(same, feeds)] == ["f", "O"]
     assert numbers(without_copies(feeds, numbered(2))) == [2, 3]
+
+
+IDS = TensorSpec("input_ids", "int64", ("batch", "sequence"))
+
+
+def texts(*lengths: int) -> Feeds:
+    return Feeds(tuple({"input_ids": np.ones((1, length), np.int64)} for length in lengths), "given: texts")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "calibrate"),
+    [
+        ([15] * 3000, 1024),
+        ([15] * 700, 700),
+        ([512] * 300, 128),
+        ([100] * 2000, 655),
+        ([8192] * 300, 32),  # too few would leave nothing to hold back
+        ([8192] * 3, 3),
+    ],
+)
+def test_how_many_samples_calibrate_goes_by_their_tokens(lengths: list[int], calibrate: int) -> None:
+    feeds, signature = texts(*lengths), Signature((IDS,), ())
+    assert count_within(feeds, signature) == calibrate
+    read = Feeds(tuple(up_to(feeds, signature, MOST_TOKENS * 5 // 4)), feeds.origin)
+    assert count_within(read, signature) == calibrate
+    kept, back = hold_out(read[: with_held_out(calibrate)], calibrate)
+    assert (len(kept) == calibrate) is (len(lengths) > calibrate + 8 or len(lengths) < 32)
+    assert len(lengths) < 32 or 8 <= len(numbers_of(back)) <= 128
+
+
+def numbers_of(feeds: Feeds | None) -> list[int]:
+    return [feed["input_ids"].size for feed in feeds or ()]
+
+
+def test_images_and_states_count_as_many_tokens() -> None:
+    image = TensorSpec("pixel_values", "float32", ("batch", 3, "height", "width"))
+    pixels: Feed = {"pixel_values": np.zeros((1, 3, 2, 2), np.float32)}
+    images = Feeds((pixels,) * 300, "given: images")
+    assert count_within(images, Signature((image,), ())) == 128
+    states = TensorSpec("encoder_hidden_states", "float32", ("batch", "frames", 4))
+    heard: Feed = {"input_ids": np.ones((1, 5), np.int64), "encoder_hidden_states": np.zeros((1, 9, 4), np.float32)}
+    assert count_within(Feeds((heard,) * 300, "given: sound"), Signature((IDS, states), ())) == 128

@@ -166,7 +166,7 @@ def test_every_setting_refuses_values_of_other_types_by_name() -> None:
 def test_the_types_that_are_wanted_are_told() -> None:
     for name, value, told in (
         ("scheme", "int4", "`scheme` must be a Scheme (got str). Write onnxfq.Scheme(bits=4)"),
-        ("samples", "3", "`samples` must be a whole number (got '3')."),
+        ("seq_len", "3", "`seq_len` must be a whole number (got '3')."),
         ("threads", "3", "`threads` must be a whole number or None (got '3')."),
         ("tokenizer", 5, "`tokenizer` must be a path or None (got 5)."),
         ("max_error", [1], "`max_error` must be a number or text or None (got [1])."),
