@@ -47,7 +47,7 @@ def solve_towards(
         restarts: how often all that is done again on the grids that came out, a little wider or narrower.
         column_batch: columns between two matrix products; for speed only.
     """
-    fresh = isinstance(scheme.block_size, int) and not scheme.dual_grained  # with a search for grids of its own
+    fresh = passes > 0 and isinstance(scheme.block_size, int) and not scheme.dual_grained  # a short search will do
     if fresh:
         codes = np.zeros(target.shape, np.uint8)
         draft = Draft(target, codes, *range_grid(target, scheme, scale_type), scheme, scale_type)
