@@ -163,7 +163,8 @@ def row_losses(
 
     def add(rows: slice) -> None:
         error = draft.rows(rows).dequantized() - weight[rows]
-        slope = error @ moments.hessian - error * added
+        slope: Float32Array = np.matmul(error, moments.hessian)
+        slope -= error * added
         if asymmetry is not None:
             slope -= asymmetry[rows]
             slope -= asymmetry[rows]
@@ -182,7 +183,7 @@ def objective(draft: Draft, moments: Moments, each: EachChunk) -> Float64Array:
 
     def add(rows: slice) -> None:
         error = draft.rows(rows).dequantized() - draft.target[rows]
-        losses[rows] = dot_rows(error, error @ moments.hessian)
+        losses[rows] = dot_rows(error, np.matmul(error, moments.hessian))
 
     each(add)
     return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
