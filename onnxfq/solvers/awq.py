@@ -89,7 +89,7 @@ class Awq(Solver):
             clip(draft, asymmetry, known, self.rounds, each)
             if scheme.dual_grained:
                 draft = on_dual_grid(replace(draft, scheme=scheme), known.importance)
-            keep_best_rows(draft, weight, asymmetry, known, each)
+            keep_best_rows(draft, weight, asymmetry, known, each, every=True)
         return draft.finished(())
 
     def input_scale(

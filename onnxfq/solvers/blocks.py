@@ -70,6 +70,13 @@ def squared_errors(
     return errors
 
 
+def dot_rows(first: Float32Array, second: Float32Array) -> Float64Array:
+    """The sum of products of every row [N], in float64, on this thread alone."""
+    sums = np.empty(len(first), np.float64)
+    _dot(first, second, sums)
+    return sums
+
+
 # Weights are finite, and least and greatest do not depend on the order in which they are looked for.
 @compiled(fastmath=frozenset({"nnan", "nsz", "reassoc"}))
 def _ranges(
@@ -86,6 +93,20 @@ def _ranges(
                 high = values[i] if values[i] > high else high
             lowest[row, block] = low
             highest[row, block] = high
+
+
+@compiled()
+def _dot(first: Float32Array, second: Float32Array, sums: Float64Array) -> None:
+    lanes, k = np.empty(_LANES, np.float64), first.shape[1]
+    whole = k // _LANES * _LANES
+    for row in range(sums.size):
+        lanes[:] = 0.0
+        for start in range(0, whole, _LANES):
+            for lane in range(_LANES):
+                lanes[lane] += np.float64(first[row, start + lane]) * np.float64(second[row, start + lane])
+        for column in range(whole, k):
+            lanes[0] += np.float64(first[row, column]) * np.float64(second[row, column])
+        sums[row] = lanes.sum()
 
 
 @compiled()

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array, Float64Array
+from onnxfq.solvers.root import inverse_of_root
 from onnxfq.statistics import Statistics
 
 _SMALLEST_DAMPING = 1e-4  # where none is asked for and the factorisation fails
 _SMALLEST_CURVATURE = 1e-6  # of a column that no input reaches: its codes still go to the nearest
-_LEAF = 128  # rows and columns of a triangular matrix that is inverted without being split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,21 +127,8 @@ def inverse_factor(H: Float64Array, damping: float) -> tuple[Float32Array, float
         damped = H[::-1, ::-1].copy()
         damped[np.diag_indices_from(damped)] += (dead + damping)[::-1]
         try:
-            lower = np.linalg.cholesky(damped).astype(np.float64, copy=False)
+            inverse = inverse_of_root(damped)
         except np.linalg.LinAlgError:
             damping = max(damping * 10, _SMALLEST_DAMPING)
             continue
-        return np.ascontiguousarray(_inverse(lower)[::-1, ::-1], np.float32), damping
-
-
-def _inverse(lower: Float64Array) -> Float64Array:
-    """Of a lower triangular matrix: mostly matrix products."""
-    size = lower.shape[0]
-    if size <= _LEAF:
-        return np.tril(np.linalg.inv(lower))
-    half = size // 2
-    inverse = np.zeros_like(lower)
-    inverse[:half, :half] = _inverse(lower[:half, :half])
-    inverse[half:, half:] = _inverse(lower[half:, half:])
-    inverse[half:, :half] = -inverse[half:, half:] @ (lower[half:, :half] @ inverse[:half, :half])
-    return inverse
+        return np.ascontiguousarray(inverse[::-1, ::-1]), damping

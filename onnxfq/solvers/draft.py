@@ -12,7 +12,7 @@ from onnxfq.arrays import Array, Float32Array, Float64Array, Uint8Array
 from onnxfq.dual_grain import DualGrid
 from onnxfq.quantized import QuantizedWeight, round_scale
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.blocks import encode
+from onnxfq.solvers.blocks import dot_rows, encode
 from onnxfq.solvers.curvature import Curvature, Moments
 from onnxfq.solvers.dual_grid import dual_codes, fitted_dual_grid
 from onnxfq.solvers.grid import fitted_grid
@@ -183,10 +183,12 @@ def row_losses(
 
     def add(rows: slice) -> None:
         error = draft.rows(rows).dequantized() - weight[rows]
-        slope = error @ moments.hessian - error * added
+        slope: Float32Array = np.matmul(error, moments.hessian)
+        slope -= error * added
         if asymmetry is not None:
-            slope -= 2 * asymmetry[rows]
-        losses[rows] = np.einsum("nk,nk->n", error, slope, dtype=np.float64)
+            slope -= asymmetry[rows]
+            slope -= asymmetry[rows]
+        losses[rows] = dot_rows(error, slope)
 
     each(add)
     return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
@@ -201,7 +203,7 @@ def objective(draft: Draft, moments: Moments, each: EachChunk) -> Float64Array:
 
     def add(rows: slice) -> None:
         error = draft.rows(rows).dequantized() - draft.target[rows]
-        losses[rows] = np.einsum("nk,nk->n", error, error @ moments.hessian, dtype=np.float64)
+        losses[rows] = dot_rows(error, np.matmul(error, moments.hessian))
 
     each(add)
     return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses

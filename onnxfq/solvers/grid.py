@@ -48,7 +48,7 @@ def fitted_grid(
     return np.where(better, scale, wide_scale), np.where(better, zero_point, wide_zero_point)
 
 
-def _stages(count: int, scheme: Scheme) -> tuple[Float32Array, Float32Array]:
+def stages(count: int, scheme: Scheme) -> tuple[Float32Array, Float32Array]:
     """What to try around the best grid so far: factors on its scale and shifts of its zero point.
 
     The first stage ends where clipping a block's two extremes alone would cost as much as `count` weights do on the
@@ -89,7 +89,7 @@ def _fit_blocks(
     block_size: int,
 ) -> tuple[Float32Array, Uint8Array]:
     """The best factor on every block's scale, and the zero point that goes with it."""
-    factors, shifts = _stages(min(block_size, weight.shape[1]), scheme)
+    factors, shifts = stages(min(block_size, weight.shape[1]), scheme)
     ratio, zero = np.empty_like(scale), np.empty_like(zero_point)
     top = np.float32(scheme.levels - 1)
     spread(
@@ -110,7 +110,7 @@ def _fit_tensor(
     top = np.float32(scheme.levels - 1)
     sums = np.empty((weight.shape[0], 3, CANDIDATES), np.float32)
     best = (np.inf, np.float32(1), np.float32(zero_point[0, 0]))
-    for factors, shifts in zip(*_stages(weight.size, scheme), strict=True):
+    for factors, shifts in zip(*stages(weight.size, scheme), strict=True):
         ratios, zeros = best[1] * factors, np.clip(best[2] + shifts, np.float32(0), top)
         spread(_row_sums, weight.shape[0], weight, importance, scale[0, 0], ratios, zeros, top, sums)
         best = _pick(sums.sum(axis=0, dtype=np.float64), ratios, zeros, *best)

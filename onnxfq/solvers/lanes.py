@@ -50,9 +50,10 @@ class Lanes:
     draft: Draft
 
     @classmethod
-    def of(cls, draft: Draft) -> Lanes:
-        """From rows of a draft."""
-        target, codes, scale = turned(draft.target), turned(draft.codes), turned(draft.scale)
+    def of(cls, draft: Draft, *, coded: bool = True) -> Lanes:
+        """From rows of a draft; steps are anything where there are no codes so far."""
+        target, scale = turned(draft.target), turned(draft.scale)
+        codes = turned(draft.codes) if coded else np.zeros_like(target)
         if draft.row_scale is None:
             lowest, none = -turned(draft.zero_point), np.zeros((0, scale.shape[1]), np.float32)
             lanes = cls(target, codes, scale, lowest, np.zeros_like(scale), none, none, none, draft)
@@ -100,10 +101,16 @@ def _turn(array: npt.NDArray[Any], out: Float32Array) -> None:
 @compiled()
 def _store(steps: Float32Array, lowest: Float32Array, block_size: int, codes: npt.NDArray[np.uint8]) -> None:
     k, n = steps.shape
+    places = np.empty((_TILE, n), np.uint8)
     for left in range(0, k, _TILE):
+        width = min(k, left + _TILE) - left
+        for j in range(width):
+            line, place, low = steps[left + j], places[j], lowest[(left + j) // block_size]
+            for row in range(n):
+                place[row] = np.uint8(np.int32(line[row] - low[row]))
         for row in range(n):
-            for column in range(left, min(k, left + _TILE)):
-                codes[row, column] = np.uint8(np.int32(steps[column, row] - lowest[column // block_size, row]))
+            for j in range(width):
+                codes[row, left + j] = places[j, row]
 
 
 @compiled()

@@ -14,18 +14,25 @@ _TRIED = 32  # rows at once
 
 
 def keep_best_rows(
-    draft: Draft, weight: Float32Array, asymmetry: Float32Array | None, moments: Moments, each: EachChunk
+    draft: Draft,
+    weight: Float32Array,
+    asymmetry: Float32Array | None,
+    moments: Moments,
+    each: EachChunk,
+    *,
+    every: bool = False,
 ) -> None:
     """Take over the rows for which `Hqq`, weighted by the inputs or not, does better on the calibration data.
 
     Rows that are least below what rounding to nearest costs on average are tried first, some at once; where no row of
-    these is worse than `Hqq` makes it, nor will those be that are further below.
+    these is worse than `Hqq` makes it, nor will those be that are further below, unless codes are the nearest, too:
+    then `every` row has to be tried.
     """
     losses = row_losses(draft, weight, asymmetry, moments, each)
     columns = np.arange(weight.shape[1]) // draft.block_size
     usual = np.square(draft.scale, dtype=np.float64) @ np.bincount(columns, moments.importance)
     order = np.argsort(-np.nan_to_num(losses / np.maximum(usual, np.finfo(np.float64).tiny), nan=np.inf), kind="stable")
-    tried = len(order) if draft.scheme.block_size == "tensor" else _TRIED
+    tried = len(order) if every or draft.scheme.block_size == "tensor" else _TRIED
     for first in range(0, len(order), tried):
         if not _try(draft, weight, asymmetry, moments, np.sort(order[first : first + tried]), losses):
             return

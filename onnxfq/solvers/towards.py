@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import round_scale
 from onnxfq.scheme import ScaleType, Scheme
@@ -11,8 +13,10 @@ from onnxfq.solvers.draft import Draft, objective, on_fitted_grid, take_better_r
 from onnxfq.solvers.dual_descent import descend_dual
 from onnxfq.solvers.feedback import code_with_feedback
 from onnxfq.solvers.lanes import Lanes
+from onnxfq.solvers.range_grid import range_grid
 from onnxfq.solvers.refit import refit_rows
 from onnxfq.solvers.rows import EachChunk
+from onnxfq.solvers.start import fit_start
 
 RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
 
@@ -43,8 +47,13 @@ def solve_towards(
         restarts: how often all that is done again on the grids that came out, a little wider or narrower.
         column_batch: columns between two matrix products; for speed only.
     """
-    draft = on_fitted_grid(target, known.importance, scheme, scale_type)
-    _code(draft, known, passes, column_batch, each)
+    fresh = passes > 0 and isinstance(scheme.block_size, int) and not scheme.dual_grained  # a short search will do
+    if fresh:
+        codes = np.zeros(target.shape, np.uint8)
+        draft = Draft(target, codes, *range_grid(target, scheme, scale_type), scheme, scale_type)
+    else:
+        draft = on_fitted_grid(target, known.importance, scheme, scale_type)
+    _code(draft, known, passes, column_batch, each, fit=fresh)
     for factor in RESTARTS[:restarts] if passes else ():
         again = draft.rescaled(factor)
         _code(again, known, passes, column_batch, each)
@@ -52,15 +61,22 @@ def solve_towards(
     return draft
 
 
-def _code(draft: Draft, known: Curvature, passes: int, column_batch: int, each: EachChunk) -> None:
-    """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word."""
+def _code(
+    draft: Draft, known: Curvature, passes: int, column_batch: int, each: EachChunk, *, fit: bool = False
+) -> None:
+    """Code with feedback, then refine; the grid is always one that can be stored when codes have the last word.
+
+    With `fit` the grid to start from is searched for near the min/max grid that is there.
+    """
     if not isinstance(draft.scheme.block_size, int):
         _code_whole_rows(draft, known, passes, column_batch, each)
         return
     batch = -(-column_batch // draft.block_size) * draft.block_size
 
     def work(rows: slice) -> None:
-        lanes = Lanes.of(draft.rows(rows))
+        lanes = Lanes.of(draft.rows(rows), coded=False)
+        if fit:
+            fit_start(lanes, known.importance)
         code_with_feedback(lanes, known, column_batch)
         error = lanes.error() if passes else lanes.target
         for _ in range(passes):

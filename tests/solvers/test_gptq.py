@@ -12,9 +12,15 @@ from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
+from onnxfq.solvers.curvature import curvature
+from onnxfq.solvers.draft import objective, on_fitted_grid
+from onnxfq.solvers.draft import row_losses as row_objectives
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
+from onnxfq.solvers.rivals import keep_best_rows
+from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.rtn import Rtn
+from onnxfq.solvers.towards import _code, solve_towards
 from onnxfq.statistics import Statistics
 from support.calibration import Float64Array, disturbed, inputs, measured, row_losses
 from support.weights import GRANULARITIES, SCALE_TYPES, assert_stands_on_its_grid, awkward, matrices, schemes
@@ -165,3 +171,38 @@ def test_any_weight(
     x = inputs(tokens, weight.shape[1], rank=2)
     q = Gptq(column_batch=column_batch).solve(weight, scheme, measured(x, disturbed(x)), scale_type=scale_type)
     assert_stands_on_its_grid(q, weight, scheme, scale_type)
+
+
+@pytest.mark.parametrize("block_size", [16, 32, 128])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_the_short_search_for_grids_leaves_no_more_error_than_the_full_one(bits: int, block_size: int) -> None:
+    weight, statistics = problem(64)
+    known, scheme = curvature(statistics, 0.1, 0.1, 0.1, True), Scheme(bits, block_size)
+    with row_threads(len(weight)) as each:
+        ours = solve_towards(weight, known, scheme, "float32", 2, each)
+        full = on_fitted_grid(weight, known.importance, scheme, "float32")
+        _code(full, known, 2, 128, each)
+        losses = [objective(draft, known, each).sum() for draft in (ours, full)]
+    assert losses[0] < 1.03 * losses[1]
+
+
+def test_a_sample_of_rows_becomes_what_it_does_among_all() -> None:
+    weight, statistics = problem(300)
+    known, rows, solved = curvature(statistics, 0.1, 0.1, 0.1, True), np.arange(300) % 5 == 0, []
+    for part in (weight, np.ascontiguousarray(weight[rows])):
+        with row_threads(len(part)) as each:
+            solved.append(solve_towards(part, known, Scheme(4, 32), "float32", 2, each).codes)
+    assert (solved[0][rows] != solved[1]).mean() < 0.01  # but for rounding errors of products of other sizes
+
+
+def test_rows_that_lose_are_found_among_many() -> None:
+    weight, statistics = problem(200)
+    known = curvature(statistics, 0.1, 0.1, 0.1, True)
+    with row_threads(len(weight)) as each:
+        draft = solve_towards(weight, known, Scheme(), "float32", 1, each)
+        spoiled = np.arange(200) % 4 == 0
+        draft.codes[spoiled] = 15 - draft.codes[spoiled]
+        keep_best_rows(draft, weight, None, known, each)
+        rivals = [on_fitted_grid(weight, h, Scheme(), "float32") for h in (known.importance, np.ones(K, np.float32))]
+        ours, *theirs = (row_objectives(one, weight, None, known, each) for one in (draft, *rivals))
+    assert (ours <= np.minimum(*theirs) * (1 + 1e-6)).all()
