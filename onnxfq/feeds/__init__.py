@@ -8,7 +8,15 @@ from onnxfq.feeds.configured_sizes import with_configured_sizes
 from onnxfq.feeds.encoder_outputs import Encoder, generate_behind, reads_encoder
 from onnxfq.feeds.feed import Feed, Feeds, always, fingerprint
 from onnxfq.feeds.generate import element_type, fill, generate, has_cache, within
-from onnxfq.feeds.held_out import ENOUGH_SAMPLES, ENOUGH_TOKENS, count_tokens, hold_out, with_held_out, without_copies
+from onnxfq.feeds.held_out import (
+    ENOUGH_SAMPLES,
+    ENOUGH_TOKENS,
+    count_tokens,
+    halves,
+    hold_out,
+    with_held_out,
+    without_copies,
+)
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
@@ -41,6 +49,7 @@ __all__ = [
     "generate_behind",
     "generate_self",
     "given_feeds",
+    "halves",
     "has_cache",
     "hold_out",
     "is_float",

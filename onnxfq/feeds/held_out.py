@@ -15,9 +15,9 @@ _SHARE = 8  # one of so many is held back, where nothing is left beyond those th
 _MOST = 32  # held back of what is left, or a quarter of those that calibrate, if that is more
 
 
-def with_held_out(samples: int) -> int:
-    """How many samples to read, for some to be left where so many calibrate."""
-    return samples + max(_MOST, samples // 4)
+def with_held_out(samples: int, parts: int = 1) -> int:
+    """How many samples to read, for some to be left where so many calibrate: as many again for each further part."""
+    return samples + parts * max(_MOST, samples // 4)
 
 
 def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
@@ -43,6 +43,12 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
     kept_back = max(LEAST, count // _SHARE)
     chosen = {(2 * index + 1) * count // (2 * kept_back) for index in range(kept_back)}
     return _some(feeds, chosen, chosen=False), _some(feeds, chosen, chosen=True)
+
+
+def halves(feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """Two parts of samples, of which every other goes into the first."""
+    even = set(range(0, len(feeds), 2))
+    return _some(feeds, even, chosen=True), _some(feeds, even, chosen=False)
 
 
 def without_copies(feeds: Feeds, of: Feeds) -> Feeds:

@@ -14,6 +14,7 @@ from onnxfq.feeds import (
     count_tokens,
     generate_self,
     given_feeds,
+    halves,
     hold_out,
     load_feeds,
     with_held_out,
@@ -36,6 +37,7 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.original import Original
 from onnxfq.system.terminal import size_text
 
+MOST_CHOOSING = 32  # samples that a mix is chosen by
 NOT_COMPARED = "NOT COMPARED: the output was verified, but there is nothing to compare it with the original on."
 
 
@@ -47,11 +49,13 @@ class Data:
         calibration: samples for the solver; None where it needs none.
         comparison: what the output is compared on; None where there will be none.
         notes: what the user should know of them.
+        choosing: what a mix of bits is chosen by, other samples than `comparison`; None where none is chosen.
     """
 
     calibration: Feeds | None
     comparison: Comparison | None
     notes: tuple[str, ...] = ()
+    choosing: Comparison | None = None
 
     @property
     def origin(self) -> str:
@@ -74,11 +78,16 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     options, needed = job.options, bool(job.solver.calibrated) and bool(job.planned)
     original = Original(job, folder, progress)
     judged = _judged(job)
-    holds_back = options.validate and judged is None  # whatever the algorithm: all are judged on the same samples
+    mixes = options.target_size is not None
+    # Whatever the algorithm: all are judged on the same samples.
+    holds_back = options.validate and (judged is None or mixes)
     feeds = _feeds(job, original, holds_back=holds_back, progress=progress) if needed or holds_back else None
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
         feeds, held_out = hold_out(feeds, options.samples)
+    choosing: Feeds | None = None
+    if held_out is not None and mixes:
+        choosing, held_out = halves(held_out) if judged is None else (held_out, None)
     if feeds is not None and needed:
         judged, held_out = (None if part is None else _unseen(part, feeds) for part in (judged, held_out))
     calibration, comparison = feeds if needed else None, None
@@ -89,13 +98,26 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         try:
             comparison = _prepare_comparison(job, original, calibration, chosen, progress)
         except DataError as error:
-            if chosen is not None:
+            if chosen is not None or mixes:
                 raise
             notes.append(f"{NOT_COMPARED} {error}")
     if comparison is not None:
         notes += comparison.notes
     notes += original.notes
-    return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
+    chosen_by = _prepare_choosing(job, original, choosing or feeds, progress) if mixes else None
+    return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)), chosen_by)
+
+
+def _prepare_choosing(job: Job, original: Original, feeds: Feeds | None, progress: Progress) -> Comparison:
+    """Try the original on what a mix of bits is chosen by: samples held back, else those that calibrate.
+
+    Where all are made up, they are others than those that the result is judged on.
+    """
+    kept = None if feeds is None else feeds[:MOST_CHOOSING]
+    seed = job.options.seed + 1
+    inputs = prepare_inputs(original, kept, "held-out", samples=job.options.samples, seed=seed)
+    comparison = prepare_comparison(original, inputs, progress)
+    return replace(comparison, reached=reached_outputs(job.graph, [p.target.node for p in job.planned]))
 
 
 def _unseen(judged: Feeds, calibration: Feeds) -> Feeds | None:
@@ -239,7 +261,8 @@ def _refuse_large(job: Job, original: Original) -> None:
 def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress) -> Feeds | None:
     """The data that the user named, with some more to hold back where there are; None where none are named."""
     options = job.options
-    samples = with_held_out(options.samples) if holds_back else options.samples
+    parts = 1 if options.target_size is None else 2  # one to choose a mix by, one to judge it on
+    samples = with_held_out(options.samples, parts) if holds_back else options.samples
     if options.calib is None:
         return None
     tokenizer = _tokenizer(job)
@@ -254,7 +277,7 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         return generate_self(
             original.session,
             job.graph.signature,
-            samples=original.affordable(options.samples + (GENERATED_SAMPLES if holds_back else 0)),
+            samples=original.affordable(options.samples + (parts * GENERATED_SAMPLES if holds_back else 0)),
             seq_len=original.longest,
             seed=options.seed,
             progress=progress,

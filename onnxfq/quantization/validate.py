@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxfq.arrays import Array
 from onnxfq.benchmarking.latency import Latency, compare_speed
 from onnxfq.calibration.pieces import Pieces
 from onnxfq.errors import ModelError, VerificationError
@@ -87,6 +88,52 @@ def judge(graph: Graph, output: Path, comparison: Comparison, progress: Progress
     feeds = comparison.inputs.feeds
     with _running(graph, output, comparison, feeds, progress) as both:
         return tuple(compare_outputs(graph.signature.outputs, both.pairs(feeds, 0), comparison.reached))
+
+
+class Judge:
+    """Measures the errors of one file after the other: what the original gives is kept where it fits into the memory.
+
+    Args:
+        graph: the original, as it was loaded.
+        comparison: what was prepared.
+        progress: told about long work.
+    """
+
+    def __init__(self, graph: Graph, comparison: Comparison, progress: Progress) -> None:
+        self._graph, self._comparison, self._progress = graph, comparison, progress
+        self._kept: list[dict[str, Array]] | None = None
+        if comparison.original is None:
+            runtime = comparison.runtime
+            session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
+            self._kept = kept_within(map(session.run, comparison.inputs.feeds), runtime.memory)
+
+    def outputs(self, output: Path) -> tuple[OutputAccuracy, ...]:
+        """The errors of a file.
+
+        Raises:
+            VerificationError: it does not load where the original does.
+        """
+        if self._kept is None:
+            return judge(self._graph, output, self._comparison, self._progress)
+        runtime, feeds = self._comparison.runtime, self._comparison.inputs.feeds
+        try:
+            session = Session(output, provider=runtime.provider, threads=runtime.threads)
+        except ModelError as error:
+            raise _does_not_run(error) from error
+        wanted = [name for name in self._kept[0] if name in session.array_outputs()]
+        pairs = ((kept, session.run(feed, wanted)) for kept, feed in zip(self._kept, feeds, strict=True))
+        return tuple(compare_outputs(self._graph.signature.outputs, pairs, self._comparison.reached))
+
+
+def kept_within(found: Iterable[dict[str, Array]], memory: int) -> list[dict[str, Array]] | None:
+    """All outputs; None where they take more memory than is given."""
+    kept: list[dict[str, Array]] = []
+    for outputs in found:
+        memory -= sum(array.nbytes for array in outputs.values())
+        if memory < 0:
+            return None
+        kept.append(outputs)
+    return kept
 
 
 @contextmanager

@@ -1,0 +1,70 @@
+"""How large a model may become, and what of it must be known before any long work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxfq.errors import UsageError
+from onnxfq.quantization.assign import Mix
+from onnxfq.quantization.job import Job
+from onnxfq.quantization.mix_parts import Part, find_parts, mix_of, nearest_form, uniform_schemes
+from onnxfq.quantization.mix_trial import AS_PLANNED
+from onnxfq.quantization.summary import predicted_bytes
+from onnxfq.system.terminal import size_text
+
+
+def with_limits(jobs: Sequence[Job]) -> list[Job]:
+    """Each model with the bytes that it may have: bytes for all together are shared out as those of the sources are.
+
+    Raises:
+        UsageError: not even the smallest mix is so small.
+    """
+    total = sum(job.graph.source_bytes for job in jobs)
+    return [_with_limit(job, total) for job in jobs]
+
+
+def _with_limit(job: Job, total: int) -> Job:
+    wanted = job.options.size_target
+    limit = None if wanted is None else wanted.limit(job.graph.source_bytes, total)
+    limited = replace(job, limit=limit)
+    refuse_unreachable(limited)
+    return limited
+
+
+def refuse_unreachable(job: Job) -> None:
+    """Refuse a limit that not even the smallest mix keeps.
+
+    Raises:
+        UsageError: with what it has.
+    """
+    if job.limit is None or not job.planned:
+        return
+    parts, _ = find_parts(job)
+    least = _resized(job, {i: part.smallest for i, part in enumerate(parts)}, parts)
+    if least > job.limit:
+        source = job.graph.source_bytes
+        raise UsageError(
+            f"'{job.graph.path}' cannot be made as small as that (got `target_size={job.options.target_size}`, "
+            f"{size_text(job.limit)} of {size_text(source)}): the smallest mix has about {size_text(least)}, "
+            f"{math.ceil(1000 * least / source) / 10}% of the source. Give that or more."
+        )
+
+
+def uniform_mixes(job: Job) -> list[tuple[int, Mix]]:
+    """Single schemes for all weights that have a choice, with the bytes that are expected, the largest files first.
+
+    Where tables have a choice too, they keep 8 bits in all that come before those in which they have fewer.
+    """
+    parts, _ = find_parts(job)
+    found = []
+    for weights, tables in uniform_schemes(job.options, parts):
+        numbers = {i: nearest_form(part, tables if part.tables else weights) for i, part in enumerate(parts)}
+        found.append((tables.bits, _resized(job, numbers, parts), mix_of(job, parts, numbers)))
+    return [(nbytes, mix) for _, nbytes, mix in sorted(found, key=lambda known: (-known[0], -known[1]))]
+
+
+def _resized(job: Job, numbers: dict[int, int], parts: Sequence[Part]) -> int:
+    """The bytes of the model's files with parts in these forms."""
+    return predicted_bytes(job) + sum(parts[i].nbytes[n] - parts[i].nbytes[AS_PLANNED] for i, n in numbers.items())
