@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxfq.metrics.output_accuracy import OutputAccuracy
+from onnxfq.metrics.output_error import are_logits
 from onnxfq.metrics.worst_outputs import worst_metrics
 from onnxfq.options import Options
+from onnxfq.signature import TensorSpec
 
 _LIMITED = {"max_kl": "kl", "max_error": "relative_mse"}  # metrics by the settings that limit them
 
@@ -34,6 +36,12 @@ class MixError:
     def __call__(self, outputs: Sequence[OutputAccuracy]) -> float:
         """The error; infinite where an output is broken."""
         return self._used(outputs) if self.limits else output_error(outputs)
+
+    def wanted(self, outputs: Sequence[TensorSpec]) -> list[str]:
+        """The outputs that count: the logits alone where there are some, unless others are limited too."""
+        floats = [spec.name for spec in outputs if OutputAccuracy(spec.name, spec.dtype).is_float]
+        logits = [name for name in floats if are_logits(name)]
+        return floats if "relative_mse" in self.limits else logits or floats
 
     def figure(self, error: float) -> float | None:
         """An error in its own metric: of several limits, that of the first."""

@@ -44,12 +44,22 @@ def refuse_unreachable(job: Job) -> None:
     parts, _ = find_parts(job)
     least = _resized(job, {i: part.smallest for i, part in enumerate(parts)}, parts)
     if least > job.limit:
-        source = job.graph.source_bytes
-        raise UsageError(
-            f"'{job.graph.path}' cannot be made as small as that (got `target_size={job.options.target_size}`, "
-            f"{size_text(job.limit)} of {size_text(source)}): the smallest mix has about {size_text(least)}, "
-            f"{math.ceil(1000 * least / source) / 10}% of the source. Give that or more."
-        )
+        raise too_large(job, least)
+
+
+def too_large(job: Job, least: int) -> UsageError:
+    """That a model cannot be made as small as was asked for.
+
+    Args:
+        job: with its limit.
+        least: bytes of the smallest file.
+    """
+    source = job.graph.source_bytes
+    return UsageError(
+        f"'{job.graph.path}' cannot be made as small as that (got `target_size={job.options.target_size}`, "
+        f"{size_text(job.limit or 0)} of {size_text(source)}): the smallest file has about {size_text(least)}, "
+        f"{math.ceil(1000 * least / source) / 10}% of the source. Give that or more."
+    )
 
 
 def uniform_mixes(job: Job) -> list[tuple[int, Mix]]:

@@ -21,7 +21,7 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import Judgement, compare_errors, take_files
 from onnxfq.quantization.mix_error import MixError, finite
 from onnxfq.quantization.mix_exchange import Exchange
-from onnxfq.quantization.mix_limits import refuse_unreachable, uniform_mixes
+from onnxfq.quantization.mix_limits import refuse_unreachable, too_large, uniform_mixes
 from onnxfq.quantization.mix_parts import bundled, find_parts, mix_of
 from onnxfq.quantization.mix_search import Proposal, Sensitivities
 from onnxfq.quantization.mix_shares import scheme_of_most, shares
@@ -79,7 +79,8 @@ class MixSearch:
         self._job, self._data, self._name, self._folder = job, data, name, folder
         self._source_hash, self._progress, self._choosing = source_hash, progress, data.choosing
         self._measure = MixError.of(job.options)
-        self._judge = Judge(job.graph, data.choosing, silent)
+        wanted = self._measure.wanted(job.graph.signature.outputs)
+        self._judge = Judge(job.graph, data.choosing, wanted, silent)
 
     def find(self) -> Made:
         """The best file, whose report says what it was held against."""
@@ -90,6 +91,8 @@ class MixSearch:
         mix, proposal = self._best(found)
         judged = None if mix is None else self._judged(mix, uniform)
         kept = mix if mix is not None and self._is_better(mix, uniform, judged) else uniform
+        if not self._fits(kept):
+            raise too_large(self._job, kept.nbytes)
         about = self._about(uniform, mix, kept, proposal, judged, exchange)
         return replace(kept, report=replace(kept.report, mixes=(about,)))
 
@@ -107,13 +110,10 @@ class MixSearch:
         job = plan_again(self._job, mix=mix)
         parts, forms = find_parts(job)
         parts = bundled(job, parts, MOST_EXCHANGES)
-        folder = self._folder / "trial"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        trial = Trial(job.graph, folder, forms)
+        trial = Trial(job.graph, _made_anew(self._folder / "trial"), forms)
         made = self._make(replace(job, trial=trial), "uniform", f"one scheme for all ({scheme_of_most(job)})")
         place = self._place("exchange")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _made_anew(place.parent)
         return made, Exchange(job, trial, parts, self._judge, self._measure, place)
 
     def _make_mixes(self, uniform: Made, known: Sensitivities) -> Iterator[tuple[Made, Proposal]]:
@@ -161,13 +161,10 @@ class MixSearch:
     def _make(self, job: Job, name: str, what: str) -> Made:
         """Solve and write one file."""
         place = self._place(name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = self._folder / "work"
+        _made_anew(place.parent)
         checkpoint = None
         if self._data.calibration is not None:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            checkpoint = Checkpoint(work, {}, resume=False)
+            checkpoint = Checkpoint(_made_anew(self._folder / "work"), {}, resume=False)
 
         def told(step: str, done: int, total: int) -> None:
             self._progress(f"{what}: {step}", done, total)
@@ -212,6 +209,13 @@ class MixSearch:
             measured=measured,
             samples=len(self._choosing.inputs.feeds),
         )
+
+
+def _made_anew(folder: Path) -> Path:
+    """An empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def settle_mix(job: Job, data: Data, staged: Path, source_hash: Future[str], progress: Progress) -> Made:

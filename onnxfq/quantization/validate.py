@@ -5,7 +5,7 @@ Models that do not fit into the memory are run piece by piece; then nothing can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,16 +96,19 @@ class Judge:
     Args:
         graph: the original, as it was loaded.
         comparison: what was prepared.
+        wanted: names of the outputs that count.
         progress: told about long work.
     """
 
-    def __init__(self, graph: Graph, comparison: Comparison, progress: Progress) -> None:
+    def __init__(self, graph: Graph, comparison: Comparison, wanted: Collection[str], progress: Progress) -> None:
         self._graph, self._comparison, self._progress = graph, comparison, progress
+        self._specs = [spec for spec in graph.signature.outputs if spec.name in wanted]
+        names = [spec.name for spec in self._specs]
         self._kept: list[dict[str, Array]] | None = None
         if comparison.original is None:
             runtime = comparison.runtime
             session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
-            self._kept = kept_within(map(session.run, comparison.inputs.feeds), runtime.memory)
+            self._kept = kept_within((session.run(feed, names) for feed in comparison.inputs.feeds), runtime.memory)
 
     def outputs(self, output: Path) -> tuple[OutputAccuracy, ...]:
         """The errors of a file.
@@ -114,7 +117,8 @@ class Judge:
             VerificationError: it does not load where the original does.
         """
         if self._kept is None:
-            return judge(self._graph, output, self._comparison, self._progress)
+            found = judge(self._graph, output, self._comparison, self._progress)
+            return tuple(one for one in found if any(one.name == spec.name for spec in self._specs))
         runtime, feeds = self._comparison.runtime, self._comparison.inputs.feeds
         try:
             session = Session(output, provider=runtime.provider, threads=runtime.threads)
@@ -122,7 +126,7 @@ class Judge:
             raise _does_not_run(error) from error
         wanted = [name for name in self._kept[0] if name in session.array_outputs()]
         pairs = ((kept, session.run(feed, wanted)) for kept, feed in zip(self._kept, feeds, strict=True))
-        return tuple(compare_outputs(self._graph.signature.outputs, pairs, self._comparison.reached))
+        return tuple(compare_outputs(self._specs, pairs, self._comparison.reached))
 
 
 def kept_within(found: Iterable[dict[str, Array]], memory: int) -> list[dict[str, Array]] | None:

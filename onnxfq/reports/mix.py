@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from onnxfq.reports.figures import figure_text
+from onnxfq.system.terminal import size_text
 
 MIXED, UNIFORM = "mix", "uniform"
 
@@ -20,6 +24,10 @@ class MixShare:
     scheme: str
     targets: int
     weights: int
+
+    def share_of(self, shares: Iterable[MixShare]) -> float:
+        """The part of all weights."""
+        return self.weights / max(1, sum(share.weights for share in shares))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +68,24 @@ class MixReport:
     measured: int
     samples: int
     model: str = ""
+
+    def __str__(self) -> str:
+        """For people: what was chosen, what that is worth, and against what it was held."""
+        limit = f", {size_text(self.limit_bytes)}" if self.limit_bytes is not None and "%" in self.budget else ""
+        head = f"{self.model + ': ' if self.model else ''}Within {self.budget}{limit}"
+        single = f"one scheme for all, {self.uniform} ({size_text(self.uniform_bytes)})"
+        if self.mix_bytes is None:
+            return f"{head}: {single}; of {self.measured} exchanges of single weights, no mix of them was better."
+        listed = ", ".join(
+            f"{share.share_of(self.shares):.0%} of the weights in {share.scheme}" for share in self.shares
+        )
+        mixed = f"a mix ({size_text(self.mix_bytes)}): {listed}"
+        kept, other = (mixed, single) if self.kept == MIXED else (single, mixed)
+        return f"{head}: {kept}.{self._errors()} Held against it: {other}."
+
+    def _errors(self) -> str:
+        if self.mix_error is None or self.uniform_error is None:
+            return ""
+        errors = {MIXED: self.mix_error, UNIFORM: self.uniform_error}
+        other = UNIFORM if self.kept == MIXED else MIXED
+        return f" Its {self.metric} is {figure_text(errors[self.kept])}, the other's {figure_text(errors[other])}."
