@@ -17,10 +17,9 @@ from onnxfq.machines import check_target
 from onnxfq.metrics.gates import Gates
 from onnxfq.scheme import Scheme
 from onnxfq.setting_types import check_types
-from onnxfq.size_target import SMALLEST, SizeTarget
+from onnxfq.size_target import SizeTarget, refuse_beside
 from onnxfq.transformers_js import DATA_SUFFIX, OF_THE_SOURCE, is_transformers_js, parse_layout
 from onnxfq.usage import Usage, parse_workload
-from onnxfq.weight_formats import USUAL_FORMAT
 
 SELF = "self"
 _WRITE_SCHEMES = "Write 'lm_head=bits:8,block_size:32', or in Python {'lm_head': {'bits': 8}}."
@@ -28,7 +27,6 @@ FLOAT = "float"
 EMBEDDINGS = ("4", "8", FLOAT)
 AUTO = "auto"
 OTHERS = (AUTO, "stored8", "stored4", FLOAT)
-MIXED_FORMATS = (USUAL_FORMAT, "qdq")  # that have weights of several bits
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 CalibrationData = str | Path | Iterable[Mapping[str, Any]] | Iterable[Array] | Mapping[str, Any]
 
@@ -226,30 +224,13 @@ class Options:
             raise UsageError("`max_ppl_increase` needs text. Give it with `eval_text=FILE`, or with `calib=FILE`.")
 
     def _check_target_size(self) -> None:
-        """Refuse settings that leave nothing to choose, or nothing to choose by."""
-        wanted = self.size_target
-        if wanted is None:
-            return
-        if wanted.is_smallest and self.max_kl is None and self.max_error is None:
-            raise UsageError(
-                f'`target_size="{SMALLEST}"` needs the error that is allowed. Give it with `max_kl=X` (models with '
-                "logits) or `max_error=X`, or give a size instead."
-            )
-        if not self.validate:
-            raise UsageError(
-                "`target_size` chooses by what is measured in the comparison, which `validate=False` leaves out. Drop "
-                "one of them."
-            )
-        if self.resume or self.work_dir is not None:
-            raise UsageError(
-                "A run that chooses a mix (`target_size`) keeps no finished work to go on with. Drop `work_dir` and "
-                "`resume`."
-            )
-        if self.auto_format or self.scheme.format not in MIXED_FORMATS:
-            got = "auto" if self.auto_format else self.scheme.format
-            raise UsageError(
-                f"`target_size` mixes weights of several bits, which the format {got} does not have. Use "
-                f"{' or '.join(f'`format={name}`' for name in MIXED_FORMATS)}, or drop one of them."
+        if self.size_target is not None:
+            refuse_beside(
+                self.size_target,
+                limits_error=self.max_kl is not None or self.max_error is not None,
+                validates=self.validate,
+                keeps_work=self.resume or self.work_dir is not None,
+                format="auto" if self.auto_format else self.scheme.format,
             )
 
     def _check_calib(self) -> None:

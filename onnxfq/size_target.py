@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 
 from onnxfq.errors import UsageError
+from onnxfq.weight_formats import USUAL_FORMAT
 
 SMALLEST = "smallest"
+MIXED_FORMATS = (USUAL_FORMAT, "qdq")  # that have weights of several bits
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 _WANTED = f'Write a share of the source such as 25%, a size such as 2.1GB, or "{SMALLEST}".'
 
@@ -64,6 +66,41 @@ class SizeTarget:
         if self.share is not None:
             return int(self.share * source_bytes)
         return None if self.nbytes is None else self.nbytes * source_bytes // max(1, all_bytes)
+
+
+def refuse_beside(wanted: SizeTarget, *, limits_error: bool, validates: bool, keeps_work: bool, format: str) -> None:
+    """Refuse settings that leave nothing to choose, or nothing to choose by.
+
+    Args:
+        wanted: the size.
+        limits_error: whether an error is limited that can stand for it.
+        validates: whether the output is compared with the original.
+        keeps_work: whether finished work is to be kept or gone on with.
+        format: of products.
+
+    Raises:
+        UsageError: one of them does.
+    """
+    if wanted.is_smallest and not limits_error:
+        raise UsageError(
+            f'`target_size="{SMALLEST}"` needs the error that is allowed. Give it with `max_kl=X` (models with logits) '
+            "or `max_error=X`, or give a size instead."
+        )
+    if not validates:
+        raise UsageError(
+            "`target_size` chooses by what is measured in the comparison, which `validate=False` leaves out. Drop one "
+            "of them."
+        )
+    if keeps_work:
+        raise UsageError(
+            "A run that chooses a mix (`target_size`) keeps no finished work to go on with. Drop `work_dir` and "
+            "`resume`."
+        )
+    if format not in MIXED_FORMATS:
+        raise UsageError(
+            f"`target_size` mixes weights of several bits, which the format {format} does not have. Use "
+            f"{' or '.join(f'`format={name}`' for name in MIXED_FORMATS)}, or drop one of them."
+        )
 
 
 def parse_bytes(size: int | str, what: str) -> int:

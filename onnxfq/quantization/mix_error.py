@@ -56,7 +56,7 @@ class MixError:
 def output_error(outputs: Sequence[OutputAccuracy]) -> float:
     """The mean KL over all outputs that are logits, else the mean relative MSE of all; infinite where one is broken."""
     floats = [output for output in outputs if output.is_float and output.is_compared]
-    divergences = [output.kl for output in floats if output.kl is not None]
+    divergences: list[float | None] = [output.kl for output in floats if output.kl is not None]
     errors = divergences or [output.relative_mse for output in floats]
     known = [error for error in errors if error is not None]
     return sum(known) / len(known) if known and len(known) == len(errors) else math.inf

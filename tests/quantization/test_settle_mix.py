@@ -105,7 +105,7 @@ def test_what_a_user_fixed_stays(tmp_path: Path) -> None:
     report = onnxfq.quantize(
         pair(tmp_path / "m.onnx"), schemes={"first": {"bits": 8, "block_size": 32}}, target_size="30%", **SETTINGS
     )
-    assert [(t.bits, t.granularity) for t in report.targets][0] == (8, 32)
+    assert next((t.bits, t.granularity) for t in report.targets) == (8, 32)
     with pytest.raises(UsageError, match="cannot be made as small"):
         onnxfq.inspect(tmp_path / "m.onnx", schemes={".": {"bits": 8}}, target_size="20%", provider="cpu")
 
