@@ -24,7 +24,7 @@ from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
-from onnxfq.quantization.mix_limits import with_limits
+from onnxfq.quantization.mix_limits import with_limits, within_limit
 from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_with_data, plan_without_data
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.settle_mix import settle_mix
@@ -128,7 +128,8 @@ def inspect(
     with on_disk(model) as path, following(progress) as tell:
         tell("reading", 0, 1)
         source = Source.of(path, chosen.layout)
-        report = _expected(source, with_limits(plan(source, chosen, HERE, calibrated=given)), chosen)
+        jobs = with_limits(plan(source, chosen, HERE, calibrated=given))
+        report = _expected(source, [within_limit(job) for job in jobs], chosen)
     return _named(report, model)
 
 

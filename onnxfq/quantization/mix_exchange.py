@@ -10,10 +10,10 @@ from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.mix_assemble import assemble
 from onnxfq.quantization.mix_error import MixError
+from onnxfq.quantization.mix_judge import Judge
 from onnxfq.quantization.mix_parts import Part, mix_of
 from onnxfq.quantization.mix_trial import AS_PLANNED, Trial
 from onnxfq.quantization.plan import plan_again
-from onnxfq.quantization.validate import Judge
 
 Numbers = Mapping[int, int]
 """Numbers of forms by the position of the part."""

@@ -11,6 +11,7 @@ from onnxfq.quantization.assign import Mix
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.mix_parts import Part, find_parts, mix_of, nearest_form, uniform_schemes
 from onnxfq.quantization.mix_trial import AS_PLANNED
+from onnxfq.quantization.plan import plan_again
 from onnxfq.quantization.summary import predicted_bytes
 from onnxfq.system.terminal import size_text
 
@@ -60,6 +61,14 @@ def too_large(job: Job, least: int) -> UsageError:
         f"{size_text(job.limit or 0)} of {size_text(source)}): the smallest file has about {size_text(least)}, "
         f"{math.ceil(1000 * least / source) / 10}% of the source. Give that or more."
     )
+
+
+def within_limit(job: Job) -> Job:
+    """The same in the largest single scheme that is expected to fit: what can be said without measuring a mix."""
+    if job.limit is None or not job.planned:
+        return job
+    known = uniform_mixes(job)
+    return plan_again(job, mix=next((mix for nbytes, mix in known if nbytes <= job.limit), known[-1][1]))
 
 
 def uniform_mixes(job: Job) -> list[tuple[int, Mix]]:

@@ -21,13 +21,14 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import Judgement, compare_errors, take_files
 from onnxfq.quantization.mix_error import MixError, finite
 from onnxfq.quantization.mix_exchange import Exchange
+from onnxfq.quantization.mix_judge import Judge
 from onnxfq.quantization.mix_limits import refuse_unreachable, too_large, uniform_mixes
 from onnxfq.quantization.mix_parts import bundled, find_parts, mix_of
 from onnxfq.quantization.mix_search import Proposal, Sensitivities
 from onnxfq.quantization.mix_shares import scheme_of_most, shares
 from onnxfq.quantization.mix_trial import Trial
 from onnxfq.quantization.plan import plan_again
-from onnxfq.quantization.validate import Judge, judge
+from onnxfq.quantization.validate import judge
 from onnxfq.quantization.write_model import write_model
 from onnxfq.reports.mix import MIXED, UNIFORM, MixReport
 from onnxfq.reports.report import Report

@@ -5,12 +5,11 @@ Models that do not fit into the memory are run piece by piece; then nothing can 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxfq.arrays import Array
 from onnxfq.benchmarking.latency import Latency, compare_speed
 from onnxfq.calibration.pieces import Pieces
 from onnxfq.errors import ModelError, VerificationError
@@ -90,56 +89,6 @@ def judge(graph: Graph, output: Path, comparison: Comparison, progress: Progress
         return tuple(compare_outputs(graph.signature.outputs, both.pairs(feeds, 0), comparison.reached))
 
 
-class Judge:
-    """Measures the errors of one file after the other: what the original gives is kept where it fits into the memory.
-
-    Args:
-        graph: the original, as it was loaded.
-        comparison: what was prepared.
-        wanted: names of the outputs that count.
-        progress: told about long work.
-    """
-
-    def __init__(self, graph: Graph, comparison: Comparison, wanted: Collection[str], progress: Progress) -> None:
-        self._graph, self._comparison, self._progress = graph, comparison, progress
-        self._specs = [spec for spec in graph.signature.outputs if spec.name in wanted]
-        names = [spec.name for spec in self._specs]
-        self._kept: list[dict[str, Array]] | None = None
-        if comparison.original is None:
-            runtime = comparison.runtime
-            session = Session(graph.path, provider=runtime.provider, threads=runtime.threads)
-            self._kept = kept_within((session.run(feed, names) for feed in comparison.inputs.feeds), runtime.memory)
-
-    def outputs(self, output: Path) -> tuple[OutputAccuracy, ...]:
-        """The errors of a file.
-
-        Raises:
-            VerificationError: it does not load where the original does.
-        """
-        if self._kept is None:
-            found = judge(self._graph, output, self._comparison, self._progress)
-            return tuple(one for one in found if any(one.name == spec.name for spec in self._specs))
-        runtime, feeds = self._comparison.runtime, self._comparison.inputs.feeds
-        try:
-            session = Session(output, provider=runtime.provider, threads=runtime.threads)
-        except ModelError as error:
-            raise _does_not_run(error) from error
-        wanted = [name for name in self._kept[0] if name in session.array_outputs()]
-        pairs = ((kept, session.run(feed, wanted)) for kept, feed in zip(self._kept, feeds, strict=True))
-        return tuple(compare_outputs(self._specs, pairs, self._comparison.reached))
-
-
-def kept_within(found: Iterable[dict[str, Array]], memory: int) -> list[dict[str, Array]] | None:
-    """All outputs; None where they take more memory than is given."""
-    kept: list[dict[str, Array]] = []
-    for outputs in found:
-        memory -= sum(array.nbytes for array in outputs.values())
-        if memory < 0:
-            return None
-        kept.append(outputs)
-    return kept
-
-
 @contextmanager
 def _running(
     graph: Graph, output: Path, comparison: Comparison, feeds: Feeds, progress: Progress
@@ -151,13 +100,13 @@ def _running(
         try:
             quantized = Session(output, provider=runtime.provider, threads=runtime.threads)
         except ModelError as error:
-            raise _does_not_run(error) from error
+            raise does_not_run(error) from error
         yield _Whole(original, quantized)
         return
     try:
         pieces = run_pieces(Graph.load(output), feeds, runtime, "comparing with the original", progress)
     except ModelError as error:
-        raise _does_not_run(error) from error
+        raise does_not_run(error) from error
     try:
         yield _InPieces(graph.path, output, comparison, kept, pieces)
     finally:
@@ -234,5 +183,6 @@ def _language(passages: PerplexityText | None, losses: TokenLosses) -> tuple[Met
     return (replace(metric, note=metric.note or f"texts {passages.feeds.origin}"),)
 
 
-def _does_not_run(error: ModelError) -> VerificationError:
+def does_not_run(error: ModelError) -> VerificationError:
+    """That a written file does not load where the original does."""
     return VerificationError(f"The original runs, the quantized model does not. Please report this: {error}")

@@ -101,6 +101,14 @@ def test_the_smallest_file_that_keeps_an_error(tmp_path: Path) -> None:
     assert sizes[0] < sizes[1]
 
 
+def test_inspecting_shows_a_single_scheme_within_the_size(tmp_path: Path) -> None:
+    source = branched(tmp_path / "m.onnx")
+    for share, scheme in (("50%", (8, 128)), ("20%", (4, 32)), ("15%", (4, 128)), ("12%", (2, 32))):
+        report = onnxfq.inspect(source, target_size=share, provider="cpu")
+        assert {(t.bits, t.granularity) for t in report.targets} == {scheme}
+        assert any("chosen weight by weight" in text for text in report.warnings)
+
+
 def test_what_a_user_fixed_stays(tmp_path: Path) -> None:
     report = onnxfq.quantize(
         pair(tmp_path / "m.onnx"), schemes={"first": {"bits": 8, "block_size": 32}}, target_size="30%", **SETTINGS
@@ -114,10 +122,6 @@ def test_tables_of_embeddings_are_part_of_the_mix(tmp_path: Path) -> None:
     body = "e = Gather(table, ids) y = MatMul(e, w0)"
     proto = model(body, x="int64[M] ids", y="float[M, 64] y", table=weight(2, 400), w0=weight(0))
     source = write(proto, tmp_path / "m.onnx")
-    found = {}
-    for embeddings in (8, "float"):
-        report = onnxfq.inspect(source, embeddings=embeddings, provider="cpu")
-        found[embeddings] = report.size.output_bytes
     report = onnxfq.quantize(source, tmp_path / "o.onnx", target_size="18%", **SETTINGS)
     table = next(t for t in report.targets if t.op_type == "Gather")
     assert (table.bits, report.size.output_bytes <= 0.18 * source.stat().st_size) == (4, True)
