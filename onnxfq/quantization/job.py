@@ -14,7 +14,7 @@ from onnxfq.providers import ProviderName
 from onnxfq.quantization.assign import Mix, Planned
 from onnxfq.quantization.choose_format import AutoFormat
 from onnxfq.quantization.expected_speed import Forecast
-from onnxfq.quantization.mix_trial import Trial
+from onnxfq.quantization.mix_trial import MixTrial
 from onnxfq.reports.contents import Content
 from onnxfq.rules import Skip
 from onnxfq.solvers import Solver
@@ -55,7 +55,7 @@ class Job:
     forecast: Forecast | None = None
     auto: AutoFormat | None = None
     mix: Mix = field(default_factory=dict)
-    trial: Trial | None = None
+    trial: MixTrial | None = None
     limit: int | None = None
 
     @property

@@ -8,11 +8,11 @@ from pathlib import Path
 from onnxfq.graph import TensorFile, save
 from onnxfq.quantization.apply import Rewriting
 from onnxfq.quantization.job import Job
-from onnxfq.quantization.mix_trial import AS_PLANNED, Trial
+from onnxfq.quantization.mix_trial import AS_PLANNED, MixTrial
 from onnxfq.rules import bias_of
 
 
-def assemble(job: Job, trial: Trial, numbers: Mapping[int, int], place: Path) -> list[Path]:
+def assemble(job: Job, trial: MixTrial, numbers: Mapping[int, int], place: Path) -> list[Path]:
     """Write a model of weights that were solved.
 
     Args:

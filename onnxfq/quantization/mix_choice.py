@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_STEPS = 4000  # of bytes
+_STEPS = 1 << 16  # of bytes
 
 
 def choose(costs: Sequence[Mapping[int, float]], nbytes: Sequence[Mapping[int, int]], room: int) -> list[int] | None:
@@ -32,7 +32,7 @@ def choose(costs: Sequence[Mapping[int, float]], nbytes: Sequence[Mapping[int, i
     width = spare // unit + 1
     best, taken = np.zeros(width), []
     for cost, sizes, smallest in zip(costs, nbytes, least, strict=True):
-        total, chosen = np.full(width, np.inf), np.zeros(width, np.int64)
+        total, chosen = np.full(width, np.inf), np.zeros(width, np.int8)
         for number in sorted(sizes, key=lambda n: sizes[n]):
             more = -(-(sizes[number] - smallest) // unit)  # rounded up: what is chosen fits
             if more < width:
@@ -46,7 +46,7 @@ def choose(costs: Sequence[Mapping[int, float]], nbytes: Sequence[Mapping[int, i
 
 
 def _followed(
-    taken: Sequence[np.ndarray[tuple[int], np.dtype[np.int64]]],
+    taken: Sequence[np.ndarray[tuple[int], np.dtype[np.int8]]],
     nbytes: Sequence[Mapping[int, int]],
     least: Sequence[int],
     unit: int,
@@ -61,18 +61,13 @@ def _followed(
     return found[::-1]
 
 
-def monotone(cost: Mapping[int, float], sizes: Mapping[int, int], base: int) -> dict[int, float]:
-    """Costs as they can be relied on: more bytes cost nothing, fewer bytes no less than more of them.
+def monotone(cost: Mapping[int, float], sizes: Mapping[int, int]) -> dict[int, float]:
+    """Costs as they can be relied on: fewer bytes cost no less than more of them.
 
     Where they were measured otherwise, that is noise, or luck which will not be repeated.
-
-    Args:
-        cost: of each form, that of `base` being 0.
-        sizes: in bytes.
-        base: the form from which costs count.
     """
-    found = {number: min(0.0, cost[number]) for number in sizes if sizes[number] >= sizes[base]}
+    found: dict[int, float] = {}
     highest = 0.0
-    for number in sorted((n for n in sizes if n not in found), key=lambda n: -sizes[n]):
+    for number in sorted(sizes, key=lambda n: (-sizes[n], cost[n])):
         highest = found[number] = max(highest, cost[number])
     return found

@@ -11,8 +11,8 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.mix_assemble import assemble
 from onnxfq.quantization.mix_error import MixError
 from onnxfq.quantization.mix_judge import Judge
-from onnxfq.quantization.mix_parts import Part, mix_of
-from onnxfq.quantization.mix_trial import AS_PLANNED, Trial
+from onnxfq.quantization.mix_parts import MixPart, mix_of
+from onnxfq.quantization.mix_trial import AS_PLANNED, MixTrial
 from onnxfq.quantization.plan import plan_again
 
 Numbers = Mapping[int, int]
@@ -33,8 +33,8 @@ class Exchange:
     """
 
     job: Job
-    trial: Trial
-    parts: Sequence[Part]
+    trial: MixTrial
+    parts: Sequence[MixPart]
     judge: Judge
     measure: MixError
     place: Path

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from onnxfq.errors import UsageError
-from onnxfq.quantization.assign import Mix
 from onnxfq.quantization.job import Job
-from onnxfq.quantization.mix_parts import Part, find_parts, mix_of, nearest_form, uniform_schemes
+from onnxfq.quantization.mix_parts import MixPart, find_parts, mix_of, uniform_forms
 from onnxfq.quantization.mix_trial import AS_PLANNED
 from onnxfq.quantization.plan import plan_again
 from onnxfq.quantization.summary import predicted_bytes
@@ -67,23 +66,12 @@ def within_limit(job: Job) -> Job:
     """The same in the largest single scheme that is expected to fit: what can be said without measuring a mix."""
     if job.limit is None or not job.planned:
         return job
-    known = uniform_mixes(job)
-    return plan_again(job, mix=next((mix for nbytes, mix in known if nbytes <= job.limit), known[-1][1]))
-
-
-def uniform_mixes(job: Job) -> list[tuple[int, Mix]]:
-    """Single schemes for all weights that have a choice, with the bytes that are expected, the largest files first.
-
-    Where tables have a choice too, they keep 8 bits in all that come before those in which they have fewer.
-    """
     parts, _ = find_parts(job)
-    found = []
-    for weights, tables in uniform_schemes(job.options, parts):
-        numbers = {i: nearest_form(part, tables if part.tables else weights) for i, part in enumerate(parts)}
-        found.append((tables.bits, _resized(job, numbers, parts), mix_of(job, parts, numbers)))
-    return [(nbytes, mix) for _, nbytes, mix in sorted(found, key=lambda known: (-known[0], -known[1]))]
+    known = [dict(enumerate(numbers)) for numbers in uniform_forms(job.options, parts)]
+    fitting = next((numbers for numbers in known if _resized(job, numbers, parts) <= job.limit), known[-1])
+    return plan_again(job, mix=mix_of(job, parts, fitting))
 
 
-def _resized(job: Job, numbers: dict[int, int], parts: Sequence[Part]) -> int:
+def _resized(job: Job, numbers: dict[int, int], parts: Sequence[MixPart]) -> int:
     """The bytes of the model's files with parts in these forms."""
     return predicted_bytes(job) + sum(parts[i].nbytes[n] - parts[i].nbytes[AS_PLANNED] for i, n in numbers.items())

@@ -21,7 +21,7 @@ TABLE_FORMS = ((4, 32), (4, 128))  # besides the usual one of 8 bits
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MixPart:
     """Weights that take one scheme together: those of one node, and nodes that share a weight.
 
     Attributes:
@@ -37,12 +37,17 @@ class Part:
     tables: bool
 
     @property
+    def largest(self) -> int:
+        """The number of the form that takes the most bytes."""
+        return max(self.nbytes, key=lambda number: self.nbytes[number])
+
+    @property
     def smallest(self) -> int:
         """The number of the form that takes the fewest bytes."""
         return min(self.nbytes, key=lambda number: self.nbytes[number])
 
 
-def find_parts(job: Job) -> tuple[list[Part], list[dict[int, Planned]]]:
+def find_parts(job: Job) -> tuple[list[MixPart], list[dict[int, Planned]]]:
     """All parts of a model that have a choice, and each further form as its targets are planned in it.
 
     What the user gave a scheme of its own has none.
@@ -62,17 +67,17 @@ def find_parts(job: Job) -> tuple[list[Part], list[dict[int, Planned]]]:
                 planned[number - AS_PLANNED - 1] |= dict(zip(members, found, strict=True))
                 schemes[number], sizes[number] = found[0].scheme, _nbytes(found)
         if len(schemes) > 1:
-            parts.append(Part(tuple(members), schemes, sizes, tables))
+            parts.append(MixPart(tuple(members), schemes, sizes, tables))
     return parts, planned
 
 
-def bundled(job: Job, parts: Sequence[Part], most: int) -> list[Part]:
+def bundled(job: Job, parts: Sequence[MixPart], most: int) -> list[MixPart]:
     """Fewer parts, where exchanging each for each of its forms would be more than `most` exchanges.
 
     Weights of one kind in neighbouring layers are taken together: kinds differ more than layers do.
     """
     count = sum(len(part.schemes) - 1 for part in parts)
-    kinds: dict[Hashable, list[Part]] = {}
+    kinds: dict[Hashable, list[MixPart]] = {}
     for part in parts:
         first = job.planned[part.members[0]].target
         kind = (re.sub(r"\d+", "#", first.name), first.n, first.k, tuple(part.schemes))
@@ -82,13 +87,13 @@ def bundled(job: Job, parts: Sequence[Part], most: int) -> list[Part]:
     return sorted((_joined(bundle) for bundle in bundles), key=lambda part: part.members)
 
 
-def _joined(bundle: Sequence[Part]) -> Part:
+def _joined(bundle: Sequence[MixPart]) -> MixPart:
     first = bundle[0]
     nbytes = {number: sum(part.nbytes[number] for part in bundle) for number in first.nbytes}
-    return Part(tuple(index for part in bundle for index in part.members), first.schemes, nbytes, first.tables)
+    return MixPart(tuple(index for part in bundle for index in part.members), first.schemes, nbytes, first.tables)
 
 
-def nearest_form(part: Part, scheme: Scheme) -> int:
+def nearest_form(part: MixPart, scheme: Scheme) -> int:
     """The number of the form that differs least from a scheme: in bits, then in size."""
 
     def distance(number: int) -> tuple[float, float]:
@@ -112,7 +117,7 @@ def further_forms(options: Options) -> list[tuple[bool, Scheme]]:
     return [*weights, *((True, scheme) for scheme in (Scheme(8, 128, True, usual.activations), *tables))]
 
 
-def uniform_schemes(options: Options, parts: Sequence[Part]) -> list[tuple[Scheme, Scheme]]:
+def uniform_schemes(options: Options, parts: Sequence[MixPart]) -> list[tuple[Scheme, Scheme]]:
     """One scheme for all weights and one for all tables: what can be had without a mix."""
     forms = further_forms(options)
     usual = Scheme(8, 128, True, options.scheme.activations)
@@ -120,7 +125,20 @@ def uniform_schemes(options: Options, parts: Sequence[Part]) -> list[tuple[Schem
     return [(weights, table) for of_tables, weights in forms if not of_tables for table in tables or [usual]]
 
 
-def mix_of(job: Job, parts: Sequence[Part], numbers: Mapping[int, int]) -> Mix:
+def uniform_forms(options: Options, parts: Sequence[MixPart]) -> list[list[int]]:
+    """The same as numbers of the forms of all parts, the largest first.
+
+    Where tables have a choice too, they keep 8 bits in all that come before those in which they have fewer.
+    """
+    found = {}
+    for weights, tables in uniform_schemes(options, parts):
+        numbers = [nearest_form(part, tables if part.tables else weights) for part in parts]
+        nbytes = sum(part.nbytes[number] for part, number in zip(parts, numbers, strict=True))
+        found[tuple(numbers)] = (-tables.bits, -nbytes)
+    return [list(numbers) for numbers in sorted(found, key=lambda numbers: found[numbers])]
+
+
+def mix_of(job: Job, parts: Sequence[MixPart], numbers: Mapping[int, int]) -> Mix:
     """The schemes of single weights.
 
     Args:

@@ -19,7 +19,7 @@ from onnxfq.rules import Bias
 AS_PLANNED = 0  # number of the form that the run itself has
 
 
-class Trial:
+class MixTrial:
     """What is solved along with a run, and what the run found behind its targets.
 
     Args:

@@ -1,8 +1,8 @@
 """A mix of bits within a budget: chosen by what single weights do to the outputs, and held against a single scheme.
 
-The model is made with the best single scheme that fits, each weight solved in further schemes besides. Weights are then
-exchanged one by one, and what that does to the outputs is measured. The mix that follows is solved anew, as a whole;
-of both files the better is kept, judged on samples that neither calibrated nor chose.
+The model is made in the finest schemes that there are, each weight solved in all others besides. Weights are exchanged
+one by one, and what that does to the outputs is measured. The mix that follows is solved as a whole, and so is the best
+single scheme that fits; of both files the better is kept, judged on samples that neither calibrated nor chose.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from pathlib import Path
 
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.progress import Progress, silent
-from onnxfq.quantization.assign import Mix
 from onnxfq.quantization.data import Data
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import Judgement, compare_errors, take_files
 from onnxfq.quantization.mix_error import MixError, finite
 from onnxfq.quantization.mix_exchange import Exchange
 from onnxfq.quantization.mix_judge import Judge
-from onnxfq.quantization.mix_limits import refuse_unreachable, too_large, uniform_mixes
-from onnxfq.quantization.mix_parts import bundled, find_parts, mix_of
+from onnxfq.quantization.mix_limits import refuse_unreachable, too_large
+from onnxfq.quantization.mix_parts import bundled, find_parts, mix_of, uniform_forms
 from onnxfq.quantization.mix_search import Proposal, Sensitivities
 from onnxfq.quantization.mix_shares import scheme_of_most, shares
-from onnxfq.quantization.mix_trial import Trial
+from onnxfq.quantization.mix_trial import MixTrial
 from onnxfq.quantization.plan import plan_again
 from onnxfq.quantization.validate import judge
 from onnxfq.quantization.write_model import write_model
@@ -36,7 +35,7 @@ from onnxfq.reports.report import Report
 MOST_EXCHANGES = 120  # more would take longer than all the rest; what is bundled does not depend on the machine
 _TRIES = 3  # of mixes for an error, each solved anew
 _AIM, _USED_UP = 0.97, 0.9  # parts of the error that is allowed
-_SLACK = 256  # bytes by which a file may be larger than one put together: its metadata
+_SLACK = 256  # bytes by which a mix may be larger than one put together: what its metadata say of its schemes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,59 +84,77 @@ class MixSearch:
 
     def find(self) -> Made:
         """The best file, whose report says what it was held against."""
-        uniform, exchange = self._make_uniform()
-        sensitivities = Sensitivities.measure(exchange, self._progress)
-        found = list(self._make_mixes(uniform, sensitivities))
+        finest, known = self._make_finest()
+        limit = None if self._job.limit is None else self._job.limit - max(0, finest.nbytes - known.nbytes)
+        single = self._single(known, limit)
+        uniform = finest if not any(single.numbers) else self._solve(finest.job, known, single, "uniform")
+        found = list(self._make_mixes(finest.job, known, single, limit))
         shutil.rmtree(self._folder / "trial")
         mix, proposal = self._best(found)
         judged = None if mix is None else self._judged(mix, uniform)
         kept = mix if mix is not None and self._is_better(mix, uniform, judged) else uniform
         if not self._fits(kept):
             raise too_large(self._job, kept.nbytes)
-        about = self._about(uniform, mix, kept, proposal, judged, exchange)
+        about = self._about(uniform, mix, kept, proposal, judged, known)
         return replace(kept, report=replace(kept.report, mixes=(about,)))
 
-    def _make_uniform(self) -> tuple[Made, Exchange]:
-        """The best single scheme within the size, and what exchanges parts of it."""
-        smaller = [mix for nbytes, mix in uniform_mixes(self._job) if nbytes <= (self._job.limit or nbytes)]
-        candidates = smaller if self._job.limit else [self._job.mix]
-        for mix in candidates:
-            made, exchange = self._try_uniform(mix)
-            if self._fits(made) or mix is candidates[-1]:
-                return made, exchange
-        return self._try_uniform(uniform_mixes(self._job)[-1][1])
+    def _make_finest(self) -> tuple[Made, Sensitivities]:
+        """The model with the largest form of each part, all others solved besides, and what each of them does in it.
 
-    def _try_uniform(self, mix: Mix) -> tuple[Made, Exchange]:
-        job = plan_again(self._job, mix=mix)
+        In a model that is nearly exact, errors of single weights add up; where all are coarse, later weights make up
+        for what earlier ones did wrong, and fit no better ones.
+        """
+        parts, _ = find_parts(self._job)
+        job = plan_again(self._job, mix=mix_of(self._job, parts, {i: part.largest for i, part in enumerate(parts)}))
         parts, forms = find_parts(job)
-        parts = bundled(job, parts, MOST_EXCHANGES)
-        trial = Trial(job.graph, _made_anew(self._folder / "trial"), forms)
-        made = self._make(replace(job, trial=trial), "uniform", f"one scheme for all ({scheme_of_most(job)})")
+        trial = MixTrial(job.graph, _made_anew(self._folder / "trial"), forms)
+        made = self._make(replace(job, trial=trial), "finest", "all schemes, in the finest of them")
         place = self._place("exchange")
         _made_anew(place.parent)
-        return made, Exchange(job, trial, parts, self._judge, self._measure, place)
+        bundles = bundled(job, parts, MOST_EXCHANGES)
+        exchange = Exchange(job, trial, bundles, self._judge, self._measure, place)
+        return made, Sensitivities.measure(exchange, self._progress)
 
-    def _make_mixes(self, uniform: Made, known: Sensitivities) -> Iterator[tuple[Made, Proposal]]:
+    def _single(self, known: Sensitivities, limit: int | None) -> Proposal:
+        """The single scheme that a mix is held against.
+
+        That is the largest within the size, with tables of 8 bits if there is one; or the smallest within the error. Where
+        none is, it is the nearest to that.
+        """
+        found = []
+        for numbers in uniform_forms(self._job.options, known.parts):
+            found.append(known.propose(numbers))
+            if limit is not None and found[-1].nbytes <= limit:
+                return found[-1]
+        if limit is not None:
+            return min(found, key=lambda single: single.nbytes)
+        return min(found, key=lambda single: (max(1.0, single.error), single.nbytes))
+
+    def _make_mixes(
+        self, job: Job, known: Sensitivities, single: Proposal, limit: int | None
+    ) -> Iterator[tuple[Made, Proposal]]:
         """Mixes as they are proposed, each solved as a whole; several only where the error is the limit."""
-        if self._job.limit:
-            proposal = known.within(self._job.limit - max(0, uniform.nbytes - known.nbytes) - _SLACK)
-            if proposal is not None:
-                yield self._solve(uniform.job, known, proposal), proposal
+        if limit is not None:
+            proposal = known.within(limit - _SLACK)
+            if proposal is not None and (proposal.error < single.error or single.nbytes > limit):
+                yield self._solve(job, known, proposal, "mix"), proposal
             return
         wanted = 1.0  # of the error that is allowed, when put together: solving repairs a part
         for number in range(_TRIES):
             proposal = known.holding(wanted)
             if proposal is None:
                 return
-            made = self._solve(uniform.job, known, proposal, number)
+            made = self._solve(job, known, proposal, f"mix{number}")
             yield made, proposal
             if _USED_UP < made.error <= 1.0:
                 return
             wanted *= min(4.0, max(0.25, _AIM / made.error if made.error else 4.0))
 
-    def _solve(self, job: Job, known: Sensitivities, proposal: Proposal, number: int = 0) -> Made:
+    def _solve(self, job: Job, known: Sensitivities, proposal: Proposal, name: str) -> Made:
+        """What was put together, solved as a whole."""
         mix = mix_of(job, known.parts, dict(enumerate(proposal.numbers)))
-        return self._make(plan_again(replace(job, trial=None), mix=mix), f"mix{number}", "the mix")
+        planned = plan_again(replace(job, trial=None), mix=mix)
+        return self._make(planned, name, f"one scheme ({scheme_of_most(planned)})" if name == "uniform" else "the mix")
 
     def _best(self, found: list[tuple[Made, Proposal]]) -> tuple[Made | None, Proposal | None]:
         fitting = [pair for pair in found if self._fits(pair[0])]
@@ -191,9 +208,8 @@ class MixSearch:
         kept: Made,
         proposal: Proposal | None,
         judged: Judgement | None,
-        exchange: Exchange,
+        known: Sensitivities,
     ) -> MixReport:
-        measured = sum(len(part.schemes) - 1 for part in exchange.parts)
         return MixReport(
             budget=str(self._job.options.target_size),
             limit_bytes=self._job.limit,
@@ -207,7 +223,7 @@ class MixSearch:
             uniform_error=None if judged is None else finite(judged.other),
             mix_bytes=None if mix is None else mix.nbytes,
             uniform_bytes=uniform.nbytes,
-            measured=measured,
+            measured=sum(len(part.schemes) - 1 for part in known.parts),
             samples=len(self._choosing.inputs.feeds),
         )
 

@@ -45,6 +45,6 @@ def test_large_sizes_are_kept_too(found: list[dict[int, tuple[float, int]]], roo
 
 
 def test_noise_moves_nothing() -> None:
-    sizes = {0: 100, 1: 200, 2: 150, 3: 50, 4: 40}
-    costs = monotone({0: 0.0, 1: 0.3, 2: -0.1, 3: 0.2, 4: -0.5}, sizes, 0)
-    assert costs == {0: 0.0, 1: 0.0, 2: -0.1, 3: 0.2, 4: 0.2}
+    sizes = {0: 200, 1: 150, 2: 100, 3: 50, 4: 40}
+    costs = monotone({0: 0.0, 1: -0.1, 2: 0.3, 3: 0.2, 4: 0.5}, sizes)
+    assert costs == {0: 0.0, 1: 0.0, 2: 0.3, 3: 0.3, 4: 0.5}
