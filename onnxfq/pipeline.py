@@ -86,7 +86,8 @@ def quantize(
         raise UsageError("A model in memory has no place of its own. Name the file to write with `output=PATH`.")
     with on_disk(model) as path, following(progress) as tell:
         source = Source.of(path, chosen.layout)
-        target = output_of(source.path, output, chosen.scheme.bits, chosen.layout)
+        bits = None if chosen.target_size is not None else chosen.scheme.bits
+        target = output_of(source.path, output, bits, chosen.layout)
         check_place(target, folder=source.writes_folder)
         keep_memory()
         with (

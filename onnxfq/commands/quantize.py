@@ -79,7 +79,8 @@ def quantize(
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
     check_models(model, layout)
-    place = None if output is None else output_of(model, output, bits or usual_bits(format), layout)
+    known_bits = None if target_size is not None else bits or usual_bits(format)
+    place = None if output is None else output_of(model, output, known_bits, layout)
     if report:
         check_report_path(report, model, place)
     if save_config:

@@ -118,8 +118,8 @@ class MixSearch:
     def _single(self, known: Sensitivities, limit: int | None) -> Proposal:
         """The single scheme that a mix is held against.
 
-        That is the largest within the size, with tables of 8 bits if there is one; or the smallest within the error. Where
-        none is, it is the nearest to that.
+        That is the largest within the size, with tables of 8 bits if there is one; or the smallest within the error.
+        Where none is, it is the nearest to that.
         """
         found = []
         for numbers in uniform_forms(self._job.options, known.parts):
