@@ -8,19 +8,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Unpack
 
+from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.errors import UsageError
 from onnxfq.executors.executor import HERE, Workers, opened
-from onnxfq.graph import IN_MEMORY, AnyModel, model_name, on_disk
+from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, save
 from onnxfq.model_files import makes_folder, output_of
 from onnxfq.option_changes import Changes, choose_options
 from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
+from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
@@ -29,17 +32,21 @@ from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_with_dat
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.settle_mix import settle_mix
 from onnxfq.quantization.settle_others import settle_others
+from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
+from onnxfq.quantization.transformers_folder import fix_cache_sizes
 from onnxfq.quantization.validate import judge, validate
-from onnxfq.quantization.write_model import write_model
+from onnxfq.quantization.verify import verify
 from onnxfq.reports.report import Report
-from onnxfq.solvers import AUTO
+from onnxfq.solvers import AUTO, algorithm_text
 from onnxfq.system.allocator import keep_memory
 from onnxfq.system.following import following
 from onnxfq.system.loop_cache import announced
 from onnxfq.system.output import check_place, parent_made, staging
 from onnxfq.system.threads import limited_threads
+from onnxfq.transformers_js import is_transformers_js
+from onnxfq.version import VERSION
 
 __all__ = ["Options", "inspect", "quantize"]
 
@@ -180,10 +187,10 @@ def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work 
     job, data = settle_others(job, data, aside / staged.name, progress)
     source_hash = _in_background(job.graph.source_hash)
     if data.choosing is not None and job.planned:
-        made = settle_mix(job, data, staged, source_hash, progress)
+        made = settle_mix(job, data, staged, partial(_write, source_hash=source_hash), progress)
         return _compared(made.job, staged, aside, data, made.report, source_hash, progress)
     with working(work, job, data.calibration, source_hash, progress) as checkpoint:
-        written = write_model(job, staged, data, checkpoint, source_hash, progress)
+        written = _write(job, staged, data, checkpoint, source_hash, progress)
         return _compared(job, staged, aside, data, written, source_hash, progress)
 
 
@@ -210,6 +217,26 @@ def _compared(
         data.comparison.close()
 
 
+def _write(
+    job: Job, staged: Path, data: Data, checkpoint: Checkpoint | None, source_hash: Future[str], progress: Progress
+) -> Report:
+    """Solve, rewrite, write and verify one model."""
+    with TensorFile(staged.with_name(staged.name + ".tensors")) as tensor_file:
+        targets, expected, notes = solve_and_rewrite(job, data.calibration, checkpoint, tensor_file, progress)
+        if targets:
+            job.graph.set_metadata(_provenance(job, source_hash))
+        if is_transformers_js(job.options.layout):
+            fix_cache_sizes(job)
+        progress("writing", 0, 1)
+        files = save(job.graph, staged, tensor_file, job.options.data_suffix)
+    progress("verifying", 0, 1)
+    kernels_run = verify(staged, expected, job.provider)
+    report = summarize(job, staged, targets, data.origin)
+    size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
+    report = replace(report, size=size, contents=contents(job.graph, size.output_bytes), kernels_run=kernels_run)
+    return replace(report, warnings=(*report.warnings, *data.notes, *notes))
+
+
 def _keep_better(
     job: Job,
     staged: Path,
@@ -227,7 +254,7 @@ def _keep_better(
     def told(what: str, done: int, total: int) -> None:
         progress(f"without data, to compare: {what}", done, total)
 
-    uncalibrated = write_model(rival, other, Data(None, None), None, source_hash, told)
+    uncalibrated = _write(rival, other, Data(None, None), None, source_hash, told)
     judgement = compare_errors(report.outputs, judge(job.graph, other, comparison, told))
     keep = judgement is not None and not judgement.calibration_helped and job.options.algorithm == AUTO
     note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
@@ -245,6 +272,15 @@ def _about(job: Job, jobs: Sequence[Job], progress: Progress) -> Progress:
     if len(jobs) == 1:
         return progress
     return lambda what, done, total: progress(f"{job.graph.path.name}: {what}", done, total)
+
+
+def _provenance(job: Job, source_hash: Future[str]) -> dict[str, str]:
+    return {
+        "onnxfq.version": VERSION,
+        "onnxfq.scheme": job.scheme,
+        "onnxfq.algorithm": algorithm_text(job.solver),
+        "onnxfq.source_blake3": source_hash.result(),
+    }
 
 
 def _in_background(work: Callable[[], str]) -> Future[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.progress import Progress, silent
@@ -28,9 +28,18 @@ from onnxfq.quantization.mix_shares import scheme_of_most, shares
 from onnxfq.quantization.mix_trial import MixTrial
 from onnxfq.quantization.plan import plan_again
 from onnxfq.quantization.validate import judge
-from onnxfq.quantization.write_model import write_model
 from onnxfq.reports.mix import MIXED, UNIFORM, MixReport
 from onnxfq.reports.report import Report
+
+
+class Write(Protocol):
+    """Solves, writes and verifies one file."""
+
+    def __call__(
+        self, job: Job, place: Path, data: Data, checkpoint: Checkpoint | None, /, *, progress: Progress
+    ) -> Report:
+        """The report, with nothing compared yet."""
+
 
 MOST_EXCHANGES = 120  # more would take longer than all the rest; what is bundled does not depend on the machine
 _TRIES = 3  # of mixes for an error, each solved anew
@@ -68,16 +77,14 @@ class MixSearch:
         data: what it is calibrated with, chosen by and judged on.
         name: of the file.
         folder: takes all that is tried.
-        source_hash: of the model.
+        write: solves, writes and verifies a file.
         progress: told about every step.
     """
 
-    def __init__(
-        self, job: Job, data: Data, name: str, folder: Path, source_hash: Future[str], progress: Progress
-    ) -> None:
+    def __init__(self, job: Job, data: Data, name: str, folder: Path, write: Write, progress: Progress) -> None:
         assert data.choosing is not None
         self._job, self._data, self._name, self._folder = job, data, name, folder
-        self._source_hash, self._progress, self._choosing = source_hash, progress, data.choosing
+        self._write, self._progress, self._choosing = write, progress, data.choosing
         self._measure = MixError.of(job.options)
         wanted = self._measure.wanted(job.graph.signature.outputs)
         self._judge = Judge(job.graph, data.choosing, wanted, silent)
@@ -187,7 +194,7 @@ class MixSearch:
         def told(step: str, done: int, total: int) -> None:
             self._progress(f"{what}: {step}", done, total)
 
-        report = write_model(job, place, self._data, checkpoint, self._source_hash, told)
+        report = self._write(job, place, self._data, checkpoint, progress=told)
         return Made(job, report, place, self._measure(self._judge.outputs(place)))
 
     def _place(self, name: str) -> Path:
@@ -235,14 +242,14 @@ def _made_anew(folder: Path) -> Path:
     return folder
 
 
-def settle_mix(job: Job, data: Data, staged: Path, source_hash: Future[str], progress: Progress) -> Made:
+def settle_mix(job: Job, data: Data, staged: Path, write: Write, progress: Progress) -> Made:
     """Make a model within its budget.
 
     Args:
         job: the model and what was decided, in the usual scheme.
         data: what it is calibrated with, chosen by and judged on.
         staged: where the file goes.
-        source_hash: of the model.
+        write: solves, writes and verifies a file.
         progress: told about every step.
 
     Raises:
@@ -251,7 +258,7 @@ def settle_mix(job: Job, data: Data, staged: Path, source_hash: Future[str], pro
     refuse_unreachable(job)
     folder = staged.with_name(f"{staged.name}.mix")
     try:
-        made = MixSearch(job, data, staged.name, folder, source_hash, progress).find()
+        made = MixSearch(job, data, staged.name, folder, write, progress).find()
         take_files(made.place, staged, job.options.data_suffix)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
