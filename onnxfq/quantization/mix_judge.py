@@ -15,7 +15,7 @@ from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.validate import does_not_run, judge
 from onnxfq.session import Session
 
-MOST_ELEMENTS = 1 << 24  # of outputs over all samples: of logits of large vocabularies, every so many rows tell enough
+MOST_ELEMENTS = 1 << 23  # of outputs over all samples: of logits of large vocabularies, every so many rows tell enough
 
 
 class Judge:

@@ -94,7 +94,8 @@ class MixSearch:
         finest, known = self._make_finest()
         limit = None if self._job.limit is None else self._job.limit - max(0, finest.nbytes - known.nbytes)
         single = self._single(known, limit)
-        uniform = finest if not any(single.numbers) else self._solve(finest.job, known, single, "uniform")
+        whole = not any(single.numbers) and not self._job.solver.scales_inputs  # a trial scales none
+        uniform = finest if whole else self._solve(finest.job, known, single, "uniform")
         found = list(self._make_mixes(finest.job, known, single, limit))
         shutil.rmtree(self._folder / "trial")
         mix, proposal = self._best(found)

@@ -106,7 +106,7 @@ def _calibrate_and_solve(
     groups = calibration.measure(position, planned, steps)
     biased, scale = calibration.biased(position), None
     stage = [job.planned[i] for i in calibration.stages[position].targets]
-    folds = calibration.fold_of(position) is not None
+    folds = calibration.fold_of(position) is not None and job.trial is None  # one scale for all would be exchanged too
     if all(p.rule.rounds_rows for p in stage):
         inputs = calibration.seen(position)
         scale = _smoothing(stage, inputs, folds=folds) if calibration.scales(position) and len(groups) == 1 else None

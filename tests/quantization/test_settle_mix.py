@@ -12,8 +12,12 @@ import pytest
 import onnxfq
 from onnxfq import Report
 from onnxfq.errors import UsageError
+from onnxfq.progress import Progress
 from onnxfq.quantization import settle_mix
 from onnxfq.quantization.keep_better import Judgement
+from onnxfq.quantization.mix_exchange import Exchange
+from onnxfq.quantization.mix_search import Sensitivities
+from onnxfq.quantization.settle_mix import Made, MixSearch
 from onnxfq.reports.mix import MIXED, UNIFORM
 from support.models import Array, model, write
 from support.tiny import entries, inspect, pair, quantize, weight
@@ -67,6 +71,39 @@ def test_weights_that_count_get_more_bits_within_the_size(
     assert report.outputs[0].relative_mse == pytest.approx(mix.mix_error, rel=1e-6)
     assert sum(share.targets for share in mix.shares) == 2
     assert entries(tmp_path) == ["m.onnx", "o.onnx"]
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+def test_what_is_put_together_is_what_was_solved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Biases that moved, inputs that were scaled: the same outputs as those of the file that the run wrote."""
+    body = """
+        n = LayerNormalization(x, gamma, beta) h = MatMul(n, w0) a = Add(h, b0) r = Relu(a)
+        g = Gemm(r, w1, b1) y = Add(g, x)
+    """
+    rows = {"gamma": weight(5, 1)[0] + 2, "beta": weight(6, 1)[0], "b0": weight(7, 1)[0], "b1": weight(8, 1)[0]}
+    source = write(model(body, y="float[M, 64] y", w0=weight(0), w1=weight(1), **rows), tmp_path / "m.onnx")
+    made: list[float] = []
+    found: list[float] = []
+    make, measure = MixSearch._make, Sensitivities.measure
+
+    def making(self: MixSearch, *arguments: Any) -> Made:
+        file = make(self, *arguments)
+        made.append(file.error)
+        return file
+
+    def measuring(exchange: Exchange, progress: Progress) -> Sensitivities:
+        known = measure(exchange, progress)
+        found.extend((known.base, known.propose([part.smallest for part in known.parts]).error))
+        return known
+
+    monkeypatch.setattr(MixSearch, "_make", making)
+    monkeypatch.setattr(Sensitivities, "measure", measuring)
+    settings = {**SETTINGS, "algorithm": algorithm}
+    onnxfq.quantize(source, tmp_path / "o.onnx", target_size="24%", calib=samples(), **settings)
+    assert found[0] == pytest.approx(made[0], rel=1e-5)
+    assert found[1] > 10 * found[0]
 
 
 def test_the_single_scheme_is_kept_where_the_mix_is_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
