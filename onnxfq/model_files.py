@@ -83,22 +83,23 @@ def _leads_somewhere(path: Path) -> bool:
     return True
 
 
-def output_of(source: Path, output: str | Path | None, bits: int, layout: str = OF_THE_SOURCE) -> Path:
+def output_of(source: Path, output: str | Path | None, bits: int | None, layout: str = OF_THE_SOURCE) -> Path:
     """What is written: beside the source where nothing is said, and into a folder that is named for a single file.
 
     Args:
         source: the model, or a folder of models.
         output: as the user named it; a slash behind it makes it a folder, as being one does.
-        bits: of the weights, part of the name.
+        bits: of the weights, part of the name; None where each has its own.
         layout: of the output; for transformers.js it is a folder, whose name says nothing of bits: files do.
     """
+    kind = "mixed" if bits is None else f"int{bits}"
     if is_transformers_js(layout):
         whole = model_home(source.resolve())
         return whole.with_name(f"{whole.name}-{TRANSFORMERS_JS}") if output is None else Path(output)
     if is_folder(source):
         whole = source.resolve()
-        return whole.with_name(f"{whole.name}-int{bits}") if output is None else Path(output)
-    name = f"{source.stem}.int{bits}{MODEL_SUFFIX}"
+        return whole.with_name(f"{whole.name}-{kind}") if output is None else Path(output)
+    name = f"{source.stem}.{kind}{MODEL_SUFFIX}"
     if output is None:
         return source.with_name(name)
     return Path(output) / name if _has_slash(output) or is_folder(Path(output)) else Path(output)

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from onnxfq.errors import UsageError
 from onnxfq.machines import find_machine
-from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options, parse_bytes
+from onnxfq.options import SCHEME_FIELDS, CalibrationData, Options
 from onnxfq.providers import facts
 from onnxfq.scheme import Scheme
 from onnxfq.session import resolve_provider
 from onnxfq.setting_types import nearest_names
+from onnxfq.size_target import parse_bytes
 from onnxfq.weight_formats import USUAL_FORMAT
 
 AUTO_FORMAT = "auto"
@@ -57,6 +59,7 @@ class Changes(TypedDict, total=False):
     memory: int | str
     threads: int | None
     executor: str | Executor | None
+    target_size: str | int | None
     validate: bool
     max_error: str | float | None
     max_kl: str | float | None
@@ -97,7 +100,22 @@ def choose_options(options: Options | None, changes: Changes) -> Options:
         provider = resolve_provider(chosen.provider)
         machine = find_machine(chosen.target, provider)
         pieces["symmetric"] = machine.prefers_symmetric or facts(machine.provider).prefers_symmetric
+    _refuse_fixed_bits(chosen, pieces)
     return replace(chosen, scheme=_changed(chosen.scheme, pieces))
+
+
+def _refuse_fixed_bits(chosen: Options, pieces: Mapping[str, Any]) -> None:
+    """Refuse bits or block sizes for all weights where those of each are to be chosen.
+
+    Raises:
+        UsageError: some are given.
+    """
+    given = [f"{name}={pieces[name]}" for name in ("bits", "block_size") if pieces.get(name) is not None]
+    if given and chosen.target_size is not None:
+        raise UsageError(
+            f"`target_size` chooses bits and block size of each weight (got {' and '.join(given)} too). Drop "
+            "`target_size` or these; what single nodes are to have is said with `schemes`."
+        )
 
 
 def _changed(scheme: Scheme, pieces: dict[str, Any]) -> Scheme:

@@ -17,6 +17,7 @@ from onnxfq.machines import check_target
 from onnxfq.metrics.gates import Gates
 from onnxfq.scheme import Scheme
 from onnxfq.setting_types import check_types
+from onnxfq.size_target import SizeTarget, refuse_beside
 from onnxfq.transformers_js import DATA_SUFFIX, OF_THE_SOURCE, is_transformers_js, parse_layout
 from onnxfq.usage import Usage, parse_workload
 
@@ -28,8 +29,6 @@ AUTO = "auto"
 OTHERS = (AUTO, "stored8", "stored4", FLOAT)
 GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 CalibrationData = str | Path | Iterable[Mapping[str, Any]] | Iterable[Array] | Mapping[str, Any]
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +77,9 @@ class Options:
         threads: threads to use at most, in each process; None for all.
         executor: does what need not be done in this process: "dask:ADDRESS", the scheduler of a cluster, or any
             executor of `concurrent.futures`; None does everything here. The result is the same.
+        target_size: how large the output may be, "25%" of the source, "2.1GB", or "smallest" where `max_kl` or
+            `max_error` is the limit: bits and block size of each weight are then chosen by what they do to the outputs,
+            within the rest of these settings. `embeddings` of 8 bits may get 4 too.
         validate: compare the output with the original.
         max_error: gate: the largest relative MSE allowed over the floating outputs.
         max_kl: gate: the largest mean KL allowed, in nats, over outputs that are logits.
@@ -122,6 +124,7 @@ class Options:
     memory: int = 2 * 10**9
     threads: int | None = None
     executor: str | Executor | None = None
+    target_size: str | int | None = None
     validate: bool = True
     max_error: str | float | None = None
     max_kl: str | float | None = None
@@ -147,6 +150,7 @@ class Options:
         self._check_numbers()
         self._check_gates()
         self._check_calib()
+        self._check_target_size()
         check_executor(self.executor)
 
     @property
@@ -173,6 +177,11 @@ class Options:
     def gates(self) -> Gates:
         """The limits that are set."""
         return Gates.parse({name: getattr(self, name) for name in GATES})
+
+    @property
+    def size_target(self) -> SizeTarget | None:
+        """How large the output may be, where that was said."""
+        return None if self.target_size is None else SizeTarget.parse(self.target_size)
 
     @property
     def wants_perplexity(self) -> bool:
@@ -215,6 +224,16 @@ class Options:
         if self.max_ppl_increase is not None and self.eval_text is self.eval_data is self.calib is None:
             raise UsageError("`max_ppl_increase` needs text. Give it with `eval_text=FILE`, or with `calib=FILE`.")
 
+    def _check_target_size(self) -> None:
+        if self.size_target is not None:
+            refuse_beside(
+                self.size_target,
+                limits_error=self.max_kl is not None or self.max_error is not None,
+                validates=self.validate,
+                keeps_work=self.resume or self.work_dir is not None,
+                format="auto" if self.auto_format else self.scheme.format,
+            )
+
     def _check_calib(self) -> None:
         for name, words in (("calib", 'a path, "self", or samples'), ("eval_data", "a path or samples")):
             value = getattr(self, name)
@@ -228,7 +247,7 @@ class Options:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
         names = ("embeddings", "others", "target", "workload", "auto_format", "allow_slow", "constant_inputs")
-        data = ("unshare", "layout", "samples", "seq_len", "seed", "validate")
+        data = ("unshare", "layout", "target_size", "samples", "seq_len", "seed", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:
@@ -251,26 +270,6 @@ SCHEME_FIELDS = tuple(f.name for f in fields(Scheme))
 @cache
 def _option_hints() -> dict[str, Any]:
     return get_type_hints(Options)
-
-
-def parse_bytes(size: int | str, what: str) -> int:
-    """Bytes from "2GB", "500 MB", "1.5GiB", or a plain number.
-
-    Args:
-        size: the text, or bytes.
-        what: names the setting, for messages.
-
-    Raises:
-        UsageError: the text is not a size.
-    """
-    if not isinstance(size, str):
-        return size
-    match = _SIZE.fullmatch(size.strip())
-    if match is None:
-        raise UsageError(f"{what} must be a size (got {size!r}). Write 2GB, 500MB, 1.5GiB or a number of bytes.")
-    number, unit, binary = match.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** (" kmgt".index(unit.lower()) if unit else 0))
 
 
 def parse_schemes(given: Mapping[str, Mapping[str, Any]] | Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Unpack
@@ -26,8 +27,10 @@ from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
+from onnxfq.quantization.mix_limits import with_limits, within_limit
 from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_with_data, plan_without_data
 from onnxfq.quantization.resume import Work, find_work, working
+from onnxfq.quantization.settle_mix import settle_mix
 from onnxfq.quantization.settle_others import settle_others
 from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
@@ -90,7 +93,8 @@ def quantize(
         raise UsageError("A model in memory has no place of its own. Name the file to write with `output=PATH`.")
     with on_disk(model) as path, following(progress) as tell:
         source = Source.of(path, chosen.layout)
-        target = output_of(source.path, output, chosen.scheme.bits, chosen.layout)
+        bits = None if chosen.target_size is not None else chosen.scheme.bits
+        target = output_of(source.path, output, bits, chosen.layout)
         check_place(target, folder=source.writes_folder)
         keep_memory()
         with (
@@ -132,7 +136,8 @@ def inspect(
     with on_disk(model) as path, following(progress) as tell:
         tell("reading", 0, 1)
         source = Source.of(path, chosen.layout)
-        report = _expected(source, plan(source, chosen, HERE, calibrated=given), chosen)
+        jobs = with_limits(plan(source, chosen, HERE, calibrated=given))
+        report = _expected(source, [within_limit(job) for job in jobs], chosen)
     return _named(report, model)
 
 
@@ -148,7 +153,7 @@ def _expected(source: Source, jobs: Sequence[Job], options: Options) -> Report:
 
 def _quantize(source: Source, output: Path, options: Options, workers: Workers, progress: Progress) -> Report:
     """Quantize every model of a source: all is staged, and appears at once."""
-    jobs = plan(source, options, workers, calibrated=options.calib is not None)
+    jobs = with_limits(plan(source, options, workers, calibrated=options.calib is not None))
     files = [file for job in jobs for file in job.graph.files]
     source.refuse_output(output, files)
     if is_idle(jobs):
@@ -181,19 +186,35 @@ def _quantize_model(job: Job, staged: Path, aside: Path, data: Data, work: Work 
     """One model through all steps, on staged files; whoever is interrupted in one of them can resume the work."""
     job, data = settle_others(job, data, aside / staged.name, progress)
     source_hash = _in_background(job.graph.source_hash)
+    if data.choosing is not None and job.planned:
+        made = settle_mix(job, data, staged, partial(_write, source_hash=source_hash), progress)
+        return _compared(made.job, staged, aside, data, made.report, source_hash, progress)
     with working(work, job, data.calibration, source_hash, progress) as checkpoint:
         written = _write(job, staged, data, checkpoint, source_hash, progress)
-        if data.comparison is None:
-            return written.with_gates(job.options.gates)
-        progress("comparing with the original", 0, 1)
-        try:
-            report = with_validation(written, validate(job.graph, staged, data.comparison, progress), job)
-            if data.calibration is None or not report.targets:
-                return report
-            notes = written.warnings  # those of calibration hold for the inputs, whichever file is kept
-            return _keep_better(job, staged, aside, data.comparison, report, notes, source_hash, progress)
-        finally:
-            data.comparison.close()
+        return _compared(job, staged, aside, data, written, source_hash, progress)
+
+
+def _compared(
+    job: Job,
+    staged: Path,
+    aside: Path,
+    data: Data,
+    written: Report,
+    source_hash: Future[str],
+    progress: Progress,
+) -> Report:
+    """The report with what the comparison found; where calibration did not help, of the model made without data."""
+    if data.comparison is None:
+        return written.with_gates(job.options.gates)
+    progress("comparing with the original", 0, 1)
+    try:
+        report = with_validation(written, validate(job.graph, staged, data.comparison, progress), job)
+        if data.calibration is None or not report.targets:
+            return report
+        notes = written.warnings  # those of calibration hold for the inputs, whichever file is kept
+        return _keep_better(job, staged, aside, data.comparison, report, notes, source_hash, progress)
+    finally:
+        data.comparison.close()
 
 
 def _write(
@@ -239,7 +260,7 @@ def _keep_better(
     note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
     if keep:
         take_files(other, staged, job.options.data_suffix)
-        uncalibrated = replace(uncalibrated, warnings=tuple(notes), settings=report.settings)
+        uncalibrated = replace(uncalibrated, warnings=tuple(notes), settings=report.settings, mixes=report.mixes)
         found = replace(validate(job.graph, staged, comparison, progress), in_sample=())
         report = with_validation(uncalibrated, found, job)
     shutil.rmtree(aside)

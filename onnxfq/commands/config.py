@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = (".toml", ".json")
 _OF_THE_SCHEME = ("bits", "block_size", "symmetric", "activations")
+_BESIDE_A_MIX = ("symmetric", "activations")  # bits and block sizes were chosen weight by weight
 Value = bool | int | float | str | list[str]
 
 
@@ -44,7 +45,8 @@ def read_settings(context: typer.Context, path: Path | None) -> Path | None:
 
 def save_settings(context: typer.Context, path: Path, result: Report) -> None:
     """Write the options of a run to a file; what was left to this machine is written as it was decided."""
-    scheme = {name.replace("_", "-"): result.settings[name] for name in _OF_THE_SCHEME}
+    chosen = _OF_THE_SCHEME if result.settings.get("target_size") is None else _BESIDE_A_MIX
+    scheme = {name.replace("_", "-"): result.settings[name] for name in chosen}
     decided = {"provider": result.provider, **scheme}
     given = {name: context.params[str(option.name)] for name, option in _options(context).items()}
     settings = {name: _plain(value) for name, value in {**given, **decided}.items() if value not in (None, (), [])}

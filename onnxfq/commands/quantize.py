@@ -56,6 +56,7 @@ def quantize(
     constant_inputs: own.ConstantInputs = False,
     unshare: own.Unshare = False,
     layout: own.Layout = OF_THE_SOURCE,
+    target_size: own.TargetSize = None,
     max_error: arg.MaxError = None,
     max_kl: arg.MaxKl = None,
     min_cosine: arg.MinCosine = None,
@@ -78,7 +79,8 @@ def quantize(
 ) -> None:
     """Quantize a model, verify the written file, and compare it with the original."""
     check_models(model, layout)
-    place = None if output is None else output_of(model, output, bits or usual_bits(format), layout)
+    known_bits = None if target_size is not None else bits or usual_bits(format)
+    place = None if output is None else output_of(model, output, known_bits, layout)
     if report:
         check_report_path(report, model, place)
     if save_config:
@@ -95,7 +97,7 @@ def quantize(
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
-            layout=layout,
+            layout=layout, target_size=target_size,
         )  # fmt: skip
         from onnxfq import pipeline
 
@@ -136,6 +138,7 @@ def inspect(
     allow_slow: own.AllowSlow = False,
     constant_inputs: own.ConstantInputs = False,
     unshare: own.Unshare = False,
+    target_size: own.TargetSize = None,
     as_json: arg.JsonFlag = False,
 ) -> None:
     """Show what quantize would do: targets, what is skipped and why, and the size. Changes nothing."""
@@ -146,7 +149,7 @@ def inspect(
         activations=activations and activations.value, schemes=schemes or (), embeddings=embeddings,
         others=others.value, algorithm=algorithm, provider=provider.value,
         include=include or (), exclude=exclude or (),
-        allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare,
+        allow_slow=allow_slow, constant_inputs=constant_inputs, unshare=unshare, target_size=target_size,
     )  # fmt: skip
     from onnxfq import pipeline
 

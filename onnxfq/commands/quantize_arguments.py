@@ -124,6 +124,17 @@ Unshare = Annotated[
     typer.Option("--unshare", help="Nodes that share a weight each get a copy that is calibrated for them: larger."),
 ]
 
+TargetSize = Annotated[
+    str | None,
+    typer.Option(
+        "--target-size",
+        metavar="X%|SIZE|smallest",
+        help="Mix bits within a size, 25% of the source or 2.1GB, or into the smallest file that keeps --max-kl or "
+        "--max-error: by what each weight does to the outputs, never worse than one scheme of that size.",
+        show_default=False,
+    ),
+]
+
 # What the output is for
 TargetOption = Annotated[
     str,

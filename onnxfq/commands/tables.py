@@ -36,6 +36,8 @@ def show_report(report: Report, console: Console) -> None:
     _show_verdict(report, console)
     console.print(_summary(report))
     _show_expected(report, console)
+    for mix in report.mixes:
+        _say(console, one_line(str(mix)))
     if report.outputs:
         _show_accuracy(report, console)
     _show_skips(report, console)

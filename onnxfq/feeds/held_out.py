@@ -16,9 +16,9 @@ _CHOOSE_SHARE, _LEAST_CHOOSE, _MOST_CHOOSE = 16, 4, 64  # of samples by which th
 _SOME, _MOST = 32, 128  # held back of what is left; between them, a quarter of those that calibrate
 
 
-def with_held_out(samples: int) -> int:
-    """How many samples to read, for some to be left where so many calibrate."""
-    return samples + min(_MOST, max(_SOME, samples // 4))
+def with_held_out(samples: int, parts: int = 1) -> int:
+    """How many samples to read, for some to be left where so many calibrate: as many again for each further part."""
+    return samples + parts * min(_MOST, max(_SOME, samples // 4))
 
 
 def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
@@ -53,6 +53,12 @@ def hold_tokens(count: int) -> frozenset[int]:
     """
     kept = min(max(count // _CHOOSE_SHARE, _LEAST_CHOOSE), _MOST_CHOOSE) if count >= ENOUGH_SAMPLES else 0
     return frozenset((2 * index + 1) * count // (2 * kept) for index in range(kept))
+
+
+def halves(feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """Two parts of samples, of which every other goes into the first."""
+    even = set(range(0, len(feeds), 2))
+    return _some(feeds, even, chosen=True), _some(feeds, even, chosen=False)
 
 
 def without_copies(feeds: Feeds, of: Feeds) -> Feeds:

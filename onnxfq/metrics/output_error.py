@@ -19,10 +19,11 @@ from onnxfq.signature import Dimension, Signature, TensorSpec
 
 def has_logits(signature: Signature) -> bool:
     """Whether KL can be measured: an output holds logits, as its name says."""
-    return any(_are_logits(spec.name) and OutputAccuracy(spec.name, spec.dtype).is_float for spec in signature.outputs)
+    return any(are_logits(spec.name) and OutputAccuracy(spec.name, spec.dtype).is_float for spec in signature.outputs)
 
 
-def _are_logits(name: str) -> bool:
+def are_logits(name: str) -> bool:
+    """Whether an output holds logits, as its name says."""
     return any(word in name.lower() for word in LOGITS_WORDS)
 
 
@@ -134,7 +135,7 @@ class _Output:
     def __init__(self, spec: TensorSpec, *, reached: bool) -> None:
         self.name, self.shape = spec.name, spec.shape
         self.blank = OutputAccuracy(spec.name, spec.dtype, reached=reached)
-        self.sums = FloatSums(logits=_are_logits(spec.name)) if self.blank.is_float else EqualSums()
+        self.sums = FloatSums(logits=are_logits(spec.name)) if self.blank.is_float else EqualSums()
         self.likeness = Likeness()
         self.seen = self.samples = self.unmatched = 0
         self.trouble: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from onnxfq.rules import PRODUCT_RULES, Kernel, Rule, Skip, Target
 from onnxfq.scheme import BLOCK_SIZES, Scheme
 from onnxfq.weight_formats import USUAL_FORMAT
 
+Mix = Mapping[tuple[str, int], Scheme]
+"""Schemes of single weights, by the node's name and the weight's slot."""
 SHARED_BITS = 8  # from which codes are good for table and product alike, whatever chose them; fewer are fitted to both
 
 
@@ -63,6 +65,7 @@ def assign(
     provider: ProviderName,
     *,
     auto: AutoFormat | None = None,
+    mix: Mix | None = None,
 ) -> tuple[list[Planned], list[Skip]]:
     """Choose a scheme and a kernel for every target, before any long work.
 
@@ -71,6 +74,7 @@ def assign(
         options: what was asked for.
         provider: where they run here; `options.target` says what they are made for.
         auto: chooses formats, where that is wanted.
+        mix: schemes that were chosen for single weights.
 
     Returns:
         The planned targets, and those left alone: for their kind no quantizing was asked for, or their shape alone
@@ -85,12 +89,12 @@ def assign(
     planned: list[Planned] = []
     skips: list[Skip] = []
     problems: Counter[str] = Counter()
-    shared = {} if options.unshare else _shared(found, options, provider)
+    shared = {} if options.unshare else _shared(found, options, provider, mix)
     for rule, target in found:
         if target.key in shared:
             planned.append(replace(shared[target.key], target=target, rule=rule))
             continue
-        scheme = _scheme_of(rule, target, options)
+        scheme = _scheme_of(rule, target, options, mix)
         if scheme is None:
             skips.append(_skip(target, 'embeddings stay in float (`embeddings="float"`)'))
             continue
@@ -184,7 +188,9 @@ def _without_vast(planned: Sequence[Planned]) -> tuple[list[Planned], list[Skip]
     return [p for p in planned if id(p) not in left], skips
 
 
-def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName) -> dict[Hashable, Planned]:
+def _shared(
+    found: Sequence[tuple[Rule, Target]], options: Options, provider: ProviderName, mix: Mix | None
+) -> dict[Hashable, Planned]:
     """Embeddings that are weights of products too, and how one copy of them is stored, by `Target.key`.
 
     They take the embeddings' scheme, as other tools keep a tied head (8 bits or 6) finer than the rest: that is smaller
@@ -198,7 +204,7 @@ def _shared(found: Sequence[tuple[Rule, Target]], options: Options, provider: Pr
     for key, members in groups.items():
         weights = [(rule, target) for rule, target in members if rule.kind == "weights"]
         tables = [(rule, target) for rule, target in members if rule.kind == "embeddings"]
-        scheme = _scheme_of(*tables[0], options) if tables and weights else None
+        scheme = _scheme_of(*tables[0], options, mix) if tables and weights else None
         if scheme is None or any(_format_of(*product, options) != USUAL_FORMAT for product in weights):
             continue
         changes = [change for _, target in weights for change in changes_for(target, options)]
@@ -244,8 +250,10 @@ def schemes_text(planned: Sequence[Planned], usual: Scheme) -> str:
     return "; ".join(parts if unused else [str(usual), *parts])
 
 
-def _scheme_of(rule: Rule, target: Target, options: Options) -> Scheme | None:
+def _scheme_of(rule: Rule, target: Target, options: Options, mix: Mix | None = None) -> Scheme | None:
     """What a target is quantized to; None where it stays as it is."""
+    if mix and (target.name, target.slot) in mix:
+        return mix[target.name, target.slot]
     changes = changes_for(target, options)
     if rule.kind == "weights":
         has_formats = _has_formats(rule, target)

@@ -18,6 +18,7 @@ from onnxfq.feeds import (
     count_within,
     generate_self,
     given_feeds,
+    halves,
     hold_out,
     load_feeds,
     with_held_out,
@@ -40,6 +41,7 @@ from onnxfq.quantization.job import Job
 from onnxfq.quantization.original import Original
 from onnxfq.system.terminal import size_text
 
+MOST_CHOOSING = 32  # samples that a mix is chosen by
 NOT_COMPARED = "NOT COMPARED: the output was verified, but there is nothing to compare it with the original on."
 
 
@@ -51,11 +53,13 @@ class Data:
         calibration: samples for the solver; None where it needs none.
         comparison: what the output is compared on; None where there will be none.
         notes: what the user should know of them.
+        choosing: what a mix of bits is chosen by, other samples than `comparison`; None where none is chosen.
     """
 
     calibration: Feeds | None
     comparison: Comparison | None
     notes: tuple[str, ...] = ()
+    choosing: Comparison | None = None
 
     @property
     def origin(self) -> str:
@@ -78,12 +82,17 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     options, needed = job.options, bool(job.solver.calibrated) and bool(job.planned)
     original = Original(job, folder, progress)
     judged = _judged(job)
-    holds_back = options.validate and judged is None  # whatever the algorithm: all are judged on the same samples
+    mixes = options.target_size is not None
+    # Whatever the algorithm: all are judged on the same samples.
+    holds_back = options.validate and (judged is None or mixes)
     feeds = _feeds(job, original, holds_back=holds_back, progress=progress) if needed or holds_back else None
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
         count = _calibrating(job, feeds, progress)
-        feeds, held_out = hold_out(feeds[: with_held_out(count)], count)
+        feeds, held_out = hold_out(feeds[: with_held_out(count, _parts(job))], count)
+    choosing: Feeds | None = None
+    if held_out is not None and mixes:
+        choosing, held_out = halves(held_out) if judged is None else (held_out, None)
     if feeds is not None and needed:
         judged, held_out = (None if part is None else _unseen(part, feeds) for part in (judged, held_out))
     calibration, comparison = feeds if needed else None, None
@@ -94,13 +103,31 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
         try:
             comparison = _prepare_comparison(job, original, calibration, chosen, progress)
         except DataError as error:
-            if chosen is not None:
+            if chosen is not None or mixes:
                 raise
             notes.append(f"{NOT_COMPARED} {error}")
     if comparison is not None:
         notes += comparison.notes
     notes += original.notes
-    return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)))
+    chosen_by = _prepare_choosing(job, original, choosing or feeds, progress) if mixes else None
+    return Data(calibration, comparison, (*notes, *_notes(job, calibration, held_out, comparison)), chosen_by)
+
+
+def _prepare_choosing(job: Job, original: Original, feeds: Feeds | None, progress: Progress) -> Comparison:
+    """Try the original on what a mix of bits is chosen by: samples held back, else those that calibrate.
+
+    Where all are made up, they are others than those that the result is judged on.
+    """
+    kept = None if feeds is None else feeds[:MOST_CHOOSING]
+    seed = job.options.seed + 1
+    inputs = prepare_inputs(original, kept, "held-out", samples=job.options.samples or OTHER_SAMPLES, seed=seed)
+    comparison = prepare_comparison(original, inputs, progress)
+    return replace(comparison, reached=reached_outputs(job.graph, [p.target.node for p in job.planned]))
+
+
+def _parts(job: Job) -> int:
+    """How many parts are held back: one to judge the result on; one to choose a mix of bits by, where there is one."""
+    return 1 if job.options.target_size is None else 2
 
 
 def _calibrating(job: Job, feeds: Feeds, progress: Progress) -> int:
@@ -254,11 +281,13 @@ def _refuse_large(job: Job, original: Original) -> None:
 def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress) -> Feeds | None:
     """The data that the user named, with some more to hold back where there are; None where none are named."""
     options = job.options
+    parts = _parts(job)
     if options.calib is None:
         return None
     samples, tokens = options.samples or MOST_SAMPLES, None if options.samples else MOST_TOKENS
     if holds_back:
-        samples, tokens = with_held_out(samples), tokens and tokens * with_held_out(OTHER_SAMPLES) // OTHER_SAMPLES
+        more = with_held_out(OTHER_SAMPLES, parts) / OTHER_SAMPLES
+        samples, tokens = with_held_out(samples, parts), tokens and int(tokens * more)
     tokenizer = _tokenizer(job)
     if not isinstance(options.calib, str | Path):
         given, signature = options.calib, job.graph.signature
@@ -273,7 +302,9 @@ def _feeds(job: Job, original: Original, *, holds_back: bool, progress: Progress
         return generate_self(
             original.session,
             job.graph.signature,
-            samples=original.affordable((options.samples or OTHER_SAMPLES) + (GENERATED_SAMPLES if holds_back else 0)),
+            samples=original.affordable(
+                (options.samples or OTHER_SAMPLES) + (parts * GENERATED_SAMPLES if holds_back else 0)
+            ),
             seq_len=original.longest,
             seed=options.seed,
             progress=progress,

@@ -122,6 +122,7 @@ def merge(
         in_sample=tuple(o for r in marked for o in r.in_sample),
         measured_on=_least_sure(reports),
         latency=latency,
+        mixes=tuple(mix for r in marked for mix in r.mixes),
         expected=marked[0].expected if len(marked) == 1 else (),
         language=tuple(figure for r in marked for figure in r.language),
         warnings=tuple(_warnings(reports, left)),
@@ -154,6 +155,7 @@ def _marked(report: Report) -> Report:
         outputs=tuple(replace(o, name=f"{model}: {o.name}") for o in report.outputs),
         in_sample=tuple(replace(o, name=f"{model}: {o.name}") for o in report.in_sample),
         latency=tuple(replace(x, case=f"{model}: {x.case}") for x in report.latency),
+        mixes=tuple(replace(mix, model=model) for mix in report.mixes),
         language=tuple(replace(figure, note=f"{model}: {figure.note}") for figure in report.language),
     )
 

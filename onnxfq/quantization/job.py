@@ -11,9 +11,10 @@ from onnxfq.executors.executor import HERE, Workers
 from onnxfq.graph import Body, Graph
 from onnxfq.options import Options
 from onnxfq.providers import ProviderName
-from onnxfq.quantization.assign import Planned
+from onnxfq.quantization.assign import Mix, Planned
 from onnxfq.quantization.choose_format import AutoFormat
 from onnxfq.quantization.expected_speed import Forecast
+from onnxfq.quantization.mix_trial import MixTrial
 from onnxfq.reports.contents import Content
 from onnxfq.rules import Skip
 from onnxfq.solvers import Solver
@@ -36,6 +37,9 @@ class Job:
         workers: who does what need not be done here.
         forecast: how fast it will be, as far as tables tell; None where nobody asks.
         auto: chose the formats, where that was wanted.
+        mix: schemes that were chosen for single weights.
+        trial: further schemes in which every weight is solved besides; None where there are none.
+        limit: bytes that the output's files may have; None where nothing limits them.
     """
 
     graph: Graph
@@ -50,6 +54,9 @@ class Job:
     workers: Workers = HERE
     forecast: Forecast | None = None
     auto: AutoFormat | None = None
+    mix: Mix = field(default_factory=dict)
+    trial: MixTrial | None = None
+    limit: int | None = None
 
     @property
     def kept_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Calibrated against not: of two files made from one model, the one that is nearer to it on data neither has seen."""
+"""Of two files made from one model, the one that is nearer to it on data that neither has seen."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Judgement:
 
     Attributes:
         metric: in words: "mean KL" of logits, else "relative MSE".
-        with_data: of the calibrated file; infinite where it has no finite error.
-        without_data: of the other.
+        ours: of the calibrated file, or of the mix; infinite where it has no finite error.
+        other: of the file that it is held against.
     """
 
     metric: str
-    with_data: float
-    without_data: float
+    ours: float
+    other: float
 
     @property
     def calibration_helped(self) -> bool:
         """Whether the calibrated file is the nearer one."""
-        return self.with_data <= self.without_data
+        return self.ours <= self.other
 
     def note(self, report: Report, *, kept: bool) -> str:
         """What to tell of a calibrated file that is not the better one.
@@ -41,7 +41,7 @@ class Judgement:
         """
         found = (
             f"On {max(output.samples for output in report.outputs)} {report.measured_on} samples the {self.metric} is "
-            f"{self.with_data:.3g} when calibrated and {self.without_data:.3g} without data"
+            f"{self.ours:.3g} when calibrated and {self.other:.3g} without data"
         )
         rest = (
             ", which was kept" if kept else f". With `algorithm=auto`, or `{BEST_WITHOUT_DATA}`, the better is written"

@@ -17,7 +17,7 @@ from onnxfq.machines import AUTO, find_machine
 from onnxfq.options import Options
 from onnxfq.progress import Progress
 from onnxfq.providers import FALLBACK, ProviderName
-from onnxfq.quantization.assign import Planned, assign, schemes_text
+from onnxfq.quantization.assign import Mix, Planned, assign, schemes_text
 from onnxfq.quantization.choose_format import AutoFormat, FormatErrors
 from onnxfq.quantization.equal_weights import tied
 from onnxfq.quantization.expected_speed import Forecast, forecast
@@ -67,13 +67,16 @@ def _names(job: Job) -> list[str]:
 def plan_without_data(job: Job) -> Job:
     """The same model anew, in the same formats, to be quantized as well as can be without data."""
     options = replace(job.options, algorithm=BEST_WITHOUT_DATA)
-    return replace(_plan(job.graph.path, options, job.workers, calibrated=False, auto=job.auto), forecast=job.forecast)
-
-
-def plan_again(job: Job, options: Options) -> Job:
-    """The same model anew, with other settings."""
-    again = _plan(job.graph.path, options, job.workers, calibrated=bool(job.solver.calibrated), auto=job.auto)
+    again = _plan(job.graph.path, options, job.workers, calibrated=False, auto=job.auto, mix=job.mix)
     return replace(again, forecast=job.forecast)
+
+
+def plan_again(job: Job, options: Options | None = None, mix: Mix | None = None) -> Job:
+    """The same model anew, with other settings, or with other schemes for single weights."""
+    mix = job.mix if mix is None else mix
+    calibrated = bool(job.solver.calibrated)
+    again = _plan(job.graph.path, options or job.options, job.workers, calibrated=calibrated, auto=job.auto, mix=mix)
+    return replace(again, forecast=job.forecast, limit=job.limit)
 
 
 def plan_with_data(job: Job, calibration: Feeds | None, folder: Path) -> Job:
@@ -95,7 +98,15 @@ def plan_with_data(job: Job, calibration: Feeds | None, folder: Path) -> Job:
     return _decided(replace(job, forecast=known, auto=_auto(job.graph, known, inputs)))
 
 
-def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool, auto: AutoFormat | None = None) -> Job:
+def _plan(
+    path: Path,
+    options: Options,
+    workers: Workers,
+    *,
+    calibrated: bool,
+    auto: AutoFormat | None = None,
+    mix: Mix | None = None,
+) -> Job:
     graph = Graph.load(path, constant_inputs=options.constant_inputs)
     provider = running_provider(options)
     solver = make_solver(options.algorithm, calibrated=calibrated)
@@ -103,7 +114,7 @@ def _plan(path: Path, options: Options, workers: Workers, *, calibrated: bool, a
     if options.auto_format and auto is None:
         auto = _auto(graph, known, {})
     found = contents(graph, graph.source_bytes)
-    return _decided(Job(graph, options, provider, solver, (), "", (), {}, found, workers, known, auto))
+    return _decided(Job(graph, options, provider, solver, (), "", (), {}, found, workers, known, auto, mix or {}))
 
 
 def _decided(job: Job) -> Job:
@@ -118,7 +129,7 @@ def _decided(job: Job) -> Job:
     if idle:
         skips += [Skip(target.name, target.node.op_type, FLOATS_STAY, nbytes=target.float_bytes) for target in idle]
         targets = [found for found in targets if found[1] not in idle]
-        planned, left = assign(targets, job.options, job.provider, auto=job.auto)
+        planned, left = assign(targets, job.options, job.provider, auto=job.auto, mix=job.mix)
     planned, skips = plan_others(graph, planned, [*skips, *left], job.options, job.provider)
     scheme = schemes_text(planned, job.options.scheme)
     return replace(job, planned=planned, scheme=scheme, skips=skips, kept=kept_weights(graph, planned))
@@ -128,7 +139,7 @@ def _assigned(job: Job) -> tuple[list[tuple[Rule, Target]], list[Skip], list[Pla
     """The targets, what is left alone, and what was decided: planned, and left alone for that."""
     found, skips = find(job.graph, job.options.include, job.options.exclude)
     targets = tied(found)
-    return targets, skips, *assign(targets, job.options, job.provider, auto=job.auto)
+    return targets, skips, *assign(targets, job.options, job.provider, auto=job.auto, mix=job.mix)
 
 
 def _auto(graph: Graph, known: Forecast, inputs: Mapping[str, Float32Array]) -> AutoFormat:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from onnxfq.arrays import Float64Array
 from onnxfq.calibration.checkpoint import Checkpoint
@@ -16,6 +17,7 @@ from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.calibrate import Calibration, Group, calibrate
 from onnxfq.quantization.expected import Expected
 from onnxfq.quantization.job import Job
+from onnxfq.quantization.mix_trial import AS_PLANNED
 from onnxfq.quantization.smoothing import find_smoothing, with_rounding
 from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
@@ -76,7 +78,10 @@ def _finish_stage(
     for index in calibration.fresh(position):
         weight = solved.get(index)
         shift = calibration.shift(position, index, weight)
-        rewriting.apply(index, weight, calibration.bias(position, index), shift, folded=folded)
+        bias = calibration.bias(position, index)
+        rewriting.apply(index, weight, bias, shift, folded=folded)
+        if job.trial is not None:
+            job.trial.keep_bias(index, bias, shift)
         steps()
     calibration.end(position, steps)
 
@@ -101,7 +106,7 @@ def _calibrate_and_solve(
     groups = calibration.measure(position, planned, steps)
     biased, scale = calibration.biased(position), None
     stage = [job.planned[i] for i in calibration.stages[position].targets]
-    folds = calibration.fold_of(position) is not None
+    folds = calibration.fold_of(position) is not None and job.trial is None  # one scale for all would be exchanged too
     if all(p.rule.rounds_rows for p in stage):
         inputs = calibration.seen(position)
         scale = _smoothing(stage, inputs, folds=folds) if calibration.scales(position) and len(groups) == 1 else None
@@ -131,6 +136,12 @@ def _solve_groups(
             group, job.solver, statistics, folder, biased=biased, input_scale=scale, drifting=drifting
         ) as tasks:
             solved |= _kept(solve(tasks, job.workers, job.options.memory))
+    if job.trial is not None:
+        alone = replace(job, trial=None)
+        for number, form in job.trial.forms(planned).items():
+            same = [({i: form[i] for i in group if i in form}, statistics) for group, statistics in groups]
+            job.trial.keep(number, _solve_groups(alone, calibration, form, same, biased, scale))
+        job.trial.keep(AS_PLANNED, solved)
     return {index: solved[index] for index in sorted(solved)}
 
 
@@ -158,8 +169,14 @@ def _without_data(job: Job, rewriting: Rewriting, indices: Sequence[int], steps:
     planned = rewriting.missing(indices)
     solved = solve(_tasks_without_data(job, planned), job.workers, job.options.memory)
     for index in indices:
-        rewriting.apply(index, next(solved)[1] if index in planned else None)
+        weight = next(solved)[1] if index in planned else None
+        rewriting.apply(index, weight)
+        if job.trial is not None:
+            job.trial.keep(AS_PLANNED, {index: weight})
         steps()
+    if job.trial is not None:
+        for number, form in job.trial.forms(planned).items():
+            job.trial.keep(number, dict(solve(_tasks_without_data(job, form), job.workers, job.options.memory)))
 
 
 def _end(job: Job, steps: Steps) -> None:

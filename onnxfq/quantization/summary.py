@@ -72,7 +72,7 @@ def summarize(job: Job, output: Path | None, targets: Sequence[TargetReport], ca
         source_contents=tuple(job.contents),
         estimate=estimate(job),
         expected=job.forecast.expected(job.planned) if job.forecast else (),
-        warnings=(*_plan_warnings(job), *(_comparison_warnings(job) if output else ())),
+        warnings=(*_plan_warnings(job), *(_comparison_warnings(job) if output else _mix_warnings(job))),
         onnxfq_version=VERSION,
         runtime_version=runtime_version(),
         settings=job.options.as_json(),
@@ -229,6 +229,14 @@ def _format_warnings(planned: Sequence[Planned]) -> Iterator[str]:
         yield (
             f"{tables[0].rule.operator} of embeddings ({len(tables)} nodes) is ONNX Runtime's operator, which other "
             'runtimes may not know: `embeddings="float"` leaves them as they are.'
+        )
+
+
+def _mix_warnings(job: Job) -> Iterator[str]:
+    if job.options.target_size is not None and job.planned:
+        yield (
+            f"Bits are chosen weight by weight when the model is quantized (`target_size={job.options.target_size}`), "
+            "by what each does to the outputs: what is shown here is a single scheme within that size."
         )
 
 

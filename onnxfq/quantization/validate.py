@@ -100,13 +100,13 @@ def _running(
         try:
             quantized = Session(output, provider=runtime.provider, threads=runtime.threads)
         except ModelError as error:
-            raise _does_not_run(error) from error
+            raise does_not_run(error) from error
         yield _Whole(original, quantized)
         return
     try:
         pieces = run_pieces(Graph.load(output), feeds, runtime, "comparing with the original", progress)
     except ModelError as error:
-        raise _does_not_run(error) from error
+        raise does_not_run(error) from error
     try:
         yield _InPieces(graph.path, output, comparison, kept, pieces)
     finally:
@@ -183,5 +183,6 @@ def _language(passages: PerplexityText | None, losses: TokenLosses) -> tuple[Met
     return (replace(metric, note=metric.note or f"texts {passages.feeds.origin}"),)
 
 
-def _does_not_run(error: ModelError) -> VerificationError:
+def does_not_run(error: ModelError) -> VerificationError:
+    """That a written file does not load where the original does."""
     return VerificationError(f"The original runs, the quantized model does not. Please report this: {error}")

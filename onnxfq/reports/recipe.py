@@ -18,6 +18,7 @@ _SCHEME = (
 )  # fmt: skip
 _NODES = ("target", "workload", "include", "exclude", "allow_slow", "constant_inputs", "unshare")
 _DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
+_MIX = ("target_size",)
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _SPELLED = {"schemes": "--scheme"}
 _FLAGS = {
@@ -54,11 +55,12 @@ def python_call(report: Report) -> str:
 
 def _settings(report: Report) -> Iterator[tuple[str, Any]]:
     """Settings that were made and are known here, in the order of the help; the provider is the one that was used."""
-    names = (*_SCHEME, "provider", *_NODES, *(() if report.output is None else (*_DATA, *_GATES)))
+    names = (*_SCHEME, "provider", *_NODES, *_MIX, *(() if report.output is None else (*_DATA, *_GATES)))
     chosen = {"format": "auto"} if report.settings.get("auto_format") else {}
     for name in names:
         value = {**report.settings, "provider": report.provider, **chosen}.get(name)
-        if value is not None and value != []:
+        chosen_by_mix = report.settings.get("target_size") is not None and name in ("bits", "block_size")
+        if value is not None and value != [] and not chosen_by_mix:
             yield name, value
 
 

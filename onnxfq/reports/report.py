@@ -16,6 +16,7 @@ from onnxfq.reports.contents import Content
 from onnxfq.reports.expectations import Estimate, ExpectedSpeed
 from onnxfq.reports.formats import writer_of
 from onnxfq.reports.measured import measured, telling
+from onnxfq.reports.mix import MixReport
 from onnxfq.reports.reading import build, read_object
 from onnxfq.rules import Skip
 from onnxfq.system.notebook import notebook_table
@@ -164,6 +165,7 @@ class Report(Gated):
         contents: what the output's files consist of (predicted by `inspect`), which adds up to their size.
         source_contents: the same of the source.
         expected: how fast the quantized products are by tables, on the machine that the output is made for and others.
+        mixes: of each model whose bits were chosen within a budget.
 
     Example:
         >>> report = onnxfq.Report.load("report.json")
@@ -198,6 +200,7 @@ class Report(Gated):
     contents: tuple[Content, ...] = ()
     source_contents: tuple[Content, ...] = ()
     expected: tuple[ExpectedSpeed, ...] = ()
+    mixes: tuple[MixReport, ...] = ()
 
     def __repr__(self) -> str:
         models = " → ".join(one_line(path) for path in (self.source, self.output) if path)
@@ -289,6 +292,7 @@ class Report(Gated):
             "source_contents": [asdict(c) for c in self.source_contents],
             "estimate": asdict(self.estimate),
             "expected": [asdict(e) for e in self.expected],
+            "mixes": [asdict(m) for m in self.mixes],
             "inputs": self.inputs,
             "measured_on": self.measured_on,
             "outputs": [asdict(o) for o in self.outputs],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxfq.graph import Graph, Node
-from onnxfq.rules.bias import Bias, find_bias, shift_bias
+from onnxfq.rules.bias import Bias, bias_of, find_bias, shift_bias
 from onnxfq.rules.channels import Channels
 from onnxfq.rules.dequantize_linear import DequantizeLinear
 from onnxfq.rules.dual_grained import DualGrained
@@ -53,6 +53,7 @@ __all__ = [
     "WeightKind",
     "WrittenTensors",
     "WrittenWeight",
+    "bias_of",
     "expected_mean_square",
     "find_bias",
     "find_fold",

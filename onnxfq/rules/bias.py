@@ -66,15 +66,27 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
     return None
 
 
+def bias_of(graph: Graph, node: Node) -> Bias:
+    """The bias of a node that has one: an Add, or a target's own Gemm; of the same model, loaded anew."""
+    index = 2 if node.op_type != "Add" else _constant_input(graph, node)
+    value = graph.constant(node, index)
+    assert isinstance(value, Constant)
+    return Bias(node, value)
+
+
 def shift_bias(graph: Graph, bias: Bias, shift: Float64Array, tensor_file: TensorFile) -> None:
     """Add a vector [N] to the bias of an Add."""
     node = bias.node
-    index = next(i for i in (0, 1) if isinstance(graph.constant(node, i), Constant))
+    index = _constant_input(graph, node)
     row = shifted(bias.value, shift).reshape(bias.value.shape)
     name = graph.add_tensor(node.body, f"{node.inputs[index]}_shifted", tensor_file, row)
     inputs = [name if i == index else other for i, other in enumerate(node.inputs)]
     add = make_node("Add", inputs, list(node.outputs))
     graph.replace(node, [add], keeps_name=add)
+
+
+def _constant_input(graph: Graph, node: Node) -> int:
+    return next(i for i in (0, 1) if isinstance(graph.constant(node, i), Constant))
 
 
 def shifted(value: Constant, shift: Float64Array, factor: float = 1.0) -> npt.NDArray[np.generic]:

@@ -138,7 +138,7 @@ def test_an_output_that_cannot_be_compared_leaves_the_judgement_to_the_others() 
     for first, second in (([rows, ours], [other]), ([ours], [rows, other])):
         found = compare_errors(first, second)
         assert found is not None
-        assert (found.with_data, found.without_data) == (0.02, 0.01)
+        assert (found.ours, found.other) == (0.02, 0.01)
 
 
 def test_gates_of_a_folder_fail_where_a_model_was_not_compared(tmp_path: Path) -> None:

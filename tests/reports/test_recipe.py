@@ -24,6 +24,7 @@ from support.tiny import entries, pair
         {},
         {"bits": 4, "symmetric": True, "activations": "float", "include": ["first"], "validate": False},
         {"block_size": "channel", "exclude": ["se.*d", "-x-"], "allow_slow": True, "algorithm": "hqq", "seed": 3},
+        {"target_size": "24%", "algorithm": "rtn", "embeddings": "float"},
         {"calib": "self", "samples": 2, "max_error": 0.9, "min_speedup": 1e-9, "algorithm": "gptq:damping=0.1"},
     ],
 )
