@@ -25,6 +25,7 @@ from onnxfq.feeds.records import Column, read_records
 from onnxfq.feeds.sample_limits import MOST_SAMPLES, MOST_TOKENS, OTHER_SAMPLES, count_within
 from onnxfq.feeds.self_generated import generate_self
 from onnxfq.feeds.size_search import RefusedError, fit_sizes, is_guessed
+from onnxfq.feeds.splices import spliced
 from onnxfq.feeds.text import Text, load_tokenizer
 from onnxfq.feeds.varied_inputs import usual_variants
 
@@ -70,6 +71,7 @@ __all__ = [
     "reads_encoder",
     "role",
     "slot",
+    "spliced",
     "stem",
     "takes_token_ids",
     "token_masks",

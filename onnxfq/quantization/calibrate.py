@@ -16,7 +16,7 @@ from onnxfq.calibration.stages import Stage
 from onnxfq.calibration.streams import ErrorSum
 from onnxfq.errors import OperatorError
 from onnxfq.executors.serialization import dump, load, remove
-from onnxfq.feeds import Feeds
+from onnxfq.feeds import Feeds, hold_tokens, spliced
 from onnxfq.graph import TensorFile
 from onnxfq.quantization.assign import SHARED_BITS, Planned
 from onnxfq.quantization.calibration_notes import data_notes, sharing_note
@@ -47,13 +47,15 @@ class Calibration:
     """
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
+        held = hold_tokens(len(feeds)) if job.solver.calibrated else frozenset()
+        feeds = spliced(feeds, job.graph.signature, held)
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
         self._rounding: dict[int, Rounding] = {}
         self._uses = Counter(p.key for p in job.planned)
         runtime = Runtime(job.provider, job.threads, job.options.memory, checkpoint.folder)
         targets = [p.target for p in job.planned]
         self._passages = [
-            Passage(job, route, feeds, runtime) for route in find_routes(job.graph, targets, feeds, runtime)
+            Passage(job, route, feeds, runtime, held) for route in find_routes(job.graph, targets, feeds, runtime)
         ]
         self._places = [(passage, i) for passage in self._passages for i in range(len(passage.stages))]
         self.stages: list[Stage] = [passage.stages[i] for passage, i in self._places]

@@ -9,7 +9,7 @@ from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.routes import Route
 from onnxfq.calibration.stages import find_stages
 from onnxfq.calibration.streams import ErrorSum, Residual, Streams
-from onnxfq.feeds import Feeds, hold_tokens
+from onnxfq.feeds import Feeds
 from onnxfq.graph import TensorFile
 from onnxfq.quantization.job import Job
 from onnxfq.rules import Fold, expected_mean_square, find_bias, find_fold, find_residuals
@@ -27,6 +27,7 @@ class Passage:
         route: which samples, and the branches that they take.
         feeds: all samples.
         runtime: where and how parts of the model run.
+        held: samples, of all, that are held back from statistics.
 
     Attributes:
         samples: their positions among all samples.
@@ -37,7 +38,7 @@ class Passage:
         streams: through the model as it is and as far as it is quantized.
     """
 
-    def __init__(self, job: Job, route: Route, feeds: Feeds, runtime: Runtime) -> None:
+    def __init__(self, job: Job, route: Route, feeds: Feeds, runtime: Runtime, held: Collection[int] = ()) -> None:
         self._job, self._flow, self._runtime = job, route.flow, runtime
         self._feeds = [feeds[sample] for sample in route.samples]
         self.samples = route.samples
@@ -50,8 +51,8 @@ class Passage:
         self.folds = self._folds(outputs)
         self.residuals = self._find_residuals(outputs)
         points = [[self._point(index) for index in stage.targets] for stage in self.stages]
-        held = hold_tokens(len(self._feeds)) if job.solver.calibrated else ()
-        self.streams = self._streams(points, self.residuals, held)
+        back = [position for position, sample in enumerate(route.samples) if sample in held]
+        self.streams = self._streams(points, self.residuals, back)
 
     def measure(self, index: int, tensor_file: TensorFile, tell: Tell) -> Statistics | None:
         """Run the samples up to a stage and measure its inputs; None where no sample gives any."""

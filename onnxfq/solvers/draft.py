@@ -18,6 +18,7 @@ from onnxfq.solvers.dual_grid import dual_codes, fitted_dual_grid
 from onnxfq.solvers.grid import fitted_grid
 from onnxfq.solvers.pairs import smallest_scale
 from onnxfq.solvers.rows import EachChunk
+from onnxfq.solvers.triangular import times_inverse
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +164,7 @@ def compensate(weight: Float32Array, pull: Float32Array | None, curvature: Curva
 
     def correct(rows: slice) -> None:
         moved = weight[rows].copy()
-        moved[:, order] += (pull[rows][:, order] @ factor.T) @ factor
+        moved[:, order] += times_inverse(np.ascontiguousarray(pull[rows][:, order]), factor)
         usable = np.isfinite(moved).all(axis=1, keepdims=True)
         np.copyto(target[rows], moved, where=usable)
 

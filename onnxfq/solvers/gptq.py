@@ -39,7 +39,7 @@ class Gptq(Solver):
     Dampings are in parts of the mean of the diagonal of `H`, the mean `x̃ x̃ᵀ`.
 
     Attributes:
-        damping: λ of GPTQ's factor.
+        damping: λ of GPTQ's factor; None: that of the target.
         refit_damping: λ of refits and of descent.
         alpha: how much of the error of its inputs a weight makes up for, 0 to 1; this and the next two are, where they
             are None, chosen for each stage by the error on tokens that no moment is of.
@@ -56,7 +56,7 @@ class Gptq(Solver):
         UsageError: a value that makes no sense.
     """
 
-    damping: float = 0.1
+    damping: float | None = None
     refit_damping: float = 0.1
     alpha: float | None = None
     residual: float | None = None
@@ -101,8 +101,9 @@ class Gptq(Solver):
         target_damping = USUAL.damping if self.target_damping is None else self.target_damping
         alpha = USUAL.alpha if self.alpha is None else self.alpha
         residual = USUAL.residual if self.residual is None else self.residual
+        damping = target_damping if self.damping is None else self.damping
         with row_threads(weight.shape[0]) as each:
-            known = curvature(statistics, self.damping, self.refit_damping, target_damping, self.act_order)
+            known = curvature(statistics, damping, self.refit_damping, target_damping, self.act_order)
             pull = asymmetric_term(weight, known, each, alpha=alpha, drift=statistics.drift, share=residual)
             target = compensate(weight, pull, known, each)
             draft = solve_towards(

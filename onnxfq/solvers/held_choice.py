@@ -13,8 +13,8 @@ from onnxfq.solvers.rows import products_alone
 from onnxfq.solvers.triangular import solve_lower
 from onnxfq.statistics import Statistics
 
-_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-_FIRST = 2  # of these is tried first
+_DAMPINGS = (0.03, 0.1, 0.3)  # beyond these codes become worse than the target becomes better
+_FIRST = 1  # of these is tried first
 _SHARES = np.linspace(0, 1, 21)
 
 
@@ -71,7 +71,7 @@ def choose_target(
             _SHARES if residual is None else np.array([residual]),
         )
         tried: dict[float, TargetChoice] = {}
-        H = gram / size
+        H = (gram / size).astype(np.float32)
 
         def loss(value: float) -> float:
             if value not in tried:
@@ -95,22 +95,22 @@ def _descend(loss: Callable[[float], float]) -> None:
             return
 
 
-def _pulls(rows: Float32Array, statistics: Statistics, size: float) -> dict[str, Float64Array]:
+def _pulls(rows: Float32Array, statistics: Statistics, size: float) -> dict[str, Float32Array]:
     """What moves weights, not yet divided by the moments: by their own inputs' error, and by a residual's."""
-    found: dict[str, Float64Array] = {}
+    found: dict[str, Float32Array] = {}
     if statistics.cross is not None and statistics.gram is not None:
-        own = rows.astype(np.float64) @ ((statistics.cross - statistics.gram) / size)
+        own = rows @ ((statistics.cross - statistics.gram) / size).astype(np.float32)
         if own.any():
             found["own"] = own
     if statistics.drift is not None and statistics.drift.any():
-        found["residual"] = statistics.drift / size
+        found["residual"] = (statistics.drift / size).astype(np.float32)
     return found
 
 
 def _best_shares(
-    H: Float64Array,
+    H: Float32Array,
     damping: float,
-    pulls: dict[str, Float64Array],
+    pulls: dict[str, Float32Array],
     inputs: Float32Array,
     wanted: npt.NDArray[np.floating],
     total: float,
@@ -118,9 +118,9 @@ def _best_shares(
 ) -> TargetChoice:
     """The best shares of both pulls under one damping: a quadratic in two numbers."""
     damped = H.copy()
-    damped[np.diag_indices_from(damped)] += damping
+    damped[np.diag_indices_from(damped)] += np.float32(damping)
     try:
-        lower = np.asarray(np.linalg.cholesky(damped), np.float64)
+        lower = np.linalg.cholesky(damped)
     except np.linalg.LinAlgError:
         return TargetChoice(0.0, 0.0, damping, np.inf)
     made = {name: np.asarray(inputs @ solve_lower(lower, pull.T), np.float64) for name, pull in pulls.items()}

@@ -12,7 +12,7 @@ from onnxfq.held_tokens import HeldTokens
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.held_choice import choose_target
-from onnxfq.solvers.triangular import solve_lower
+from onnxfq.solvers.triangular import solve_lower, times_inverse
 from onnxfq.statistics import Statistics
 
 N, K = 24, 150
@@ -113,6 +113,9 @@ def test_a_residual_is_made_up_for() -> None:
 def test_systems_are_solved(k: int) -> None:
     rng = np.random.default_rng(k)
     root = rng.standard_normal((k, k))
-    matrix, right = root @ root.T + np.eye(k), rng.standard_normal((k, 3))
-    found = solve_lower(np.asarray(np.linalg.cholesky(matrix), np.float64), right)
-    assert matrix @ found == pytest.approx(right, abs=1e-8)
+    matrix, right = root @ root.T / k + np.eye(k), rng.standard_normal((k, 3))
+    lower = np.linalg.cholesky(matrix).astype(np.float32)
+    found = solve_lower(lower, right.astype(np.float32))
+    assert matrix @ found == pytest.approx(right, abs=1e-4)
+    upper = np.linalg.inv(lower)[::-1, ::-1].copy()
+    np.testing.assert_allclose(times_inverse(right.T.astype(np.float32), upper), right.T @ upper.T @ upper, atol=1e-4)
