@@ -44,6 +44,7 @@ class Write(Protocol):
 MOST_EXCHANGES = 120  # more would take longer than all the rest; what is bundled does not depend on the machine
 _TRIES = 3  # of mixes for an error, each solved anew
 _AIM, _USED_UP = 0.97, 0.9  # parts of the error that is allowed
+_CLEARLY = 0.97  # of the single scheme's error: where less is gained, other samples may tell otherwise
 _SLACK = 256  # bytes by which a mix may be larger than one put together: what its metadata say of its schemes
 
 
@@ -179,7 +180,10 @@ class MixSearch:
     def _is_better(self, mix: Made, uniform: Made, judged: Judgement | None) -> bool:
         if not self._job.limit:
             return self._rank(mix) < self._rank(uniform)
-        return not self._fits(uniform) or (judged is not None and judged.ours < judged.other)
+        if not self._fits(uniform):
+            return True
+        clearly = judged is not None and judged.ours < _CLEARLY * judged.other
+        return clearly and mix.error < uniform.error
 
     def _fits(self, made: Made) -> bool:
         return not self._job.limit or made.nbytes <= self._job.limit
