@@ -3,8 +3,8 @@
     python -m benchmarks.calibration encoder ENCODER_DIR --sts stsb-train.csv --samples 192 --out CALIB
     python -m benchmarks.calibration decoder models/opt-4m --text wikitext2-valid.txt --samples 128 --out CALIB
 
-Encoders get every n-th row of STS-B, both sentences joined by a space, with the tokenizer's special tokens and without
-padding; decoders the first windows of a text and an empty KV cache. `texts.jsonl` holds the same as text.
+Encoders get every n-th row of STS-B, each of its two sentences a sample, as they are used, with the tokenizer's special
+tokens and without padding; decoders the first windows of a text and an empty KV cache. `texts.jsonl` holds the same as text.
 To read samples only numpy is needed: other tools do it in environments of their own.
 """
 
@@ -47,13 +47,13 @@ def write_samples(folder: Path, samples: Iterable[Sample], texts: Iterable[str])
 
 
 def write_encoder(folder: Path, sts: Path, count: int, out: Path) -> None:
-    """Write texts spread evenly over the rows of an STS-B file."""
+    """Write both sentences of rows spread evenly over an STS-B file."""
     from benchmarks.inputs import encoder_feed, load_tokenizer, read_sts, session
 
     tokenizer, model = load_tokenizer(folder), session(folder / "model.onnx")
     first, second, _ = read_sts(sts)
     rows = range(0, len(first), max(1, len(first) // count))[:count]
-    texts = [f"{first[row]} {second[row]}" for row in rows]
+    texts = [text for row in rows for text in (first[row], second[row])]
     write_samples(out, (encoder_feed(model, tokenizer.encode(text).ids) for text in texts), texts)
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with model.onnx and tokenizer.json")
     parser.add_argument("--sts", type=Path, help="STS-B rows to take an encoder's texts from")
     parser.add_argument("--text", type=Path, help="text to take a decoder's windows from")
-    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=128, help="of an encoder: rows, two sentences each")
     parser.add_argument("--window", type=int, default=256, help="tokens of a decoder's sample")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -14,7 +14,7 @@ GENERATED = ("decoder_1b", "decoder_7b", "decoder_13b")
 # Inputs that are made before they are needed.
 PREPARED = {
     "encoder_calib": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 192 --out {encoder_calib}",
-    "encoder_texts": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 128 --out {encoder_texts}",
+    "encoder_texts": "benchmarks.calibration encoder {encoder} --sts {sts_train} --samples 64 --out {encoder_texts}",
     "decoder_calib": "benchmarks.calibration decoder {decoder} --text {text_valid} --samples 128 --out {decoder_calib}",
     "zoo": "tools.make_zoo {zoo}",
     **{name: f"tools.generate_decoder {{{name}}} --preset {name.removeprefix('decoder_')}" for name in GENERATED},
@@ -49,7 +49,7 @@ class Part:
 PARTS: dict[str, Part] = {
     "encoder": Part(
         "Every tool on all-MiniLM-L6-v2",
-        "36 MatMuls, 4 bits. Calibrated on 192 texts spread over STS-B train (every n-th row, both sentences joined), "
+        "36 MatMuls, 4 bits. Calibrated on 192 rows spread over STS-B train, both sentences a sample each, "
         "judged on the whole STS-B test set. ONNX Runtime's HQQ stores floating-point zero points, for which its "
         "kernels are five to ten times slower than not quantizing; its GPTQ rounds the result a second time, which "
         "leaves the error of rounding to nearest.",
@@ -68,7 +68,7 @@ PARTS: dict[str, Part] = {
     "formats": Part(
         "Formats on an encoder",
         "all-MiniLM-L6-v2 as it is, default settings but for the format, beside "
-        "`onnxruntime.quantization.quantize_dynamic(per_channel=True)`. Calibrated on 192 texts of STS-B train, judged "
+        "`onnxruntime.quantization.quantize_dynamic(per_channel=True)`. Calibrated on 192 rows of STS-B train, judged "
         "on the whole STS-B test set; relative MSE is that of the hidden states. Loading and speeds, against the "
         "original with texts x tokens, are the processor's time of one thread, all files in turns. What is fast "
         "depends on the processor: these ratios are of this one, a Xeon with AMX; `onnxfq doctor --measure` tells "
