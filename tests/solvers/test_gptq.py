@@ -53,6 +53,7 @@ def loss(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> fl
         {"target_damping": float("inf")},
         {"alpha": 1.5},
         {"refine": -1},
+        {"recode": -1},
         {"column_batch": 0},
     ],
 )
