@@ -53,7 +53,7 @@ class Gptq(Solver):
         restarts: how often all that is done again on the grids that came out, a little wider or narrower, each row
             keeping its best, at most 3: each time as much work for 1 or 2 % less error. None without `refine`.
         recode: how often a part of the columns is given codes anew while the others stay, each row keeping what is
-            better; None: 24 with 2 bits, where that takes an eighth of the error, else 0.
+            better; None: 24 with 2 bits, where that takes an eighth of the error, else 0. None without `refine`.
         column_batch: columns between two matrix products; for speed only.
         bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
@@ -133,4 +133,4 @@ class Gptq(Solver):
     def _recode(self, scheme: Scheme) -> int:
         if self.recode is not None:
             return self.recode
-        return PARTS if scheme.bits <= FEW_BITS else 0
+        return PARTS if scheme.bits <= FEW_BITS and self.refine else 0
