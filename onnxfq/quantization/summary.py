@@ -168,7 +168,8 @@ def estimate(job: Job) -> Estimate:
     weights = [p.target.n * p.target.k for p in job.planned]
     comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
-    return Estimate(sum(weights) / job.solver.weights_per_second + 2.0, memory)
+    work = sum(size * job.solver.work(p.scheme) for size, p in zip(weights, job.planned, strict=True))
+    return Estimate(work / job.solver.weights_per_second + 2.0, memory)
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:

@@ -28,7 +28,7 @@ from support.weights import GRANULARITIES, SCALE_TYPES, assert_stands_on_its_gri
 K = 150  # no multiple of any block
 
 # Fits the calibration data, which tests look at, better than the defaults do.
-LOOSE = Gptq(damping=0.05, refit_damping=0.01, restarts=0)
+LOOSE = Gptq(damping=0.05, refit_damping=0.01, restarts=0, recode=0)
 
 
 def problem(n: int = 40, k: int = K) -> tuple[Float32Array, Statistics]:
@@ -53,6 +53,7 @@ def loss(weight: Float32Array, q: QuantizedWeight, statistics: Statistics) -> fl
         {"target_damping": float("inf")},
         {"alpha": 1.5},
         {"refine": -1},
+        {"recode": -1},
         {"column_batch": 0},
     ],
 )
