@@ -165,11 +165,11 @@ def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
 
 def estimate(job: Job) -> Estimate:
     """Sizes times speeds seen on two cores of a 2023 server; a GPU or more cores only shorten it."""
-    weights = [p.target.n * p.target.k for p in job.planned]
+    weights, solver = [p.target.n * p.target.k for p in job.planned], job.solver
     comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
-    work = sum(size * job.solver.work(p.scheme) for size, p in zip(weights, job.planned, strict=True))
-    return Estimate(work / job.solver.weights_per_second + 2.0, memory)
+    work = sum(p.target.n * p.target.k * solver.work(p.scheme, p.target.n, p.target.k) for p in job.planned)
+    return Estimate(work / solver.weights_per_second + 2.0, memory)
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:

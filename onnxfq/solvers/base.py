@@ -41,8 +41,8 @@ class Solver(ABC):
         """Whether a bias behind the weight is to take up the mean error, and what remains about it is minimized."""
         return False
 
-    def work(self, scheme: Scheme) -> float:
-        """How many times as long a weight takes as `weights_per_second` says, for estimates."""
+    def work(self, scheme: Scheme, n: int, k: int) -> float:
+        """How many times as long a weight [N, K] takes as `weights_per_second` says, for estimates."""
         return 1.0
 
     def solve(

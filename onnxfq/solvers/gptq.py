@@ -26,8 +26,9 @@ from onnxfq.statistics import Statistics
 _LOGGER = logging.getLogger(__name__)
 
 USUAL = TargetChoice(alpha=0.5, residual=0.5, damping=0.1, loss=1.0)  # where nothing tells which is best
-FEW_BITS = 2  # with so few, descent ends far above what there is
-PARTS = 24  # given codes anew
+FEW_BITS, MANY_PARTS = 2, 24  # with so few, descent ends far above what there is
+USUAL_BITS, SOME_PARTS = 4, 8
+CHEAP = 1 << 30  # multiplications of a weight with its moments: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Gptq(Solver):
         restarts: how often all that is done again on the grids that came out, a little wider or narrower, each row
             keeping its best, at most 3: each time as much work for 1 or 2 % less error. None without `refine`.
         recode: how often a part of the columns is given codes anew while the others stay, each row keeping what is
-            better; None: 24 with 2 bits, where that takes an eighth of the error, else 0. None without `refine`.
+            better; None: 24 with 2 bits, where that takes an eighth of the error, 8 with 4 bits where a product of the
+            weight with its moments takes milliseconds, else 0. None without `refine`.
         column_batch: columns between two matrix products; for speed only.
         bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
@@ -93,9 +95,9 @@ class Gptq(Solver):
         """As the option `bias` says."""
         return self.bias
 
-    def work(self, scheme: Scheme) -> float:
+    def work(self, scheme: Scheme, n: int, k: int) -> float:
         """Four parts of the columns take as long as everything else."""
-        return 1 + self._recode(scheme) / 4
+        return 1 + self._recode(scheme, n, k) / 4
 
     def tuned(self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics) -> Gptq:
         """With `alpha`, `residual` and `target_damping` chosen; see `Solver.tuned`."""
@@ -127,11 +129,13 @@ class Gptq(Solver):
                 restarts=self.restarts,
                 column_batch=self.column_batch,
             )
-            recode_parts(draft, known, self._recode(scheme), self.column_batch, each)
+            recode_parts(draft, known, self._recode(scheme, *weight.shape), self.column_batch, each)
             keep_best_rows(draft, weight, pull, known, each)
         return draft.finished(known.remarks)
 
-    def _recode(self, scheme: Scheme) -> int:
-        if self.recode is not None:
-            return self.recode
-        return PARTS if scheme.bits <= FEW_BITS and self.refine else 0
+    def _recode(self, scheme: Scheme, n: int, k: int) -> int:
+        if self.recode is not None or not self.refine:
+            return self.recode or 0
+        if scheme.bits <= FEW_BITS:
+            return MANY_PARTS
+        return SOME_PARTS if scheme.bits <= USUAL_BITS and n * k * k <= CHEAP else 0

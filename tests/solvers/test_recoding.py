@@ -103,5 +103,8 @@ def test_gptq_does_it_where_bits_are_few() -> None:
 
 
 def test_estimates_know_that_it_takes_longer() -> None:
-    assert Gptq().work(Scheme(4, 32)) == Gptq(recode=0).work(Scheme(2, 32)) == 1
-    assert Gptq().work(Scheme(2, 32)) == Gptq(recode=24).work(Scheme(4, 32)) > 4
+    small, large = (384, 1536), (4096, 4096)
+    assert Gptq().work(Scheme(4, 32), *large) == Gptq(recode=0).work(Scheme(2, 32), *small) == 1
+    assert Gptq().work(Scheme(8, 32), *small) == Gptq(refine=0).work(Scheme(4, 32), *small) == 1
+    assert Gptq().work(Scheme(4, 32), *small) == Gptq(recode=8).work(Scheme(4, 32), *large) == 3
+    assert Gptq().work(Scheme(2, 32), *large) == Gptq(recode=24).work(Scheme(4, 32), *large) > 4
