@@ -25,7 +25,7 @@ from onnxfq.session import Session
 
 SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
 _BATCH_RANK = 3  # dimensions of a batch of matrices
-_HELD_ROWS = 64  # tokens of a held-back sample that are kept, at most
+_HELD_ROWS = 128  # tokens of a held-back sample that are kept, at most
 _AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
 
 Squares = tuple[float, float]  # of an error and of what it is relative to

@@ -49,9 +49,11 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
 def hold_tokens(count: int) -> frozenset[int]:
     """The samples, of so many that calibrate, on which the solver's settings are chosen: no moment is of them.
 
-    Every sixteenth, at least 4 and at most 64; none of fewer than 32, with which settings are the usual ones.
+    Every sixteenth, at most 64, and at least 4 where there are 32; 2 of fewer, and none of fewer than 16, with which
+    settings are the usual ones.
     """
-    kept = min(max(count // _CHOOSE_SHARE, _LEAST_CHOOSE), _MOST_CHOOSE) if count >= ENOUGH_SAMPLES else 0
+    least = _LEAST_CHOOSE if count >= ENOUGH_SAMPLES else _LEAST_CHOOSE // 2
+    kept = min(max(count // _CHOOSE_SHARE, least), _MOST_CHOOSE) if count >= _CHOOSE_SHARE else 0
     return frozenset((2 * index + 1) * count // (2 * kept) for index in range(kept))
 
 

@@ -14,6 +14,7 @@ from onnxfq.feeds import (
     count_tokens,
     count_within,
     hold_out,
+    hold_tokens,
     with_held_out,
     without_copies,
 )
@@ -128,3 +129,11 @@ def test_images_and_states_count_as_many_tokens() -> None:
     states = TensorSpec("encoder_hidden_states", "float32", ("batch", "frames", 4))
     heard: Feed = {"input_ids": np.ones((1, 5), np.int64), "encoder_hidden_states": np.zeros((1, 9, 4), np.float32)}
     assert count_within(Feeds((heard,) * 300, "given: sound"), Signature((IDS, states), ())) == 128
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, 0), (15, 0), (16, 2), (31, 2), (32, 4), (400, 25), (5000, 64)])
+def test_settings_are_chosen_on_a_few_samples_spread_over_all(count: int, kept: int) -> None:
+    found = sorted(hold_tokens(count))
+    assert len(found) == kept
+    assert all(0 <= index < count for index in found)
+    assert not kept or max(np.diff([-1, *found, count])) <= 1.6 * count / kept

@@ -72,7 +72,8 @@ def test_much_better_than_without_data(
     weight, statistics = problem()
     scheme = Scheme(bits, granularity, symmetric)
     rtn, hqq, gptq = (
-        s.solve(weight, scheme, statistics, scale_type="float16") for s in (Rtn(), Hqq(), Gptq(act_order=act_order))
+        s.solve(weight, scheme, statistics, scale_type="float16")
+        for s in (Rtn(), Hqq(), Gptq(alpha=1, target_damping=0.05, damping=0.1, act_order=act_order))
     )
     assert_stands_on_its_grid(gptq, weight, scheme, "float16")
     losses = [loss(weight, q, statistics) for q in (gptq, hqq, rtn)]
