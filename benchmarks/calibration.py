@@ -4,8 +4,8 @@
     python -m benchmarks.calibration decoder models/opt-4m --text wikitext2-valid.txt --samples 128 --out CALIB
 
 Encoders get every n-th row of STS-B, each of its two sentences a sample, as they are used, with the tokenizer's special
-tokens and without padding; decoders the first windows of a text and an empty KV cache. `texts.jsonl` holds the same as text.
-To read samples only numpy is needed: other tools do it in environments of their own.
+tokens and without padding; decoders the first windows of a text and an empty KV cache. `texts.jsonl` holds the same as
+text. To read samples only numpy is needed: other tools do it in environments of their own.
 """
 
 from __future__ import annotations

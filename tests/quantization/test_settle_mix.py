@@ -16,7 +16,7 @@ from onnxfq.progress import Progress
 from onnxfq.quantization import settle_mix
 from onnxfq.quantization.keep_better import Judgement
 from onnxfq.quantization.mix_exchange import Exchange
-from onnxfq.quantization.mix_search import Sensitivities
+from onnxfq.quantization.mix_sensitivities import Sensitivities
 from onnxfq.quantization.settle_mix import Made, MixSearch
 from onnxfq.reports.mix import MIXED, UNIFORM
 from support.models import Array, model, write
