@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 
 import onnxfq
 from onnxfq import Report
+from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
 from onnxfq.progress import Progress
-from onnxfq.quantization import settle_mix
+from onnxfq.quantization import settle_mix, solve_weights
 from onnxfq.quantization.keep_better import Judgement
 from onnxfq.quantization.mix_exchange import Exchange
 from onnxfq.quantization.mix_sensitivities import Sensitivities
 from onnxfq.quantization.settle_mix import Made, MixSearch
+from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.reports.mix import MIXED, UNIFORM
+from onnxfq.scheme import Scheme
 from support.models import Array, model, write
 from support.tiny import entries, inspect, pair, quantize, weight
 
@@ -104,6 +108,30 @@ def test_what_is_put_together_is_what_was_solved(
     onnxfq.quantize(source, tmp_path / "o.onnx", target_size="24%", calib=samples(), **settings)
     assert found[0] == pytest.approx(made[0], rel=1e-5)
     assert found[1] > 10 * found[0]
+
+
+def test_whatever_its_scheme_a_weight_makes_up_for_what_is_wrong_in_its_residual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "h = MatMul(x, w0) r = Relu(h) g = MatMul(r, w1) y = Add(g, h)"
+    source = write(model(body, y="float[M, 64] y", w0=weight(0), w1=weight(1)), tmp_path / "m.onnx")
+    solve, solved, tuned = solve_weights.solve, list[tuple[bool, Scheme]](), list[int]()
+
+    def solving(tasks: Mapping[int, WeightTask], *arguments: Any) -> Iterator[tuple[int, SolvedWeight | None]]:
+        solved.extend((task.drifts, task.scheme) for index, task in tasks.items() if index == 1)
+        return solve(tasks, *arguments)
+
+    def choosing(rows: Float32Array, *_: Any, **__: Any) -> None:
+        tuned.append(len(rows))
+
+    monkeypatch.setattr(solve_weights, "solve", solving)
+    monkeypatch.setattr("onnxfq.solvers.gptq.choose_target", choosing)
+    settings = {**SETTINGS, "algorithm": "gptq"}
+    report = onnxfq.quantize(source, tmp_path / "o.onnx", target_size="24%", calib=samples(), **settings)
+    calibrated = solved[:-1]  # the last is made without data, to compare
+    assert len({scheme for _, scheme in calibrated}) > report.mixes[0].measured // 2
+    assert all(drifts for drifts, _ in calibrated), calibrated
+    assert len(tuned) == 2 * (len(calibrated) - report.mixes[0].measured // 2), "once a stage, not once a scheme"
 
 
 def test_the_single_scheme_is_kept_where_the_mix_is_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

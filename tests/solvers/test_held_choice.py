@@ -86,7 +86,7 @@ def test_what_is_given_stays() -> None:
     found = choose_target(weight, statistics, alpha=0.25, residual=0.0, damping=0.2)
     assert found is not None
     assert (found.alpha, found.residual, found.damping) == (0.25, 0.0, 0.2)
-    tuned = Gptq(alpha=0.25).tuned([weight], None, statistics)  # type: ignore[arg-type]
+    tuned = Gptq(alpha=0.25).tuned([weight], statistics)
     assert tuned.alpha == 0.25
     assert tuned.residual is not None
 
@@ -95,7 +95,7 @@ def test_without_held_back_tokens_or_errors_nothing_is_chosen() -> None:
     weight, statistics, _ = stage(500)
     assert choose_target(weight, replace(statistics, held=None)) is None
     assert choose_target(weight, replace(statistics, cross=None, drift=None)) is None
-    assert Gptq().tuned([weight], None, replace(statistics, held=None)) == Gptq()  # type: ignore[arg-type]
+    assert Gptq().tuned([weight], replace(statistics, held=None)) == Gptq()
 
 
 def test_a_residual_is_made_up_for() -> None:
