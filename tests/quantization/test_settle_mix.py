@@ -15,7 +15,7 @@ from onnxfq import Report
 from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
 from onnxfq.progress import Progress
-from onnxfq.quantization import settle_mix, solve_weights
+from onnxfq.quantization import announce_cost, settle_mix, solve_weights
 from onnxfq.quantization.keep_better import Judgement
 from onnxfq.quantization.mix_exchange import Exchange
 from onnxfq.quantization.mix_sensitivities import Sensitivities
@@ -203,6 +203,25 @@ def test_the_limit_of_a_folder_is_shared_out_as_its_models_are_large(tmp_path: P
     assert all(mix.limit_bytes == 7500 for mix in report.mixes)
     assert report.size.output_bytes <= 15000
     assert Report.from_json(json.loads(json.dumps(report.to_json()))).mixes == report.mixes
+
+
+def test_disk_and_time_are_told_for_all_that_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "a = MatMul(x, w0) y = MatMul(a, w1)"
+    weights = {"w0": weight(0, 256, 64), "w1": weight(1, 64, 256)}
+    source = write(model(body, x="float[M, 256] x", y="float[M, 256] y", **weights), tmp_path / "m.onnx")
+    told, used, make = list[int](), list[int](), MixSearch._make
+
+    def making(self: MixSearch, *arguments: Any) -> Made:
+        made = make(self, *arguments)
+        used.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file() and file != source))
+        return made
+
+    monkeypatch.setattr(MixSearch, "_make", making)
+    monkeypatch.setattr(announce_cost, "check_space", lambda _, wanted: told.append(wanted))
+    report = onnxfq.quantize(source, tmp_path / "o.onnx", target_size="20%", **SETTINGS)
+    assert report.size.output_bytes < max(used) <= told[0] < 2 * max(used)
+    usual = onnxfq.inspect(source, provider="cpu", algorithm="rtn").estimate
+    assert report.estimate.seconds - 2 == pytest.approx(7 * (usual.seconds - 2)), "five schemes, and two models"
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
