@@ -20,6 +20,7 @@ from onnxfq.quantization.keep_better import Judgement
 from onnxfq.quantization.mix_exchange import Exchange
 from onnxfq.quantization.mix_sensitivities import Sensitivities
 from onnxfq.quantization.settle_mix import Made, MixSearch
+from onnxfq.quantization.solve import solve
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.reports.mix import MIXED, UNIFORM
 from onnxfq.scheme import Scheme
@@ -115,7 +116,7 @@ def test_whatever_its_scheme_a_weight_makes_up_for_what_is_wrong_in_its_residual
 ) -> None:
     body = "h = MatMul(x, w0) r = Relu(h) g = MatMul(r, w1) y = Add(g, h)"
     source = write(model(body, y="float[M, 64] y", w0=weight(0), w1=weight(1)), tmp_path / "m.onnx")
-    solve, solved, tuned = solve_weights.solve, list[tuple[bool, Scheme]](), list[int]()
+    solved, tuned = list[tuple[bool, Scheme]](), list[int]()
 
     def solving(tasks: Mapping[int, WeightTask], *arguments: Any) -> Iterator[tuple[int, SolvedWeight | None]]:
         solved.extend((task.drifts, task.scheme) for index, task in tasks.items() if index == 1)
@@ -207,8 +208,8 @@ def test_the_limit_of_a_folder_is_shared_out_as_its_models_are_large(tmp_path: P
 
 def test_disk_and_time_are_told_for_all_that_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = "a = MatMul(x, w0) y = MatMul(a, w1)"
-    weights = {"w0": weight(0, 256, 64), "w1": weight(1, 64, 256)}
-    source = write(model(body, x="float[M, 256] x", y="float[M, 256] y", **weights), tmp_path / "m.onnx")
+    proto = model(body, x="float[M, 256] x", y="float[M, 256] y", w0=weight(0, 256, 64), w1=weight(1, 64, 256))
+    source = write(proto, tmp_path / "m.onnx")
     told, used, make = list[int](), list[int](), MixSearch._make
 
     def making(self: MixSearch, *arguments: Any) -> Made:

@@ -12,7 +12,6 @@ from onnxfq.held_tokens import HeldTokens
 from onnxfq.scheme import Scheme
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.held_choice import choose_target
-from onnxfq.solvers.triangular import solve_lower, times_inverse
 from onnxfq.statistics import Statistics
 
 N, K = 24, 150
@@ -107,15 +106,3 @@ def test_a_residual_is_made_up_for() -> None:
         wanted = held.float_inputs @ weight.T + held.drift
         errors.append(float(np.square(wanted - held.inputs @ q.T).sum()))
     assert errors[1] < 0.7 * errors[0]
-
-
-@pytest.mark.parametrize("k", [1, 5, 128, 300])
-def test_systems_are_solved(k: int) -> None:
-    rng = np.random.default_rng(k)
-    root = rng.standard_normal((k, k))
-    matrix, right = root @ root.T / k + np.eye(k), rng.standard_normal((k, 3))
-    lower = np.linalg.cholesky(matrix).astype(np.float32)
-    found = solve_lower(lower, right.astype(np.float32))
-    assert matrix @ found == pytest.approx(right, abs=1e-4)
-    upper = np.linalg.inv(lower)[::-1, ::-1].copy()
-    np.testing.assert_allclose(times_inverse(right.T.astype(np.float32), upper), right.T @ upper.T @ upper, atol=1e-4)
