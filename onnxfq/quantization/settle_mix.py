@@ -93,6 +93,7 @@ class MixSearch:
         """The best file, whose report says what it was held against."""
         finest, known = self._make_finest()
         limit = None if self._job.limit is None else self._job.limit - max(0, finest.nbytes - known.nbytes)
+        self._progress("putting mixes together", 0, 1)
         single = self._single(known, limit)
         whole = not any(single.numbers) and not self._job.solver.scales_inputs  # a trial scales none
         uniform = finest if whole else self._solve(finest.job, known, single, "uniform")
@@ -143,12 +144,14 @@ class MixSearch:
     ) -> Iterator[tuple[Made, Proposal]]:
         """Mixes as they are proposed, each solved as a whole; several only where the error is the limit."""
         if limit is not None:
+            self._progress("putting mixes together", 0, 1)
             proposal = known.within(limit - _SLACK)
             if proposal is not None and (proposal.error < single.error or single.nbytes > limit):
                 yield self._solve(job, known, proposal, "mix"), proposal
             return
         wanted = 1.0  # of the error that is allowed, when put together: solving repairs a part
         for number in range(_TRIES):
+            self._progress("putting mixes together", 0, 1)
             proposal = known.holding(wanted)
             if proposal is None:
                 return
@@ -199,6 +202,7 @@ class MixSearch:
             self._progress(f"{what}: {step}", done, total)
 
         report = self._write(job, place, self._data, checkpoint, progress=told)
+        told("measuring", 0, 1)
         return Made(job, report, place, self._judge.error(place))
 
     def _place(self, name: str) -> Path:
@@ -209,6 +213,7 @@ class MixSearch:
         comparison = self._data.comparison
         if comparison is None:
             return None
+        self._progress("comparing the mix with one scheme", 0, 1)
         ours, other = (judge(self._job.graph, made.place, comparison, silent) for made in (mix, uniform))
         return compare_errors(ours, other)
 

@@ -219,7 +219,11 @@ def test_disk_and_time_are_told_for_all_that_is_tried(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(MixSearch, "_make", making)
     monkeypatch.setattr(announce_cost, "check_space", lambda _, wanted: told.append(wanted))
-    report = onnxfq.quantize(source, tmp_path / "o.onnx", target_size="20%", **SETTINGS)
+    stages: list[str] = []
+    report = onnxfq.quantize(
+        source, tmp_path / "o.onnx", target_size="20%", progress=lambda what, *_: stages.append(what), **SETTINGS
+    )
+    assert {"putting mixes together", "the mix: measuring", "comparing the mix with one scheme"} <= set(stages)
     assert report.size.output_bytes < max(used) <= told[0] < 2 * max(used)
     usual = onnxfq.inspect(source, provider="cpu", algorithm="rtn").estimate
     assert report.estimate.seconds - 2 == pytest.approx(7 * (usual.seconds - 2)), "five schemes, and two models"
