@@ -21,6 +21,7 @@ from onnxfq.model_files import makes_folder, output_of
 from onnxfq.option_changes import Changes, choose_options
 from onnxfq.options import Options
 from onnxfq.progress import Progress
+from onnxfq.quantization.announce_cost import announce_cost
 from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.file_contents import contents
@@ -28,7 +29,7 @@ from onnxfq.quantization.folder import merge
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.keep_better import compare_errors, take_files
 from onnxfq.quantization.mix_limits import with_limits, within_limit
-from onnxfq.quantization.plan import announce_cost, is_idle, plan, plan_with_data, plan_without_data
+from onnxfq.quantization.plan import is_idle, plan, plan_with_data, plan_without_data
 from onnxfq.quantization.resume import Work, find_work, working
 from onnxfq.quantization.settle_mix import settle_mix
 from onnxfq.quantization.settle_others import settle_others

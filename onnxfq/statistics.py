@@ -82,6 +82,9 @@ class Statistics:
         """The same for a weight whose product is added to no residual."""
         if self.drift is None and self.drift_mean is None:
             return self
+        return self.derived("without drift", Statistics._without_drift)
+
+    def _without_drift(self) -> Statistics:
         return replace(self, drift=None, drift_mean=None, held=self.held and replace(self.held, drift=None))
 
     def about_means(self) -> Statistics:

@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float32Array
 from onnxfq.int8_rows import TOP
-from onnxfq.solvers.rows import products_alone
 from onnxfq.system.compiled import compiled
-from onnxfq.system.threads import limited_threads, spread
+from onnxfq.system.threads import limited_threads, products_alone, spread
 
 _STRIP = 256  # rows of a matrix, or tokens, that are a piece of work; never derived from the number of threads
 _LEFT = {"gram": "inputs", "cross": "original", "drift": "difference"}  # what is multiplied with the inputs, by sum

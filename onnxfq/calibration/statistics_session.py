@@ -1,4 +1,4 @@
-"""Adding up the statistics of one stage, a chunk of tokens at a time, inside ONNX Runtime."""
+"""Adding up the statistics of one stage, a chunk of tokens at a time, on a device or in host memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Chunk:
 
     Attributes:
         tokens: how many.
-        gram: [K, K] float32, its `Σ x̃ x̃ᵀ`; None where a session has added it.
+        gram: [K, K] float32, its `Σ x̃ x̃ᵀ`; None where it is added up already.
         cross: [K, K] float32, its `Σ x x̃ᵀ`; None likewise, or where it is the same.
         drift: [N, K] float32, its `Σ (r − r̃) x̃ᵀ`; None likewise, or without a residual.
         vectors: what else there is of it, [K] or [N] each, by name.
@@ -82,7 +82,7 @@ class Totals:
 
 
 def _added(total: Float64Array | None, product: Array | None) -> Float64Array | None:
-    """The sum in float64, as the session adds it."""
+    """The sum in float64, as sessions and `HostSums` add it."""
     if product is None:
         return total
     if total is None:
@@ -91,7 +91,7 @@ def _added(total: Float64Array | None, product: Array | None) -> Float64Array | 
 
 
 class Gram:
-    """The statistics of one stage, added up in a session, or chunk by chunk for somebody else to add up.
+    """The statistics of one stage, added up here, or chunk by chunk for somebody else to add up.
 
     Args:
         dtype: of the activations.
@@ -100,7 +100,7 @@ class Gram:
         transposed: activations are [K, tokens].
         rounded_in: columns that share a scale where the kernel rounds its input to int8; None where it does not.
         provider: where to compute.
-        threads: for the session.
+        threads: to use at most; None for all.
         apart: chunks are returned and not added up.
         drifts: columns of the residual's error; None without one.
     """

@@ -182,9 +182,7 @@ class Streams:
         """Run a segment on every sample; what later segments want is kept, what nobody wants is freed."""
         segment = self._segments[index]
         self._twins |= changed(self._graph, segment.steps, self._twins)
-        measured = None
-        if measure:
-            measured = self._measured(index, rounded_in)
+        measured = self._measured(index, rounded_in) if measure else None
         program = self._program(segment, measured, tensor_file)
         run = self._run_elsewhere if self._workers.elsewhere and self._alive else self._run_here
         sums = run(program, tell)

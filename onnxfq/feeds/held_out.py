@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from onnxfq.feeds.feed import Feed, Feeds, fingerprint
@@ -42,7 +44,7 @@ def hold_out(feeds: Feeds, samples: int) -> tuple[Feeds, Feeds | None]:
     if count < ENOUGH_SAMPLES:
         return feeds[:samples], None
     kept_back = max(LEAST, count // _SHARE)
-    chosen = {(2 * index + 1) * count // (2 * kept_back) for index in range(kept_back)}
+    chosen = _spread(kept_back, count)
     return _some(feeds, chosen, chosen=False), _some(feeds, chosen, chosen=True)
 
 
@@ -54,7 +56,7 @@ def hold_tokens(count: int) -> frozenset[int]:
     """
     least = _LEAST_CHOOSE if count >= ENOUGH_SAMPLES else _LEAST_CHOOSE // 2
     kept = min(max(count // _CHOOSE_SHARE, least), _MOST_CHOOSE) if count >= _CHOOSE_SHARE else 0
-    return frozenset((2 * index + 1) * count // (2 * kept) for index in range(kept))
+    return _spread(kept, count)
 
 
 def halves(feeds: Feeds) -> tuple[Feeds, Feeds]:
@@ -76,7 +78,12 @@ def count_tokens(feeds: Feeds, signature: Signature) -> int | None:
     return sum(known) if known else None
 
 
-def _some(feeds: Feeds, indices: set[int], *, chosen: bool) -> Feeds:
+def _spread(kept: int, count: int) -> frozenset[int]:
+    """So many of `count` positions, at even distances."""
+    return frozenset((2 * index + 1) * count // (2 * kept) for index in range(kept))
+
+
+def _some(feeds: Feeds, indices: Collection[int], *, chosen: bool) -> Feeds:
     samples = tuple(feed for index, feed in enumerate(feeds) if (index in indices) is chosen)
     return Feeds(samples, feeds.origin, feeds.is_generated)
 

@@ -37,4 +37,4 @@ def count_within(feeds: Feeds, signature: Signature) -> int:
 def _size(feed: Feed, signature: Signature) -> int:
     tokens = feed_tokens(feed, signature)
     large = any(is_float(s) and role(s) == "data" and s.name in feed for s in signature.inputs)
-    return max(tokens or 0, 0 if tokens is not None and not large else _LARGE)
+    return max(tokens or 0, _LARGE if large or tokens is None else 0)

@@ -9,7 +9,6 @@ from pathlib import Path
 from onnxfq.progress import Progress, Steps
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.mix_assemble import assemble
-from onnxfq.quantization.mix_error import MixError
 from onnxfq.quantization.mix_judge import Judge
 from onnxfq.quantization.mix_parts import MixPart, mix_of
 from onnxfq.quantization.mix_trial import AS_PLANNED, MixTrial
@@ -28,7 +27,6 @@ class Exchange:
         trial: what was solved along with it.
         parts: that have a choice.
         judge: measures models.
-        measure: makes one figure of what the judge finds.
         place: a file to try them with; nothing stays of it.
     """
 
@@ -36,7 +34,6 @@ class Exchange:
     trial: MixTrial
     parts: Sequence[MixPart]
     judge: Judge
-    measure: MixError
     place: Path
 
     def error(self, numbers: Numbers) -> tuple[float, int]:
@@ -46,7 +43,7 @@ class Exchange:
         files = assemble(job, self.trial, members, self.place)
         try:
             nbytes = sum(file.stat().st_size for file in files)
-            return self.measure(self.judge.outputs(self.place)), nbytes
+            return self.judge.error(self.place), nbytes
         finally:
             for file in files:
                 file.unlink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from onnxfq.arrays import Array
@@ -10,8 +10,9 @@ from onnxfq.errors import ModelError
 from onnxfq.graph import Graph
 from onnxfq.metrics.output_accuracy import OutputAccuracy
 from onnxfq.metrics.output_error import compare_outputs
-from onnxfq.progress import Progress
+from onnxfq.progress import silent
 from onnxfq.quantization.comparison import Comparison
+from onnxfq.quantization.mix_error import MixError
 from onnxfq.quantization.validate import does_not_run, judge
 from onnxfq.session import Session
 
@@ -24,27 +25,30 @@ class Judge:
     Args:
         graph: the original, as it was loaded.
         comparison: what was prepared.
-        wanted: names of the outputs that count.
-        progress: told about long work.
+        measure: makes one figure of all outputs, and says which of them count.
     """
 
-    def __init__(self, graph: Graph, comparison: Comparison, wanted: Collection[str], progress: Progress) -> None:
-        self._graph, self._comparison, self._progress = graph, comparison, progress
+    def __init__(self, graph: Graph, comparison: Comparison, measure: MixError) -> None:
+        self._graph, self._comparison, self._measure = graph, comparison, measure
+        wanted = measure.wanted(graph.signature.outputs)
         self._specs = [spec for spec in graph.signature.outputs if spec.name in wanted]
         self._kept: list[dict[str, Array]] = []
         self._step = 1
         if comparison.original is None:
             self._run_original()
 
-    def outputs(self, file: Path) -> tuple[OutputAccuracy, ...]:
-        """The errors of a file.
+    def error(self, file: Path) -> float:
+        """The error of a file; infinite where an output is broken.
 
         Raises:
             VerificationError: it does not load where the original does.
         """
+        return self._measure(self._outputs(file))
+
+    def _outputs(self, file: Path) -> tuple[OutputAccuracy, ...]:
         runtime, feeds = self._comparison.runtime, self._comparison.inputs.feeds
         if not self._kept:  # too large to be run as a whole
-            found = judge(self._graph, file, self._comparison, self._progress)
+            found = judge(self._graph, file, self._comparison, silent)
             return tuple(one for one in found if any(one.name == spec.name for spec in self._specs))
         try:
             session = Session(file, provider=runtime.provider, threads=runtime.threads)

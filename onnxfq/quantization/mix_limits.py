@@ -72,6 +72,20 @@ def within_limit(job: Job) -> Job:
     return plan_again(job, mix=mix_of(job, parts, fitting))
 
 
+def bytes_tried(job: Job) -> int:
+    """Bytes of all files that a mix is chosen from, at most; 0 where none is chosen.
+
+    Each weight in every scheme; the finest model, and one in which weights are exchanged; the single scheme and the
+    mix, which are no larger than the limit, or than the finest.
+    """
+    if job.options.target_size is None:
+        return 0
+    parts, _ = find_parts(job)
+    finest = _resized(job, {i: part.largest for i, part in enumerate(parts)}, parts)
+    largest = finest if job.limit is None else min(finest, job.limit)
+    return sum(sum(part.nbytes.values()) for part in parts) + 2 * finest + 2 * largest
+
+
 def _resized(job: Job, numbers: dict[int, int], parts: Sequence[MixPart]) -> int:
     """The bytes of the model's files with parts in these forms."""
     return predicted_bytes(job) + sum(parts[i].nbytes[n] - parts[i].nbytes[AS_PLANNED] for i, n in numbers.items())

@@ -15,7 +15,6 @@ from onnxfq.feeds import Feeds
 from onnxfq.graph import Graph, can_raise_opset, raise_opset
 from onnxfq.machines import AUTO, find_machine
 from onnxfq.options import Options
-from onnxfq.progress import Progress
 from onnxfq.providers import FALLBACK, ProviderName
 from onnxfq.quantization.assign import Mix, Planned, assign, schemes_text
 from onnxfq.quantization.choose_format import AutoFormat, FormatErrors
@@ -23,20 +22,15 @@ from onnxfq.quantization.equal_weights import tied
 from onnxfq.quantization.expected_speed import Forecast, forecast
 from onnxfq.quantization.file_contents import contents
 from onnxfq.quantization.find import find, is_quantized, refuse_nothing, refuse_unmatched
-from onnxfq.quantization.folder import together
 from onnxfq.quantization.job import Job, kept_weights
 from onnxfq.quantization.others import plan_others
 from onnxfq.quantization.sampled_inputs import sample_inputs
 from onnxfq.quantization.source import Source
-from onnxfq.quantization.summary import estimate, predicted_bytes
 from onnxfq.rules import PRODUCT_RULES, Rule, Skip, Target, expected_mean_square
 from onnxfq.scheme import Scheme
 from onnxfq.session import available_providers, resolve_provider
 from onnxfq.solvers import BEST_WITHOUT_DATA, make_solver
-from onnxfq.system.output import check_space
-from onnxfq.system.terminal import size_text
 
-TELL_FROM_SECONDS = 10.0
 FLOATS_STAY = "nodes that are left alone read this table too: its floats stay, and codes would only add to them"
 
 
@@ -193,18 +187,3 @@ def is_idle(jobs: Sequence[Job]) -> bool:
         for job in jobs:
             refuse_nothing(job.graph, job.skips, job.contents)
     return True
-
-
-def announce_cost(jobs: Sequence[Job], staged: Path, progress: Progress) -> None:
-    """Refuse what cannot fit on the disk, and say what will take long.
-
-    Raises:
-        OutputError: the disk has too little space.
-    """
-    sizes = [predicted_bytes(job) for job in jobs]
-    twice = [size for job, size in zip(jobs, sizes, strict=True) if job.solver.calibrated and job.options.validate]
-    check_space(staged, sum(sizes) + max(twice, default=0))  # a calibrated model is made without data too, to compare
-    expected = together([estimate(job) for job in jobs])
-    if expected.seconds > TELL_FROM_SECONDS:
-        memory = size_text(expected.memory_bytes)
-        progress(f"Solving alone will take about {expected.seconds:.0f} s, and {memory} of memory.", 0, 0)

@@ -2,7 +2,7 @@
 
 The model is made in the finest schemes that there are, each weight solved in all others besides. Weights are exchanged
 one by one, and what that does to the outputs is measured. The mix that follows is solved as a whole, and so is the best
-single scheme that fits; of both files the better is kept, judged on samples that neither calibrated nor chose.
+single scheme that fits; the mix is kept where it is clearly better on samples that neither calibrated nor chose.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnxfq.quantization.mix_exchange import Exchange
 from onnxfq.quantization.mix_judge import Judge
 from onnxfq.quantization.mix_limits import refuse_unreachable, too_large
 from onnxfq.quantization.mix_parts import bundled, find_parts, mix_of, uniform_forms
-from onnxfq.quantization.mix_search import Proposal, Sensitivities
+from onnxfq.quantization.mix_sensitivities import Proposal, Sensitivities
 from onnxfq.quantization.mix_shares import scheme_of_most, shares
 from onnxfq.quantization.mix_trial import MixTrial
 from onnxfq.quantization.plan import plan_again
@@ -87,13 +87,13 @@ class MixSearch:
         self._job, self._data, self._name, self._folder = job, data, name, folder
         self._write, self._progress, self._choosing = write, progress, data.choosing
         self._measure = MixError.of(job.options)
-        wanted = self._measure.wanted(job.graph.signature.outputs)
-        self._judge = Judge(job.graph, data.choosing, wanted, silent)
+        self._judge = Judge(job.graph, data.choosing, self._measure)
 
     def find(self) -> Made:
         """The best file, whose report says what it was held against."""
         finest, known = self._make_finest()
         limit = None if self._job.limit is None else self._job.limit - max(0, finest.nbytes - known.nbytes)
+        self._progress("putting mixes together", 0, 1)
         single = self._single(known, limit)
         whole = not any(single.numbers) and not self._job.solver.scales_inputs  # a trial scales none
         uniform = finest if whole else self._solve(finest.job, known, single, "uniform")
@@ -116,12 +116,12 @@ class MixSearch:
         parts, _ = find_parts(self._job)
         job = plan_again(self._job, mix=mix_of(self._job, parts, {i: part.largest for i, part in enumerate(parts)}))
         parts, forms = find_parts(job)
-        trial = MixTrial(job.graph, _made_anew(self._folder / "trial"), forms)
+        trial = MixTrial(job.graph, _emptied(self._folder / "trial"), forms)
         made = self._make(replace(job, trial=trial), "finest", "all schemes, in the finest of them")
         place = self._place("exchange")
-        _made_anew(place.parent)
+        _emptied(place.parent)
         bundles = bundled(job, parts, MOST_EXCHANGES)
-        exchange = Exchange(job, trial, bundles, self._judge, self._measure, place)
+        exchange = Exchange(job, trial, bundles, self._judge, place)
         return made, Sensitivities.measure(exchange, self._progress)
 
     def _single(self, known: Sensitivities, limit: int | None) -> Proposal:
@@ -144,12 +144,14 @@ class MixSearch:
     ) -> Iterator[tuple[Made, Proposal]]:
         """Mixes as they are proposed, each solved as a whole; several only where the error is the limit."""
         if limit is not None:
+            self._progress("putting mixes together", 0, 1)
             proposal = known.within(limit - _SLACK)
             if proposal is not None and (proposal.error < single.error or single.nbytes > limit):
                 yield self._solve(job, known, proposal, "mix"), proposal
             return
         wanted = 1.0  # of the error that is allowed, when put together: solving repairs a part
         for number in range(_TRIES):
+            self._progress("putting mixes together", 0, 1)
             proposal = known.holding(wanted)
             if proposal is None:
                 return
@@ -173,12 +175,12 @@ class MixSearch:
 
     def _rank(self, made: Made) -> tuple[float, float]:
         """Which of several files is wanted: within a size the nearest, within an error the smallest that holds."""
-        if self._job.limit:
+        if self._job.limit is not None:
             return made.error, made.nbytes
         return max(1.0, made.error), made.nbytes
 
     def _is_better(self, mix: Made, uniform: Made, judged: Judgement | None) -> bool:
-        if not self._job.limit:
+        if self._job.limit is None:
             return self._rank(mix) < self._rank(uniform)
         if not self._fits(uniform):
             return True
@@ -186,21 +188,22 @@ class MixSearch:
         return clearly and mix.error < uniform.error
 
     def _fits(self, made: Made) -> bool:
-        return not self._job.limit or made.nbytes <= self._job.limit
+        return self._job.limit is None or made.nbytes <= self._job.limit
 
     def _make(self, job: Job, name: str, what: str) -> Made:
         """Solve and write one file."""
         place = self._place(name)
-        _made_anew(place.parent)
+        _emptied(place.parent)
         checkpoint = None
         if self._data.calibration is not None:
-            checkpoint = Checkpoint(_made_anew(self._folder / "work"), {}, resume=False)
+            checkpoint = Checkpoint(_emptied(self._folder / "work"), {}, resume=False)
 
         def told(step: str, done: int, total: int) -> None:
             self._progress(f"{what}: {step}", done, total)
 
         report = self._write(job, place, self._data, checkpoint, progress=told)
-        return Made(job, report, place, self._measure(self._judge.outputs(place)))
+        told("measuring", 0, 1)
+        return Made(job, report, place, self._judge.error(place))
 
     def _place(self, name: str) -> Path:
         return self._folder / name / self._name
@@ -210,6 +213,7 @@ class MixSearch:
         comparison = self._data.comparison
         if comparison is None:
             return None
+        self._progress("comparing the mix with one scheme", 0, 1)
         ours, other = (judge(self._job.graph, made.place, comparison, silent) for made in (mix, uniform))
         return compare_errors(ours, other)
 
@@ -240,7 +244,7 @@ class MixSearch:
         )
 
 
-def _made_anew(folder: Path) -> Path:
+def _emptied(folder: Path) -> Path:
     """An empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

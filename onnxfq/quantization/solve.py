@@ -79,6 +79,43 @@ def _solver_of(p: Planned, solver: Solver) -> Solver:
     return Rtn() if p.is_stored and p.scheme.bits > _FEW_BITS else solver
 
 
+def tuned(
+    planned: Mapping[int, Planned],
+    solver: Solver,
+    statistics: Statistics,
+    *,
+    biased: Collection[int],
+    input_scale: Float64Array | None,
+    drifting: int | None,
+) -> Solver:
+    """The solver with what it leaves open chosen for a stage, on some rows of its weights, each as many.
+
+    Args:
+        planned: the stage's targets by position.
+        solver: a calibrated one.
+        statistics: of its inputs, as they are.
+        biased: targets behind which there is a bias that the solver is to shift.
+        input_scale: [K], what the inputs will be divided by.
+        drifting: the target whose product is added to the stage's residual.
+    """
+    if statistics.held is None or not planned:
+        return solver
+    known = _scaled(statistics, input_scale)
+    if drifting not in planned:
+        known = known.without_drift()
+    if all(index in biased for index in planned):
+        known = known.about_means()
+    samples = list[Float32Array]()
+    for index in sorted(planned, key=lambda index: index != drifting):
+        n = planned[index].target.matrix.n
+        rows = np.unique(np.linspace(0, n - 1, min(n, -(-_ROWS // len(planned)))).astype(np.intp))
+        if index == drifting:
+            known = known.of_rows(rows)
+        weight = planned[index].target.load()[rows]
+        samples.append(weight if input_scale is None else weight * input_scale.astype(np.float32))
+    return solver.tuned(samples, known)
+
+
 @contextmanager
 def tasks_with_data(
     planned: Mapping[int, Planned],
@@ -88,21 +125,20 @@ def tasks_with_data(
     *,
     biased: Collection[int],
     input_scale: Float64Array | None,
-    drifting: int | None = None,
+    drifting: int | None,
 ) -> Iterator[dict[int, WeightTask]]:
     """What to solve of a stage.
 
     Args:
         planned: its targets by position.
-        solver: a calibrated one.
+        solver: a calibrated one, `tuned` for the stage.
         statistics: of its inputs, as they are.
         folder: where statistics are put for workers; None where they stay in this process.
         biased: targets behind which there is a bias that the solver is to shift.
         input_scale: [K], what the inputs will be divided by.
         drifting: the target whose product is added to the stage's residual.
     """
-    known = statistics if input_scale is None else statistics.scaled(input_scale)
-    solver = _tuned(planned, solver, known, biased, input_scale, drifting)
+    known = _scaled(statistics, input_scale)
     with nullcontext(known) if folder is None else dumped(folder, known) as given:
         yield {
             i: _task(p, solver, given, centred=i in biased, input_scale=input_scale, drifts=i == drifting)
@@ -110,30 +146,8 @@ def tasks_with_data(
         }
 
 
-def _tuned(
-    planned: Mapping[int, Planned],
-    solver: Solver,
-    statistics: Statistics,
-    biased: Collection[int],
-    input_scale: Float64Array | None,
-    drifting: int | None,
-) -> Solver:
-    """The solver with what it leaves open chosen for a stage, on some rows of its weights, each as many."""
-    if statistics.held is None or not planned:
-        return solver
-    known = statistics if drifting in planned else statistics.without_drift()
-    if all(index in biased for index in planned):
-        known = known.about_means()
-    samples, order = list[Float32Array](), sorted(planned, key=lambda index: index != drifting)
-    for index in order:
-        matrix = planned[index].target.matrix
-        n = matrix.n
-        rows = np.unique(np.linspace(0, n - 1, min(n, -(-_ROWS // len(planned)))).astype(np.intp))
-        if index == drifting:
-            known = known.of_rows(rows)
-        weight = planned[index].target.load()[rows]
-        samples.append(weight if input_scale is None else weight * input_scale.astype(np.float32))
-    return solver.tuned(samples, planned[order[0]].scheme, known)
+def _scaled(statistics: Statistics, input_scale: Float64Array | None) -> Statistics:
+    return statistics if input_scale is None else statistics.scaled(input_scale)
 
 
 def input_scale(

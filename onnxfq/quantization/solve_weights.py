@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from onnxfq.arrays import Float64Array
 from onnxfq.calibration.checkpoint import Checkpoint
@@ -19,7 +18,15 @@ from onnxfq.quantization.expected import Expected
 from onnxfq.quantization.job import Job
 from onnxfq.quantization.mix_trial import AS_PLANNED
 from onnxfq.quantization.smoothing import find_smoothing, with_rounding
-from onnxfq.quantization.solve import damaged, input_scale, solve, tasks_with_data, tasks_without_data, without_data
+from onnxfq.quantization.solve import (
+    damaged,
+    input_scale,
+    solve,
+    tasks_with_data,
+    tasks_without_data,
+    tuned,
+    without_data,
+)
 from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.reports.report import TargetReport
 from onnxfq.rules import expected_mean_square
@@ -128,21 +135,25 @@ def _solve_groups(
 ) -> dict[int, SolvedWeight]:
     """Solve weights for the inputs that were measured, those without any as well as that can be done."""
     measured = {index for group, _ in groups for index in group}
-    rest = {index: p for index, p in planned.items() if index not in measured}
-    solved = _kept(solve(_tasks_without_data(job, rest), job.workers, job.options.memory))
+    forms = {AS_PLANNED: planned, **(job.trial.forms(planned) if job.trial is not None else {})}
+    rest = {number: {i: p for i, p in form.items() if i not in measured} for number, form in forms.items()}
+    solved = {
+        number: _kept(solve(_tasks_without_data(job, form), job.workers, job.options.memory))
+        for number, form in rest.items()
+    }
     folder = calibration.folder if job.workers.elsewhere else None
     for group, statistics in groups:
-        with tasks_with_data(
-            group, job.solver, statistics, folder, biased=biased, input_scale=scale, drifting=drifting
-        ) as tasks:
-            solved |= _kept(solve(tasks, job.workers, job.options.memory))
+        solver = tuned(group, job.solver, statistics, biased=biased, input_scale=scale, drifting=drifting)
+        for number, form in forms.items():
+            part = {i: form[i] for i in group if i in form}
+            with tasks_with_data(
+                part, solver, statistics, folder, biased=biased, input_scale=scale, drifting=drifting
+            ) as tasks:
+                solved[number] |= _kept(solve(tasks, job.workers, job.options.memory))
     if job.trial is not None:
-        alone = replace(job, trial=None)
-        for number, form in job.trial.forms(planned).items():
-            same = [({i: form[i] for i in group if i in form}, statistics) for group, statistics in groups]
-            job.trial.keep(number, _solve_groups(alone, calibration, form, same, biased, scale))
-        job.trial.keep(AS_PLANNED, solved)
-    return {index: solved[index] for index in sorted(solved)}
+        for number, found in solved.items():
+            job.trial.keep(number, found)
+    return dict(sorted(solved[AS_PLANNED].items()))
 
 
 def _smoothing(stage: Sequence[Planned], inputs: Float64Array, *, folds: bool) -> Float64Array | None:

@@ -19,8 +19,8 @@ from onnxfq.quantized import QuantizedWeight, WeightRange, squared_error, weight
 from onnxfq.rules import Kernel, Rule, Tensors, Weight, tensor_bytes
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers import Solver
-from onnxfq.solvers.rows import products_alone
 from onnxfq.statistics import Statistics
+from onnxfq.system.threads import products_alone
 
 serializable(Statistics)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from onnxfq.quantization.assign import Planned
 from onnxfq.quantization.file_contents import expected_contents
 from onnxfq.quantization.find import is_quantized
 from onnxfq.quantization.job import Job
+from onnxfq.quantization.mix_parts import find_parts
 from onnxfq.quantization.validate import Validation
 from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.measured import not_compared
@@ -165,11 +166,23 @@ def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
 
 def estimate(job: Job) -> Estimate:
     """Sizes times speeds seen on two cores of a 2023 server; a GPU or more cores only shorten it."""
-    weights, solver = [p.target.n * p.target.k for p in job.planned], job.solver
+    weights = [p.target.n * p.target.k for p in job.planned]
     comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
-    work = sum(p.target.n * p.target.k * solver.work(p.scheme, p.target.n, p.target.k) for p in job.planned)
-    return Estimate(work / solver.weights_per_second + 2.0, memory)
+    return Estimate(_work(job) / job.solver.weights_per_second + 2.0, memory)
+
+
+def _work(job: Job) -> float:
+    """How many weights are solved; of a mix all in every scheme, and the single scheme and the mix themselves."""
+    once = _solved(job, job.planned)
+    if job.options.target_size is None:
+        return once
+    _, forms = find_parts(job)
+    return 3 * once + sum(_solved(job, form.values()) for form in forms)
+
+
+def _solved(job: Job, planned: Iterable[Planned]) -> float:
+    return sum(p.target.n * p.target.k * job.solver.work(p.scheme, p.target.n, p.target.k) for p in planned)
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:

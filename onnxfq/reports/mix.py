@@ -37,9 +37,9 @@ class MixReport:
     Attributes:
         budget: as it was given.
         limit_bytes: of the model's files; None where the error is the limit.
-        kept: "mix", or "uniform" where one scheme for all weights was not worse.
+        kept: "mix" where that was clearly better, else "uniform", one scheme for all weights.
         shares: of the mix, the most weights first.
-        uniform: the best single scheme within the same bytes, in words.
+        uniform: the single scheme that it was held against, in words.
         metric: in words: "mean KL" of logits, else "relative MSE".
         predicted: error of the mix on the samples that it was chosen by, as expected from single exchanges; None where
             no mix was tried.

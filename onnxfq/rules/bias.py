@@ -68,7 +68,7 @@ def find_bias(graph: Graph, flow: Flow, target: Target, outputs: Collection[str]
 
 def bias_of(graph: Graph, node: Node) -> Bias:
     """The bias of a node that has one: an Add, or a target's own Gemm; of the same model, loaded anew."""
-    index = 2 if node.op_type != "Add" else _constant_input(graph, node)
+    index = _constant_input(graph, node) if node.op_type == "Add" else 2  # a Gemm's C
     value = graph.constant(node, index)
     assert isinstance(value, Constant)
     return Bias(node, value)

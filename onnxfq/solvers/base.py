@@ -71,15 +71,14 @@ class Solver(ABC):
             return q
         return dual_grained(weight, q, importance_of(known, weight.shape[1]))
 
-    def tuned(self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics) -> Solver:
+    def tuned(self, weights: Sequence[Float32Array], statistics: Statistics) -> Solver:
         """The same algorithm with what its options leave open chosen by the error on held-back tokens.
 
-        Asked once for a stage, wherever its weights are solved.
+        Asked once for a stage, wherever its weights are solved and in whichever schemes.
 
         Args:
             weights: [rows, K] each, some rows of each of the stage's weights; those of the weight whose product is
                 added to a residual come first, and `Statistics.drift` is of these rows.
-            scheme: bits, granularity and symmetry.
             statistics: of the inputs; without `held`, what is open stays so.
         """
         return self

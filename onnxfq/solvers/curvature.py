@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.solvers.root import inverse_of_root
+from onnxfq.solvers.triangular import inverse_of_root
 from onnxfq.statistics import Statistics
 
 _SMALLEST_DAMPING = 1e-4  # where none is asked for and the factorisation fails

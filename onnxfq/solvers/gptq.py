@@ -99,7 +99,7 @@ class Gptq(Solver):
         """Four parts of the columns take as long as everything else."""
         return 1 + self._recode(scheme, n, k) / 4
 
-    def tuned(self, weights: Sequence[Float32Array], scheme: Scheme, statistics: Statistics) -> Gptq:
+    def tuned(self, weights: Sequence[Float32Array], statistics: Statistics) -> Gptq:
         """With `alpha`, `residual` and `target_damping` chosen; see `Solver.tuned`."""
         given = {"alpha": self.alpha, "residual": self.residual, "damping": self.target_damping}
         found = choose_target(np.concatenate(weights), statistics, **given)

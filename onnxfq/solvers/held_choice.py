@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.solvers.rows import products_alone
 from onnxfq.solvers.triangular import solve_lower
 from onnxfq.statistics import Statistics
+from onnxfq.system.threads import products_alone
 
 _DAMPINGS = (0.03, 0.1, 0.3)  # beyond these codes become worse than the target becomes better
 _FIRST = 1  # of these is tried first

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from functools import cache, partial
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
-from onnxfq.system.threads import thread_count
+from onnxfq.system.threads import products_alone, thread_count
 
 _FEW, _MANY = 64, 128  # rows of a chunk; never derived from the number of threads
 _LANES = 16  # what vector units hold
@@ -55,18 +54,6 @@ def _chunk(n: int) -> int:
     return -(-n // (pieces * _LANES)) * _LANES
 
 
-def products_alone() -> AbstractContextManager[object]:
-    """Inside, every matrix product runs on one thread."""
-    limit: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
-    return limit
-
-
 def _quietly(work: Callable[[slice], None], rows: slice) -> None:
     with np.errstate(over="ignore", invalid="ignore"):  # every thread has its own
         work(rows)
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Found once: looking through all loaded libraries takes longer than solving a small weight."""
-    return ThreadpoolController()

@@ -1,15 +1,17 @@
-"""Rows shared out among threads, for compiled loops that let other threads run meanwhile."""
+"""How many threads work: rows shared out among them, for compiled loops, and products on one alone."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
 from typing import Concatenate, ParamSpec
+
+from threadpoolctl import ThreadpoolController
 
 Arguments = ParamSpec("Arguments")
 
@@ -35,6 +37,18 @@ def limited_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         _limit.reset(before)
+
+
+def products_alone() -> AbstractContextManager[object]:
+    """Inside, every matrix product runs on one thread."""
+    limit: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return limit
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Found once: looking through all loaded libraries takes longer than solving a small weight."""
+    return ThreadpoolController()
 
 
 def spread(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pytest
 
 import onnxfq
 from onnxfq import Report
+from onnxfq.arrays import Float32Array
 from onnxfq.errors import UsageError
 from onnxfq.progress import Progress
-from onnxfq.quantization import settle_mix
+from onnxfq.quantization import announce_cost, settle_mix, solve_weights
 from onnxfq.quantization.keep_better import Judgement
 from onnxfq.quantization.mix_exchange import Exchange
-from onnxfq.quantization.mix_search import Sensitivities
+from onnxfq.quantization.mix_sensitivities import Sensitivities
 from onnxfq.quantization.settle_mix import Made, MixSearch
+from onnxfq.quantization.solve import solve
+from onnxfq.quantization.solved_weight import SolvedWeight, WeightTask
 from onnxfq.reports.mix import MIXED, UNIFORM
+from onnxfq.scheme import Scheme
 from support.models import Array, model, write
 from support.tiny import entries, inspect, pair, quantize, weight
 
@@ -106,6 +111,30 @@ def test_what_is_put_together_is_what_was_solved(
     assert found[1] > 10 * found[0]
 
 
+def test_whatever_its_scheme_a_weight_makes_up_for_what_is_wrong_in_its_residual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "h = MatMul(x, w0) r = Relu(h) g = MatMul(r, w1) y = Add(g, h)"
+    source = write(model(body, y="float[M, 64] y", w0=weight(0), w1=weight(1)), tmp_path / "m.onnx")
+    solved, tuned = list[tuple[bool, Scheme]](), list[int]()
+
+    def solving(tasks: Mapping[int, WeightTask], *arguments: Any) -> Iterator[tuple[int, SolvedWeight | None]]:
+        solved.extend((task.drifts, task.scheme) for index, task in tasks.items() if index == 1)
+        return solve(tasks, *arguments)
+
+    def choosing(rows: Float32Array, *_: Any, **__: Any) -> None:
+        tuned.append(len(rows))
+
+    monkeypatch.setattr(solve_weights, "solve", solving)
+    monkeypatch.setattr("onnxfq.solvers.gptq.choose_target", choosing)
+    settings = {**SETTINGS, "algorithm": "gptq"}
+    report = onnxfq.quantize(source, tmp_path / "o.onnx", target_size="24%", calib=samples(), **settings)
+    calibrated = solved[:-1]  # the last is made without data, to compare
+    assert len({scheme for _, scheme in calibrated}) > report.mixes[0].measured // 2
+    assert all(drifts for drifts, _ in calibrated), calibrated
+    assert len(tuned) == 2 * (len(calibrated) - report.mixes[0].measured // 2), "once a stage, not once a scheme"
+
+
 def test_the_single_scheme_is_kept_where_the_mix_is_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever exchanges promised: what counts are samples that neither calibrated nor chose."""
     source = branched(tmp_path / "m.onnx")
@@ -175,6 +204,29 @@ def test_the_limit_of_a_folder_is_shared_out_as_its_models_are_large(tmp_path: P
     assert all(mix.limit_bytes == 7500 for mix in report.mixes)
     assert report.size.output_bytes <= 15000
     assert Report.from_json(json.loads(json.dumps(report.to_json()))).mixes == report.mixes
+
+
+def test_disk_and_time_are_told_for_all_that_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "a = MatMul(x, w0) y = MatMul(a, w1)"
+    proto = model(body, x="float[M, 256] x", y="float[M, 256] y", w0=weight(0, 256, 64), w1=weight(1, 64, 256))
+    source = write(proto, tmp_path / "m.onnx")
+    told, used, make = list[int](), list[int](), MixSearch._make
+
+    def making(self: MixSearch, *arguments: Any) -> Made:
+        made = make(self, *arguments)
+        used.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file() and file != source))
+        return made
+
+    monkeypatch.setattr(MixSearch, "_make", making)
+    monkeypatch.setattr(announce_cost, "check_space", lambda _, wanted: told.append(wanted))
+    stages: list[str] = []
+    report = onnxfq.quantize(
+        source, tmp_path / "o.onnx", target_size="20%", progress=lambda what, *_: stages.append(what), **SETTINGS
+    )
+    assert {"putting mixes together", "the mix: measuring", "comparing the mix with one scheme"} <= set(stages)
+    assert report.size.output_bytes < max(used) <= told[0] < 2 * max(used)
+    usual = onnxfq.inspect(source, provider="cpu", algorithm="rtn").estimate
+    assert report.estimate.seconds - 2 == pytest.approx(7 * (usual.seconds - 2)), "five schemes, and two models"
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from onnxfq import pipeline
-from onnxfq.quantization import plan, solve_weights
+from onnxfq.quantization import announce_cost, solve_weights
 from support.tiny import QUICK, contents, entries, mixed, operators, pair, quantize
 
 Output = pytest.CaptureFixture[str]
@@ -133,7 +133,7 @@ def test_a_disk_that_is_really_full(
         assert quantize(sources, "-o", disk / "out.onnx", *QUICK) == 3
         assert "kB are free in" in capsys.readouterr().err
         assert entries(disk) == []
-        monkeypatch.setattr(plan, "check_space", lambda *_: None)
+        monkeypatch.setattr(announce_cost, "check_space", lambda *_: None)
         assert quantize(sources, "-o", disk / "out.onnx", *QUICK) == 3
         assert "No space left on device" in capsys.readouterr().err
         assert entries(disk) == []

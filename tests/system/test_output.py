@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnxfq.errors import OutputError, UsageError
-from onnxfq.quantization import plan
+from onnxfq.quantization import announce_cost
 from onnxfq.system.output import (
     check_place,
     check_space,
@@ -219,7 +219,7 @@ def test_a_full_disk_is_noticed_before_any_work(model: Path, monkeypatch: pytest
     check_space(model.parent, 1)
     with pytest.raises(OutputError, match="Free some space"):
         check_space(model.parent, 10**18)
-    monkeypatch.setattr(plan, "predicted_bytes", lambda _: 10**18)
+    monkeypatch.setattr(announce_cost, "predicted_bytes", lambda _: 10**18)
     assert quantize(model, *QUICK) == 3
     assert "are free in" in capsys.readouterr().err
     assert entries(model.parent) == ["m.onnx"]

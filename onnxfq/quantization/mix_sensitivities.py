@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxfq.progress import Progress
-from onnxfq.quantization.mix_choice import choose, monotone
 from onnxfq.quantization.mix_exchange import Exchange
+from onnxfq.quantization.mix_knapsack import choose, monotone
 from onnxfq.quantization.mix_parts import MixPart
 from onnxfq.quantization.mix_trial import AS_PLANNED
 

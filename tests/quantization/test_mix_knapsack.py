@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxfq.quantization.mix_choice import choose, monotone
+from onnxfq.quantization.mix_knapsack import choose, monotone
 
 parts = st.lists(
     st.dictionaries(st.integers(0, 3), st.tuples(st.floats(0, 1), st.integers(1, 30)), min_size=1),
