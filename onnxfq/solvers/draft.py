@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Array, Float32Array, Float64Array, Uint8Array
 from onnxfq.dual_grain import DualGrid
-from onnxfq.quantized import QuantizedWeight, round_scale
+from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.blocks import dot_rows, encode
 from onnxfq.solvers.curvature import Curvature, Moments
@@ -62,18 +62,6 @@ class Draft:
         """Codes and grids of its own, for the same target."""
         arrays: dict[str, Any] = {name: array.copy() for name, array in self._changed.items()}
         return replace(self, **arrays)
-
-    def rescaled(self, factor: float) -> Draft:
-        """A copy on grids so much wider."""
-        again = self.copy()
-        if self.row_scale is None or again.row_scale is None:
-            again.scale[:] = round_scale(self.scale * np.float32(factor), self.scale_type)
-            again.hold_pairs()
-        else:
-            grid = DualGrid.of(self.scale, self.zero_point, self.row_scale)
-            again.row_scale[:] = round_scale(self.row_scale * np.float32(factor), self.scale_type)
-            again.scale[:] = replace(grid, row_scale=again.row_scale).scale
-        return again
 
     def hold_pairs(self) -> None:
         """Make scales large enough for neighbours that are too large together, where the format asks for that."""

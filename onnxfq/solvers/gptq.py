@@ -20,7 +20,7 @@ from onnxfq.solvers.held_choice import TargetChoice, choose_target
 from onnxfq.solvers.recoding import recode_parts
 from onnxfq.solvers.rivals import keep_best_rows
 from onnxfq.solvers.rows import row_threads
-from onnxfq.solvers.towards import RESTARTS, solve_towards
+from onnxfq.solvers.towards import solve_towards
 from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
@@ -51,8 +51,6 @@ class Gptq(Solver):
         target_damping: λ of both.
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
-        restarts: how often all that is done again on the grids that came out, a little wider or narrower, each row
-            keeping its best, at most 3: each time as much work for 1 or 2 % less error. None without `refine`.
         recode: how often a part of the columns is given codes anew while the others stay, each row keeping what is
             better; None: 24 with 2 bits, where that takes an eighth of the error, 8 with 4 bits where a product of the
             weight with its moments takes milliseconds, else 0. None without `refine`.
@@ -70,7 +68,6 @@ class Gptq(Solver):
     target_damping: float | None = None
     act_order: bool = True
     refine: int = 2
-    restarts: int = 0
     recode: int | None = None
     column_batch: int = 128
     bias: bool = True
@@ -86,7 +83,6 @@ class Gptq(Solver):
         for field in ("alpha", "residual"):
             self._check_number(field, getattr(self, field), 0, 1, "a number from 0 to 1")
         self._check_number("refine", self.refine, 0, 1000, "a whole number from 0 to 1000")
-        self._check_number("restarts", self.restarts, 0, len(RESTARTS), f"a whole number from 0 to {len(RESTARTS)}")
         self._check_number("recode", self.recode, 0, 1000, "a whole number from 0 to 1000")
         self._check_number("column_batch", self.column_batch, 1, math.inf, "a whole number from 1 up, such as 128")
 
@@ -126,7 +122,6 @@ class Gptq(Solver):
                 scale_type,
                 self.refine,
                 each,
-                restarts=self.restarts,
                 column_batch=self.column_batch,
             )
             recode_parts(draft, known, self._recode(scheme, *weight.shape), self.column_batch, each)

@@ -9,7 +9,7 @@ from onnxfq.quantized import round_scale
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.curvature import Curvature
 from onnxfq.solvers.descent import descend
-from onnxfq.solvers.draft import Draft, objective, on_fitted_grid, take_better_rows
+from onnxfq.solvers.draft import Draft, on_fitted_grid
 from onnxfq.solvers.dual_descent import descend_dual
 from onnxfq.solvers.feedback import code_with_feedback
 from onnxfq.solvers.lanes import Lanes
@@ -17,8 +17,6 @@ from onnxfq.solvers.range_grid import range_grid
 from onnxfq.solvers.refit import refit_rows
 from onnxfq.solvers.rows import EachChunk
 from onnxfq.solvers.start import fit_start
-
-RESTARTS = (1.0, 0.97, 1.03)  # factors on the scales
 
 
 def solve_towards(
@@ -29,7 +27,6 @@ def solve_towards(
     passes: int,
     each: EachChunk,
     *,
-    restarts: int = 0,
     column_batch: int = 128,
 ) -> Draft:
     """Grids fitted to a target, codes with error feedback, then both improved in turn.
@@ -44,7 +41,6 @@ def solve_towards(
         scale_type: the type scales will be stored in.
         passes: how many times codes and grids are improved.
         each: from `row_threads` of the target's rows.
-        restarts: how often all that is done again on the grids that came out, a little wider or narrower.
         column_batch: columns between two matrix products; for speed only.
     """
     fresh = passes > 0 and isinstance(scheme.block_size, int) and not scheme.dual_grained  # a short search will do
@@ -54,10 +50,6 @@ def solve_towards(
     else:
         draft = on_fitted_grid(target, known.importance, scheme, scale_type)
     _code(draft, known, passes, column_batch, each, fit=fresh)
-    for factor in RESTARTS[:restarts] if passes else ():
-        again = draft.rescaled(factor)
-        _code(again, known, passes, column_batch, each)
-        take_better_rows(draft, again, objective(draft, known, each), objective(again, known, each))
     return draft
 
 

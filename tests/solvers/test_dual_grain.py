@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -178,13 +177,10 @@ def test_integers_of_a_block_are_the_best_near_the_real_optimum(seed: int, multi
     assert loss(m, b) <= min(others) + 1e-4 * squares
 
 
-def test_scales_of_drafts_follow_their_rows() -> None:
-    draft = on_fitted_grid(normal(5, 64), np.ones(64, np.float32), DUAL, "float32")
-    wider = draft.rescaled(1.03)
-    assert draft.row_scale is not None
-    assert wider.row_scale is not None
-    np.testing.assert_allclose(wider.scale, 1.03 * draft.scale, rtol=1e-6)
-    assert_stands_on_a_dual_grid(wider.finished(()), draft.target, DUAL)
-    assert_stands_on_a_dual_grid(draft.finished(()), draft.target, DUAL)
-    draft.take(np.arange(5) > 2, replace(wider))
-    assert_stands_on_a_dual_grid(draft.finished(()), draft.target, DUAL)
+def test_rows_of_another_draft_are_taken_over_with_their_grids() -> None:
+    target = normal(5, 64)
+    draft, other = (on_fitted_grid(t, np.ones(64, np.float32), DUAL, "float32") for t in (target, 2 * target))
+    assert_stands_on_a_dual_grid(draft.finished(()), target, DUAL)
+    draft.take(np.arange(5) > 2, other)
+    assert_stands_on_a_dual_grid(draft.finished(()), target, DUAL)
+    assert np.array_equal(draft.dequantized()[3:], other.dequantized()[3:])
