@@ -235,13 +235,17 @@ class Shard:
 
 
 def _difference(measured: Measured, values: Mapping[str, Array], tokens: int, rows: Array) -> Array:
-    """How far residuals of some tokens are off together, [rows, N]; those of other shapes count as right."""
+    """How far residuals of some tokens are off together, [rows, N].
+
+    Those of other shapes count as right, and so does what is not finite in one of the models, as a hidden score.
+    """
     total = np.zeros((len(rows), measured.n), np.float32)
     for name in measured.residuals:
         original, twin = values[name], values[name + QUANTIZED_SUFFIX]
         if original.shape == twin.shape and original.size == tokens * measured.n:
             flat, other = (value.reshape(tokens, measured.n)[rows].astype(np.float32) for value in (original, twin))
-            total += flat - other
+            finite = np.isfinite(flat) & np.isfinite(other)
+            total += np.subtract(flat, other, out=np.zeros_like(total), where=finite)
     return total
 
 

@@ -102,15 +102,33 @@ class Passage:
         )
 
     def _find_residuals(self, outputs: Collection[str]) -> list[Residual | None]:
-        """What each stage's product is added to, of the values that are known before it."""
-        known, found = set[str](), list[Residual | None]()
+        """What each stage's product is added to, of the values that are known before it.
+
+        Outputs of earlier stages are known too: where several products are added to one residual, each makes up for
+        what those before it have left, and not all of them for the same.
+        """
+        found, last = list[Residual | None](), self._last_stages()
         uses = Counter(p.key for p in self._job.planned)
-        for stage in self.stages:
-            known.update(name for step in self._flow.ancestors([stage.source]) for name in step.writes)
+        for position, stage in enumerate(self.stages):
+            known = {name for name, product in last.items() if product < position}
             plain = [i for i in stage.targets if stage.part is None and uses[self._job.planned[i].key] == 1]
+            plain = [i for i in plain if self._job.planned[i].target.last_axes]
             names = {i: find_residuals(self._flow, self._point(i), outputs, known) for i in plain}
             one = next((i for i, own in names.items() if own), None)
             found.append(None if one is None else Residual(one, names[one], self._job.planned[one].target.n))
+        return found
+
+    def _last_stages(self) -> dict[str, int]:
+        """Of each value that is computed, the last stage whose products it depends on; -1 where it depends on none."""
+        own = {
+            id(self._job.planned[index].target.node.proto): position
+            for position, stage in enumerate(self.stages)
+            for index in stage.targets
+        }
+        found = dict[str, int]()
+        for step in self._flow.steps:
+            last = max((found.get(name, -1) for name in step.reads), default=-1)
+            found |= dict.fromkeys(step.writes, max(last, own.get(id(step.node.proto), -1)))
         return found
 
     def _measure(self, streams: Streams, index: int, tensor_file: TensorFile, tell: Tell) -> Statistics | None:

@@ -56,7 +56,7 @@ def choose_target(
     if held is None or gram is None or len(held.inputs) < 2:
         return None
     size = float(gram.diagonal().mean())
-    pulls = _pulls(rows, statistics, size)
+    pulls = _pulls(rows, statistics, size) if size > 0 else {}
     if not pulls:
         return None
     with products_alone():
