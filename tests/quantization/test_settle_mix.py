@@ -207,8 +207,9 @@ def test_the_limit_of_a_folder_is_shared_out_as_its_models_are_large(tmp_path: P
 
 
 def test_disk_and_time_are_told_for_all_that_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = "a = MatMul(x, w0) y = MatMul(a, w1)"
-    proto = model(body, x="float[M, 256] x", y="float[M, 256] y", w0=weight(0, 256, 64), w1=weight(1, 64, 256))
+    body = "a = MatMul(x, w0) b = MatMul(x, w1) s = Mul(b, small) y = Add(a, s)"
+    small, w0, w1 = np.array([0.01], np.float32), weight(0, 256), weight(1, 256)
+    proto = model(body, x="float[M, 256] x", y="float[M, 64] y", w0=w0, w1=w1, small=small)
     source = write(proto, tmp_path / "m.onnx")
     told, used, make = list[int](), list[int](), MixSearch._make
 
@@ -221,7 +222,7 @@ def test_disk_and_time_are_told_for_all_that_is_tried(tmp_path: Path, monkeypatc
     monkeypatch.setattr(announce_cost, "check_space", lambda _, wanted: told.append(wanted))
     stages: list[str] = []
     report = onnxfq.quantize(
-        source, tmp_path / "o.onnx", target_size="20%", progress=lambda what, *_: stages.append(what), **SETTINGS
+        source, tmp_path / "o.onnx", target_size="22%", progress=lambda what, *_: stages.append(what), **SETTINGS
     )
     assert {"putting mixes together", "the mix: measuring", "comparing the mix with one scheme"} <= set(stages)
     assert report.size.output_bytes < max(used) <= told[0] < 2 * max(used)
