@@ -47,7 +47,7 @@ class Calibration:
     """
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
-        held = hold_tokens(len(feeds)) if job.solver.calibrated else frozenset()
+        held = hold_tokens(len(feeds)) if job.solver.tunes else frozenset()
         feeds = spliced(feeds, job.graph.signature, held)
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
         self._rounding: dict[int, Rounding] = {}

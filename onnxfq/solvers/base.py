@@ -41,6 +41,11 @@ class Solver(ABC):
         """Whether a bias behind the weight is to take up the mean error, and what remains about it is minimized."""
         return False
 
+    @property
+    def tunes(self) -> bool:
+        """Whether `tuned` has anything to choose, for which some samples are held back."""
+        return False
+
     def work(self, scheme: Scheme, n: int, k: int) -> float:
         """How many times as long a weight [N, K] takes as `weights_per_second` says, for estimates."""
         return 1.0

@@ -16,7 +16,7 @@ from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers.base import Solver
 from onnxfq.solvers.curvature import curvature
 from onnxfq.solvers.draft import asymmetric_term, compensate
-from onnxfq.solvers.held_choice import TargetChoice, choose_target
+from onnxfq.solvers.held_choice import USUAL, choose_target
 from onnxfq.solvers.recoding import recode_parts
 from onnxfq.solvers.rivals import keep_best_rows
 from onnxfq.solvers.rows import row_threads
@@ -25,7 +25,6 @@ from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
 
-USUAL = TargetChoice(alpha=0.5, residual=0.5, damping=0.1, loss=1.0)  # where nothing tells which is best
 FEW_BITS, MANY_PARTS = 2, 24  # with so few, descent ends far above what there is
 USUAL_BITS, SOME_PARTS = 4, 8
 CHEAP = 1 << 30  # multiplications of a weight with its moments: some milliseconds
@@ -90,6 +89,11 @@ class Gptq(Solver):
     def moves_bias(self) -> bool:
         """As the option `bias` says."""
         return self.bias
+
+    @property
+    def tunes(self) -> bool:
+        """Unless all three settings are given."""
+        return None in (self.alpha, self.residual, self.target_damping)
 
     def work(self, scheme: Scheme, n: int, k: int) -> float:
         """Four parts of the columns take as long as everything else."""

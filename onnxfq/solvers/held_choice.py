@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from onnxfq.system.threads import products_alone
 
 _DAMPINGS = (0.03, 0.1, 0.3)  # beyond these codes become worse than the target becomes better
 _FIRST = 1  # of these is tried first
+_SURE = 3.0  # standard errors by which a choice must be better than the usual one: tokens of a text are alike
 _SHARES = np.linspace(0, 1, 21)
 
 
@@ -35,6 +37,9 @@ class TargetChoice:
     loss: float
 
 
+USUAL = TargetChoice(alpha=0.5, residual=0.5, damping=0.1, loss=1.0)  # where nothing tells surely what is better
+
+
 def choose_target(
     rows: Float32Array,
     statistics: Statistics,
@@ -43,7 +48,9 @@ def choose_target(
     residual: float | None = None,
     damping: float | None = None,
 ) -> TargetChoice | None:
-    """The target with the least error on held-back tokens; None where there are none, or nothing to make up for.
+    """The target with the least error on held-back tokens; the usual one where no other is surely better.
+
+    None where there are no such tokens, or nothing to make up for.
 
     Args:
         rows: [S, K], some rows of a stage's weights; the first are those that `Statistics.drift` is of.
@@ -53,6 +60,7 @@ def choose_target(
         damping: where it is given.
     """
     held, gram = statistics.held, statistics.gram
+    given = {"alpha": alpha, "residual": residual, "damping": damping}
     if held is None or gram is None or len(held.inputs) < 2:
         return None
     size = float(gram.diagonal().mean())
@@ -63,26 +71,16 @@ def choose_target(
         wanted = (held.float_inputs - held.inputs) @ rows.T
         if held.drift is not None:
             wanted[:, : held.drift.shape[1]] += held.drift
-        total = float(np.square(wanted, dtype=np.float64).sum())
-        if not 0 < total < np.inf:
+        if not 0 < float(np.square(wanted, dtype=np.float64).sum()) < np.inf:
             return None
-        shares = (
-            _SHARES if alpha is None else np.array([alpha]),
-            _SHARES if residual is None else np.array([residual]),
-        )
-        tried: dict[float, TargetChoice] = {}
-        H = (gram / size).astype(np.float32)
-
-        def loss(value: float) -> float:
-            if value not in tried:
-                tried[value] = _best_shares(H, value, pulls, held.inputs, wanted, total, shares)
-            return tried[value].loss
-
-        if damping is not None:
-            loss(damping)
-        else:
-            _descend(loss)
-    return min(tried.values(), key=lambda choice: choice.loss)
+        usual = replace(USUAL, **{name: value for name, value in given.items() if value is not None})
+        tried = _Tried((gram / size).astype(np.float32), pulls, held.inputs, wanted, given)
+        if given["damping"] is None:
+            _descend(tried.loss)
+        best = min((tried.best(usual.damping), *tried.found), key=lambda choice: choice.loss)
+        gains = tried.errors(usual) - tried.errors(best)
+    surely = gains.mean() > _SURE * gains.std() / math.sqrt(len(gains))
+    return best if surely else replace(usual, loss=float(tried.errors(usual).sum() / tried.total))
 
 
 def _descend(loss: Callable[[float], float]) -> None:
@@ -107,28 +105,66 @@ def _pulls(rows: Float32Array, statistics: Statistics, size: float) -> dict[str,
     return found
 
 
-def _best_shares(
-    H: Float32Array,
-    damping: float,
-    pulls: dict[str, Float32Array],
-    inputs: Float32Array,
-    wanted: npt.NDArray[np.floating],
-    total: float,
-    shares: tuple[Float64Array, Float64Array],
-) -> TargetChoice:
-    """The best shares of both pulls under one damping: a quadratic in two numbers."""
-    damped = H.copy()
-    damped[np.diag_indices_from(damped)] += np.float32(damping)
-    try:
-        lower = np.linalg.cholesky(damped)
-    except np.linalg.LinAlgError:
-        return TargetChoice(0.0, 0.0, damping, np.inf)
-    made = {name: np.asarray(inputs @ solve_lower(lower, pull.T), np.float64) for name, pull in pulls.items()}
-    own, other = made.get("own", np.zeros((len(inputs), 0))), made.get("residual", np.zeros((len(inputs), 0)))
-    both = min(own.shape[1], other.shape[1])
-    a, r = shares[0][:, None], shares[1][None, :]
-    gained = 2 * (a * np.sum(own * wanted[:, : own.shape[1]]) + r * np.sum(other * wanted[:, : other.shape[1]]))
-    mixed = np.sum(own[:, :both] * other[:, :both])
-    loss = (total - gained + a**2 * np.sum(own**2) + r**2 * np.sum(other**2) + 2 * a * r * mixed) / total
-    i, j = np.unravel_index(int(loss.argmin()), loss.shape)
-    return TargetChoice(float(shares[0][i]), float(shares[1][j]), damping, float(loss[i, j]))
+class _Tried:
+    """What each damping that was tried leaves, with the best shares of both pulls under it."""
+
+    def __init__(
+        self,
+        H: Float32Array,
+        pulls: Mapping[str, Float32Array],
+        inputs: Float32Array,
+        wanted: npt.NDArray[np.floating],
+        given: Mapping[str, float | None],
+    ) -> None:
+        self._H, self._pulls, self._inputs, self._wanted = H, pulls, inputs, wanted
+        self._shares = [_SHARES if (v := given[name]) is None else np.array([v]) for name in ("alpha", "residual")]
+        self._moved: dict[float, tuple[Float64Array, Float64Array]] = {}
+        self._best: dict[float, TargetChoice] = {}
+        self.total = float(np.square(wanted, dtype=np.float64).sum())
+
+    @property
+    def found(self) -> list[TargetChoice]:
+        """The best under each damping so far."""
+        return list(self._best.values())
+
+    def loss(self, damping: float) -> float:
+        """The least under one damping."""
+        return self.best(damping).loss
+
+    def best(self, damping: float) -> TargetChoice:
+        """The best shares under one damping: a quadratic in two numbers."""
+        if damping not in self._best:
+            own, other = self._moves(damping)
+            a, r = self._shares[0][:, None], self._shares[1][None, :]
+            gained = 2 * (a * np.sum(own * self._wanted) + r * np.sum(other * self._wanted))
+            mixed = np.sum(own * other)
+            loss = (
+                self.total - gained + a**2 * np.sum(own**2) + r**2 * np.sum(other**2) + 2 * a * r * mixed
+            ) / self.total
+            i, j = np.unravel_index(int(loss.argmin()), loss.shape)
+            self._best[damping] = TargetChoice(float(a[i, 0]), float(r[0, j]), damping, float(loss[i, j]))
+        return self._best[damping]
+
+    def errors(self, choice: TargetChoice) -> Float64Array:
+        """What a choice leaves of each token, [tokens]."""
+        own, other = self._moves(choice.damping)
+        left = self._wanted - choice.alpha * own - choice.residual * other
+        return np.asarray(np.square(left, dtype=np.float64).sum(axis=1))
+
+    def _moves(self, damping: float) -> tuple[Float64Array, Float64Array]:
+        """How both pulls move the outputs under a damping, [tokens, rows]."""
+        if damping not in self._moved:
+            damped = self._H.copy()
+            damped[np.diag_indices_from(damped)] += np.float32(damping)
+            try:
+                lower = np.linalg.cholesky(damped)
+            except np.linalg.LinAlgError:
+                lower = None
+            moved = {}
+            for name in ("own", "residual"):
+                moved[name] = np.zeros(self._wanted.shape)
+                if lower is not None and name in self._pulls:
+                    outputs = self._inputs @ solve_lower(lower, self._pulls[name].T)
+                    moved[name][:, : outputs.shape[1]] = outputs
+            self._moved[damping] = moved["own"], moved["residual"]
+        return self._moved[damping]
