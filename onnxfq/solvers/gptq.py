@@ -25,9 +25,9 @@ from onnxfq.statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
 
-FEW_BITS, MANY_PARTS = 2, 24  # with so few, descent ends far above what there is
-USUAL_BITS, SOME_PARTS = 4, 8
-CHEAP = 1 << 30  # multiplications of a weight with its moments: some milliseconds
+FEW_BITS, USUAL_BITS = 2, 4  # with few, descent ends far above what there is
+PARTS = 24  # of the columns, at most, that are given codes anew
+SPENT = 1 << 32  # multiplications with the moments that a weight of usual bits is worth: a few tenths of a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,9 @@ class Gptq(Solver):
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
         recode: how often a part of the columns is given codes anew while the others stay, each row keeping what is
-            better; None: 24 with 2 bits, where that takes an eighth of the error, 8 with 4 bits where a product of the
-            weight with its moments takes milliseconds, else 0. None without `refine`.
+            better; None: 24 with 2 bits, where that takes an eighth of the error; with 4 bits as often as 2^32
+            multiplications of the weight with its moments allow, up to 24 (4 for 384 x 1536, 0 for
+            2048 x 2048); else 0. None without `refine`.
         column_batch: columns between two matrix products; for speed only.
         bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
@@ -136,5 +137,5 @@ class Gptq(Solver):
         if self.recode is not None or not self.refine:
             return self.recode or 0
         if scheme.bits <= FEW_BITS:
-            return MANY_PARTS
-        return SOME_PARTS if scheme.bits <= USUAL_BITS and n * k * k <= CHEAP else 0
+            return PARTS
+        return min(PARTS, SPENT // (n * k * k)) if scheme.bits <= USUAL_BITS else 0

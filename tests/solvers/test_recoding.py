@@ -93,7 +93,7 @@ def test_same_bytes_for_any_number_of_threads() -> None:
 def test_gptq_does_it_where_bits_are_few() -> None:
     x = inputs(1000, K)
     weight, statistics = np.random.default_rng(5).standard_normal((N, K), np.float32), measured(x, x)
-    for bits, times in ((2, 24), (4, 0), (8, 0)):
+    for bits, times in ((2, 24), (4, 24), (8, 0)):
         asked, default, without = (
             solver.solve(weight, Scheme(bits, 32), statistics, scale_type="float16")
             for solver in (Gptq(recode=times), Gptq(), Gptq(recode=0))
@@ -103,8 +103,9 @@ def test_gptq_does_it_where_bits_are_few() -> None:
 
 
 def test_estimates_know_that_it_takes_longer() -> None:
-    small, large = (384, 1536), (4096, 4096)
+    tiny, small, large = (384, 384), (384, 1536), (4096, 4096)
     assert Gptq().work(Scheme(4, 32), *large) == Gptq(recode=0).work(Scheme(2, 32), *small) == 1
     assert Gptq().work(Scheme(8, 32), *small) == Gptq(refine=0).work(Scheme(4, 32), *small) == 1
-    assert Gptq().work(Scheme(4, 32), *small) == Gptq(recode=8).work(Scheme(4, 32), *large) == 3
+    assert Gptq().work(Scheme(4, 32), *small) == Gptq(recode=4).work(Scheme(4, 32), *large) == 2
+    assert Gptq().work(Scheme(4, 32), *tiny) == Gptq().work(Scheme(2, 32), *large)
     assert Gptq().work(Scheme(2, 32), *large) == Gptq(recode=24).work(Scheme(4, 32), *large) > 4
