@@ -130,7 +130,8 @@ TargetSize = Annotated[
         "--target-size",
         metavar="X%|SIZE|smallest",
         help="Mix bits within a size, 25% of the source or 2.1GB, or into the smallest file that keeps --max-kl or "
-        "--max-error: by what each weight does to the outputs, and not worse than one scheme of that size on the samples held back.",
+        "--max-error: by what each weight does to the outputs. Not worse than one scheme of that size on the samples "
+        "held back.",
         show_default=False,
     ),
 ]
