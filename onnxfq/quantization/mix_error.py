@@ -13,6 +13,7 @@ from onnxfq.options import Options
 from onnxfq.signature import TensorSpec
 
 _LIMITED = {"max_kl": "kl", "max_error": "relative_mse"}  # metrics by the settings that limit them
+_WORDS = {"kl": "mean KL", "relative_mse": "relative MSE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ class MixError:
     def figure(self, error: float) -> float | None:
         """An error in its own metric: of several limits, that of the first."""
         return finite(error * next(iter(self.limits.values())) if self.limits else error)
+
+    @property
+    def metric(self) -> str:
+        """In words: the metric of the first limit."""
+        return _WORDS[next(iter(self.limits))]
+
+    def in_its_metric(self, outputs: Sequence[OutputAccuracy]) -> float:
+        """The figure that the first limit is about; infinite where an output is broken."""
+        name = next(iter(self.limits))
+        value = next((metric.value for metric in worst_metrics(outputs) if metric.name == name), None)
+        return math.inf if value is None else value
 
     def _used(self, outputs: Sequence[OutputAccuracy]) -> float:
         """The largest part of a limit that is used up."""

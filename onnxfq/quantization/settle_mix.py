@@ -215,6 +215,8 @@ class MixSearch:
             return None
         self._progress("comparing the mix with one scheme", 0, 1)
         ours, other = (judge(self._job.graph, made.place, comparison, silent) for made in (mix, uniform))
+        if self._measure.limits:
+            return Judgement(self._measure.metric, *(self._measure.in_its_metric(found) for found in (ours, other)))
         return compare_errors(ours, other)
 
     def _about(

@@ -72,20 +72,20 @@ class MixReport:
     def __str__(self) -> str:
         """For people: what was chosen, what that is worth, and against what it was held."""
         limit = f", {size_text(self.limit_bytes)}" if self.limit_bytes is not None and "%" in self.budget else ""
-        head = f"{self.model + ': ' if self.model else ''}Within {self.budget}{limit}"
+        within = f"Within {self.budget}{limit}" if self.limit_bytes is not None else "Smallest within the limit"
+        head = f"{self.model + ': ' if self.model else ''}{within}"
         single = f"one scheme for all, {self.uniform} ({size_text(self.uniform_bytes)})"
         if self.mix_bytes is None:
-            return f"{head}: {single}; of {self.measured} exchanges of single weights, no mix of them was better."
+            better = "better" if self.limit_bytes is not None else "smaller and kept the limit"
+            return f"{head}: {single}; of {self.measured} exchanges of single weights, no mix of them was {better}."
         listed = ", ".join(
             f"{share.share_of(self.shares):.0%} of the weights in {share.scheme}" for share in self.shares
         )
         mixed = f"a mix ({size_text(self.mix_bytes)}): {listed}"
         kept, other = (mixed, single) if self.kept == MIXED else (single, mixed)
-        return f"{head}: {kept}.{self._errors()} Held against it: {other}."
-
-    def _errors(self) -> str:
-        if self.mix_error is None or self.uniform_error is None:
-            return ""
         errors = {MIXED: self.mix_error, UNIFORM: self.uniform_error}
-        other = UNIFORM if self.kept == MIXED else MIXED
-        return f" Its {self.metric} is {figure_text(errors[self.kept])}, the other's {figure_text(errors[other])}."
+        held = UNIFORM if self.kept == MIXED else MIXED
+        return f"{head}: {kept}{self._error(errors[self.kept])}. Held against it: {other}{self._error(errors[held])}."
+
+    def _error(self, error: float | None) -> str:
+        return "" if error is None else f", {self.metric} {figure_text(error)}"

@@ -164,6 +164,11 @@ def test_the_smallest_file_that_keeps_an_error(tmp_path: Path) -> None:
         )
         assert report.passed, report.gates
         sizes.append(report.size.output_bytes)
+        (mix,) = report.mixes
+        assert str(mix).startswith("Smallest within the limit: ")
+        assert mix.metric in ("relative MSE", "")
+        if mix.mix_error is not None and mix.kept == "mix":
+            assert report.gates[0].measured == pytest.approx(mix.mix_error, rel=1e-3)
     assert sizes[0] < sizes[1]
 
 
