@@ -14,6 +14,7 @@ import numpy.typing as npt
 from onnxfq.arrays import Array, Float32Array
 from onnxfq.executors.serialization import load_once, serializable
 from onnxfq.half import to_float32
+from onnxfq.held_tokens import HeldTokens
 from onnxfq.packing import fingerprints_of, join_digests, row_chunks
 from onnxfq.quantized import QuantizedWeight, WeightRange, squared_error, weight_range
 from onnxfq.rules import Kernel, Rule, Tensors, Weight, tensor_bytes
@@ -23,6 +24,7 @@ from onnxfq.statistics import Statistics
 from onnxfq.system.threads import products_alone
 
 serializable(Statistics)
+serializable(HeldTokens)
 
 BY_NORM, BY_DATA = "by a normalization layer", "by calibration"
 _FACTS = ("digest", "sum_squares", "error", "min", "max", "remarks", "algorithm", "weighted", "tokens", "activations")

@@ -27,7 +27,7 @@ _SHARE = 0.35  # of the columns that get codes anew
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class ColumnPart:
     """Some columns, and what coding these with feedback needs.
 
     Attributes:
@@ -65,7 +65,7 @@ def recode_parts(draft: Draft, known: Curvature, times: int, column_batch: int, 
         each(partial(_recode, draft, losses, known, part, column_batch))
 
 
-def _drawn(known: Curvature, times: int) -> Iterator[Part]:
+def _drawn(known: Curvature, times: int) -> Iterator[ColumnPart]:
     """Parts of the columns, every time the same ones."""
     random, count = np.random.Generator(np.random.PCG64(0)), known.importance.size
     for _ in range(times):
@@ -73,10 +73,12 @@ def _drawn(known: Curvature, times: int) -> Iterator[Part]:
         columns = chosen[np.argsort(-known.importance[chosen], kind="stable")]
         slopes = np.ascontiguousarray(known.hessian[columns])
         factor, _ = inverse_factor(slopes[:, columns].astype(np.float64), 0.0)
-        yield Part(columns, slopes, replace(known, order=columns, factor=factor))
+        yield ColumnPart(columns, slopes, replace(known, order=columns, factor=factor))
 
 
-def _recode(draft: Draft, losses: Float64Array, known: Curvature, part: Part, column_batch: int, rows: slice) -> None:
+def _recode(
+    draft: Draft, losses: Float64Array, known: Curvature, part: ColumnPart, column_batch: int, rows: slice
+) -> None:
     """Some rows; their losses are changed in place too."""
     known_rows = draft.rows(rows)
     rival = known_rows.copy()
@@ -106,7 +108,7 @@ def _losses(lanes: Lanes, known: Curvature) -> Float64Array:
     return np.asarray(np.einsum("kn,kn->n", error, known.hessian @ error, dtype=np.float64))
 
 
-def _given_others(lanes: Lanes, part: Part) -> Float32Array:
+def _given_others(lanes: Lanes, part: ColumnPart) -> Float32Array:
     """What a part's weights ought to be while all others stay, among the targets of all, [K, R]."""
     error, factor, target = lanes.error(), part.known.factor, lanes.target.copy()
     target[part.columns] += error[part.columns] - factor.T @ (factor @ (part.slopes @ error))

@@ -281,7 +281,7 @@ def test_json_keeps_names_as_they_are(evil: Path, capsys: Output) -> None:
 def test_long_work_is_announced(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, seconds: float, told: bool
 ) -> None:
-    monkeypatch.setattr("onnxfq.quantization.plan.TELL_FROM_SECONDS", seconds)
+    monkeypatch.setattr("onnxfq.quantization.announce_cost.TELL_FROM_SECONDS", seconds)
     assert quantize(model, *QUICK) == 0
     assert ("Solving alone will take about 2 s, and 210 MB of memory." in capsys.readouterr().err) is told
 
