@@ -19,13 +19,15 @@ from onnxfq.signature import Signature, TensorSpec
 
 ENOUGH_TO_KNOW = 1 << 15  # tokens, of texts and splices together
 _TIMES = 3  # at most so many splices for each text
+_SENTENCE = 64  # tokens of a short text, on average
 _SHORTEST = 4  # tokens of a text that is cut: two belong to the tokenizer
 
 
 def spliced(feeds: Feeds, signature: Signature, without: frozenset[int] = frozenset()) -> Feeds:
     """Samples, and behind them splices of them: until all have 32768 tokens together, three for each at most.
 
-    None of fewer than 32 samples, of those that were made up, and of those that are more than the ids of one text.
+    None of fewer than 32 samples, of those that were made up, of those that are more than the ids of one text, and of
+    long ones: windows of running text differ more than sentences do, and take longer.
 
     Args:
         feeds: the samples.
@@ -33,9 +35,9 @@ def spliced(feeds: Feeds, signature: Signature, without: frozenset[int] = frozen
         without: samples that no splice is made of.
     """
     texts = [feed for index, feed in enumerate(feeds) if index not in without and _is_text(feed, signature)]
-    if feeds.is_generated or len(feeds) < ENOUGH_SAMPLES or len(texts) < 2:
-        return feeds
     total, found = sum(_length(feed, signature) for feed in feeds), list[Feed]()
+    if feeds.is_generated or len(feeds) < ENOUGH_SAMPLES or len(texts) < 2 or total > _SENTENCE * len(feeds):
+        return feeds
     longest, rng = max(_length(feed, signature) for feed in texts), np.random.default_rng(0)
     for first in texts * _TIMES:
         if total >= ENOUGH_TO_KNOW:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.solvers.triangular import solve_lower
+from onnxfq.solvers.triangular import inverse_of_root
 from onnxfq.statistics import Statistics
 from onnxfq.system.threads import products_alone
 
@@ -154,17 +154,17 @@ class _Tried:
     def _moves(self, damping: float) -> tuple[Float64Array, Float64Array]:
         """How both pulls move the outputs under a damping, [tokens, rows]."""
         if damping not in self._moved:
-            damped = self._H.copy()
-            damped[np.diag_indices_from(damped)] += np.float32(damping)
+            damped = self._H.astype(np.float64)
+            damped[np.diag_indices_from(damped)] += damping
             try:
-                lower = np.linalg.cholesky(damped)
+                root = inverse_of_root(damped)
             except np.linalg.LinAlgError:
-                lower = None
+                root = None
             moved = {}
             for name in ("own", "residual"):
                 moved[name] = np.zeros(self._wanted.shape)
-                if lower is not None and name in self._pulls:
-                    outputs = self._inputs @ solve_lower(lower, self._pulls[name].T)
+                if root is not None and name in self._pulls:
+                    outputs = self._inputs @ ((self._pulls[name] @ root.T) @ root).T
                     moved[name][:, : outputs.shape[1]] = outputs
             self._moved[damping] = moved["own"], moved["residual"]
         return self._moved[damping]

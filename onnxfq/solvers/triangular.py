@@ -70,25 +70,6 @@ def _in_pieces(size: int, work: Callable[[slice], None]) -> None:
     spread(loop, -(-size // _PIECE))
 
 
-def solve_lower(lower: Float32Array, right: Float32Array) -> Float32Array:
-    """`(L Lᵀ)⁻¹ B`, [K, columns].
-
-    Args:
-        lower: [K, K], L.
-        right: [K, columns], B.
-    """
-    x, k = np.array(right), len(lower)
-    starts = range(0, k, _PIECE)
-    inverses = {s: np.linalg.inv(lower[s : s + _PIECE, s : s + _PIECE]) for s in starts}
-    for s in starts:
-        block = slice(s, min(k, s + _PIECE))
-        x[block] = inverses[s] @ (x[block] - lower[block, :s] @ x[:s])
-    for s in reversed(starts):
-        block = slice(s, min(k, s + _PIECE))
-        x[block] = inverses[s].T @ (x[block] - lower[block.stop :, block].T @ x[block.stop :])
-    return np.asarray(x)
-
-
 def times_inverse(right: Float32Array, factor: Float32Array) -> Float32Array:
     """`B UᵀU`, [rows, K], the zeros of the upper triangular U [K, K] left out.
 

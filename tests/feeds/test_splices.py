@@ -63,9 +63,11 @@ def test_many_texts_are_enough() -> None:
     assert len(spliced(texts(40, 1000), SIGNATURE)) == 40
 
 
-@pytest.mark.parametrize("odd", ["few", "made up", "masked", "segments", "fixed", "float", "1d"])
+@pytest.mark.parametrize("odd", ["few", "long", "made up", "masked", "segments", "fixed", "float", "1d"])
 def test_whatever_is_not_one_text_of_ids_stays_alone(odd: str) -> None:
     feeds, signature = list(texts(40)), SIGNATURE
+    if odd == "long":
+        feeds = list(texts(40, 80))
     if odd == "few":
         feeds = feeds[:31]
     for feed in feeds:
