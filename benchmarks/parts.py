@@ -49,8 +49,9 @@ class Part:
 PARTS: dict[str, Part] = {
     "encoder": Part(
         "Every tool on all-MiniLM-L6-v2",
-        "36 MatMuls, 4 bits. Calibrated on 192 rows spread over STS-B train, both sentences a sample each, "
-        "judged on the whole STS-B test set. ONNX Runtime's HQQ stores floating-point zero points, for which its "
+        "36 MatMuls, 4 bits. Calibrated on 192 rows spread over STS-B train, both sentences a sample each (for "
+        "onnxfq awq and ONNX Runtime's GPTQ joined), judged on the whole STS-B test set. ONNX Runtime's HQQ stores "
+        "floating-point zero points, for which its "
         "kernels are five to ten times slower than not quantizing; its GPTQ rounds the result a second time, which "
         "leaves the error of rounding to nearest.",
         {"minilm": "benchmarks.quality encoder {encoder} --sts {sts_test} --calib {encoder_calib}"},
@@ -68,7 +69,7 @@ PARTS: dict[str, Part] = {
     "formats": Part(
         "Formats on an encoder",
         "all-MiniLM-L6-v2 as it is, default settings but for the format, beside "
-        "`onnxruntime.quantization.quantize_dynamic(per_channel=True)`. Calibrated on 192 rows of STS-B train, judged "
+        "`onnxruntime.quantization.quantize_dynamic(per_channel=True)`. Calibrated on 192 texts of STS-B train, judged "
         "on the whole STS-B test set; relative MSE is that of the hidden states. Loading and speeds, against the "
         "original with texts x tokens, are the processor's time of one thread, all files in turns. What is fast "
         "depends on the processor: these ratios are of this one, a Xeon with AMX; `onnxfq doctor --measure` tells "
