@@ -15,7 +15,8 @@ Rows = TypeVar("Rows", Float32Array, Float64Array)
 
 def round_to_int8(x: Rows, block: int) -> Rows:
     """Rows [rows, K] rounded: each block of columns in 127 steps up to its largest value."""
-    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % block))).reshape(len(x), -1, block)
+    columns = x.shape[1] + -x.shape[1] % block
+    padded = np.pad(x, ((0, 0), (0, columns - x.shape[1]))).reshape(len(x), columns // block, block)
     step = np.abs(padded).max(axis=2, keepdims=True) / TOP
     rounded = np.rint(np.divide(padded, step, out=np.zeros_like(padded), where=step > 0)) * step
-    return np.asarray(rounded.reshape(len(x), -1)[:, : x.shape[1]], x.dtype)
+    return np.asarray(rounded.reshape(len(x), columns)[:, : x.shape[1]], x.dtype)

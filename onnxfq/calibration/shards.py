@@ -207,7 +207,8 @@ class Running:
             rows = rows[:: -(-len(rows) // _HELD_ROWS) or 1]
         difference = _difference(measured, values, original.size // max(1, k), rows) if measured.n else None
         if held:
-            return _held_tokens([original, *twin], rows, difference, measured, transposed=transposed)
+            streams = [original, *twin]
+            return _held_tokens(streams, rows, difference, measured, transposed=transposed) if len(rows) else None
         self.gram.add(original, twin[0] if twin else None, rows, difference)
         return None
 

@@ -202,6 +202,15 @@ def test_samples_side_by_side_give_the_same_bits(tmp_path: Path, monkeypatch: py
             np.testing.assert_array_equal(getattr(alone, name), getattr(together, name))
 
 
+def test_a_held_back_sample_may_have_no_rows(tmp_path: Path) -> None:
+    path, feeds = write(residual(), tmp_path / "m.onnx"), samples(3, 0, 4)
+    with setting(
+        path, feeds, residuals=[None, Residual(2, ("x1",), 64), None, Residual(4, ("r",), 64)], held=[1]
+    ) as here:
+        found = [here.streams.advance(index, here.tensor_file, 32, lambda: None) for index in range(2)]
+    assert [known and (known.tokens, known.held) for known in found] == [(7, None)] * 2
+
+
 def test_every_step_runs_once_and_nothing_is_kept_too_long(tmp_path: Path) -> None:
     with setting(write(residual(), tmp_path / "m.onnx"), samples(3)) as here:
         segments = cut(here.flow, [*([s.source] for s in here.stages), ["d"]])

@@ -90,3 +90,4 @@ def test_several_layers_are_counted_and_the_worst_told(tmp_path: Path) -> None:
 def test_rounding_is_that_of_a_block_s_largest_value() -> None:
     x = np.array([[127.0, 1.4, -0.6, 0.0, 10.0], [0.0, 0.0, 0.0, 0.0, -1.0]])
     np.testing.assert_allclose(round_to_int8(x, 4), [[127.0, 1.0, -1.0, 0.0, 10.0], [0.0, 0.0, 0.0, 0.0, -1.0]])
+    assert round_to_int8(x[:0], 4).shape == (0, 5)
