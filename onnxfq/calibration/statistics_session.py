@@ -121,16 +121,13 @@ class Gram:
         start = {"gram": np.zeros((k, k)), "cross": np.zeros((k, k))}
         if drifts is not None:
             start["drift"] = np.zeros((drifts, k))
-        self._sums = _sums(
-            start,
-            dtype,
-            k,
-            crossed=crossed,
-            transposed=transposed,
-            rounded_in=rounded_in,
-            provider=provider,
-            threads=threads,
-        )
+        self._sums: Sums | HostSums  # where a device computes, sums stay there; elsewhere numpy adds them up
+        if facts(provider).host_memory:
+            self._sums = HostSums(start, crossed=crossed, transposed=transposed, rounded_in=rounded_in, threads=threads)
+        else:
+            drifting = drifts is not None
+            model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in, drifts=drifting)
+            self._sums = Sums(Session(model, provider=provider, threads=threads), start)
         self._axis, self._same, self._apart = int(transposed), not crossed and rounded_in is None, apart
         self._waiting: list[tuple[Array, Array | None, Array]] = []
         self._differences: list[Array] = []
@@ -192,22 +189,3 @@ class Gram:
         else:
             self._totals.add(Chunk(tokens, None, None, None, vectors))
         self._waiting, self._differences, self._pending = [], [], 0
-
-
-def _sums(
-    start: dict[str, Array],
-    dtype: np.dtype[np.generic],
-    k: int,
-    *,
-    crossed: bool,
-    transposed: bool,
-    rounded_in: int | None,
-    provider: ProviderName,
-    threads: int | None,
-) -> Sums | HostSums:
-    """Where a device computes, sums stay there; elsewhere numpy adds them up."""
-    if facts(provider).host_memory:
-        return HostSums(start, crossed=crossed, transposed=transposed, rounded_in=rounded_in, threads=threads)
-    drifts = "drift" in start
-    model = gram_model(dtype, k, crossed=crossed, transposed=transposed, rounded_in=rounded_in, drifts=drifts)
-    return Sums(Session(model, provider=provider, threads=threads), start)

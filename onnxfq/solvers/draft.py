@@ -183,21 +183,6 @@ def row_losses(
     return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
 
 
-def objective(draft: Draft, moments: Moments, each: EachChunk) -> Float64Array:
-    """What descent makes smaller, for every row [N]: `(ŵ − w*) H (ŵ − w*)ᵀ` with the damped H.
-
-    Where all rows share one grid, each has that of all.
-    """
-    losses = np.empty(draft.target.shape[0], np.float64)
-
-    def add(rows: slice) -> None:
-        error = draft.rows(rows).dequantized() - draft.target[rows]
-        losses[rows] = dot_rows(error, np.matmul(error, moments.hessian))
-
-    each(add)
-    return np.full_like(losses, losses.sum()) if draft.scheme.block_size == "tensor" else losses
-
-
 def on_fitted_grid(weight: Float32Array, importance: Float32Array, scheme: Scheme, scale_type: ScaleType) -> Draft:
     """Every weight at the nearest point of its block's fitted grid."""
     scale, zero_point = fitted_grid(weight, importance, scheme, scale_type)

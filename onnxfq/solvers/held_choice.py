@@ -71,10 +71,10 @@ def choose_target(
         wanted = (held.float_inputs - held.inputs) @ rows.T
         if held.drift is not None:
             wanted[:, : held.drift.shape[1]] += held.drift
-        if not 0 < float(np.square(wanted, dtype=np.float64).sum()) < np.inf:
+        tried = _Tried((gram / size).astype(np.float32), pulls, held.inputs, wanted, given)
+        if not 0 < tried.total < np.inf:
             return None
         usual = replace(USUAL, **{name: value for name, value in given.items() if value is not None})
-        tried = _Tried((gram / size).astype(np.float32), pulls, held.inputs, wanted, given)
         if given["damping"] is None:
             _descend(tried.loss)
         best = min((tried.best(usual.damping), *tried.found), key=lambda choice: choice.loss)

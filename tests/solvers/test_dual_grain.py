@@ -15,13 +15,12 @@ from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import BLOCK_SIZES, ScaleType, Scheme
 from onnxfq.solvers import BEST_WITHOUT_DATA, SOLVERS, Solver, make_solver
 from onnxfq.solvers.curvature import curvature
-from onnxfq.solvers.draft import objective, on_fitted_grid
+from onnxfq.solvers.draft import on_fitted_grid
 from onnxfq.solvers.dual_descent import _best_integers, descend_dual
 from onnxfq.solvers.lanes import Lanes
-from onnxfq.solvers.rows import row_threads
 from onnxfq.statistics import Statistics
 from onnxfq.system.threads import limited_threads
-from support.calibration import disturbed, inputs, measured, row_losses
+from support.calibration import disturbed, inputs, measured, objective, row_losses
 from support.weights import LARGEST, SCALE_TYPES, awkward, matrices
 
 ALGORITHMS = (*SOLVERS, "awq:codes=gptq")
@@ -145,13 +144,12 @@ def test_descent_only_ever_improves() -> None:
     weight, x = normal(70, K), inputs(300, K)
     known = curvature(measured(x, disturbed(x)), 0.1, 0.1, 0.1, True)
     draft = on_fitted_grid(weight, known.importance, DUAL, "float32")
-    with row_threads(len(weight)) as each:
-        losses = [objective(draft, known, each)]
-        for _ in range(3):
-            lanes = Lanes.of(draft)
-            descend_dual(lanes, lanes.error(), known.hessian, 64)
-            lanes.store()
-            losses.append(objective(draft, known, each))
+    losses = [objective(draft, known)]
+    for _ in range(3):
+        lanes = Lanes.of(draft)
+        descend_dual(lanes, lanes.error(), known.hessian, 64)
+        lanes.store()
+        losses.append(objective(draft, known))
     for before, after in pairwise(losses):
         assert (after <= before * (1 + 1e-5)).all()
     assert losses[-1].sum() < 0.8 * losses[0].sum()

@@ -13,7 +13,7 @@ from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import BITS, Granularity, ScaleType, Scheme
 from onnxfq.solvers.curvature import curvature
-from onnxfq.solvers.draft import objective, on_fitted_grid
+from onnxfq.solvers.draft import on_fitted_grid
 from onnxfq.solvers.draft import row_losses as row_objectives
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
@@ -22,7 +22,7 @@ from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.solvers.towards import _code, solve_towards
 from onnxfq.statistics import Statistics
-from support.calibration import Float64Array, disturbed, inputs, measured, row_losses
+from support.calibration import Float64Array, disturbed, inputs, measured, objective, row_losses
 from support.weights import GRANULARITIES, SCALE_TYPES, assert_stands_on_its_grid, awkward, matrices, schemes
 
 K = 150  # no multiple of any block
@@ -169,7 +169,7 @@ def test_the_short_search_for_grids_leaves_no_more_error_than_the_full_one(bits:
         ours = solve_towards(weight, known, scheme, "float32", 2, each)
         full = on_fitted_grid(weight, known.importance, scheme, "float32")
         _code(full, known, 2, 128, each)
-        losses = [objective(draft, known, each).sum() for draft in (ours, full)]
+    losses = [objective(draft, known).sum() for draft in (ours, full)]
     assert losses[0] < 1.03 * losses[1]
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxfq.arrays import Float64Array
 from onnxfq.scheme import Granularity, Scheme
 from onnxfq.solvers.curvature import Curvature, curvature
 from onnxfq.solvers.draft import Draft
@@ -13,7 +12,7 @@ from onnxfq.solvers.rows import row_threads
 from onnxfq.solvers.towards import solve_towards
 from onnxfq.statistics import Statistics
 from onnxfq.system.threads import limited_threads
-from support.calibration import inputs, measured
+from support.calibration import inputs, measured, objective
 from support.weights import GRANULARITIES, assert_stands_on_its_grid
 
 N, K = 80, 150  # more rows than a chunk, no whole blocks
@@ -35,11 +34,6 @@ def recoded(draft: Draft, known: Curvature, times: int) -> Draft:
     return after
 
 
-def row_losses(draft: Draft, known: Curvature) -> Float64Array:
-    error = draft.dequantized().astype(np.float64) - draft.target
-    return np.asarray(((error @ known.hessian.astype(np.float64)) * error).sum(axis=1))
-
-
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("bits", [2, 4])
@@ -47,7 +41,7 @@ def test_no_row_gets_worse_and_all_together_get_better(
     bits: int, granularity: int | Granularity, symmetric: bool
 ) -> None:
     draft, known = problem(Scheme(bits, granularity, symmetric))
-    before, some, many = (row_losses(recoded(draft, known, times), known) for times in (0, 3, 12))
+    before, some, many = (objective(recoded(draft, known, times), known) for times in (0, 3, 12))
     assert (some <= before * 1.0001).all()
     assert (many <= some * 1.0001).all()
     least = 0.99 if bits == 2 else 0.998
@@ -60,8 +54,8 @@ def test_dual_grids_get_better_too(block_size: int) -> None:
     draft, known = problem(Scheme(block_size=block_size, format="dgq"))
     after = recoded(draft, known, 6)
     assert after.row_scale is not None
-    assert row_losses(after, known).sum() < 0.99 * row_losses(draft, known).sum()
-    assert (row_losses(after, known) <= row_losses(draft, known) * 1.0001).all()
+    assert objective(after, known).sum() < 0.99 * objective(draft, known).sum()
+    assert (objective(after, known) <= objective(draft, known) * 1.0001).all()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight
+from onnxfq.solvers.curvature import Moments
+from onnxfq.solvers.draft import Draft
 from onnxfq.statistics import Statistics
 
 Float64Array = npt.NDArray[np.float64]
@@ -46,3 +48,9 @@ def row_losses(weight: Float32Array, q: QuantizedWeight, statistics: Statistics)
     drift = w @ (cross - statistics.gram)
     losses: Float64Array = (error * (error @ statistics.gram - 2 * drift)).sum(axis=1)
     return losses
+
+
+def objective(draft: Draft, moments: Moments) -> Float64Array:
+    """What descent makes smaller, of every row [N]: `(ŵ − w*) H (ŵ − w*)ᵀ` with the damped H."""
+    error = draft.dequantized().astype(np.float64) - draft.target
+    return np.asarray(((error @ moments.hessian.astype(np.float64)) * error).sum(axis=1))
