@@ -18,7 +18,7 @@ from onnxfq.system.durable import cleaning, locked, write_durably
 
 _MANIFEST = "onnxfq-work.json"
 _LOCK = "onnxfq-work.lock"
-_FORMAT = 3
+_FORMAT = 4
 _DIGEST_BYTES = 32  # at the end of a stage's file: SHA-256 of all before
 _STAGE = re.compile(r"stage-\d{5,}\.npz")
 _LEFT_OVER = re.compile(r"(stage-\d{5,}|onnxfq-work)\.part|kept-\w{8}(\.\w{8})?")  # by a killed run

@@ -26,7 +26,7 @@ from onnxfq.session import Session
 SHARD_TOKENS = 2048  # about so many make a shard: a chunk of the statistics
 _BATCH_RANK = 3  # dimensions of a batch of matrices
 _HELD_ROWS = 128  # tokens of a held-back sample that are kept, at most
-_AT_ONCE = 1 << 20  # elements compared at once: logits of a long text would not fit in float64
+_AT_ONCE = 1 << 18  # elements compared at once: they stay in the processor's cache
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
 Known = tuple[Mapping[str, Array], Sequence[Array], bool]  # of a sample: values by name, masks, whether held back
@@ -288,13 +288,28 @@ def _squares(original: Array, quantized: Array, masks: Sequence[Array]) -> list[
         return []
     original = original.reshape(-1, original.shape[-1])
     rows = token_rows(masks, len(original))
-    original, quantized = original[rows], quantized.reshape(-1, quantized.shape[-1])[rows]
-    step, found = max(1, _AT_ONCE // original.shape[1]), []
-    for start in range(0, len(original), step):
-        y, twin = (value[start : start + step].astype(np.float64) for value in (original, quantized))
-        finite = np.isfinite(y) & np.isfinite(twin)
-        found.append((float(np.square(y[finite] - twin[finite]).sum()), float(np.square(y[finite]).sum())))
-    return found
+    quantized = quantized.reshape(-1, quantized.shape[-1])
+    if len(rows) < len(original):
+        original, quantized = original[rows], quantized[rows]
+    step = max(1, _AT_ONCE // original.shape[1])
+    parts = (slice(start, start + step) for start in range(0, len(original), step))
+    return [_squares_of(original[part], quantized[part]) for part in parts]
+
+
+def _squares_of(original: Array, quantized: Array) -> Squares:
+    """The same of a few rows."""
+    if original.dtype == np.float32 == quantized.dtype:
+        with np.errstate(over="ignore", invalid="ignore"):
+            pair = _sum_squares(original - quantized), _sum_squares(original)
+        if np.isfinite(pair).all():
+            return pair
+    y, twin = original.astype(np.float64), quantized.astype(np.float64)
+    finite = np.isfinite(y) & np.isfinite(twin)
+    return float(np.square(y[finite] - twin[finite]).sum()), float(np.square(y[finite]).sum())
+
+
+def _sum_squares(rows: Array) -> float:
+    return float(np.einsum("rn,rn->r", rows, rows).sum(dtype=np.float64))
 
 
 def one_of(value: Array, part: int) -> Array:

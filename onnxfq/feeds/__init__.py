@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxfq.feeds.batches import Batches, alone, are_rows_of, batched
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.configured_sizes import with_configured_sizes
@@ -35,6 +36,7 @@ __all__ = [
     "MOST_SAMPLES",
     "MOST_TOKENS",
     "OTHER_SAMPLES",
+    "Batches",
     "CausalLM",
     "Column",
     "Encoder",
@@ -43,7 +45,10 @@ __all__ = [
     "Ids",
     "RefusedError",
     "Text",
+    "alone",
     "always",
+    "are_rows_of",
+    "batched",
     "complete",
     "count_tokens",
     "count_within",

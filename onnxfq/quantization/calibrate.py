@@ -12,6 +12,7 @@ from onnxfq.arrays import Float64Array
 from onnxfq.calibration.checkpoint import Checkpoint
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.routes import find_routes
+from onnxfq.calibration.sample_batches import put_together
 from onnxfq.calibration.stages import Stage
 from onnxfq.calibration.streams import ErrorSum
 from onnxfq.errors import OperatorError
@@ -48,15 +49,15 @@ class Calibration:
 
     def __init__(self, job: Job, feeds: Feeds, checkpoint: Checkpoint, tensor_file: TensorFile) -> None:
         held = hold_tokens(len(feeds)) if job.solver.tunes else frozenset()
-        feeds = spliced(feeds, job.graph.signature, held)
         self._job, self._checkpoint, self._tensor_file, self._samples = job, checkpoint, tensor_file, len(feeds)
         self._rounding: dict[int, Rounding] = {}
         self._uses = Counter(p.key for p in job.planned)
         runtime = Runtime(job.provider, job.threads, job.options.memory, checkpoint.folder)
+        batches = put_together(job.graph, spliced(feeds, job.graph.signature, held), held, runtime)
+        self._members, held = batches.members, batches.holding(held)
         targets = [p.target for p in job.planned]
-        self._passages = [
-            Passage(job, route, feeds, runtime, held) for route in find_routes(job.graph, targets, feeds, runtime)
-        ]
+        routes = find_routes(job.graph, targets, batches.feeds, runtime)
+        self._passages = [Passage(job, route, batches.feeds, runtime, held) for route in routes]
         self._places = [(passage, i) for passage in self._passages for i in range(len(passage.stages))]
         self.stages: list[Stage] = [passage.stages[i] for passage, i in self._places]
         reached = set[int]()
@@ -240,8 +241,13 @@ class Calibration:
         Args:
             reports: of all targets, in order.
         """
-        left = self._samples - sum(len(passage.samples) for passage in self._passages)
-        dropped = {p.samples[i]: name for p in self._passages for i, name in p.streams.dropped.items()}
+        left = self._samples - sum(len(self._given(batch)) for passage in self._passages for batch in passage.samples)
+        dropped = {
+            sample: name
+            for passage in self._passages
+            for index, name in passage.streams.dropped.items()
+            for sample in self._given(passage.samples[index])
+        }
         reached = [reports[index] for fresh in self._fresh for index in fresh]
         notes = data_notes(dropped, left, self._samples, reached, [reports[index] for index in self.unreached])
         more = (
@@ -257,6 +263,10 @@ class Calibration:
             remove(file)
         for passage in self._passages:
             passage.streams.close()
+
+    def _given(self, batch: int) -> list[int]:
+        """The samples of a batch that were given, and not put together from others."""
+        return [sample for sample in self._members[batch] if sample < self._samples]
 
     def _load(self, position: int, targets: Collection[int]) -> dict[int, SolvedWeight] | None:
         """What an interrupted run has left of these targets, if all of it fits."""

@@ -49,6 +49,41 @@ class Curvature(Moments):
     remarks: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Factor:
+    """A factorized damped inverse of second moments.
+
+    Attributes:
+        order: [K], the columns in the order in which they are coded.
+        upper: [K, K], `U` with `UᵀU = (H + λI)⁻¹`, rows and columns in that order.
+        damping: `λ`, raised where the sum would not have been positive definite.
+    """
+
+    order: npt.NDArray[np.intp]
+    upper: Float32Array
+    damping: float
+
+
+def factorized(statistics: Statistics, damping: float, *, act_order: bool = True) -> Factor:
+    """As `factorize`, kept with the statistics for all that want it."""
+    key = ("factor", damping, act_order)
+    return statistics.derived(key, lambda found: factorize(found, damping, act_order=act_order))
+
+
+def factorize(statistics: Statistics, damping: float, *, act_order: bool = True) -> Factor:
+    """Factorize the second moments of one stage.
+
+    Args:
+        statistics: with a `gram` whose diagonal is finite and not all zero.
+        damping: `λ`, in parts of the mean of the diagonal of `H`.
+        act_order: the columns with the largest inputs come first.
+    """
+    assert statistics.gram is not None
+    H = statistics.gram / float(statistics.gram.diagonal().mean())
+    order = np.argsort(-_importance(H), kind="stable") if act_order else np.arange(len(H))
+    return Factor(order, *inverse_factor(H[np.ix_(order, order)], damping))
+
+
 def moments(statistics: Statistics, damping: float) -> Moments:
     """The second moments of one stage alone, kept with its statistics.
 
@@ -84,17 +119,14 @@ def _curvature(
     statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
 ) -> Curvature:
     H, asymmetry, size = _normalized(statistics)
-    importance = _importance(H)
-    order = np.argsort(-importance, kind="stable") if act_order else np.arange(importance.size)
-    ordered = H[np.ix_(order, order)]
-    factor, used = inverse_factor(ordered, damping)
-    remarks = [] if used == damping else [f"damping raised to {used:g}"]
-    target_factor, pulled = factor, asymmetry is not None or statistics.drift is not None
+    first = factorized(statistics, damping, act_order=act_order)
+    target, pulled = first, asymmetry is not None or statistics.drift is not None
+    remarks = [] if first.damping == damping else [f"damping raised to {first.damping:g}"]
     if pulled and target_damping != damping:
-        target_factor, used = inverse_factor(ordered, target_damping)
-        remarks += [] if used == target_damping else [f"damping of the target raised to {used:g}"]
+        target = factorized(statistics, target_damping, act_order=act_order)
+        remarks += [] if target.damping == target_damping else [f"damping of the target raised to {target.damping:g}"]
     hessian = _damped(H, refit_damping)
-    return Curvature(importance, hessian, asymmetry, size, order, factor, target_factor, tuple(remarks))
+    return Curvature(_importance(H), hessian, asymmetry, size, first.order, first.upper, target.upper, tuple(remarks))
 
 
 def _importance(H: Float64Array) -> Float32Array:

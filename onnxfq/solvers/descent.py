@@ -16,7 +16,15 @@ _PIECE = 16  # columns that reach each other one by one; others reach them in a 
 _SPAN = 32  # columns that are treated as a block where blocks are whole rows
 
 
-def descend(lanes: Lanes, error: Float32Array, hessian: Float32Array, column_batch: int, *, refit: bool) -> None:
+def descend(
+    lanes: Lanes,
+    error: Float32Array,
+    hessian: Float32Array,
+    column_batch: int,
+    *,
+    refit: bool,
+    slopes: Float32Array | None = None,
+) -> None:
     """Visit every column once and give it the best code that there is while the others stay.
 
     Args:
@@ -26,11 +34,12 @@ def descend(lanes: Lanes, error: Float32Array, hessian: Float32Array, column_bat
         column_batch: columns whose gradient comes from one matrix product.
         refit: also give every block the best scale and zero point for its codes, and then descend on these once more;
             for blocks that lie within a batch.
+        slopes: [K, R], `hessian @ error` where it is known; kept up to date.
     """
     draft = lanes.draft
     split = splitter(draft.scale_type) if refit else _FIXED
     span = min(draft.block_size, _SPAN) if not refit else draft.block_size
-    for first, gradient, within in batches(error, hessian, column_batch):
+    for first, gradient, within in batches(error, hessian, column_batch, slopes):
         last = first + len(within)
         _visit_batch(
             gradient, within, error[first:last], lanes.steps[first:last], lanes.scale, lanes.lowest, draft.top,
@@ -39,7 +48,7 @@ def descend(lanes: Lanes, error: Float32Array, hessian: Float32Array, column_bat
 
 
 def batches(
-    error: Float32Array, hessian: Float32Array, column_batch: int
+    error: Float32Array, hessian: Float32Array, column_batch: int, slopes: Float32Array | None = None
 ) -> Iterator[tuple[int, Float32Array, Float32Array]]:
     """Columns in batches, each looked at when what was done to those before is in the error.
 
@@ -47,6 +56,7 @@ def batches(
         error: [K, R], changed between batches.
         hessian: [K, K], how errors count.
         column_batch: columns of a batch.
+        slopes: [K, R], `hessian @ error` where it is known; kept up to date.
 
     Yields:
         The first column of a batch; the gradient of its columns [batch, R]; and how their errors count among
@@ -55,8 +65,13 @@ def batches(
     k = len(hessian)
     for first in range(0, k, column_batch):
         last = min(k, first + column_batch)
-        gradient: Float32Array = np.matmul(hessian[first:last], error)
-        yield first, gradient, np.ascontiguousarray(hessian[first:last, first:last])
+        within = np.ascontiguousarray(hessian[first:last, first:last])
+        if slopes is None:
+            yield first, np.matmul(hessian[first:last], error), within
+            continue
+        before = error[first:last].copy()
+        yield first, slopes[first:last].copy(), within
+        np.add(slopes, hessian[first:last].T @ (error[first:last] - before), out=slopes)
 
 
 @compiled(fastmath=FUSED)

@@ -27,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 
 FEW_BITS, USUAL_BITS = 2, 4  # with few, descent ends far above what there is
 PARTS = 24  # of the columns, at most, that are given codes anew
-SPENT = 1 << 32  # multiplications with the moments that a weight of usual bits is worth: a few tenths of a second
+SPENT = 1 << 31  # multiplications with the moments that a weight of usual bits is worth: a few tenths of a second
 
 
 @dataclass(frozen=True, slots=True)

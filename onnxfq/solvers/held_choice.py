@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.solvers.triangular import inverse_of_root
+from onnxfq.solvers.curvature import factorize, factorized
+from onnxfq.solvers.triangular import times_inverse
 from onnxfq.statistics import Statistics
-from onnxfq.system.threads import products_alone
+from onnxfq.system.threads import products_alone, spread
 
 _DAMPINGS = (0.03, 0.1, 0.3)  # beyond these codes become worse than the target becomes better
 _FIRST = 1  # of these is tried first
 _SURE = 3.0  # standard errors by which a choice must be better than the usual one: tokens of a text are alike
 _SHARES = np.linspace(0, 1, 21)
+_PIECE = 32  # rows whose outputs one thread moves at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,14 @@ def choose_target(
     if held is None or gram is None or len(held.inputs) < 2:
         return None
     size = float(gram.diagonal().mean())
-    pulls = _pulls(rows, statistics, size) if size > 0 else {}
+    pulls = _pulls(rows, statistics, size) if 0 < size < math.inf else {}
     if not pulls:
         return None
     with products_alone():
         wanted = (held.float_inputs - held.inputs) @ rows.T
         if held.drift is not None:
             wanted[:, : held.drift.shape[1]] += held.drift
-        tried = _Tried((gram / size).astype(np.float32), pulls, held.inputs, wanted, given)
+        tried = _Tried(statistics, pulls, held.inputs, wanted, given)
         if not 0 < tried.total < np.inf:
             return None
         usual = replace(USUAL, **{name: value for name, value in given.items() if value is not None})
@@ -110,13 +112,16 @@ class _Tried:
 
     def __init__(
         self,
-        H: Float32Array,
+        statistics: Statistics,
         pulls: Mapping[str, Float32Array],
         inputs: Float32Array,
         wanted: npt.NDArray[np.floating],
         given: Mapping[str, float | None],
     ) -> None:
-        self._H, self._pulls, self._inputs, self._wanted = H, pulls, inputs, wanted
+        self._statistics, self._wanted = statistics, wanted
+        usual = factorized(statistics, USUAL.damping)  # whoever solves wants it too, more often than not
+        self._inputs = inputs[:, usual.order]
+        self._pulls = {name: np.ascontiguousarray(pull[:, usual.order]) for name, pull in pulls.items()}
         self._shares = [_SHARES if (v := given[name]) is None else np.array([v]) for name in ("alpha", "residual")]
         self._moved: dict[float, tuple[Float64Array, Float64Array]] = {}
         self._best: dict[float, TargetChoice] = {}
@@ -154,17 +159,19 @@ class _Tried:
     def _moves(self, damping: float) -> tuple[Float64Array, Float64Array]:
         """How both pulls move the outputs under a damping, [tokens, rows]."""
         if damping not in self._moved:
-            damped = self._H.astype(np.float64)
-            damped[np.diag_indices_from(damped)] += damping
-            try:
-                root = inverse_of_root(damped)
-            except np.linalg.LinAlgError:
-                root = None
-            moved = {}
-            for name in ("own", "residual"):
-                moved[name] = np.zeros(self._wanted.shape)
-                if root is not None and name in self._pulls:
-                    outputs = self._inputs @ ((self._pulls[name] @ root.T) @ root).T
-                    moved[name][:, : outputs.shape[1]] = outputs
+            find = factorized if damping == USUAL.damping else factorize
+            factor = find(self._statistics, damping).upper
+            moved = {name: np.zeros(self._wanted.shape) for name in ("own", "residual")}
+            for name, pull in self._pulls.items():
+                spread(_move_outputs, -(-len(pull) // _PIECE), pull, factor, self._inputs, moved[name])
             self._moved[damping] = moved["own"], moved["residual"]
         return self._moved[damping]
+
+
+def _move_outputs(
+    begin: int, end: int, pull: Float32Array, factor: Float32Array, inputs: Float32Array, out: Float64Array
+) -> None:
+    """How some pieces of the rows move the outputs, [tokens, rows]."""
+    for piece in range(begin, end):
+        rows = slice(piece * _PIECE, min(len(pull), (piece + 1) * _PIECE))
+        out[:, rows] = inputs @ times_inverse(pull[rows], factor).T

@@ -6,7 +6,7 @@ how the errors of two columns count together, is loaded once for all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxfq.solvers.draft import Draft
 from onnxfq.system.compiled import compiled
 
 FUSED = frozenset({"contract"})  # products are added up without being rounded, as in matrix products
+_CHANGED = ("steps", "scale", "lowest", "shift", "row_scale", "multiplier", "offset")
 _TILE = 16
 
 
@@ -64,6 +65,17 @@ class Lanes:
         shift, lowest = draft.row_scale * offset, np.zeros_like(scale)
         return cls(target, codes, scale, lowest, shift, draft.row_scale.copy(), multiplier, offset, draft)
 
+    def copy(self) -> Lanes:
+        """Steps and grids of its own, for the same target."""
+        return replace(self, **{name: getattr(self, name).copy() for name in _CHANGED})
+
+    def take(self, rows: npt.NDArray[np.bool_], other: Lanes) -> None:
+        """Take over some rows, told by a mask [R]."""
+        for name in _CHANGED:
+            array = getattr(self, name)
+            if array.size:
+                take_lanes(array.reshape(-1, rows.size), getattr(other, name).reshape(-1, rows.size), rows)
+
     def store(self) -> None:
         """Write codes and grids where they come from."""
         draft = self.draft
@@ -86,6 +98,15 @@ def turned(array: npt.NDArray[Any]) -> Float32Array:
     out = np.empty(array.shape[::-1], np.float32)
     _turn(np.ascontiguousarray(array), out)
     return out
+
+
+@compiled()
+def take_lanes(array: Float32Array, other: Float32Array, wanted: npt.NDArray[np.bool_]) -> None:
+    """Take over some lanes, told by a mask [R], of an array [..., R]."""
+    for column in range(array.shape[0]):
+        mine, theirs = array[column], other[column]
+        for lane in range(wanted.size):
+            mine[lane] = theirs[lane] if wanted[lane] else mine[lane]
 
 
 @compiled()

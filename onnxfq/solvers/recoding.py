@@ -6,7 +6,7 @@ together are good. Parts are drawn at random, the same for all rows, so that the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,28 +17,53 @@ from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.quantized import round_scale
 from onnxfq.solvers.curvature import Curvature, inverse_factor
 from onnxfq.solvers.descent import descend
-from onnxfq.solvers.draft import Draft, take_better_rows
+from onnxfq.solvers.draft import Draft
 from onnxfq.solvers.dual_descent import descend_dual
 from onnxfq.solvers.feedback import code_with_feedback
-from onnxfq.solvers.lanes import Lanes
+from onnxfq.solvers.lanes import FUSED, Lanes, take_lanes
 from onnxfq.solvers.rows import EachChunk
+from onnxfq.system.compiled import compiled
+from onnxfq.system.threads import spread
 
 _SHARE = 0.35  # of the columns that get codes anew
+_KEPT = 1 << 24  # numbers of factors that are in memory at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ColumnPart:
-    """Some columns, and what coding these with feedback needs.
+class Recoded:
+    """A chunk of rows with codes, and how far off they are; the arrays are changed in place.
 
     Attributes:
-        columns: [S], in the order in which they are coded.
-        slopes: [S, K], these rows of the damped `H`.
-        known: the curvature of these columns alone while all others stay.
+        lanes: the rows.
+        error: [K, R], the weights so far less what they ought to be.
+        slopes: [K, R], the damped `H` times that: what descent goes down, halved.
     """
 
-    columns: npt.NDArray[np.intp]
+    lanes: Lanes
+    error: Float32Array
     slopes: Float32Array
-    known: Curvature
+
+    @classmethod
+    def of(cls, lanes: Lanes, known: Curvature) -> Recoded:
+        """As the rows are."""
+        error = lanes.error()
+        return cls(lanes, error, known.hessian @ error)
+
+    def copy(self) -> Recoded:
+        """The same with arrays of its own."""
+        return Recoded(self.lanes.copy(), self.error.copy(), self.slopes.copy())
+
+    def losses(self) -> Float64Array:
+        """What descent makes smaller, of every row [R]."""
+        sums = np.zeros(self.error.shape[1])
+        _add_products(self.error, self.slopes, sums)
+        return sums
+
+    def take(self, rows: npt.NDArray[np.bool_], other: Recoded) -> None:
+        """Take over some rows, told by a mask [R]."""
+        self.lanes.take(rows, other.lanes)
+        take_lanes(self.error, other.error, rows)
+        take_lanes(self.slopes, other.slopes, rows)
 
 
 def recode_parts(draft: Draft, known: Curvature, times: int, column_batch: int, each: EachChunk) -> None:
@@ -53,63 +78,86 @@ def recode_parts(draft: Draft, known: Curvature, times: int, column_batch: int, 
         column_batch: columns of a batch, for speed only.
         each: from `row_threads` of the draft's rows.
     """
-    if not times:
-        return
-    losses = np.empty(draft.target.shape[0], np.float64)
-
-    def weigh(rows: slice) -> None:
-        losses[rows] = _losses(Lanes.of(draft.rows(rows)), known)
-
-    each(weigh)
-    for part in _drawn(known, times):
-        each(partial(_recode, draft, losses, known, part, column_batch))
+    for parts in _drawn(known, times):
+        each(partial(_recode_rows, draft, known, parts, column_batch))
 
 
-def _drawn(known: Curvature, times: int) -> Iterator[ColumnPart]:
-    """Parts of the columns, every time the same ones."""
+def _drawn(known: Curvature, times: int) -> Iterator[list[Curvature]]:
+    """Parts of the columns, every time the same ones, as many at once as their factors leave room for.
+
+    Of each, the curvature of its columns while all others stay, in the order in which they are coded.
+    """
     random, count = np.random.Generator(np.random.PCG64(0)), known.importance.size
-    for _ in range(times):
-        chosen = np.sort(random.choice(count, max(1, round(_SHARE * count)), replace=False))
-        columns = chosen[np.argsort(-known.importance[chosen], kind="stable")]
-        slopes = np.ascontiguousarray(known.hessian[columns])
-        factor, _ = inverse_factor(slopes[:, columns].astype(np.float64), 0.0)
-        yield ColumnPart(columns, slopes, replace(known, order=columns, factor=factor))
+    size = max(1, round(_SHARE * count))
+    chosen = [np.sort(random.choice(count, size, replace=False)) for _ in range(times)]
+    columns = [own[np.argsort(-known.importance[own], kind="stable")] for own in chosen]
+    together = max(1, _KEPT // size**2)
+    for first in range(0, times, together):
+        parts = [replace(known, order=own) for own in columns[first : first + together]]
+        spread(_factorize, len(parts), parts)
+        yield parts
 
 
-def _recode(
-    draft: Draft, losses: Float64Array, known: Curvature, part: ColumnPart, column_batch: int, rows: slice
-) -> None:
-    """Some rows; their losses are changed in place too."""
-    known_rows = draft.rows(rows)
-    rival = known_rows.copy()
-    lanes = Lanes.of(rival)
-    code_with_feedback(replace(lanes, target=_given_others(lanes, part)), part.known, column_batch)
-    _improve(lanes, known, column_batch)
-    lanes.store()
-    losses[rows] = take_better_rows(known_rows, rival, losses[rows], _losses(lanes, known))
+def _factorize(begin: int, end: int, parts: list[Curvature]) -> None:
+    for index in range(begin, end):
+        own = parts[index].order
+        factor, _ = inverse_factor(parts[index].hessian[np.ix_(own, own)].astype(np.float64), 0.0)
+        parts[index] = replace(parts[index], factor=factor)
 
 
-def _improve(lanes: Lanes, known: Curvature, column_batch: int) -> None:
+def _recode_rows(draft: Draft, known: Curvature, parts: Sequence[Curvature], column_batch: int, rows: slice) -> None:
+    """Some rows, one part of the columns after another."""
+    best = Recoded.of(Lanes.of(draft.rows(rows)), known)
+    losses = best.losses()
+    for part in parts:
+        rival = best.copy()
+        code_with_feedback(replace(rival.lanes, target=_given_others(best, part)), part, column_batch)
+        _move(rival, part.order, known)
+        _improve(rival, known, column_batch)
+        others = rival.losses()
+        better = ~(losses <= others)  # also where they are no numbers at all
+        best.take(better, rival)
+        np.copyto(losses, others, where=better)
+    best.lanes.store()
+
+
+def _given_others(found: Recoded, part: Curvature) -> Float32Array:
+    """What a part's weights ought to be while all others stay, among the targets of all, [K, R]."""
+    columns, target = part.order, found.lanes.target.copy()
+    target[columns] += found.error[columns] - part.factor.T @ (part.factor @ found.slopes[columns])
+    return target
+
+
+def _move(found: Recoded, columns: npt.NDArray[np.intp], known: Curvature) -> None:
+    """Bring error and slopes up to date with what was done to some columns."""
+    before = found.error[columns]
+    found.error[:] = found.lanes.error()
+    np.add(found.slopes, known.hessian[columns].T @ (found.error[columns] - before), out=found.slopes)
+
+
+def _improve(found: Recoded, known: Curvature, column_batch: int) -> None:
     """Descend on all codes, and on the grids of blocks, which end up as they can be stored."""
-    draft, error = lanes.draft, lanes.error()
+    lanes, draft = found.lanes, found.lanes.draft
     in_blocks = isinstance(draft.scheme.block_size, int)
     batch = -(-column_batch // draft.block_size) * draft.block_size if in_blocks else column_batch
     if draft.row_scale is not None:
-        descend_dual(lanes, error, known.hessian, batch)
+        descend_dual(lanes, found.error, known.hessian, batch)
+        np.matmul(known.hessian, found.error, out=found.slopes)
         return
-    descend(lanes, error, known.hessian, batch, refit=in_blocks)
-    if in_blocks:
-        lanes.scale[:] = round_scale(lanes.scale, draft.scale_type)
+    descend(lanes, found.error, known.hessian, batch, refit=in_blocks, slopes=found.slopes)
+    if not in_blocks:
+        return
+    stored = round_scale(lanes.scale, draft.scale_type)
+    if not np.array_equal(stored, lanes.scale):
+        lanes.scale[:] = stored
+        found.error[:] = lanes.error()
+        np.matmul(known.hessian, found.error, out=found.slopes)
 
 
-def _losses(lanes: Lanes, known: Curvature) -> Float64Array:
-    """What descent makes smaller, of every row [R]."""
-    error = lanes.error()
-    return np.asarray(np.einsum("kn,kn->n", error, known.hessian @ error, dtype=np.float64))
-
-
-def _given_others(lanes: Lanes, part: ColumnPart) -> Float32Array:
-    """What a part's weights ought to be while all others stay, among the targets of all, [K, R]."""
-    error, factor, target = lanes.error(), part.known.factor, lanes.target.copy()
-    target[part.columns] += error[part.columns] - factor.T @ (factor @ (part.slopes @ error))
-    return target
+@compiled(fastmath=FUSED)
+def _add_products(left: Float32Array, right: Float32Array, sums: Float64Array) -> None:
+    """Add `Σ_k left·right` of every lane to its sum."""
+    for column in range(left.shape[0]):
+        a, b = left[column], right[column]
+        for lane in range(sums.size):
+            sums[lane] += np.float64(a[lane] * b[lane])
