@@ -71,6 +71,8 @@ class HostSums:
         gram = self._sums["gram"]
         for start in range(0, self._k, _STRIP):  # only what stands left of the diagonal was added up
             gram[:start, start : start + _STRIP] = gram[start : start + _STRIP, :start].T
+            block = gram[start : start + _STRIP, start : start + _STRIP]
+            block[:] = np.tril(block) + np.tril(block, -1).T  # products are not symmetric to the last bit everywhere
         return dict(self._sums)
 
     def take(self) -> dict[str, Array]:

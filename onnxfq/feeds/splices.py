@@ -2,7 +2,8 @@
 
 What calibration fits to a few hundred sentences it fits to their peculiarities too. Texts put together from pieces of
 others have the same words among different neighbours: fewer directions of the inputs are left unseen. On
-all-MiniLM-L6-v2 calibrated on 384 sentences, that takes 6 % off the error on others.
+all-MiniLM-L6-v2 calibrated on 384 sentences of 5800 tokens, 2400 more take 3 % off the error on others, 16600 more 6 %,
+for three times as long.
 """
 
 from __future__ import annotations

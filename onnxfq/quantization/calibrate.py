@@ -242,14 +242,13 @@ class Calibration:
             reports: of all targets, in order.
         """
         left = self._samples - sum(len(self._given(batch)) for passage in self._passages for batch in passage.samples)
-        dropped = {
-            sample: name
-            for passage in self._passages
-            for index, name in passage.streams.dropped.items()
-            for sample in self._given(passage.samples[index])
-        }
+        bad = {p.samples[index]: name for p in self._passages for index, name in p.streams.dropped.items()}
+        dropped = {sample: name for batch, name in bad.items() for sample in self._given(batch)}
+        together = any(len(self._members[batch]) > 1 for batch in bad)
         reached = [reports[index] for fresh in self._fresh for index in fresh]
-        notes = data_notes(dropped, left, self._samples, reached, [reports[index] for index in self.unreached])
+        notes = data_notes(
+            dropped, together, left, self._samples, reached, [reports[index] for index in self.unreached]
+        )
         more = (
             sharing_note(self._job, self._readers(reports)),
             rounding_note(dict(enumerate(self._job.planned)), self._rounding),

@@ -27,7 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 
 FEW_BITS, USUAL_BITS = 2, 4  # with few, descent ends far above what there is
 PARTS = 24  # of the columns, at most, that are given codes anew
-SPENT = 1 << 31  # multiplications with the moments that a weight of usual bits is worth: a few tenths of a second
+PER_TOKEN = 1 << 18  # multiplications with the moments that a weight of usual bits is worth, for each token they are of
+USUAL_TOKENS = 1 << 13  # of calibration, for estimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ class Gptq(Solver):
         act_order: code the columns with the largest inputs first; else in their own order.
         refine: how many times codes and grids are improved.
         recode: how often a part of the columns is given codes anew while the others stay, each row keeping what is
-            better; None: 24 with 2 bits, where that takes an eighth of the error; with 4 bits as often as 2^32
-            multiplications of the weight with its moments allow, up to 24 (4 for 384 x 1536, 0 for
-            2048 x 2048); else 0. None without `refine`.
+            better; None: 24 with 2 bits, where that takes an eighth of the error; with 4 bits as often as 2^18
+            multiplications of the weight with its moments for each token allow, up to 24 (with 8192 tokens 2 for
+            384 x 1536, 0 for 2048 x 2048); else 0. None without `refine`.
         column_batch: columns between two matrix products; for speed only.
         bias: let a bias behind the weight take up the mean error, and minimise what remains about it.
 
@@ -98,7 +99,7 @@ class Gptq(Solver):
 
     def work(self, scheme: Scheme, n: int, k: int) -> float:
         """Four parts of the columns take as long as everything else."""
-        return 1 + self._recode(scheme, n, k) / 4
+        return 1 + self._recode(scheme, n, k, USUAL_TOKENS) / 4
 
     def tuned(self, weights: Sequence[Float32Array], statistics: Statistics) -> Gptq:
         """With `alpha`, `residual` and `target_damping` chosen; see `Solver.tuned`."""
@@ -129,13 +130,13 @@ class Gptq(Solver):
                 each,
                 column_batch=self.column_batch,
             )
-            recode_parts(draft, known, self._recode(scheme, *weight.shape), self.column_batch, each)
+            recode_parts(draft, known, self._recode(scheme, *weight.shape, statistics.tokens), self.column_batch, each)
             keep_best_rows(draft, weight, pull, known, each)
         return draft.finished(known.remarks)
 
-    def _recode(self, scheme: Scheme, n: int, k: int) -> int:
+    def _recode(self, scheme: Scheme, n: int, k: int, tokens: int) -> int:
         if self.recode is not None or not self.refine:
             return self.recode or 0
         if scheme.bits <= FEW_BITS:
             return PARTS
-        return min(PARTS, SPENT // (n * k * k)) if scheme.bits <= USUAL_BITS else 0
+        return min(PARTS, PER_TOKEN * tokens // (n * k * k)) if scheme.bits <= USUAL_BITS else 0

@@ -257,7 +257,7 @@ def test_the_work_of_another_version_is_refused(tmp_path: Path) -> None:
     stored(tmp_path / "w", 0)
     manifest = tmp_path / "w" / MANIFEST
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 0}))
-    with pytest.raises(UsageError, match="format: got 3, wanted 0"), checkpoint(tmp_path / "w", IDENTITY, resume=True):
+    with pytest.raises(UsageError, match="format: got 4, wanted 0"), checkpoint(tmp_path / "w", IDENTITY, resume=True):
         pass
 
 

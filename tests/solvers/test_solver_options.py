@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -116,3 +118,12 @@ def test_a_class_without_fields_has_no_options(monkeypatch: pytest.MonkeyPatch) 
     solver = make_solver("narrow")
     assert (algorithm_text(solver), solver_options(solver)) == ("narrow", {})
     assert solver.solve(np.ones((1, 32), np.float32), Scheme(), None, scale_type="float32").codes.shape == (1, 32)
+
+
+def test_the_guide_lists_all_of_them() -> None:
+    guide = Path(__file__).resolve().parents[2] / "onnxfq" / "calibration" / "README.md"
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \| (\S+) \|", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    options = {(name, option): value for name in SOLVERS for option, value in solver_options(SOLVERS[name]()).items()}
+    assert {(name, option): default for name, option, default in rows} == {
+        key: str(value).lower() for key, value in options.items()
+    }
