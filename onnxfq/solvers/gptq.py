@@ -130,7 +130,8 @@ class Gptq(Solver):
                 each,
                 column_batch=self.column_batch,
             )
-            recode_parts(draft, known, self._recode(scheme, *weight.shape, statistics.tokens), self.column_batch, each)
+            times = self._recode(scheme, len(weight), weight.shape[1], statistics.tokens)
+            recode_parts(draft, known, times, self.column_batch, each)
             keep_best_rows(draft, weight, pull, known, each)
         return draft.finished(known.remarks)
 

@@ -71,7 +71,7 @@ def test_outputs_of_a_batch_are_compared_with_those_of_its_samples() -> None:
     batch = {"y": np.concatenate([one, other]), "n": np.array([1, 2])}
     assert are_rows_of(batch, singles, 1e-3)
     assert are_rows_of({**batch, "y": batch["y"] + 0.01}, singles, 1e-3)
-    wrong = (
+    wrong: tuple[dict[str, Any], ...] = (
         {**batch, "y": batch["y"] + 0.1},
         {**batch, "y": batch["y"][::-1]},
         {**batch, "y": batch["y"][:1]},

@@ -29,9 +29,9 @@ BODIES = {
 
 
 def written(folder: Path, kind: str = "apart", table: Array | None = None) -> Path:
-    weights = {"w0": normal(64, 128) / 8, "w1": normal(128, 64) / 8}
     table = normal(100, 64) if table is None else table
-    proto = model(BODIES[kind], x=IDS, y=STATES, table=table, of_one=whole(1, -1, 64), **weights)
+    w0, w1 = normal(64, 128) / 8, normal(128, 64) / 8
+    proto = model(BODIES[kind], x=IDS, y=STATES, table=table, of_one=whole(1, -1, 64), w0=w0, w1=w1)
     return write(proto, folder / "in.onnx")
 
 

@@ -15,7 +15,9 @@ from onnxfq.errors import UsageError
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
 from onnxfq.solvers import SOLVERS, algorithm_text, make_solver, solver_options
+from onnxfq.solvers.awq import Awq
 from onnxfq.solvers.base import Solver
+from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.rtn import Rtn
 from onnxfq.statistics import Statistics
@@ -123,7 +125,9 @@ def test_a_class_without_fields_has_no_options(monkeypatch: pytest.MonkeyPatch) 
 def test_the_guide_lists_all_of_them() -> None:
     guide = Path(__file__).resolve().parents[2] / "onnxfq" / "calibration" / "README.md"
     rows = re.findall(r"^\| (\w+) \| `(\w+)` \| (\S+) \|", guide.read_text(encoding="utf-8"), re.MULTILINE)
-    options = {(name, option): value for name in SOLVERS for option, value in solver_options(SOLVERS[name]()).items()}
+    options = {
+        (solver.name, option): value for solver in (Gptq(), Awq()) for option, value in solver_options(solver).items()
+    }
     assert {(name, option): default for name, option, default in rows} == {
         key: str(value).lower() for key, value in options.items()
     }
