@@ -133,7 +133,7 @@ class Solver(ABC):
             UsageError: it does not fit.
         """
         if not fits:
-            raise UsageError(f"{self.name} cannot work with {field}={value} (got {field}={value}). Use {wanted}.")
+            raise UsageError(f"The option {field} of {self.name} does not fit (got {field}={value}). Use {wanted}.")
 
     def _check_number(self, field: str, value: float | None, least: float, most: float, wanted: str) -> None:
         """Refuse a number outside of a range; None is no number and passes."""

@@ -2,8 +2,8 @@
 
 Numba keeps it beside the source, by that file's place: a new environment, or the same one after an installation,
 compiles everything again, which takes seconds. Here a folder is named after all that decides about the machine code
-but the processor, which numba notes itself: the source of all loops, since loops are compiled into each other, and
-the versions of numba and LLVM. Two copies of the same loops share it; other loops never find it.
+but the processor, which numba notes itself: the source of all loops, since loops are compiled into each other, how they
+are compiled, and the versions of numba and LLVM. Two copies of the same loops share it; other loops never find it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEPT_DAYS = 90  # machine code that nobody has asked for so long goes
 _MARK = b"system.compiled import"  # in every file with loops
+_SETTINGS = Path(__file__).with_name("compiled.py")
 _compiling: ContextVar[Callable[[], None] | None] = ContextVar("compiling", default=None)
 
 
@@ -140,7 +141,7 @@ def _digest() -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag}".encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
         text = path.read_bytes()
-        if _MARK in text:
+        if _MARK in text or path == _SETTINGS:
             digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + text)
     return digest.hexdigest()[:16]
 
