@@ -19,8 +19,8 @@ Loop = TypeVar("Loop", bound=Callable[..., object])
 def compiled(*, fastmath: frozenset[str] = frozenset()) -> Callable[[Loop], Loop]:
     """Compile a function of arrays and numbers on its first call; other Python threads may run while it does.
 
-    The machine code is kept for the next run, see `loop_cache`. Division by zero gives infinity, as in numpy: to look out
-    for it would keep loops with divisions out of vector units, three times as slow.
+    The machine code is kept for the next run, see `loop_cache`. Division by zero gives infinity, as in numpy: loops
+    that look out for it do not go into vector units, and rounding to nearest takes twice as long.
 
     Args:
         fastmath: LLVM's flags for floating-point freedom; none by default, so that results are the same everywhere.
