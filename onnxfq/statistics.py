@@ -69,6 +69,10 @@ class Statistics:
             self._derived[key] = make(self)
         return cast(Derived, self._derived[key])
 
+    def forget(self, key: Hashable) -> None:
+        """Keep no longer what was derived under a key."""
+        self._derived.pop(key, None)
+
     def of_rows(self, rows: slice | npt.NDArray[np.intp]) -> Statistics:
         """The same for some rows of the weight; what was derived from it serves for all."""
         if self.drift is None or self.drift_mean is None:

@@ -11,6 +11,7 @@ from onnxfq.arrays import Float32Array, Float64Array
 from onnxfq.solvers.triangular import inverse_of_root
 from onnxfq.statistics import Statistics
 
+_FACTOR = "factor"
 _SMALLEST_DAMPING = 1e-4  # where none is asked for and the factorisation fails
 _SMALLEST_CURVATURE = 1e-6  # of a column that no input reaches: its codes still go to the nearest
 
@@ -66,8 +67,13 @@ class Factor:
 
 def factorized(statistics: Statistics, damping: float, *, act_order: bool = True) -> Factor:
     """As `factorize`, kept with the statistics for all that want it."""
-    key = ("factor", damping, act_order)
+    key = _FACTOR, damping, act_order
     return statistics.derived(key, lambda found: factorize(found, damping, act_order=act_order))
+
+
+def forget_factor(statistics: Statistics, damping: float, *, act_order: bool = True) -> None:
+    """Keep a factor no longer that nobody will want."""
+    statistics.forget((_FACTOR, damping, act_order))
 
 
 def factorize(statistics: Statistics, damping: float, *, act_order: bool = True) -> Factor:

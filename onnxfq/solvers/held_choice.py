@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxfq.arrays import Float32Array, Float64Array
-from onnxfq.solvers.curvature import factorize, factorized
+from onnxfq.solvers.curvature import factorize, factorized, forget_factor
 from onnxfq.solvers.triangular import times_inverse
 from onnxfq.statistics import Statistics
 from onnxfq.system.threads import products_alone, spread
@@ -73,15 +73,17 @@ def choose_target(
         wanted = (held.float_inputs - held.inputs) @ rows.T
         if held.drift is not None:
             wanted[:, : held.drift.shape[1]] += held.drift
-        tried = _Tried(statistics, pulls, held.inputs, wanted, given)
+        usual = replace(USUAL, **{name: value for name, value in given.items() if value is not None})
+        tried = _Tried(statistics, pulls, held.inputs, wanted, given, usual.damping)
         if not 0 < tried.total < np.inf:
             return None
-        usual = replace(USUAL, **{name: value for name, value in given.items() if value is not None})
         if given["damping"] is None:
             _descend(tried.loss)
         best = min((tried.best(usual.damping), *tried.found), key=lambda choice: choice.loss)
         gains = tried.errors(usual) - tried.errors(best)
     surely = gains.mean() > _SURE * gains.std() / math.sqrt(len(gains))
+    if surely and best.damping != usual.damping:
+        forget_factor(statistics, usual.damping)
     return best if surely else replace(usual, loss=float(tried.errors(usual).sum() / tried.total))
 
 
@@ -117,11 +119,12 @@ class _Tried:
         inputs: Float32Array,
         wanted: npt.NDArray[np.floating],
         given: Mapping[str, float | None],
+        usual: float,
     ) -> None:
-        self._statistics, self._wanted = statistics, wanted
-        usual = factorized(statistics, USUAL.damping)  # whoever solves wants it too, more often than not
-        self._inputs = inputs[:, usual.order]
-        self._pulls = {name: np.ascontiguousarray(pull[:, usual.order]) for name, pull in pulls.items()}
+        self._statistics, self._wanted, self._usual = statistics, wanted, usual
+        order = factorized(statistics, usual).order  # whoever solves wants that factor too, more often than not
+        self._inputs = inputs[:, order]
+        self._pulls = {name: np.ascontiguousarray(pull[:, order]) for name, pull in pulls.items()}
         self._shares = [_SHARES if (v := given[name]) is None else np.array([v]) for name in ("alpha", "residual")]
         self._moved: dict[float, tuple[Float64Array, Float64Array]] = {}
         self._best: dict[float, TargetChoice] = {}
@@ -159,7 +162,7 @@ class _Tried:
     def _moves(self, damping: float) -> tuple[Float64Array, Float64Array]:
         """How both pulls move the outputs under a damping, [tokens, rows]."""
         if damping not in self._moved:
-            find = factorized if damping == USUAL.damping else factorize
+            find = factorized if damping == self._usual else factorize
             factor = find(self._statistics, damping).upper
             moved = {name: np.zeros(self._wanted.shape) for name in ("own", "residual")}
             for name, pull in self._pulls.items():
