@@ -14,6 +14,7 @@ from onnxfq.feeds.one_text import is_one_text, text_length
 from onnxfq.signature import Signature
 
 _TOKENS = 512  # of a batch at most: what its layers make of it stays in the processor's cache
+_LONGEST = 64  # tokens of a text that is put together with others; longer ones keep a processor busy alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +45,7 @@ def alone(feeds: Feeds) -> Batches:
 
 
 def batched(feeds: Feeds, signature: Signature, without: Collection[int] = ()) -> Batches:
-    """Texts that have the same length put together, as far as 512 tokens go; the order is another one then.
+    """Texts of 64 tokens or fewer that have the same length put together, up to 512 tokens; the order is another then.
 
     Args:
         feeds: the samples.
@@ -56,7 +57,8 @@ def batched(feeds: Feeds, signature: Signature, without: Collection[int] = ()) -
     groups = defaultdict[int, list[int]](list)
     members = list[tuple[int, ...]]()
     for index, feed in enumerate(feeds):
-        if index not in without and is_one_text(feed, signature):
+        short = is_one_text(feed, signature) and text_length(feed, signature) <= _LONGEST
+        if short and index not in without:
             groups[text_length(feed, signature)].append(index)
         else:
             members.append((index,))

@@ -38,6 +38,11 @@ def test_texts_of_one_length_are_rows_of_a_batch() -> None:
     assert len(found.feeds) == 2 + 1 + 2 + 1  # of 8, of 11, of 9, and the one that stays alone
 
 
+def test_long_texts_stay_alone() -> None:
+    given = feeds(65, 64, 65, 64)
+    assert batched(given, SIGNATURE).members == ((1, 3), (0,), (2,))
+
+
 def test_a_cache_without_tokens_gets_a_row_for_each_text() -> None:
     cache = TensorSpec("past_key_values.0.key", "float32", ("batch", 2, "past_sequence", 4))
     given = [{**text(5, seed), cache.name: np.zeros((1, 2, 0, 4), np.float32)} for seed in range(3)]
