@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxfq.calibration.pieces import Runtime, held
 from onnxfq.errors import DataError, ModelError
-from onnxfq.feeds import Feed, Feeds, always
+from onnxfq.feeds import Feed, Feeds, always, text_count
 from onnxfq.graph import Constant, Flow, Graph, Node, Step, extract_submodel, partition
 from onnxfq.providers import facts
 from onnxfq.rules import Target
@@ -55,7 +55,8 @@ def find_routes(graph: Graph, targets: Sequence[Target], feeds: Feeds, runtime: 
         for value in dict.fromkeys(values):
             group = tuple(i for i, own in zip(samples, values, strict=True) if own == value)
             pending.append((group, {**known, step.node.inputs[0]: value}))
-    return _chosen(sorted(routes, key=lambda route: (-len(route[0].samples), route[0].samples)))
+    counts = [text_count(feed, graph.signature) for feed in feeds]
+    return _chosen(sorted(routes, key=lambda route: (-sum(counts[i] for i in route[0].samples), route[0].samples)))
 
 
 def _chosen(routes: Sequence[tuple[Route, Decisions]]) -> list[Route]:

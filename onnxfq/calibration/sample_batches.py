@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from onnxfq.calibration.pieces import Pieces, Runtime
 from onnxfq.errors import OnnxfqError, OutputError
-from onnxfq.feeds import Batches, Feeds, alone, are_rows_of, batched
+from onnxfq.feeds import Batches, Feeds, alone, are_rows_of, batched, fingerprint
 from onnxfq.graph import Graph
 
 _LOGGER = logging.getLogger(__name__)
 
-_TRIED = 3  # samples of a batch
+_TRIED = 3  # samples of a batch, at most
 _TOLERANCE = 1e-2  # of the largest output: float16 is summed up in other orders; what mixes samples is far off
 
 
@@ -29,10 +29,11 @@ def put_together(graph: Graph, feeds: Feeds, held: Collection[int], runtime: Run
         OutputError: what is kept does not fit on the disk.
     """
     batches = batched(feeds, graph.signature, held)
-    several = next((members for members in batches.members if len(members) > 1), None)
-    if several is None:
+    if batches.feeds is feeds:
         return batches
-    tried = Feeds(tuple(feeds[index] for index in several[:_TRIED]), feeds.origin)
+    tried = next((found for members in batches.members if (found := _different(feeds, members))), None)
+    if tried is None:
+        return alone(feeds)
     together = batched(tried, graph.signature)
     try:
         pieces = Pieces(graph, [*together.feeds, *tried], runtime)
@@ -50,3 +51,9 @@ def put_together(graph: Graph, feeds: Feeds, held: Collection[int], runtime: Run
         return batches
     _LOGGER.debug("samples stay alone: their outputs differ in a batch")
     return alone(feeds)
+
+
+def _different(feeds: Feeds, members: Sequence[int]) -> Feeds | None:
+    """A few samples of a batch that differ: those that are alike would pass for each other; None where all are."""
+    found = {fingerprint([feeds[index]]): feeds[index] for index in members[: _TRIED**2]}
+    return Feeds(tuple(found.values())[:_TRIED], feeds.origin) if len(found) > 1 else None

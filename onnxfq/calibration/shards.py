@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxfq.arrays import Array
+from onnxfq.calibration.lost_texts import lost_texts, without_texts
 from onnxfq.calibration.side_by_side import in_order, runs_at_once
 from onnxfq.calibration.statistics_session import Chunk, Gram
 from onnxfq.errors import DataError
@@ -29,7 +30,8 @@ _HELD_ROWS = 128  # tokens of a held-back sample that are kept, at most
 _AT_ONCE = 1 << 18  # elements compared at once: they stay in the processor's cache
 
 Squares = tuple[float, float]  # of an error and of what it is relative to
-Known = tuple[Mapping[str, Array], Sequence[Array], bool]  # of a sample: values by name, masks, whether held back
+# Of a sample: values by name, masks, whether held back, how many texts it is.
+Known = tuple[Mapping[str, Array], Sequence[Array], bool, int]
 
 serializable(Submodel)
 serializable(HeldTokens)
@@ -105,16 +107,20 @@ class Outcome:
     """What a segment made of a sample.
 
     Attributes:
-        bad: the value that was not finite; "" where all were.
+        bad: the value that was not finite; "" where all were, but for those of lost texts.
         kept: values by name.
         errors: of each point, a few rows at a time.
         held: some of its tokens, where the sample is held back from the statistics.
+        lost: texts of which a value was not finite, with its name; they do not count.
+        masks: of the sample without them; None where none was lost.
     """
 
     bad: str = ""
     kept: dict[str, Array] = field(default_factory=dict)
     errors: dict[str, list[Squares]] = field(default_factory=dict)
     held: HeldTokens | None = None
+    lost: dict[int, str] = field(default_factory=dict)
+    masks: list[Array] | None = None
 
 
 class Running:
@@ -143,25 +149,32 @@ class Running:
         """Run samples, some at a time; what comes of each, in order.
 
         Args:
-            samples: the values of each that the program names, its masks (see `token_masks`), and whether it is held
-                back from the statistics.
+            samples: the values of each that the program names, its masks (see `token_masks`), whether it is held
+                back from the statistics, and how many texts it is.
         """
         measured = self._program.measured
-        for (given, masks, held), (found, outcome) in in_order(self._run, samples, self._at_once):
+        for (given, masks, held, _), (found, outcome) in in_order(self._run, samples, self._at_once):
             if outcome.bad or measured is None:
                 yield outcome
             else:
-                yield replace(outcome, held=self._measure(measured, {**given, **found}, masks, held=held))
+                counted = masks if outcome.masks is None else outcome.masks
+                yield replace(outcome, held=self._measure(measured, {**given, **found}, counted, held=held))
 
     def _run(self, sample: Known) -> tuple[Known, tuple[dict[str, Array], Outcome]]:
         """Run one sample, in any thread: all that is computed, and what of it is kept."""
-        program, (given, masks, _) = self._program, sample
+        program, (given, masks, _, texts) = self._program, sample
         found = self._session.run({name: given[name] for name in program.inputs}) if self._session else {}
-        bad = next((name for name, array in found.items() if self._is_bad(name, array)), None)
-        if bad is not None:
-            return sample, (found, Outcome(bad.removesuffix(QUANTIZED_SUFFIX)))
-        errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], masks) for name in program.points}
-        return sample, (found, Outcome("", {name: found[name] for name in program.keeps}, errors))
+        lost, counted = dict[int, str](), None
+        for name in (name for name, array in found.items() if self._is_bad(name, array)):
+            texts_lost = lost_texts(found[name], counted or masks, texts)
+            if texts_lost is None:
+                return sample, (found, Outcome(name.removesuffix(QUANTIZED_SUFFIX)))
+            lost |= dict.fromkeys(np.flatnonzero(texts_lost).tolist(), name.removesuffix(QUANTIZED_SUFFIX))
+            counted = without_texts(counted or masks, texts_lost, math.prod(found[name].shape[:2]))
+        shown = masks if counted is None else counted
+        errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], shown) for name in program.points}
+        kept = {name: found[name] for name in program.keeps}
+        return sample, (found, Outcome("", kept, errors, None, lost, counted if lost else None))
 
     def end_shard(self) -> list[Chunk]:
         """Add what is still waiting to the statistics; returns the chunks since the last shard where these are kept."""

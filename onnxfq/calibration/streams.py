@@ -32,7 +32,7 @@ from onnxfq.calibration.statistics_session import Gram, Totals
 from onnxfq.calibration.values import Values
 from onnxfq.executors.executor import HERE, Workers
 from onnxfq.executors.serialization import dump, dumped, load, remove, sweep
-from onnxfq.feeds import Feed, token_masks
+from onnxfq.feeds import Feed, text_count, token_masks
 from onnxfq.graph import QUANTIZED_SUFFIX, Flow, Graph, TensorFile, ValueInfo, changed, extract_submodel
 from onnxfq.held_tokens import HeldTokens, together
 from onnxfq.statistics import Statistics
@@ -40,6 +40,7 @@ from onnxfq.statistics import Statistics
 _LOGGER = logging.getLogger(__name__)
 
 _LOOKED_AT = 16  # samples, and rows of each
+_TEXTS = 4  # of a sample that is several, at most
 
 Tell = Callable[[], None]  # called after every sample of every segment
 
@@ -94,6 +95,7 @@ class Streams:
 
     Attributes:
         dropped: samples that gave NaN or infinity, with the value in which they did.
+        lost: of samples that are several texts, those that did.
         seen: [tokens, K], some inputs of the stage that was run up to last, in the quantized model.
         errors: of each point computed so far.
     """
@@ -124,11 +126,13 @@ class Streams:
         self._feeds, self._points = feeds, {p for point in points for p in point}
         self._values = Values(runtime.memory, runtime.folder)
         self._masks = [token_masks(feed, graph.signature) for feed in feeds]
+        self._texts = [text_count(feed, graph.signature) for feed in feeds]
         self._twins: set[str] = set()
         self._alive = list(range(len(feeds)))
         tokens = [count_tokens(feed, masks) for feed, masks in zip(feeds, self._masks, strict=True)]
         self._shards, self._longest = _shards(tokens), max(tokens, default=0)
         self.dropped: dict[int, str] = {}
+        self.lost: dict[int, dict[int, str]] = {}
         self.seen: Float64Array = np.empty((0, 0))
         self.errors: dict[str, ErrorSum] = {}
         _LOGGER.debug("%d stages in %d segments, %d samples each", len(stages), len(self._segments), len(feeds))
@@ -216,7 +220,9 @@ class Streams:
                 continue
             flat = value.reshape(-1, stage.k)
             rows = token_rows(self._masks[sample], len(flat))
-            found.append(flat[rows[:: max(1, len(rows) // _LOOKED_AT)][:_LOOKED_AT]].astype(np.float64))
+            texts = np.array_split(rows, self._texts[sample])[:_TEXTS]
+            chosen = [own[:: max(1, len(own) // _LOOKED_AT)][:_LOOKED_AT] for own in texts]
+            found.append(flat[np.concatenate(chosen)].astype(np.float64))
         return np.concatenate(found)
 
     def _program(self, segment: Segment, measured: Measured | None, tensor_file: TensorFile) -> Program:
@@ -284,7 +290,7 @@ class Streams:
         """What a segment needs to know of each sample."""
         for sample in samples:
             given = {name: self._get(name, sample) for name in program.given}
-            yield given, self._masks[sample], sample in self._held_back
+            yield given, self._masks[sample], sample in self._held_back, self._texts[sample]
 
     def _living(self, samples: Iterable[int]) -> list[int]:
         return [sample for sample in samples if sample in self._alive]
@@ -296,6 +302,9 @@ class Streams:
             self.dropped[sample] = outcome.bad
             self._alive.remove(sample)
             return
+        if outcome.masks is not None:
+            self._masks[sample] = outcome.masks
+            self.lost.setdefault(sample, {}).update(outcome.lost)
         if outcome.held is not None:
             self._held_tokens.append(outcome.held)
         for name, value in outcome.kept.items():

@@ -21,6 +21,7 @@ from onnxfq.feeds.held_out import (
 )
 from onnxfq.feeds.masks import token_masks
 from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
+from onnxfq.feeds.one_text import text_count
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
 from onnxfq.feeds.sample_limits import MOST_SAMPLES, MOST_TOKENS, OTHER_SAMPLES, count_within
@@ -79,6 +80,7 @@ __all__ = [
     "spliced",
     "stem",
     "takes_token_ids",
+    "text_count",
     "token_masks",
     "usual_variants",
     "with_configured_sizes",

@@ -87,14 +87,21 @@ def are_rows_of(batch: Mapping[str, Array], singles: Sequence[Mapping[str, Array
         wanted = np.concatenate([row for row in rows if row is not None])
         if wanted.shape != value.shape:
             return False
-        if value.dtype.kind in "iub":
-            if not np.array_equal(value, wanted):
-                return False
-            continue
-        difference = np.abs(value.astype(np.float64) - wanted.astype(np.float64))
-        if value.size and not difference.max() <= tolerance * np.abs(wanted.astype(np.float64)).max():
+        if not _alike(value, wanted, tolerance):
             return False
     return bool(batch)
+
+
+def _alike(value: Array, wanted: Array, tolerance: float) -> bool:
+    """Whether numbers are the same but for rounding, infinite ones and whatever else is no number exactly."""
+    if value.dtype.kind not in "fV":
+        return np.array_equal(value, wanted)
+    one, other = value.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(other)
+    if not np.array_equal(one[~finite], other[~finite]):
+        return False
+    difference = np.abs(one[finite] - other[finite])
+    return not difference.size or bool(difference.max() <= tolerance * np.abs(other[finite]).max())
 
 
 def _together(feeds: Sequence[Feed]) -> Feed:

@@ -25,6 +25,14 @@ def text_length(feed: Mapping[str, Array], signature: Signature) -> int:
     return max((feed[s.name].shape[-1] for s in signature.inputs if s.name in feed and takes_token_ids(s)), default=0)
 
 
+def text_count(feed: Mapping[str, Array], signature: Signature) -> int:
+    """How many texts of ids a sample is; 1 where it is none."""
+    counts = [
+        len(feed[s.name]) for s in signature.inputs if s.name in feed and takes_token_ids(s) and feed[s.name].ndim > 1
+    ]
+    return max(1, *counts) if len(set(counts)) == 1 else 1
+
+
 def _follows(spec: TensorSpec, array: Array, shape: tuple[int, ...]) -> bool:
     """Whether an input is made of ids, or the same for all tokens of a text."""
     if not array.size:

@@ -242,13 +242,16 @@ class Calibration:
             reports: of all targets, in order.
         """
         left = self._samples - sum(len(self._given(batch)) for passage in self._passages for batch in passage.samples)
-        bad = {p.samples[index]: name for p in self._passages for index, name in p.streams.dropped.items()}
-        dropped = {sample: name for batch, name in bad.items() for sample in self._given(batch)}
-        together = any(len(self._members[batch]) > 1 for batch in bad)
+        dropped = dict[int, str]()
+        for passage in self._passages:
+            for index, name in passage.streams.dropped.items():
+                dropped |= dict.fromkeys(self._given(passage.samples[index]), name)
+            for index, texts in passage.streams.lost.items():
+                members = self._members[passage.samples[index]]  # one, where a sample was given as several texts
+                lost = {members[min(text, len(members) - 1)]: name for text, name in texts.items()}
+                dropped |= {sample: name for sample, name in lost.items() if sample < self._samples}
         reached = [reports[index] for fresh in self._fresh for index in fresh]
-        notes = data_notes(
-            dropped, together, left, self._samples, reached, [reports[index] for index in self.unreached]
-        )
+        notes = data_notes(dropped, left, self._samples, reached, [reports[index] for index in self.unreached])
         more = (
             sharing_note(self._job, self._readers(reports)),
             rounding_note(dict(enumerate(self._job.planned)), self._rounding),

@@ -18,7 +18,6 @@ WORTH_COPYING = 0.5  # of the source's size, at most, is the file with copies
 
 def data_notes(
     dropped: Mapping[int, str],
-    together: bool,
     left: int,
     samples: int,
     reached: Sequence[TargetReport],
@@ -28,7 +27,6 @@ def data_notes(
 
     Args:
         dropped: samples that gave NaN or infinity, with the value in which they did.
-        together: some of them may only have run together with one that did.
         left: how many samples took none of the routes that were calibrated.
         samples: how many there were.
         reached: weights that calibration can reach.
@@ -37,10 +35,8 @@ def data_notes(
     notes = []
     if dropped:
         listed = ", ".join(f"{sample + 1} (in '{name}')" for sample, name in sorted(dropped.items())[:_LISTED])
-        beside = ", or ran together with one that did," if together else ""
         notes.append(
-            f"{len(dropped)} of {samples} samples gave NaN or infinity{beside} and were left out of calibration: "
-            f"{listed}."
+            f"{len(dropped)} of {samples} samples gave NaN or infinity and were left out of calibration: {listed}."
         )
     if left:
         notes.append(

@@ -26,6 +26,7 @@ from onnxfq.system.compiled import compiled
 from onnxfq.system.threads import spread
 
 _SHARE = 0.35  # of the columns that get codes anew
+_GATHERED = 256  # rows of `H` that a thread copies at once
 _KEPT = 1 << 24  # numbers of factors that are in memory at once
 
 
@@ -132,7 +133,10 @@ def _move(found: Recoded, columns: npt.NDArray[np.intp], known: Curvature) -> No
     """Bring error and slopes up to date with what was done to some columns."""
     before = found.error[columns]
     found.error[:] = found.lanes.error()
-    np.add(found.slopes, known.hessian[columns].T @ (found.error[columns] - before), out=found.slopes)
+    moves = found.error[columns] - before
+    for first in range(0, len(columns), _GATHERED):
+        part = slice(first, first + _GATHERED)
+        np.add(found.slopes, known.hessian[columns[part]].T @ moves[part], out=found.slopes)
 
 
 def _improve(found: Recoded, known: Curvature, column_batch: int) -> None:
@@ -160,4 +164,4 @@ def _add_products(left: Float32Array, right: Float32Array, sums: Float64Array) -
     for column in range(left.shape[0]):
         a, b = left[column], right[column]
         for lane in range(sums.size):
-            sums[lane] += np.float64(a[lane] * b[lane])
+            sums[lane] += np.float64(a[lane]) * np.float64(b[lane])

@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEPT_DAYS = 90  # machine code that nobody has asked for so long goes
 _MARK = b"system.compiled import"  # in every file with loops
-_SETTINGS = Path(__file__).with_name("compiled.py")
+_SETTINGS = Path(__file__).resolve().with_name("compiled.py")
 _compiling: ContextVar[Callable[[], None] | None] = ContextVar("compiling", default=None)
 
 

@@ -76,6 +76,13 @@ def test_outputs_of_a_batch_are_compared_with_those_of_its_samples() -> None:
     batch = {"y": np.concatenate([one, other]), "n": np.array([1, 2])}
     assert are_rows_of(batch, singles, 1e-3)
     assert are_rows_of({**batch, "y": batch["y"] + 0.01}, singles, 1e-3)
+    hidden = [{"y": np.array([[1.0, -np.inf]])}, {"y": np.array([[-np.inf, 2.0]])}]
+    together = np.concatenate([single["y"] for single in hidden])
+    assert are_rows_of({"y": together}, hidden, 1e-3)
+    assert not are_rows_of({"y": np.nan_to_num(together)}, hidden, 1e-3)
+    labels = [{"label": np.array([name], object)} for name in "ab"]
+    assert are_rows_of({"label": np.array(["a", "b"], object)}, labels, 1e-3)
+    assert not are_rows_of({"label": np.array(["a", "a"], object)}, labels, 1e-3)
     wrong: tuple[dict[str, Any], ...] = (
         {**batch, "y": batch["y"] + 0.1},
         {**batch, "y": batch["y"][::-1]},

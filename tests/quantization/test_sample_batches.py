@@ -72,11 +72,25 @@ def test_the_result_is_that_of_single_samples_but_for_rounding(tmp_path: Path, m
         assert (arrays[name] != others[name]).mean() < 0.02
 
 
-def test_texts_beside_one_that_gives_nan_are_told_too(tmp_path: Path) -> None:
+def test_a_text_that_gives_nan_is_left_out_alone(tmp_path: Path) -> None:
     table = normal(100, 64)
     table[0] *= 1e25
     calib = texts(40, lowest=1)
     calib[1]["input_ids"][0, 2] = 0
     report, _ = quantized(written(tmp_path, "squared", table), calib)
     (note,) = [note for note in report.warnings if "NaN" in note]
-    assert "8 of 40 samples gave NaN or infinity, or ran together with one that did" in note
+    assert "1 of 40 samples gave NaN or infinity and were left out of calibration: 2 (in 'r')" in note
+    first, second = [target.tokens for target in report.targets if target.tokens]
+    assert 7 <= first - second < 7 * 4, (
+        "the text, and what was spliced of it, and none of the ten of one length beside it"
+    )
+
+
+def test_samples_that_are_all_alike_do_not_show_whether_the_model_mixes_them(tmp_path: Path) -> None:
+    graph, given = Graph.load(written(tmp_path, "mixed")), texts(40)
+    for feed in given[:30:4]:
+        feed["input_ids"] = given[0]["input_ids"]
+    runtime = Runtime("cpu", 1, 10**9, tmp_path)
+    assert len(put_together(graph, Feeds(tuple(given), "given"), (), runtime).feeds) == 40
+    same = Feeds((given[0],) * 8, "given")
+    assert put_together(graph, same, (), runtime).feeds is same
