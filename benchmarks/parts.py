@@ -49,18 +49,18 @@ class Part:
 PARTS: dict[str, Part] = {
     "encoder": Part(
         "Every tool on all-MiniLM-L6-v2",
-        "36 MatMuls, 4 bits. Calibrated on 192 rows spread over STS-B train, both sentences a sample each (for "
-        "onnxfq awq and ONNX Runtime's GPTQ joined), judged on the whole STS-B test set. ONNX Runtime's HQQ stores "
-        "floating-point zero points, for which its "
-        "kernels are five to ten times slower than not quantizing; its GPTQ rounds the result a second time, which "
-        "leaves the error of rounding to nearest.",
+        "36 MatMuls, 4 bits. Calibrated on 192 rows spread over STS-B train, both sentences a sample each, judged on "
+        "the whole STS-B test set. ONNX Runtime's HQQ stores floating-point zero points, with kernels that are five "
+        "to ten times slower than not quantizing; its GPTQ, which leaves the error of rounding to nearest (see the "
+        "decoder), was not run again.",
         {"minilm": "benchmarks.quality encoder {encoder} --sts {sts_test} --calib {encoder_calib}"},
     ),
     "decoder": Part(
         "Every tool on a decoder",
         "opt-4m as float32 (`benchmarks.plain`: every tool finds all weights). Calibrated on 128 windows of 256 tokens "
         "of WikiText-2's validation text, judged on 100 windows of its test text and on LAMBADA (mean loss of the last "
-        "word; a model of this size never guesses it).",
+        "word; a model of this size never guesses it). ONNX Runtime's GPTQ rounds its result a second time, which "
+        "leaves the error of rounding to nearest.",
         {
             "opt-4m": "benchmarks.quality decoder {decoder} --text {text_test} --windows 100 --lambada {lambada} "
             "--calib {decoder_calib}"

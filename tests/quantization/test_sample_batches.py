@@ -81,9 +81,7 @@ def test_a_text_that_gives_nan_is_left_out_alone(tmp_path: Path) -> None:
     (note,) = [note for note in report.warnings if "NaN" in note]
     assert "1 of 40 samples gave NaN or infinity and were left out of calibration: 2 (in 'r')" in note
     first, second = [target.tokens for target in report.targets if target.tokens]
-    assert 7 <= first - second < 7 * 4, (
-        "the text, and what was spliced of it, and none of the ten of one length beside it"
-    )
+    assert 7 <= first - second < 7 * 4, "the text, and what was spliced of it; not the ten of one length beside it"
 
 
 def test_samples_that_are_all_alike_do_not_show_whether_the_model_mixes_them(tmp_path: Path) -> None:
