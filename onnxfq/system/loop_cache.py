@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parents[1]
 _KEPT_DAYS = 90  # machine code that nobody has asked for so long goes
 _MARK = b"system.compiled import"  # in every file with loops
-_SETTINGS = Path(__file__).resolve().with_name("compiled.py")
+_SETTINGS = Path("system", "compiled.py")
 _compiling: ContextVar[Callable[[], None] | None] = ContextVar("compiling", default=None)
 
 
@@ -141,7 +141,7 @@ def _digest() -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag}".encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
         text = path.read_bytes()
-        if _MARK in text or path == _SETTINGS:
+        if _MARK in text or path.relative_to(_PACKAGE) == _SETTINGS:
             digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\0".encode() + text)
     return digest.hexdigest()[:16]
 

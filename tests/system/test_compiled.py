@@ -66,6 +66,14 @@ def test_another_environment_with_the_same_loops_has_the_same_folder(
     assert cache_folder() != here
 
 
+def test_how_loops_are_compiled_decides_too(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = cache_folder()
+    with (installed(places / "environment", monkeypatch) / "system" / "compiled.py").open("a") as file:
+        file.write("# other flags\n")
+    cache_folder.cache_clear()
+    assert cache_folder() != here
+
+
 def test_the_same_loop_in_another_place_is_not_compiled(places: Path) -> None:
     told: list[Path] = []
     for place in ("one", "other"):
