@@ -164,15 +164,14 @@ class Running:
         """Run one sample, in any thread: all that is computed, and what of it is kept."""
         program, (given, masks, _, texts) = self._program, sample
         found = self._session.run({name: given[name] for name in program.inputs}) if self._session else {}
-        lost, counted = dict[int, str](), None
+        lost, counted = dict[int, str](), list(masks)
         for name in (name for name, array in found.items() if self._is_bad(name, array)):
-            texts_lost = lost_texts(found[name], counted or masks, texts)
+            texts_lost = lost_texts(found[name], counted, texts)
             if texts_lost is None:
                 return sample, (found, Outcome(name.removesuffix(QUANTIZED_SUFFIX)))
             lost |= dict.fromkeys(np.flatnonzero(texts_lost).tolist(), name.removesuffix(QUANTIZED_SUFFIX))
-            counted = without_texts(counted or masks, texts_lost, math.prod(found[name].shape[:2]))
-        shown = masks if counted is None else counted
-        errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], shown) for name in program.points}
+            counted = without_texts(counted, texts_lost, math.prod(found[name].shape[:2]))
+        errors = {name: _squares(found[name], found[name + QUANTIZED_SUFFIX], counted) for name in program.points}
         kept = {name: found[name] for name in program.keeps}
         return sample, (found, Outcome("", kept, errors, None, lost, counted if lost else None))
 

@@ -29,11 +29,6 @@ class Batches:
     feeds: Feeds
     members: tuple[tuple[int, ...], ...]
 
-    @property
-    def are_samples(self) -> bool:
-        """Whether every batch is but one sample."""
-        return len(self.feeds) == sum(map(len, self.members))
-
     def holding(self, samples: Collection[int]) -> frozenset[int]:
         """The batches of these samples, which are in no batch with others."""
         return frozenset(index for index, members in enumerate(self.members) if members[0] in samples)
@@ -57,9 +52,9 @@ def batched(feeds: Feeds, signature: Signature, without: Collection[int] = ()) -
     groups = defaultdict[int, list[int]](list)
     members = list[tuple[int, ...]]()
     for index, feed in enumerate(feeds):
-        short = is_one_text(feed, signature) and text_length(feed, signature) <= _LONGEST
-        if short and index not in without:
-            groups[text_length(feed, signature)].append(index)
+        length = text_length(feed, signature)
+        if length <= _LONGEST and index not in without and is_one_text(feed, signature):
+            groups[length].append(index)
         else:
             members.append((index,))
     if all(len(indices) == 1 for indices in groups.values()):
@@ -85,9 +80,7 @@ def are_rows_of(batch: Mapping[str, Array], singles: Sequence[Mapping[str, Array
         if value.ndim == 0 or any(row is None or row.shape != (1, *value.shape[1:]) for row in rows):
             return False
         wanted = np.concatenate([row for row in rows if row is not None])
-        if wanted.shape != value.shape:
-            return False
-        if not _alike(value, wanted, tolerance):
+        if wanted.shape != value.shape or not _alike(value, wanted, tolerance):
             return False
     return bool(batch)
 

@@ -84,10 +84,13 @@ def factorize(statistics: Statistics, damping: float, *, act_order: bool = True)
         damping: `λ`, in parts of the mean of the diagonal of `H`.
         act_order: the columns with the largest inputs come first.
     """
-    assert statistics.gram is not None
-    H = statistics.gram / float(statistics.gram.diagonal().mean())
-    order = np.argsort(-_importance(H), kind="stable") if act_order else np.arange(len(H))
-    return Factor(order, *inverse_factor(H[np.ix_(order, order)], damping))
+    gram = statistics.gram
+    assert gram is not None
+    size = float(gram.diagonal().mean())
+    order = np.argsort(-_importance(gram.diagonal() / size), kind="stable") if act_order else np.arange(len(gram))
+    ordered = gram[np.ix_(order, order)]
+    ordered /= size
+    return Factor(order, *inverse_factor(ordered, damping))
 
 
 def moments(statistics: Statistics, damping: float) -> Moments:
@@ -102,7 +105,7 @@ def moments(statistics: Statistics, damping: float) -> Moments:
 
 def _moments(statistics: Statistics, damping: float) -> Moments:
     H, asymmetry, size = _normalized(statistics)
-    return Moments(_importance(H), _damped(H, damping), asymmetry, size)
+    return Moments(_importance(H.diagonal()), _damped(H, damping), asymmetry, size)
 
 
 def curvature(
@@ -124,19 +127,19 @@ def curvature(
 def _curvature(
     statistics: Statistics, damping: float, refit_damping: float, target_damping: float, act_order: bool
 ) -> Curvature:
-    H, asymmetry, size = _normalized(statistics)
     first = factorized(statistics, damping, act_order=act_order)
+    H, asymmetry, size = _normalized(statistics)
     target, pulled = first, asymmetry is not None or statistics.drift is not None
     remarks = [] if first.damping == damping else [f"damping raised to {first.damping:g}"]
     if pulled and target_damping != damping:
         target = factorized(statistics, target_damping, act_order=act_order)
         remarks += [] if target.damping == target_damping else [f"damping of the target raised to {target.damping:g}"]
-    hessian = _damped(H, refit_damping)
-    return Curvature(_importance(H), hessian, asymmetry, size, first.order, first.upper, target.upper, tuple(remarks))
+    importance, hessian = _importance(H.diagonal()), _damped(H, refit_damping)
+    return Curvature(importance, hessian, asymmetry, size, first.order, first.upper, target.upper, tuple(remarks))
 
 
-def _importance(H: Float64Array) -> Float32Array:
-    return np.maximum(H.diagonal(), 0).astype(np.float32)
+def _importance(mean_squares: Float64Array) -> Float32Array:
+    return np.maximum(mean_squares, 0).astype(np.float32)
 
 
 def _damped(H: Float64Array, damping: float) -> Float32Array:

@@ -61,7 +61,7 @@ def test_the_result_is_that_of_single_samples_but_for_rounding(tmp_path: Path, m
     monkeypatch.setattr("onnxfq.feeds.batches._TOKENS", 1)
     single, wanted = quantized(source, calib)
     assert [target.tokens for target in report.targets] == [target.tokens for target in single.targets]
-    assert {target.tokens for target in report.targets if target.tokens} != {0}
+    assert sum(target.tokens > 0 for target in report.targets) == 2
     for one, other in zip(report.targets, single.targets, strict=True):
         assert one.output_error == pytest.approx(other.output_error, rel=0.02)
     arrays, others = ({i.name: onnx.numpy_helper.to_array(i) for i in m.graph.initializer} for m in (found, wanted))
