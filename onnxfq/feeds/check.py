@@ -9,9 +9,11 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.convert import PIXELS, fits
-from onnxfq.feeds.names import is_float, is_integer, role
+from onnxfq.feeds.names import is_float, is_integer, role, takes_token_ids
 from onnxfq.session import dtype_name
 from onnxfq.signature import Dimension, Signature, TensorSpec
+
+_NAN = "NaN"
 
 
 def check(feed: Mapping[str, Array], signature: Signature, where: str) -> None:
@@ -50,6 +52,9 @@ def shape_text(shape: tuple[Dimension, ...] | None) -> str:
 
 def _problems(spec: TensorSpec, array: Array) -> Iterator[str]:
     got = dtype_name(array)
+    if got != spec.dtype and is_integer(spec) and array.dtype.kind == "f" and (odd := _fraction(array)):
+        yield f"{spec.name} holds {odd}, and {noun(spec)} must be whole numbers{_remedy(spec, odd)}"
+        return
     if got != spec.dtype:
         yield f"{spec.name} is {got}, wanted {spec.dtype}{_why_not_converted(spec, array)}"
         return
@@ -66,6 +71,26 @@ def _problems(spec: TensorSpec, array: Array) -> Iterator[str]:
             f"{spec.name} holds ids from {array.min()} to {array.max()}, wanted 0 to {spec.vocabulary - 1} "
             "(is the tokenizer that of this model?)"
         )
+
+
+def noun(spec: TensorSpec) -> str:
+    """What an input of integers holds: ids, if they are of tokens."""
+    return "ids" if takes_token_ids(spec) else "values"
+
+
+def _fraction(array: Array) -> str:
+    """The first float that is no whole number, and where; "" where all are."""
+    odd = np.argwhere(~np.isfinite(array) | (array != np.trunc(array)))
+    if not len(odd):
+        return ""
+    value = array[tuple(odd[0])]
+    return f"{_NAN if np.isnan(value) else value} at index {odd[0].tolist()}"
+
+
+def _remedy(spec: TensorSpec, odd: str) -> str:
+    """What to do about NaN among ids, which mostly stands where a row was shorter than others."""
+    missing = odd.startswith(_NAN) and takes_token_ids(spec)
+    return " (was a row shorter? fill it up with the id of the padding, and mask that)" if missing else ""
 
 
 def _why_not_converted(spec: TensorSpec, array: Array) -> str:

@@ -21,11 +21,13 @@ class Feeds(Sequence[Feed]):
         samples: one feed a run, every input of the model in it.
         origin: where they come from, for reports: "given: data.npz" or "generated".
         is_generated: whether they were made up.
+        notes: what was not taken of the data; of a part of the samples nothing is noted.
     """
 
     samples: tuple[Feed, ...]
     origin: str
     is_generated: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """How many runs."""

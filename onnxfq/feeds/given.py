@@ -129,6 +129,9 @@ def to_numpy(value: object) -> Array:
         return np.from_dlpack(tensor)
     array: Array = np.asarray(tensor)
     if array.dtype == object and not all(isinstance(item, str) for item in array.flat):
+        missing = [list(index) for index, item in np.ndenumerate(array) if item is None]
+        if missing:
+            raise ValueError(f"None at index {missing[0]}, wanted a number")
         plain = np.asarray(array.tolist())  # numbers that were kept as objects
         if plain.dtype == object or plain.shape != array.shape:
             plain = np.stack([to_numpy(item) for item in array])

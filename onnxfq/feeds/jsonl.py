@@ -12,9 +12,10 @@ import numpy as np
 from onnxfq.arrays import Array
 from onnxfq.errors import DataError
 from onnxfq.feeds.arrays_by_name import without_labels
-from onnxfq.feeds.check import check_names
+from onnxfq.feeds.check import check_names, noun
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
+from onnxfq.feeds.names import is_integer
 from onnxfq.feeds.text import Text
 from onnxfq.feeds.texts import TEXT, as_texts, encode_texts, find_texts, told_forms
 from onnxfq.signature import Signature, TensorSpec
@@ -97,5 +98,9 @@ def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     plain = {type(item) for item in items} in _PLAIN and longest * len(items) <= _MOST_TEXT
     array = np.asarray(value) if plain else objects
     if array.dtype == object:  # lists of different lengths, objects, numbers and text, numbers beyond 64 bits
-        raise DataError(f"{spec.name} is not an array (in {where}). Give numbers or text, in lists of equal lengths.")
+        null = next((f"; got null at index {list(at)}" for at, item in np.ndenumerate(objects) if item is None), "")
+        wanted = f", {noun(spec)} as whole numbers" if null and is_integer(spec) else ""
+        raise DataError(
+            f"{spec.name} is not an array (in {where}{null}). Give numbers or text, in lists of equal lengths{wanted}."
+        )
     return array.astype(element_type(spec)) if array.size == 0 else array  # [] is of no type

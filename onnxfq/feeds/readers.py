@@ -49,9 +49,10 @@ def load_feeds(
     found = itertools.islice(_read(path, signature, text, samples), samples)
     feeds = tuple(up_to((complete(feed, signature, where) for feed, where in found), signature, tokens))
     if not feeds:
+        _refuse_empty(text, str(path))
         raise DataError(f"There are no samples in {path}. Give a file that holds at least one.")
     _refuse_mixed(feeds, signature, path.name)
-    return Feeds(feeds, f"given: {path.resolve().name}")
+    return Feeds(feeds, f"given: {path.resolve().name}", notes=text.notes(path.name))
 
 
 def given_feeds(
@@ -79,14 +80,27 @@ def given_feeds(
         DataError: there are none, or they do not fit the model.
         UsageError: text without a tokenizer.
     """
-    read = itertools.islice(read_given(given, signature, Text(tokenizer, signature, seq_len)), samples)
+    text = Text(tokenizer, signature, seq_len)
+    read = itertools.islice(read_given(given, signature, text), samples)
     feeds = list(up_to((complete(feed, signature, where) for feed, where in read), signature, tokens))
     if not feeds:
+        _refuse_empty(text, f"`{what}`")
         raise DataError(
             f"There are no samples in `{what}`. Give at least one, and a list where they are read more than once."
         )
     _refuse_mixed(feeds, signature, "those given")
-    return Feeds(tuple(feeds), "given: from Python")
+    return Feeds(tuple(feeds), "given: from Python", notes=text.notes(f"`{what}`"))
+
+
+def _refuse_empty(text: Text, where: str) -> None:
+    """Say that texts are empty, where that is why there are no samples.
+
+    Raises:
+        DataError: it is.
+    """
+    why = text.tally.all_empty()
+    if why:
+        raise DataError(f"There are no samples in {where}: {why}. Give texts that hold words.")
 
 
 def _refuse_mixed(feeds: Sequence[Feed], signature: Signature, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,14 @@ from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.feed import Feed
 from onnxfq.feeds.generate import element_type
 from onnxfq.feeds.names import stem, takes_token_ids
+from onnxfq.feeds.text_tally import TextTally
 from onnxfq.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import tokenizers
+
+_IDS = 1 << 31  # no vocabulary has so many
+_SHOWN = 20  # characters of what is no id
 
 
 class Text:
@@ -28,27 +33,45 @@ class Text:
         tokenizer: the folder with tokenizer.json (and the configurations that know the longest input), or that file.
         signature: the model's inputs.
         seq_len: the longest sample, in tokens.
+
+    Attributes:
+        tally: counts what is not taken of texts.
     """
 
     def __init__(self, tokenizer: Path | None, signature: Signature, seq_len: int) -> None:
         self._path = tokenizer
         self._signature = signature
         self._seq_len = seq_len
+        self.tally = TextTally()
 
     def encode(self, text: str) -> Feed | None:
         """One sample, with the tokenizer's special tokens, cut to the longest length; None for blank text."""
         if not text.strip():
             return None
-        self.tokenizer.enable_truncation(self.length)
-        ids = self._ids(text)
+        ids = self._cut(text).ids
         return self.feed(ids) if ids else None
 
     def encode_pair(self, first: str, second: str | None) -> Feed:
         """One text or two that belong together, with the special tokens and segments that the tokenizer gives them."""
+        encoding = self._cut(first, second)
+        return self.feed(encoding.ids, encoding.type_ids)
+
+    def _cut(self, first: str, second: str | None = None) -> tokenizers.Encoding:
+        """A text, or two that belong together, cut to the longest length."""
         self.tokenizer.enable_truncation(self.length)
         with _tokenizing(f"The tokenizer at {self._path} cannot encode a text"):
-            encoding = self.tokenizer.encode(first) if second is None else self.tokenizer.encode(first, second)
-        return self.feed(encoding.ids, encoding.type_ids)
+            encoding = self.tokenizer.encode(first, second)
+            whole = len(encoding.ids)
+            if encoding.overflowing:
+                self.tokenizer.no_truncation()
+                whole = len(self.tokenizer.encode(first, second).ids)
+        if whole:
+            self.tally.add(whole, self.length)
+        return encoding
+
+    def notes(self, where: str) -> tuple[str, ...]:
+        """What the user should know of the texts that were read."""
+        return tuple(self.tally.notes(self.length, self._limit, where)) if self.tally.tells else ()
 
     def ids(self, text: str) -> list[int]:
         """The ids of a whole text with the tokenizer's special tokens, however long."""
@@ -78,6 +101,8 @@ class Text:
         """
         ids = self.ids(text) if text.strip() else []
         full = len(ids) // self.length
+        if 0 < full <= samples:
+            self.tally.tokens, self.tally.rest = len(ids), len(ids) % self.length
         for start in range(0, min(samples, max(full, 1)) * self.length, self.length):
             if ids:
                 yield self.feed(ids[start : start + self.length])
@@ -89,8 +114,12 @@ class Text:
             DataError: these are not ids.
         """
         flat = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
-        if not isinstance(flat, list) or not all(type(number) is int and 0 <= number < 2**31 for number in flat):
-            raise DataError(f'"input_ids" must be a list of token ids (in {where}), those of one sample.')
+        if not isinstance(flat, list) or not all(map(_is_id, flat)):
+            raise DataError(
+                f'"input_ids" must be a list of token ids (in {where}{_odd_one(flat)}), those of one sample. Ids must be '
+                "whole numbers from 0 up."
+            )
+        self.tally.add(len(flat), self.length)
         return self.feed(flat)
 
     def _ids(self, text: str) -> list[int]:
@@ -146,8 +175,13 @@ class Text:
     @functools.cached_property
     def length(self) -> int:
         """The longest sample: what was asked for, within what the model takes."""
-        limits = [self._seq_len, longest(self._path), self._fixed_length]
-        return min(limit for limit in limits if limit is not None)
+        return self._seq_len if self._limit is None else min(self._seq_len, self._limit)
+
+    @functools.cached_property
+    def _limit(self) -> int | None:
+        """Tokens that the model takes at most; None where nothing is known of that."""
+        limits = (longest(self._path), self._fixed_length)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -160,6 +194,16 @@ class Text:
         token = read_setting(self._path, "tokenizer_config.json", "pad_token") if self._path else None
         token = token.get("content") if isinstance(token, dict) else token
         return (self.tokenizer.token_to_id(token) if isinstance(token, str) else None) or 0
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < _IDS
+
+
+def _odd_one(values: object) -> str:
+    """Which of some values is no id, and where; "" where they are no list."""
+    odd = enumerate(values) if isinstance(values, list) else ()
+    return next((f"; got {json.dumps(value)[:_SHOWN]} at index {i}" for i, value in odd if not _is_id(value)), "")
 
 
 def load_tokenizer(path: Path | None) -> tokenizers.Tokenizer:

@@ -32,16 +32,16 @@ def find_texts(sample: Mapping[Any, object], signature: Signature, where: str) -
 
 
 def as_texts(value: object) -> list[str] | None:
-    """A text, or a list of some, as a list; None for anything else, such as an empty list."""
+    """A text, or a list of some, as a list; an empty list is an empty text; None for anything else."""
     several = value if isinstance(value, list | tuple) else [value]
     texts = [one for one in several if isinstance(one, str)]
-    return texts if texts and len(texts) == len(several) else None
+    return (texts or [""]) if len(texts) == len(several) else None
 
 
 def encode_texts(
     texts: list[str], sample: Mapping[Any, object], signature: Signature, text: Text, where: str
 ) -> Iterator[tuple[Feed, str]]:
-    """The feed of each text with the words that say where it stands, blank ones passed over.
+    """The feed of each text with the words that say where it stands; blank ones are passed over and counted.
 
     Args:
         texts: of the sample.
@@ -60,7 +60,9 @@ def encode_texts(
     for number, one in enumerate(texts, start=1):
         pair = second if isinstance(second, str) and second.strip() and one.strip() else None
         feed = text.encode_pair(one, pair) if pair else text.encode(one)
-        if feed:
+        if feed is None:
+            text.tally.empty += 1
+        else:
             yield feed, where if len(texts) == 1 else f"text {number} in {where}"
 
 

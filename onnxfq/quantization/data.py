@@ -86,6 +86,7 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     # Whatever the algorithm: all are judged on the same samples.
     holds_back = options.validate and (judged is None or mixes)
     feeds = _feeds(job, original, holds_back=holds_back, progress=progress) if needed or holds_back else None
+    notes = list(dict.fromkeys(note for part in (feeds, judged) if part is not None for note in part.notes))
     held_out: Feeds | None = None
     if feeds is not None and holds_back:
         count = _calibrating(job, feeds, progress)
@@ -96,7 +97,6 @@ def prepare(job: Job, folder: Path, progress: Progress) -> Data:
     if feeds is not None and needed:
         judged, held_out = (None if part is None else _unseen(part, feeds) for part in (judged, held_out))
     calibration, comparison = feeds if needed else None, None
-    notes: list[str] = []
     if options.validate:
         progress("checking the original", 0, 1)
         chosen = judged or held_out or feeds
@@ -194,13 +194,12 @@ def _notes(job: Job, calibration: Feeds | None, held_out: Feeds | None, comparis
     parts = [part for part in (calibration, held_out) if part is not None]
     samples, counts = sum(map(len, parts)), [count_tokens(part, job.graph.signature) for part in parts]
     tokens = None if None in counts else sum(count or 0 for count in counts)
-    if samples < ENOUGH_SAMPLES or (tokens is not None and tokens < ENOUGH_TOKENS):
-        got = f"{samples} sample{'' if samples == 1 else 's'}" + (f" of {tokens} tokens in all" if tokens else "")
-        held = f", of which {len(held_out)} were held back" if held_out else ""
-        wanted = f"{ENOUGH_SAMPLES} samples" + (f" and {ENOUGH_TOKENS} tokens" if tokens else "")
+    few = list(_few(samples, tokens))
+    if few:
+        held = f", {len(held_out)} samples of it held back" if held_out else ""
         yield (
-            f"FEW DATA: `calib` gave {got}{held}. With {wanted} or more, of the kind that the model will meet, the "
-            "error becomes smaller and its figure surer; `samples` is how many are read at most."
+            f"FEW DATA: `calib` gave {' and '.join(few)}{held}. {_more_data(job, calibration)}: the error becomes "
+            "smaller, and its figure surer."
         )
     if comparison is not None and comparison.inputs.measured_on == "in-sample":
         yield (
@@ -208,6 +207,23 @@ def _notes(job: Job, calibration: Feeds | None, held_out: Feeds | None, comparis
             f"several times smaller than on others. Of {ENOUGH_SAMPLES} different samples or more some are held back; "
             "`eval_data=FILE` names others."
         )
+
+
+def _few(samples: int, tokens: int | None) -> Iterator[str]:
+    """What there is too little of, and how much is wanted."""
+    if samples < ENOUGH_SAMPLES:
+        yield f"{samples} sample{'' if samples == 1 else 's'} (wanted: {ENOUGH_SAMPLES} or more)"
+    if tokens is not None and tokens < ENOUGH_TOKENS:
+        yield f"{tokens} token{'' if tokens == 1 else 's'} in all (wanted: {ENOUGH_TOKENS} or more)"
+
+
+def _more_data(job: Job, calibration: Feeds) -> str:
+    """How there come to be more."""
+    limit = job.options.samples
+    larger = "" if limit is None or len(calibration) < limit else f"a larger `samples` (got {limit})"
+    if calibration.is_generated:
+        return f"Set {larger or 'a longer `seq_len`'}, or give data of the kind that the model will meet"
+    return f"Give more, of the kind that the model will meet{f', and {larger}' if larger else ''}"
 
 
 def refuse_unmeasurable(source: Path, jobs: Sequence[Job]) -> None:
