@@ -21,7 +21,7 @@ from onnxfq.model_files import makes_folder, output_of
 from onnxfq.option_changes import Changes, choose_options
 from onnxfq.options import Options
 from onnxfq.progress import Progress
-from onnxfq.quantization.announce_cost import announce_cost
+from onnxfq.quantization.announce_cost import announce_cost, refuse_full_disk
 from onnxfq.quantization.comparison import Comparison
 from onnxfq.quantization.data import Data, prepare, refuse_unmeasurable
 from onnxfq.quantization.file_contents import contents
@@ -163,10 +163,11 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
     works = [find_work(job, output, job.graph.path.stem if source.is_folder else "") for job in jobs]
     with staging(output) as folder:
         staged = source.stage(folder / output.name, output, jobs)
-        announce_cost(jobs, folder, progress)
+        refuse_full_disk(jobs, folder)
         told = [_about(job, jobs, progress) for job in jobs]
         data = [prepare(job, folder, tell) for job, tell in zip(jobs, told, strict=True)]
         jobs = [plan_with_data(job, inputs.calibration, folder) for job, inputs in zip(jobs, data, strict=True)]
+        announce_cost(jobs, [inputs.calibration for inputs in data], progress)
         reports = [
             _quantize_model(job, staged.file(job.graph.path), folder / _WITHOUT_DATA, inputs, work, tell)
             for job, inputs, work, tell in zip(jobs, data, works, told, strict=True)
@@ -258,7 +259,7 @@ def _keep_better(
     uncalibrated = _write(rival, other, Data(None, None), None, source_hash, told)
     judgement = compare_errors(report.outputs, judge(job.graph, other, comparison, told))
     keep = judgement is not None and not judgement.calibration_helped and job.options.algorithm == AUTO
-    note = () if judgement is None or judgement.calibration_helped else (judgement.note(report, kept=keep),)
+    note = () if judgement is None else (judgement.note(report, kept=keep),)
     if keep:
         take_files(other, staged, job.options.data_suffix)
         uncalibrated = replace(uncalibrated, warnings=tuple(notes), settings=report.settings, mixes=report.mixes)

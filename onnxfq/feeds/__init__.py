@@ -24,7 +24,7 @@ from onnxfq.feeds.names import is_float, role, stem, takes_token_ids
 from onnxfq.feeds.one_text import text_count
 from onnxfq.feeds.readers import complete, given_feeds, load_feeds, read_lines
 from onnxfq.feeds.records import Column, read_records
-from onnxfq.feeds.sample_limits import MOST_SAMPLES, MOST_TOKENS, OTHER_SAMPLES, count_within
+from onnxfq.feeds.sample_limits import MOST_SAMPLES, MOST_TOKENS, OTHER_SAMPLES, count_within, size_in_tokens
 from onnxfq.feeds.self_generated import generate_self
 from onnxfq.feeds.size_search import RefusedError, fit_sizes, is_guessed
 from onnxfq.feeds.splices import spliced
@@ -76,6 +76,7 @@ __all__ = [
     "read_setting",
     "reads_encoder",
     "role",
+    "size_in_tokens",
     "slot",
     "spliced",
     "stem",

@@ -34,6 +34,11 @@ def count_within(feeds: Feeds, signature: Signature) -> int:
     return len(feeds)
 
 
+def size_in_tokens(feeds: Feeds, signature: Signature) -> int:
+    """How many tokens samples count as together."""
+    return sum(_size(feed, signature) for feed in feeds)
+
+
 def _size(feed: Feed, signature: Signature) -> int:
     tokens = feed_tokens(feed, signature)
     large = any(is_float(s) and role(s) == "data" and s.name in feed for s in signature.inputs)

@@ -116,8 +116,8 @@ class Text:
         flat = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list) else value
         if not isinstance(flat, list) or not all(map(_is_id, flat)):
             raise DataError(
-                f'"input_ids" must be a list of token ids (in {where}{_odd_one(flat)}), those of one sample. Ids must be '
-                "whole numbers from 0 up."
+                f'"input_ids" must be a list of token ids (in {where}{_odd_one(flat)}), those of one sample. Ids must '
+                "be whole numbers from 0 up."
             )
         self.tally.add(len(flat), self.length)
         return self.feed(flat)

@@ -33,20 +33,30 @@ class Judgement:
         return self.ours <= self.other
 
     def note(self, report: Report, *, kept: bool) -> str:
-        """What to tell of a calibrated file that is not the better one.
+        """What to tell of a calibrated file and the one without data.
 
         Args:
             report: of the calibrated file.
             kept: whether the other one was kept.
         """
+        samples = f"{max(output.samples for output in report.outputs)} {report.measured_on} samples"
+        if self.calibration_helped:
+            return (
+                f"Without data the {self.metric} would be {_figure(self.other)} (kept: {_figure(self.ours)}, "
+                f"calibrated), on {samples}."
+            )
         found = (
-            f"On {max(output.samples for output in report.outputs)} {report.measured_on} samples the {self.metric} is "
-            f"{self.ours:.3g} when calibrated and {self.other:.3g} without data"
+            f"On {samples} the {self.metric} is {_figure(self.ours)} when calibrated and {_figure(self.other)} without "
+            "data"
         )
         rest = (
             ", which was kept" if kept else f". With `algorithm=auto`, or `{BEST_WITHOUT_DATA}`, the better is written"
         )
         return f"CALIBRATION DID NOT HELP: {found}{rest}. More data of the kind that the model will meet would help."
+
+
+def _figure(error: float) -> str:
+    return f"{error:.3g}" if math.isfinite(error) else "infinite"
 
 
 def compare_errors(with_data: Sequence[OutputAccuracy], without: Sequence[OutputAccuracy]) -> Judgement | None:

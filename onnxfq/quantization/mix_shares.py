@@ -18,6 +18,14 @@ def shares(job: Job) -> tuple[MixShare, ...]:
     return tuple(sorted(found, key=lambda share: -share.weights))
 
 
+def mixed_text(job: Job) -> str:
+    """The scheme of a mix in words: how many weights have which, the one with the most of the model first."""
+    listed = (
+        f"{share.targets} {'weight' if share.targets == 1 else 'weights'} in {share.scheme}" for share in shares(job)
+    )
+    return f"mixed: {'; '.join(listed)}"
+
+
 def scheme_of_most(job: Job) -> str:
     """The scheme of most products, for one that has a single scheme; of most weights where there are no products."""
     products = [p.scheme_text for p in job.planned if p.rule.kind == "weights"]

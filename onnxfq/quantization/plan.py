@@ -62,7 +62,7 @@ def plan_without_data(job: Job) -> Job:
     """The same model anew, in the same formats, to be quantized as well as can be without data."""
     options = replace(job.options, algorithm=BEST_WITHOUT_DATA)
     again = _plan(job.graph.path, options, job.workers, calibrated=False, auto=job.auto, mix=job.mix)
-    return replace(again, forecast=job.forecast)
+    return replace(again, forecast=job.forecast, scheme=job.scheme)
 
 
 def plan_again(job: Job, options: Options | None = None, mix: Mix | None = None) -> Job:

@@ -24,7 +24,7 @@ from onnxfq.quantization.mix_judge import Judge
 from onnxfq.quantization.mix_limits import refuse_unreachable, too_large
 from onnxfq.quantization.mix_parts import bundled, find_parts, mix_of, uniform_forms
 from onnxfq.quantization.mix_sensitivities import Proposal, Sensitivities
-from onnxfq.quantization.mix_shares import scheme_of_most, shares
+from onnxfq.quantization.mix_shares import mixed_text, scheme_of_most, shares
 from onnxfq.quantization.mix_trial import MixTrial
 from onnxfq.quantization.plan import plan_again
 from onnxfq.quantization.validate import judge
@@ -96,7 +96,7 @@ class MixSearch:
         self._progress("putting mixes together", 0, 1)
         single = self._single(known, limit)
         whole = not any(single.numbers) and not self._job.solver.scales_inputs  # a trial scales none
-        uniform = finest if whole else self._solve(finest.job, known, single, "uniform")
+        uniform = finest if whole else self._solve(finest.job, known, single, UNIFORM)
         found = list(self._make_mixes(finest.job, known, single, limit))
         shutil.rmtree(self._folder / "trial")
         mix, proposal = self._best(found)
@@ -120,9 +120,21 @@ class MixSearch:
         made = self._make(replace(job, trial=trial), "finest", "all schemes, in the finest of them")
         place = self._place("exchange")
         _emptied(place.parent)
+        self._tell_hopeless(made)
         bundles = bundled(job, parts, MOST_EXCHANGES)
         exchange = Exchange(job, trial, bundles, self._judge, place)
         return made, Sensitivities.measure(exchange, self._progress)
+
+    def _tell_hopeless(self, finest: Made) -> None:
+        """Say, long before the end, that hardly any mix keeps the error that is allowed."""
+        if self._measure.limits and finest.error > 1:
+            times = f"{finest.error:.3g} times" if finite(finest.error) else "more than"
+            self._progress(
+                f"With all weights in their finest schemes the error is {times} what is allowed: hardly any mix keeps "
+                "that. The run goes on to what is nearest; what can be kept is a larger `max_error` or `max_kl`.",
+                0,
+                0,
+            )
 
     def _single(self, known: Sensitivities, limit: int | None) -> Proposal:
         """The single scheme that a mix is held against.
@@ -165,7 +177,9 @@ class MixSearch:
         """What was put together, solved as a whole."""
         mix = mix_of(job, known.parts, dict(enumerate(proposal.numbers)))
         planned = plan_again(replace(job, trial=None), mix=mix)
-        return self._make(planned, name, f"one scheme ({scheme_of_most(planned)})" if name == "uniform" else "the mix")
+        if name == UNIFORM:
+            return self._make(planned, name, f"one scheme ({scheme_of_most(planned)})")
+        return self._make(replace(planned, scheme=mixed_text(planned)), name, "the mix")
 
     def _best(self, found: list[tuple[Made, Proposal]]) -> tuple[Made | None, Proposal | None]:
         fitting = [pair for pair in found if self._fits(pair[0])]

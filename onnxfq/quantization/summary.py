@@ -19,10 +19,11 @@ from onnxfq.reports.expectations import Estimate
 from onnxfq.reports.measured import not_compared
 from onnxfq.reports.report import Report, Size, SkipReport, TargetReport
 from onnxfq.session import runtime_version
-from onnxfq.solvers import algorithm_text
+from onnxfq.solvers import USUAL_TOKENS, algorithm_text
 from onnxfq.system.terminal import size_text
 from onnxfq.version import VERSION
 
+TOKENS_TIMES_WEIGHTS_PER_SECOND = 2e10  # of calibration: both streams and the moments
 MADE_UP = (
     "No data were given: the comparison's inputs were made up. With `calib=FILE` of your own texts or arrays (or "
     '`calib="self"`) the model is calibrated, which makes the error several times smaller.'
@@ -164,25 +165,41 @@ def _size(job: Job, targets: Sequence[TargetReport]) -> Size:
     return Size(source, max(1, source - before + job.kept_bytes + after), before, after, weights)
 
 
-def estimate(job: Job) -> Estimate:
-    """Sizes times speeds seen on two cores of a 2023 server; a GPU or more cores only shorten it."""
+def estimate(job: Job, tokens: int | None = None) -> Estimate:
+    """Sizes times speeds seen on two cores of a 2023 server; a GPU or more cores only shorten it.
+
+    Args:
+        job: the model and what was decided.
+        tokens: that calibrate, once they are counted: then the time for running them is part of it.
+    """
     weights = [p.target.n * p.target.k for p in job.planned]
     comparison = min(3 * job.graph.source_bytes, job.options.memory) if job.options.validate else 0
     memory = 200 * 2**20 + max(10 * max(weights, default=0), comparison)
-    return Estimate(_work(job) / job.solver.weights_per_second + 2.0, memory)
+    running = 0.0 if tokens is None else _runs(job) * tokens * _products(job) / TOKENS_TIMES_WEIGHTS_PER_SECOND
+    return Estimate(_work(job, tokens or USUAL_TOKENS) / job.solver.weights_per_second + running + 2.0, memory)
 
 
-def _work(job: Job) -> float:
+def _runs(job: Job) -> int:
+    """How many times a model is calibrated: the finest, in one scheme, and as a mix, where one is looked for."""
+    return 1 if job.options.target_size is None else 3
+
+
+def _products(job: Job) -> int:
+    """Weights that each token is multiplied with."""
+    return sum(p.target.n * p.target.k for p in job.planned if p.rule.kind == "weights")
+
+
+def _work(job: Job, tokens: int) -> float:
     """How many weights are solved; of a mix all in every scheme, and the single scheme and the mix themselves."""
-    once = _solved(job, job.planned)
+    once = _solved(job, job.planned, tokens)
     if job.options.target_size is None:
         return once
     _, forms = find_parts(job)
-    return 3 * once + sum(_solved(job, form.values()) for form in forms)
+    return _runs(job) * once + sum(_solved(job, form.values(), tokens) for form in forms)
 
 
-def _solved(job: Job, planned: Iterable[Planned]) -> float:
-    return sum(p.target.n * p.target.k * job.solver.work(p.scheme, p.target.n, p.target.k) for p in planned)
+def _solved(job: Job, planned: Iterable[Planned], tokens: int) -> float:
+    return sum(p.target.n * p.target.k * job.solver.work(p.scheme, p.target.n, p.target.k, tokens) for p in planned)
 
 
 def _plan_warnings(job: Job) -> Iterator[str]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from onnxfq.errors import UsageError
 from onnxfq.solvers.awq import Awq
-from onnxfq.solvers.base import Solver
+from onnxfq.solvers.base import USUAL_TOKENS, Solver
 from onnxfq.solvers.gptq import Gptq
 from onnxfq.solvers.hqq import Hqq
 from onnxfq.solvers.option_text import options_text, parse_options, solver_options
 from onnxfq.solvers.rtn import Rtn
 
-__all__ = ["AUTO", "BEST_WITHOUT_DATA", "SOLVERS", "Solver", "algorithm_text", "make_solver", "solver_options"]
+__all__ = [
+    "AUTO",
+    "BEST_WITHOUT_DATA",
+    "SOLVERS",
+    "USUAL_TOKENS",
+    "Solver",
+    "algorithm_text",
+    "make_solver",
+    "solver_options",
+]
 
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Rtn, Hqq, Gptq, Awq)}
 AUTO = "auto"

@@ -18,6 +18,8 @@ from onnxfq.solvers.dual_grid import dual_grained
 from onnxfq.solvers.pairs import with_fitting_pairs
 from onnxfq.statistics import Statistics
 
+USUAL_TOKENS = 1 << 13  # of calibration, where nobody has counted them
+
 
 class Solver(ABC):
     """An algorithm: a subclass says what it is by class attributes and fills in `_solve`; its fields are its options.
@@ -46,8 +48,15 @@ class Solver(ABC):
         """Whether `tuned` has anything to choose, for which some samples are held back."""
         return False
 
-    def work(self, scheme: Scheme, n: int, k: int) -> float:
-        """How many times as long a weight [N, K] takes as `weights_per_second` says, for estimates."""
+    def work(self, scheme: Scheme, n: int, k: int, tokens: int = USUAL_TOKENS) -> float:
+        """How many times as long a weight [N, K] takes as `weights_per_second` says, for estimates.
+
+        Args:
+            scheme: of the weight.
+            n: rows.
+            k: columns.
+            tokens: that calibrate.
+        """
         return 1.0
 
     def solve(

@@ -13,7 +13,7 @@ import numpy as np
 from onnxfq.arrays import Float32Array
 from onnxfq.quantized import QuantizedWeight
 from onnxfq.scheme import ScaleType, Scheme
-from onnxfq.solvers.base import Solver
+from onnxfq.solvers.base import USUAL_TOKENS, Solver
 from onnxfq.solvers.curvature import curvature
 from onnxfq.solvers.draft import asymmetric_term, compensate
 from onnxfq.solvers.held_choice import USUAL, choose_target
@@ -28,7 +28,6 @@ _LOGGER = logging.getLogger(__name__)
 FEW_BITS, USUAL_BITS = 2, 4  # with few, descent ends far above what there is
 PARTS = 24  # of the columns, at most, that are given codes anew
 PER_TOKEN = 1 << 18  # multiplications with the moments that a weight of usual bits is worth, for each token they are of
-USUAL_TOKENS = 1 << 13  # of calibration, for estimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +96,9 @@ class Gptq(Solver):
         """Unless all three settings are given."""
         return None in (self.alpha, self.residual, self.target_damping)
 
-    def work(self, scheme: Scheme, n: int, k: int) -> float:
+    def work(self, scheme: Scheme, n: int, k: int, tokens: int = USUAL_TOKENS) -> float:
         """Four parts of the columns take as long as everything else."""
-        return 1 + self._recode(scheme, n, k, USUAL_TOKENS) / 4
+        return 1 + self._recode(scheme, n, k, tokens) / 4
 
     def tuned(self, weights: Sequence[Float32Array], statistics: Statistics) -> Gptq:
         """With `alpha`, `residual` and `target_damping` chosen; see `Solver.tuned`."""

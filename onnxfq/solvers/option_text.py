@@ -23,11 +23,17 @@ def parse_options(name: str, kind: type, text: str) -> dict[str, Any]:
         text: `option=value,…`.
 
     Raises:
-        UsageError: with everything wrong: no such option, one given twice, a value of another type.
+        UsageError: with everything wrong: no options at all, no such option, one given twice, a value of another type.
     """
     known = _fields(kind)
+    all_of_them = f"Its options and their defaults: {_listed(_defaults(known))}."
     if not known:
         raise UsageError(f"The algorithm {name} has no options (got {text!r}). Use `algorithm={name}`.")
+    if not text.strip():
+        raise UsageError(
+            f"Options are missing after the colon (got algorithm='{name}:', wanted {name}:OPTION=VALUE,…). Leave the "
+            f"colon out, or give some. {all_of_them}"
+        )
     found: dict[str, Any] = {}
     problems: list[str] = []
     for item in text.split(","):
@@ -39,10 +45,7 @@ def parse_options(name: str, kind: type, text: str) -> dict[str, Any]:
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise UsageError(
-            f"The options of {name} do not fit (got {text!r}): {'; '.join(problems)}. "
-            f"Its options and their defaults: {_listed(_defaults(known))}."
-        )
+        raise UsageError(f"The options of {name} do not fit (got {text!r}): {'; '.join(problems)}. {all_of_them}")
     return found
 
 
@@ -71,6 +74,8 @@ def _defaults(known: Mapping[str, tuple[Field[Any], tuple[type, ...]]]) -> dict[
 
 def _parse(option: str, value: str, known: Mapping[str, tuple[Field[Any], tuple[type, ...]]]) -> Any:  # noqa: ANN401
     """A value as the first of its option's types that it fits."""
+    if not option:
+        raise ValueError("an option is missing beside a comma" if not value else f"a name is missing before ={value}")
     if option not in known:
         raise ValueError(f"there is no option {option!r}")
     kinds = known[option][1]
