@@ -98,9 +98,17 @@ def to_array(value: object, spec: TensorSpec, where: str) -> Array:
     plain = {type(item) for item in items} in _PLAIN and longest * len(items) <= _MOST_TEXT
     array = np.asarray(value) if plain else objects
     if array.dtype == object:  # lists of different lengths, objects, numbers and text, numbers beyond 64 bits
-        null = next((f"; got null at index {list(at)}" for at, item in np.ndenumerate(objects) if item is None), "")
+        null = _place_of_null(items, objects.shape)
         wanted = f", {noun(spec)} as whole numbers" if null and is_integer(spec) else ""
         raise DataError(
             f"{spec.name} is not an array (in {where}{null}). Give numbers or text, in lists of equal lengths{wanted}."
         )
     return array.astype(element_type(spec)) if array.size == 0 else array  # [] is of no type
+
+
+def _place_of_null(items: list[object], shape: tuple[int, ...]) -> str:
+    """Where the first null stands, for messages; "" where there is none, or lists are too deep to tell."""
+    if None not in items or len(shape) > _MOST_DIMENSIONS:
+        return ""
+    at = [int(axis) for axis in np.unravel_index(items.index(None), shape)]
+    return f"; got null at index {at}" if at else "; got null"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxfq import cli, pipeline
@@ -284,6 +286,21 @@ def test_long_work_is_announced(
     monkeypatch.setattr("onnxfq.quantization.announce_cost.TELL_FROM_SECONDS", seconds)
     assert quantize(model, *QUICK) == 0
     assert ("Solving alone will take about 2 s, and 210 MB of memory." in capsys.readouterr().err) is told
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "gptq:recode=0"])
+def test_what_data_cost_is_part_of_the_announcement(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, algorithm: str
+) -> None:
+    """The more there are, the longer it takes, whatever the options of the algorithm."""
+    monkeypatch.setattr("onnxfq.quantization.announce_cost.TELL_FROM_SECONDS", 20.0)
+    monkeypatch.setattr("onnxfq.quantization.summary.TOKENS_TIMES_WEIGHTS_PER_SECOND", 1e6)
+    told = []
+    for count in (1, 40):
+        np.savez(tmp_path / "data.npz", x=np.ones((count, 4, 64), np.float32))
+        assert quantize(model, *QUICK, "--calib", tmp_path / "data.npz", "--algorithm", algorithm) == 0
+        told += re.findall(r"Calibrating and solving alone will take about (\d+) s", capsys.readouterr().err)
+    assert told == ["170"]
 
 
 def test_threads_hold_for_one_run_only(model: Path) -> None:

@@ -49,7 +49,6 @@ CONVERTED: list[tuple[npt.DTypeLike, str, list[list[float]]]] = [
 REFUSED: list[tuple[npt.DTypeLike, str, list[list[float]]]] = [
     (np.float64, "float32", [[1e39, 1]]),
     (np.float32, "float16", [[1e6, 1]]),
-    (np.float64, "int64", [[1.5, 1]]),
     (np.float64, "int64", [[1e30, 1]]),
     (np.int64, "int32", [[2**40, 1]]),
     (np.int64, "uint8", [[-1, 1]]),
@@ -70,6 +69,26 @@ def test_values_that_do_not_survive_are_refused(given: npt.DTypeLike, wanted: st
     message = rf"x is {np.dtype(given).name}, wanted {wanted} \(some values do not fit into that type\)"
     with pytest.raises(DataError, match=message):
         given_feeds([{"x": np.array(values, given)}], one(wanted), samples=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("x", np.nan, r"x holds NaN at index \[0, 2\], and values must be whole numbers\."),
+        ("x", -np.inf, r"x holds -inf at index \[0, 2\], and values must be whole numbers\."),
+        ("x", 1.5, r"x holds 1\.5 at index \[0, 2\], and values must"),
+        ("input_ids", np.inf, r"input_ids holds inf at index \[0, 2\], and ids must be whole numbers\."),
+        ("input_ids", np.nan, r"NaN at index \[0, 2\], and ids must be whole numbers \(was a row shorter\? fill it up"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_what_is_no_whole_number_is_named_with_its_place(
+    name: str, value: float, told: str, dtype: npt.DTypeLike
+) -> None:
+    signature = Signature((TensorSpec(name, "int64", ("batch", "sequence")),), ())
+    samples = [{name: np.array([[1, 2, 3]], dtype)}, {name: np.array([[1, 2, value]], dtype)}]
+    with pytest.raises(DataError, match=rf"in sample 2 of those given\): .*{told}"):
+        given_feeds(samples, signature, samples=2)
 
 
 def test_nan_is_named_as_such_and_not_as_a_type() -> None:

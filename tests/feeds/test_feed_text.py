@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from onnxfq.errors import DataError, UsageError
-from onnxfq.feeds import Feeds, load_feeds, load_tokenizer, longest
+from onnxfq.feeds import Feeds, given_feeds, load_feeds, load_tokenizer, longest
 from onnxfq.signature import Dimension, Signature, TensorSpec
 
 WORDS = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"])}
@@ -106,6 +106,91 @@ def test_a_pair_of_texts_is_one_sample(folder: Path) -> None:
 
 def test_long_lines_are_cut_before_the_last_special_token(folder: Path) -> None:
     assert rows(load(folder, lines("a b c d"), suffix="jsonl", seq_len=4)) == [[CLS, A, B, SEP]]
+
+
+def settings(folder: Path, most: int) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": most}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "seq_len", "most", "told"),
+    [
+        (("a b c d", "a", "a b c d a b"), 4, None, "2 of 3 texts in data.jsonl are longer than 4 tokens and were cut "
+         "there; `seq_len=8` would keep all."),
+        (("a b c d", "a"), 4, 7, "1 of 2 texts in data.jsonl is longer than 4 tokens and was cut there; `seq_len=7` "
+         "would keep all."),
+        (("a b c d",), 5, 5, "1 of 1 text in data.jsonl is longer than 5 tokens and was cut there; the model takes no "
+         "more."),
+        (("a b c d a b c",), 5, 6, "1 of 1 text in data.jsonl is longer than 5 tokens and was cut there; `seq_len=6`, "
+         "the most that the model takes, would keep more."),
+        (("a b", "a b"), 4, None, None),
+    ],
+)  # fmt: skip
+def test_texts_that_were_cut_are_noted(
+    folder: Path, texts: tuple[str, ...], seq_len: int, most: int | None, told: str | None
+) -> None:
+    if most is not None:
+        settings(folder, most)
+    assert load(folder, lines(*texts), suffix="jsonl", seq_len=seq_len).notes == (() if told is None else (told,))
+
+
+def test_pairs_ids_and_texts_from_python_that_were_cut_are_noted(folder: Path) -> None:
+    pair = '{"text": "a b", "text_pair": "c d"}\n{"input_ids": [4, 5, 6, 7, 4, 5, 6, 7, 4]}'
+    (note,) = load(folder, pair, suffix="jsonl", seq_len=3).notes
+    assert (
+        note == "2 of 2 texts in data.jsonl are longer than 3 tokens and were cut there; `seq_len=16` would keep all."
+    )
+    feeds = given_feeds(["a b c", "", "a"], ENCODER, samples=9, tokenizer=folder, seq_len=4)
+    assert feeds.notes == (
+        "1 empty text in `calib` was passed over.",
+        "1 of 2 texts in `calib` is longer than 4 tokens and was cut there; `seq_len=8` would keep all.",
+    )
+
+
+def test_only_texts_that_were_read_count(folder: Path) -> None:
+    content = lines("a", "a b c d", "", "a b c d")
+    assert load(folder, content, suffix="jsonl", seq_len=4, samples=1).notes == ()
+    (note,) = load(folder, content, suffix="jsonl", seq_len=4, samples=2).notes
+    assert note.startswith("1 of 2 texts ")
+
+
+@pytest.mark.parametrize(
+    ("words", "samples", "told"),
+    [
+        (20, 9, None),  # windows of four: nothing is left
+        (41, 99, None),  # one token of so many
+        (7, 9, "The last 3 of 7 tokens of data.txt do not fill a window of 4 and were left out; a smaller `seq_len` "
+         "leaves out fewer."),
+        (7, 1, "The last 3 of 7 tokens of data.txt do not fill"),
+        (11, 1, None),  # no more was asked for
+        (3, 9, None),  # a window of its own
+    ],
+)  # fmt: skip
+def test_of_running_text_a_large_rest_is_noted(folder: Path, words: int, samples: int, told: str | None) -> None:
+    text = " ".join(["a"] * (words - 2))  # and two special tokens
+    notes = load(folder, text, seq_len=4, samples=samples).notes
+    assert len(notes) == (told is not None)
+    assert all(note.startswith(str(told)) for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"text": ""}\n{"text": []}\n{"text": ["a", " "]}', "3 empty texts in data.jsonl were passed over."),
+        ('[]\n{"text": "a"}', "1 empty text in data.jsonl was passed over."),
+        ('\n{"text": "a"}\n \n', None),  # blank lines are no texts
+    ],
+)
+def test_empty_texts_are_passed_over_and_noted(folder: Path, content: str, told: str | None) -> None:
+    feeds = load(folder, content, suffix="jsonl")
+    assert (rows(feeds), feeds.notes) == ([[CLS, A, SEP]], () if told is None else (told,))
+
+
+def test_where_all_texts_are_empty_that_is_why_there_are_no_samples(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"no samples in .*data\.jsonl: all of its 3 texts are empty\. Give texts that"):
+        load(folder, '{"text": ""}\n{"text": []}\n[" "]', suffix="jsonl")
+    with pytest.raises(DataError, match=r"There are no samples in `eval_data`: its only text is empty\."):
+        given_feeds([{"text": []}], ENCODER, samples=9, tokenizer=folder, what="eval_data")
 
 
 def test_a_length_below_the_special_tokens_still_holds(folder: Path) -> None:

@@ -163,6 +163,7 @@ def test_texts_are_encoded(given: object, lengths: int) -> None:
 
 REFUSED: list[tuple[object, Signature, str]] = [
     ([{"input_ids": [[1], [2, 3]]}], ENCODER, r"No arrays can be made of these \(in sample 1 .*input_ids \(list: "),
+    ([{"input_ids": [1, None]}], ENCODER, r"in sample 1 .*: input_ids \(list: None at index \[1\], wanted a number\)"),
     ([{"input_ids": object(), "pixels": {"a": 1}}], PAIR, r"input_ids \(object: .*; pixels \(dict: "),
     ([{"input_ids": [1]}, ([1], 1)], ENCODER, r"Expected a dict of arrays \(in sample 2 .*got tuple\)\. Give one dict"),
     ([np.ones((1, 3))], PAIR, r"sample 1 of those given is one array without a name, .*several: input_ids, pixels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnxfq.quantization.keep_better import compare_errors, take_files
 from onnxfq.reports.verdict import verdict
 from onnxfq.session import Session
 from support.models import Array, model, write
+from support.reports import run
 from support.tiny import entries, pair, weight
 
 SETTINGS: dict[str, Any] = {"provider": "cpu", "memory": "2GB"}
@@ -179,9 +181,53 @@ def test_where_calibration_does_not_help_what_is_made_without_is_kept(
     assert entries(tmp_path) == ["a.onnx", "b.onnx", "c.onnx", "m.onnx"]
 
 
-def test_where_it_helps_nothing_is_said(source: Path) -> None:
-    report = onnxfq.quantize(source, calib=correlated(64, 0))
+@pytest.mark.parametrize("algorithm", ["auto", "gptq"])
+def test_where_it_helps_a_note_tells_what_it_was_worth(source: Path, tmp_path: Path, algorithm: str) -> None:
+    samples = correlated(64, 0)
+    report = onnxfq.quantize(source, tmp_path / "a.onnx", calib=samples, samples=48, algorithm=algorithm)
     assert (report.algorithm, about_data(report)) == ("gptq", [])
+    free = onnxfq.quantize(source, tmp_path / "b.onnx", validate=False)
+    ours, other = (error_of(source, made, samples[48:]) for made in (report, free))
+    told = [
+        re.fullmatch(r"Without data the relative MSE would be (\S+) \(kept: (\S+), calibrated\), on 16 .*\.", warning)
+        for warning in report.warnings
+    ]
+    (found,) = filter(None, told)
+    assert [float(figure) for figure in found.groups()] == [pytest.approx(error, rel=0.01) for error in (other, ours)]
+    assert ours < other
+
+
+def test_what_is_broken_without_data_has_no_figure() -> None:
+    broken = OutputAccuracy("y", "float32", 8, nonfinite=3, note="3 elements are NaN")
+    good = OutputAccuracy("y", "float32", 8, relative_mse=0.01, cosine=0.99)
+    found = compare_errors([good], [broken])
+    assert found is not None
+    assert "would be infinite (kept: 0.01, calibrated)" in found.note(run(outputs=(good,)), kept=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "told"),
+    [
+        (
+            4,
+            {},
+            r"`calib` gave 4 samples \(wanted: 32 or more\)\. Give more, of the kind that the model will meet: the",
+        ),
+        (
+            9,
+            {"samples": 1},
+            r"9 samples \(wanted: 32 or more\), 8 samples of it held back\. .* a larger `samples` \(got 1\)",
+        ),
+        (40, {}, None),
+    ],
+)
+def test_what_is_too_little_is_told_with_what_is_wanted(
+    source: Path, count: int, changes: dict[str, Any], told: str | None
+) -> None:
+    report = onnxfq.quantize(source, calib=correlated(count, 0), **changes)
+    found = [warning for warning in report.warnings if warning.startswith("FEW DATA")]
+    assert len(found) == (told is not None)
+    assert all(re.search(str(told), warning) for warning in found), found
 
 
 def test_a_folder_keeps_the_better_of_each_model(tmp_path: Path) -> None:

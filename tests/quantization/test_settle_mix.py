@@ -75,6 +75,7 @@ def test_weights_that_count_get_more_bits_within_the_size(
     assert mix.mix_error < mix.uniform_error
     assert report.outputs[0].relative_mse == pytest.approx(mix.mix_error, rel=1e-6)
     assert sum(share.targets for share in mix.shares) == 2
+    assert report.scheme == f"mixed: {'; '.join(f'1 weight in {share.scheme}' for share in mix.shares)}"
     assert entries(tmp_path) == ["m.onnx", "o.onnx"]
 
 
@@ -143,6 +144,7 @@ def test_the_single_scheme_is_kept_where_the_mix_is_worse(tmp_path: Path, monkey
     (mix,) = report.mixes
     assert (mix.kept, mix.mix_error, mix.uniform_error) == (UNIFORM, 0.2, 0.1)
     assert {(t.bits, t.granularity) for t in report.targets} == {(4, 32)}
+    assert report.scheme == mix.uniform
     assert report.size.output_bytes == mix.uniform_bytes
 
 
@@ -170,6 +172,26 @@ def test_the_smallest_file_that_keeps_an_error(tmp_path: Path) -> None:
         if mix.mix_error is not None and mix.kept == "mix":
             assert report.gates[0].measured == pytest.approx(mix.mix_error, rel=1e-3)
     assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize(("limit", "told"), [(1e-9, "times what is allowed"), (0.0, "more than what"), (0.02, "")])
+def test_a_limit_that_hardly_any_mix_keeps_is_told_before_single_weights_are_measured(
+    tmp_path: Path, limit: float, told: str
+) -> None:
+    stages: list[str] = []
+    report = onnxfq.quantize(
+        branched(tmp_path / "m.onnx"),
+        target_size="smallest",
+        max_error=limit,
+        calib=samples(),
+        progress=lambda what, *_: stages.append(what),
+        **SETTINGS,
+    )
+    remarks = [index for index, stage in enumerate(stages) if "hardly any mix keeps that" in stage]
+    assert (len(remarks), report.passed) == ((1, False) if told else (0, True))
+    for index in remarks:
+        assert told in stages[index]
+        assert index < stages.index("measuring what single weights do to the outputs")
 
 
 def test_inspecting_shows_a_single_scheme_within_the_size(tmp_path: Path) -> None:
