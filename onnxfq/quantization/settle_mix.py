@@ -45,7 +45,7 @@ MOST_EXCHANGES = 120  # more would take longer than all the rest; what is bundle
 _TRIES = 3  # of mixes for an error, each solved anew
 _AIM, _USED_UP = 0.97, 0.9  # parts of the error that is allowed
 _CLEARLY = 0.97  # of the single scheme's error: where less is gained, other samples may tell otherwise
-_SLACK = 256  # bytes by which a mix may be larger than one put together: what its metadata say of its schemes
+_SLACK = 384  # bytes by which a mix may be larger than one put together: what its metadata say of its schemes
 
 
 @dataclass(frozen=True, slots=True)
