@@ -110,7 +110,7 @@ def range_axis(ranges: Sequence[tuple[float, float]]) -> Axis:
     sizes = sorted(size for pair in ranges if (size := max(map(abs, pair))) > 0.0)
     typical = sizes[len(sizes) // 2] if sizes else 0.0
     if sizes and 0.0 < typical < sizes[-1] / 20 and sizes[-1] < LARGEST:
-        return signed_log_axis(values, typical / 2)
+        return signed_log_axis(values, max(typical / 2, sizes[-1] / LARGEST))
     return linear_axis(values, zero=True)
 
 

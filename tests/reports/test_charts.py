@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnxfq.reports.axes import Axis, linear_axis, log_axis, order_axis, range_axis
@@ -41,6 +41,7 @@ def test_linear_axes(values: list[float]) -> None:
 
 
 @given(st.lists(st.tuples(FINITE, FINITE), max_size=8))
+@example([(0.0, 1.08e55), (0.0, 1.2e-253), (0.0, 1.2e-253)])
 def test_axes_of_ranges(ranges: list[tuple[float, float]]) -> None:
     check(range_axis(ranges), [value for pair in ranges for value in pair])
 
