@@ -59,6 +59,7 @@ class Changes(TypedDict, total=False):
     memory: int | str
     threads: int | None
     executor: str | Executor | None
+    tune: int
     target_size: str | int | None
     validate: bool
     max_error: str | float | None

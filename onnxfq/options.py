@@ -77,6 +77,8 @@ class Options:
         threads: threads to use at most, in each process; None for all.
         executor: does what need not be done in this process: "dask:ADDRESS", the scheduler of a cluster, or any
             executor of `concurrent.futures`; None does everything here. The result is the same.
+        tune: how often the samples of `calib` are gone through once more, to tune scales, biases and normalization
+            layers by gradients of the outputs' error; 8 is much. The model must fit into `memory` several times.
         target_size: how large the output may be, "25%" of the source, "2.1GB", or "smallest" where `max_kl` or
             `max_error` is the limit: bits and block size of each weight are then chosen by what they do to the outputs,
             within the rest of these settings. `embeddings` of 8 bits may get 4 too.
@@ -124,6 +126,7 @@ class Options:
     memory: int = 2 * 10**9
     threads: int | None = None
     executor: str | Executor | None = None
+    tune: int = 0
     target_size: str | int | None = None
     validate: bool = True
     max_error: str | float | None = None
@@ -206,7 +209,7 @@ class Options:
             raise UsageError(f"`others` must be {', '.join(OTHERS[:-1])} or {OTHERS[-1]} (got {self.others!r}).")
 
     def _check_numbers(self) -> None:
-        for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0)):
+        for name, least in (("samples", 1), ("seq_len", 1), ("threads", 1), ("seed", 0), ("memory", 0), ("tune", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"`{name}` must be {least} or more (got {value}).")
@@ -225,6 +228,10 @@ class Options:
             raise UsageError("`max_ppl_increase` needs text. Give it with `eval_text=FILE`, or with `calib=FILE`.")
 
     def _check_target_size(self) -> None:
+        if self.tune and self.calib is None:
+            raise UsageError("`tune` goes through the samples of `calib`, and there are none. Give `calib=FILE`.")
+        if self.tune and self.target_size is not None:
+            raise UsageError("`tune` and `target_size` do not go together. Drop one of them.")
         if self.size_target is not None:
             refuse_beside(
                 self.size_target,
@@ -247,7 +254,7 @@ class Options:
         """Settings to reproduce a run with."""
         scheme = {name: getattr(self.scheme, name) for name in SCHEME_FIELDS}
         names = ("embeddings", "others", "target", "workload", "auto_format", "allow_slow", "constant_inputs")
-        data = ("unshare", "layout", "target_size", "samples", "seq_len", "seed", "validate")
+        data = ("unshare", "layout", "target_size", "samples", "seq_len", "seed", "tune", "validate")
         lists = {name: list(getattr(self, name)) for name in ("include", "exclude")}
         calib, eval_data = _data_text(self.calib), _data_text(self.eval_data)
         if calib == SELF and not self.calibrates_itself:

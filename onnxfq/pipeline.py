@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Unpack
 
 from onnxfq.calibration.checkpoint import Checkpoint
+from onnxfq.calibration.pieces import Runtime
 from onnxfq.errors import UsageError
 from onnxfq.executors.executor import HERE, Workers, opened
 from onnxfq.graph import IN_MEMORY, AnyModel, TensorFile, model_name, on_disk, save
@@ -37,6 +38,7 @@ from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
 from onnxfq.quantization.transformers_folder import fix_cache_sizes
+from onnxfq.quantization.tune_written import Written, refuse_untunable, tune_written
 from onnxfq.quantization.validate import judge, validate
 from onnxfq.quantization.verify import verify
 from onnxfq.reports.report import Report
@@ -160,6 +162,7 @@ def _quantize(source: Source, output: Path, options: Options, workers: Workers, 
     if is_idle(jobs):
         return _expected(source, jobs, options)
     refuse_unmeasurable(source.path, jobs)
+    refuse_untunable(jobs)
     works = [find_work(job, output, job.graph.path.stem if source.is_folder else "") for job in jobs]
     with staging(output) as folder:
         staged = source.stage(folder / output.name, output, jobs)
@@ -233,6 +236,10 @@ def _write(
         files = save(job.graph, staged, tensor_file, job.options.data_suffix)
     progress("verifying", 0, 1)
     kernels_run = verify(staged, expected, job.provider)
+    if job.options.tune and data.calibration is not None and expected:
+        runtime = Runtime(job.provider, job.threads, job.options.memory, staged.parent)
+        found = tune_written(job, staged, data.calibration, Written(targets, expected, notes), runtime, progress)
+        targets, notes = found.targets, found.notes
     report = summarize(job, staged, targets, data.origin)
     size = replace(report.size, output_bytes=sum(file.stat().st_size for file in files))
     report = replace(report, size=size, contents=contents(job.graph, size.output_bytes), kernels_run=kernels_run)

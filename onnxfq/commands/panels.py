@@ -12,7 +12,7 @@ from typer.models import OptionInfo
 PANELS = {
     "Weights": (
         "format", "bits", "block_size", "symmetric", "activations", "schemes", "embeddings", "others", "algorithm",
-        "target_size", "include", "exclude", "allow_slow", "constant_inputs", "unshare",
+        "tune", "target_size", "include", "exclude", "allow_slow", "constant_inputs", "unshare",
     ),
     "Data": ("calib", "tokenizer", "samples", "seq_len", "seed", "text", "data"),
     "Comparison and gates": (

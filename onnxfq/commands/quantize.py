@@ -56,6 +56,7 @@ def quantize(
     constant_inputs: own.ConstantInputs = False,
     unshare: own.Unshare = False,
     layout: own.Layout = OF_THE_SOURCE,
+    tune: own.Tune = 0,
     target_size: own.TargetSize = None,
     max_error: arg.MaxError = None,
     max_kl: arg.MaxKl = None,
@@ -97,7 +98,7 @@ def quantize(
             max_ppl_increase=max_ppl_increase, eval_data=eval_data, eval_text=eval_text, min_speedup=min_speedup,
             validate=not no_validate,
             work_dir=work_dir, resume=resume, memory=memory, threads=threads, executor=executor,
-            layout=layout, target_size=target_size,
+            layout=layout, tune=tune, target_size=target_size,
         )  # fmt: skip
         from onnxfq import pipeline
 

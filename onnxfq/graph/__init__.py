@@ -25,10 +25,12 @@ from onnxfq.graph.stored_tensors import StoredTensor, stored_tensors
 from onnxfq.graph.submodel import QUANTIZED_SUFFIX, Submodel, ValueInfo, changed, extract_submodel
 from onnxfq.graph.tensor_file import TensorFile
 from onnxfq.graph.tensors import NUMPY_TYPES, ONNX_TYPES, type_name
+from onnxfq.graph.training_model import LOSS, Loss, TrainingModel, factor, teacher
 from onnxfq.graph.weight_chain import is_detour
 
 __all__ = [
     "IN_MEMORY",
+    "LOSS",
     "MICROSOFT",
     "NUMPY_TYPES",
     "ONNX_TYPES",
@@ -40,6 +42,7 @@ __all__ = [
     "Fed",
     "Flow",
     "Graph",
+    "Loss",
     "Node",
     "NodeProto",
     "NotConstant",
@@ -52,12 +55,14 @@ __all__ = [
     "StoredTensor",
     "Submodel",
     "TensorFile",
+    "TrainingModel",
     "Transpose",
     "ValueInfo",
     "can_raise_opset",
     "changed",
     "constant_makers",
     "extract_submodel",
+    "factor",
     "float_type",
     "gram_model",
     "holds_codes",
@@ -76,6 +81,7 @@ __all__ = [
     "several_nodes",
     "single_node",
     "stored_tensors",
+    "teacher",
     "type_name",
     "weight_bytes",
     "written_constant",

@@ -100,7 +100,7 @@ def extract_submodel(
             nodes += [_twin(proto, twins) for proto in edited]
     nodes = [*graph.edits.makers(_wanted(nodes)), *nodes]
     model = ModelProto(ir_version=max(graph.model.ir_version, 8), opset_import=graph.model.opset_import)
-    _import_domains(model, nodes)
+    import_domains(model, nodes)
     root = _common_folder(graph.path)
     model.graph.name = "submodel"
     model.graph.node.extend(nodes)
@@ -110,8 +110,8 @@ def extract_submodel(
         if isinstance(constant, SparseTensorProto):
             model.graph.sparse_initializer.append(constant)
         else:
-            model.graph.initializer.append(_portable(constant, graph.path, root, tensor_file))
-    model.graph.input.extend(_input(name, value) for name, value in held.items())
+            model.graph.initializer.append(portable(constant, graph.path, root, tensor_file))
+    model.graph.input.extend(input_info(name, value) for name, value in held.items())
     model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     if any(_calls_function(graph, node) for node in nodes):
         model.functions.extend(graph.model.functions)
@@ -170,7 +170,7 @@ def _wanted(nodes: Iterable[NodeProto]) -> dict[str, None]:
     return wanted
 
 
-def _portable(proto: TensorProto, model: Path, folder: Path, tensor_file: TensorFile | None) -> TensorProto:
+def portable(proto: TensorProto, model: Path, folder: Path, tensor_file: TensorFile | None) -> TensorProto:
     """A constant for another model: small ones whole, large ones as references, new ones from the tensor file."""
     piece = read_header(proto, model).piece
     copy = TensorProto()
@@ -193,7 +193,8 @@ def _common_folder(model: Path) -> Path:
     return model.resolve().parent
 
 
-def _input(name: str, value: ValueInfo) -> ValueInfoProto:
+def input_info(name: str, value: ValueInfo) -> ValueInfoProto:
+    """A model's input."""
     info = ValueInfoProto(name=name)
     tensor = info.type.tensor_type
     tensor.elem_type = TensorProto.STRING if value.dtype.kind in _TEXT else ONNX_TYPES[value.dtype]
@@ -203,7 +204,8 @@ def _input(name: str, value: ValueInfo) -> ValueInfoProto:
     return info
 
 
-def _import_domains(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+def import_domains(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+    """Make known the domains of nodes that the model does not import yet."""
     known = {opset.domain for opset in model.opset_import}
     for domain in sorted({node.domain for node in nodes if node.domain} - known):
         model.opset_import.add(domain=domain, version=1)

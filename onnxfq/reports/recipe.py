@@ -17,7 +17,7 @@ _SCHEME = (
     "algorithm",
 )  # fmt: skip
 _NODES = ("target", "workload", "include", "exclude", "allow_slow", "constant_inputs", "unshare")
-_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "validate", "eval_data", "eval_text")
+_DATA = ("calib", "tokenizer", "samples", "seq_len", "seed", "tune", "validate", "eval_data", "eval_text")
 _MIX = ("target_size",)
 _GATES = ("max_error", "max_kl", "min_cosine", "max_ppl_increase", "min_speedup")
 _SPELLED = {"schemes": "--scheme"}

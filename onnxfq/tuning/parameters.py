@@ -1,0 +1,102 @@
+"""What is tuned: grids of weights whose codes stay, and vectors; each as changes in parts of its own size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from onnxfq.arrays import Array, Float32Array
+from onnxfq.quantized import QuantizedWeight
+
+_SMALLEST = 1e-8  # size of a vector of zeros
+
+
+class Parameter(Protocol):
+    """Something that is fed and tuned."""
+
+    def value(self) -> Float32Array:
+        """What is fed."""
+
+    def slope(self, gradient: Array) -> Float32Array:
+        """The gradient of the changes, from that of what is fed."""
+
+    def move(self, changes: Float32Array) -> None:
+        """Take changes, in parts of what was there at first."""
+
+    def changes(self) -> Float32Array:
+        """Those so far."""
+
+
+class TunedScales:
+    """The scales of a weight.
+
+    Args:
+        q: the weight, in its kernel's blocks.
+    """
+
+    def __init__(self, q: QuantizedWeight) -> None:
+        k, block_size = q.shape[1], q.block_size
+        self._q, self._changes = q, np.zeros_like(q.scale)
+        self._widths = [min(block_size, k - start) for start in range(0, k, block_size)]
+        self._steps = q.codes.astype(np.float32)
+        self._steps -= np.repeat(q.zero_point.astype(np.float32), block_size, axis=1)[:, :k]
+
+    @property
+    def quantized(self) -> QuantizedWeight:
+        """The weight as it is now."""
+        return replace(self._q, scale=self._scale())
+
+    def value(self) -> Float32Array:
+        """[K, N]."""
+        weight = self._steps * np.repeat(self._scale(), self._widths, axis=1)
+        return np.ascontiguousarray(weight.T)
+
+    def slope(self, gradient: Array) -> Float32Array:
+        """[N, blocks] from [K, N]."""
+        starts = np.cumsum([0, *self._widths[:-1]])
+        return np.asarray(np.add.reduceat(gradient.T * self._steps, starts, axis=1) * self._q.scale)
+
+    def move(self, changes: Float32Array) -> None:
+        """See `Parameter.move`."""
+        self._changes = changes
+
+    def changes(self) -> Float32Array:
+        """See `Parameter.changes`."""
+        return self._changes
+
+    def _scale(self) -> Float32Array:
+        return np.asarray(self._q.scale * (1 + self._changes), np.float32)
+
+
+@dataclass(eq=False)
+class TunedVector:
+    """A bias, or what a normalization layer multiplies by or adds; its size is the root of its mean square.
+
+    Attributes:
+        vector: as it was at first.
+    """
+
+    vector: Float32Array
+
+    def __post_init__(self) -> None:
+        """Nothing has changed so far."""
+        self._size = np.float32(max(_SMALLEST, float(np.sqrt(np.mean(self.vector.astype(np.float64) ** 2)))))
+        self._changes = np.zeros_like(self.vector)
+
+    def value(self) -> Float32Array:
+        """As it is now."""
+        return np.asarray(self.vector + self._size * self._changes, np.float32)
+
+    def slope(self, gradient: Array) -> Float32Array:
+        """See `Parameter.slope`."""
+        return np.asarray(gradient * self._size, np.float32)
+
+    def move(self, changes: Float32Array) -> None:
+        """See `Parameter.move`."""
+        self._changes = changes
+
+    def changes(self) -> Float32Array:
+        """See `Parameter.changes`."""
+        return self._changes
