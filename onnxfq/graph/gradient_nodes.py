@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +39,11 @@ class GradientNodes:
     stem: str = PREFIX
     _count: int = 0
 
-    def add(self, operator: str, *inputs: str, **attributes: int | str | list[int]) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """A node of one output, whose name is returned."""
         return self.add_many(operator, 1, *inputs, **attributes)[0]
 
-    def add_many(self, operator: str, count: int, *inputs: str, **attributes: int | str | list[int]) -> list[str]:
+    def add_many(self, operator: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
         """A node of several outputs, whose names are returned."""
         outputs = [f"{self.stem}{self._count + index}" for index in range(count)]
         self._count += count

@@ -363,7 +363,7 @@ def _stamp(status: os.stat_result) -> _Stamp:
 
 
 def make_node(
-    op_type: str, inputs: list[str], outputs: list[str], *, domain: str = "", **attributes: int | str | list[int]
+    op_type: str, inputs: list[str], outputs: list[str], *, domain: str = "", **attributes: int | list[int]
 ) -> NodeProto:
     """A node message."""
     return onnx.helper.make_node(op_type, inputs, outputs, domain=domain or None, **attributes)

@@ -130,18 +130,22 @@ class Training:
         return float(found[LOSS]), {name: found[self._names[name]] for name in wanted}
 
     def _factor(self, feed: Feed, output: str, loss: Loss, value: Array) -> Float32Array:
-        """1 of what counts, padding does not; squares in parts of what the output varies by."""
+        """Squares count in parts of what the output varies by."""
         spread = 1.0 if loss == "kl" else self._spreads.setdefault(output, _spread(value))
-        unit = np.full((1,) * value.ndim, 1 / spread, np.float32)
-        for mask in token_masks(feed, self.signature):
-            if value.ndim >= 2 and mask.shape == value.shape[:2]:
-                return np.asarray(unit * mask.reshape(*mask.shape, *[1] * (value.ndim - 2)), np.float32)
-        return unit
+        return counting(feed, self.signature, value) / np.float32(spread)
 
     def _load(self, made: Submodel) -> Session:
         return Session(
             made.model, provider=self.provider, threads=self.threads, external_data_folder=made.folder, passing=True
         )
+
+
+def counting(feed: Feed, signature: Signature, value: Array) -> Float32Array:
+    """1 where an output's elements count, 0 at padding; broadcasts to the output."""
+    for mask in token_masks(feed, signature):
+        if value.ndim >= 2 and mask.shape == value.shape[:2]:
+            return mask.reshape(*mask.shape, *[1] * (value.ndim - 2)).astype(np.float32)
+    return np.ones((1,) * value.ndim, np.float32)
 
 
 def _losses(signature: Signature) -> dict[str, Loss]:

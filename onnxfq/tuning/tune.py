@@ -52,7 +52,7 @@ def tune(
     Args:
         training: the models; its parameters are changed.
         batches: the samples of each step.
-        held: other samples, by which the best pass is chosen.
+        held: other samples, by which the best pass is chosen; those whose loss is no number are left out.
         passes: how often all samples are gone through.
         rate: the largest step.
         seed: of the order in which samples come.
@@ -63,9 +63,10 @@ def tune(
     """
     training.check()
     random, adam = np.random.default_rng(seed), Adam(rate, passes * len(batches))
-    before = best = _held(training, held, tell)
-    if not math.isfinite(before):
+    held = [feed for feed in held if math.isfinite(training.loss(feed))]
+    if not held:
         raise NotTunableError("its loss on the tuning samples is no number")
+    before = best = _held(training, held, tell)
     kept, at = _changes(training), 0
     for number in range(passes):
         for index in random.permutation(len(batches)):

@@ -1,0 +1,173 @@
+"""Tuning by gradients: what it gains on data that it has not seen, what it leaves alone, and what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxfq
+from onnxfq.errors import UsageError
+from onnxfq.metrics.output_error import compare
+from onnxfq.session import Session
+from onnxfq.signature import Signature, TensorSpec
+from onnxfq.tuning.training import counting
+from support.models import Array, model, normal, write, write_external
+
+ROOT = Path(__file__).resolve().parents[2]
+OPT = ROOT / "models" / "opt-4m" / "model.onnx"
+
+
+def network(path: Path, *, external: bool = False, last: str = "y = Add(p, c)") -> Path:
+    """Two products with a bias and a normalization layer between them, [B, T, 64] → [B, T, 64]."""
+    random = np.random.default_rng(5)
+    w = [np.asarray(random.standard_normal((64, 64)) / 8, np.float32) for _ in range(2)]
+    proto = model(
+        "h = MatMul(x, w0) b = Add(h, bias) n = LayerNormalization(b, gain, shift) t = Tanh(n) p = MatMul(t, w1) "
+        + last,
+        x="float[B, T, 64] x", y="float[B, T, 64] y",
+        w0=w[0], w1=w[1], bias=normal(64), gain=np.ones(64, np.float32), shift=normal(64), c=normal(64),
+    )  # fmt: skip
+    return write_external(proto, path) if external else write(proto, path)
+
+
+def samples(count: int, seed: int) -> list[dict[str, Array]]:
+    """Samples whose columns hang together."""
+    mix = np.random.default_rng(9).standard_normal((16, 64))
+    random = np.random.default_rng(seed)
+    return [{"x": np.asarray(random.standard_normal((1, 12, 16)) @ mix, np.float32)} for _ in range(count)]
+
+
+def quantize(source: Path, output: Path, tune: int, **changes: Any) -> onnxfq.Report:
+    settings: dict[str, Any] = {"calib": samples(64, 1), "samples": 64, "bits": 2, "validate": False, "provider": "cpu"}
+    return onnxfq.quantize(source, output, tune=tune, **{**settings, **changes})
+
+
+def error(source: Path, output: Path) -> float:
+    """On samples that nothing was fitted to."""
+    (found,) = compare(Session(source), Session(output), samples(64, 2))
+    assert found.relative_mse is not None
+    return found.relative_mse
+
+
+def tensors(path: Path) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def told(report: onnxfq.Report) -> str:
+    return " ".join(report.warnings)
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["inline", "external"])
+def test_less_error_on_data_that_it_was_not_fitted_to(tmp_path: Path, external: bool) -> None:
+    source, plain, tuned = network(tmp_path / "in.onnx", external=external), tmp_path / "0.onnx", tmp_path / "8.onnx"
+    quantize(source, plain, 0)
+    report = quantize(source, tuned, 8)
+    assert "TUNED by gradients, 8 passes over the samples: relative MSE" in told(report)
+    assert error(source, tuned) < 0.97 * error(source, plain)
+    before, after = tensors(plain), tensors(tuned)
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not np.array_equal(value, before[name])}
+    assert all(before[name].dtype == np.float32 for name in changed)
+    assert {"bias", "gain", "shift", "c"} <= {name.split("_")[0] for name in changed}
+    assert sum("scales" in name for name in changed) == 2
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".bin" and "in" not in path.name) == (
+        ["0.onnx", "0.onnx.data", "8.onnx", "8.onnx.data"] if external else ["0.onnx", "8.onnx"]
+    )
+
+
+def test_the_report_says_what_the_file_holds(tmp_path: Path) -> None:
+    source, output = network(tmp_path / "in.onnx"), tmp_path / "out.onnx"
+    report, held = quantize(source, output, 4), tensors(output)
+    for target, weight in zip(report.targets, ("w0", "w1"), strict=True):
+        node = next(n for n in onnx.load(output).graph.node if n.name == target.name or target.name in n.output)
+        codes, scales, zeros = (held[name] for name in node.input[1:4])
+        four = np.stack([(codes.reshape(64, -1) >> shift) & 3 for shift in (0, 2, 4, 6)], axis=-1).reshape(64, 64)
+        zero = np.stack([(zeros.reshape(64, -1) >> shift) & 3 for shift in (0, 2, 4, 6)], axis=-1).reshape(64, -1)
+        steps = four.astype(np.float64) - zero[:, :2].repeat(32, axis=1)
+        w = tensors(source)[weight].T.astype(np.float64)
+        wanted = ((w - steps * scales.reshape(64, 2).repeat(32, axis=1)) ** 2).sum() / (w**2).sum()
+        assert target.relative_error == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_same_bytes_for_any_number_of_threads(tmp_path: Path) -> None:
+    source = network(tmp_path / "in.onnx")
+    for threads in (1, 2):
+        quantize(source, tmp_path / f"{threads}.onnx", 2, threads=threads)
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
+def test_logits_come_nearer_to_those_of_the_original(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    texts = [{"input_ids": random.integers(0, 4000, (1, 64))} for _ in range(48)]
+    report = quantize(OPT, tmp_path / "out.onnx", 2, calib=texts, samples=48, algorithm="gptq:recode=0")
+    assert "TUNED by gradients, 2 passes over the samples: mean KL" in told(report)
+
+
+def test_padding_does_not_count() -> None:
+    signature = Signature(
+        (TensorSpec("input_ids", "int64", ("B", "T")), TensorSpec("attention_mask", "int64", ("B", "T"))), ()
+    )
+    ids, mask = np.ones((1, 4), np.int64), np.array([[1, 1, 0, 0]])
+    weights = counting({"input_ids": ids, "attention_mask": mask}, signature, np.zeros((1, 4, 8), np.float32))
+    assert weights.shape == (1, 4, 1)
+    assert weights.reshape(-1).tolist() == [1, 1, 0, 0]
+
+
+def test_a_bias_behind_a_product_that_nothing_differentiates_is_tuned_alone(tmp_path: Path) -> None:
+    last = "s = CumSum(t, one) q = Mul(s, small) r = Add(p, q) y = Add(r, c)"
+    source = network(tmp_path / "in.onnx", last=last)
+    proto = onnx.load(source)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1), "one"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.01, np.float32), "small"))
+    report = quantize(write(proto, source), tmp_path / "out.onnx", 4)
+    assert "What comes before CumSum was left as it was" in told(report) or "NOT TUNED" in told(report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"calib": samples(8, 1)}, "NOT TUNED: 8 samples are too few to see what it does (wanted 16 or more)."),
+        ({"calib": [*samples(31, 1), *[{"x": np.full((1, 2, 64), 1e38, np.float32)}] * 33]}, "NOT TUNED: "),
+    ],
+    ids=["few", "NaN"],
+)  # fmt: skip
+def test_why_a_model_was_not_tuned(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    source = network(tmp_path / "in.onnx")
+    report = quantize(source, tmp_path / "out.onnx", 1, **changes)
+    assert reason in told(report)
+    quantize(source, tmp_path / "plain.onnx", 0, **changes)
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+
+
+def test_an_operator_whose_gradient_is_not_known_is_named(tmp_path: Path) -> None:
+    source = network(tmp_path / "in.onnx", last="q = Add(p, c) y = CumSum(q, axis)")
+    proto = onnx.load(source)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1), "axis"))
+    report = quantize(write(proto, source), tmp_path / "out.onnx", 1)
+    assert "NOT TUNED: nothing is known of the gradient of CumSum." in told(report)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tune": -1}, "`tune` must be 0 or more"),
+        ({"calib": None}, "`tune` goes through the samples of `calib`"),
+        ({"algorithm": "awq"}, "`tune` goes on from what `algorithm=gptq` has calibrated"),
+        ({"algorithm": "rtn"}, "`tune` goes on from what `algorithm=gptq` has calibrated"),
+        ({"target_size": "30%", "bits": None, "validate": True}, "`tune` and `target_size` do not go together"),
+        ({"memory": 60_000}, "`tune` runs"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    settings = {"tune": 1, **changes}
+    settings = {name: value for name, value in settings.items() if name == "calib" or value is not None}
+    if "bits" in changes:
+        settings["bits"] = 4
+    with pytest.raises(UsageError, match=message):
+        quantize(network(tmp_path / "in.onnx"), tmp_path / "out.onnx", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
