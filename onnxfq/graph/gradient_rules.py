@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from onnxfq.graph.gradient_nodes import GradientNodes, NoGradientError
 
@@ -153,6 +153,14 @@ def _identity(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, want
     return [_only(gradients)]
 
 
+@_of("Cast")
+def _cast(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
+    """From a type of floating-point numbers to another; what is tuned is computed in float32."""
+    if _attributes(node).get("to") not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        raise NoGradientError
+    return [nodes.add("Cast", _only(gradients), to=TensorProto.FLOAT)]
+
+
 @_of("MatMul")
 def _matmul(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
     (x, w), g, found = node.input, _only(gradients), list[str | None]([None, None])
@@ -281,7 +289,9 @@ def _reduce(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted
         kept = [nodes.integers(1) if i in axes else size for i, size in enumerate(sizes)]
         g = nodes.add("Reshape", g, nodes.add("Concat", *kept, axis=0))
     if node.op_type == "ReduceMean":
-        ratio = nodes.add("Div", *(nodes.add("Cast", nodes.add("Size", v), to=1) for v in (node.output[0], x)))
+        ratio = nodes.add(
+            "Div", *(nodes.add("Cast", nodes.add("Size", v), to=TensorProto.FLOAT) for v in (node.output[0], x))
+        )
         g = nodes.add("Mul", g, ratio)
     return [nodes.add("Expand", g, nodes.add("Shape", x)), *[None] * (len(node.input) - 1)]
 
@@ -337,7 +347,7 @@ def _gather(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted
     shape = nodes.add("Shape", front)
     rest = nodes.add("Slice", shape, nodes.integers(1), nodes.integers(rank))
     rows = nodes.add("Reshape", turned, nodes.add("Concat", nodes.integers(-1), rest, axis=0))
-    where = nodes.add("Reshape", nodes.add("Cast", indices, to=7), nodes.integers(-1, 1))
+    where = nodes.add("Reshape", nodes.add("Cast", indices, to=TensorProto.INT64), nodes.integers(-1, 1))
     zeros = nodes.add("Expand", nodes.number(0), shape)
     summed = nodes.add("ScatterND", zeros, where, rows, reduction="add")
     order = [axis, *others]

@@ -115,7 +115,7 @@ def extract_submodel(
     model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     if any(_calls_function(graph, node) for node in nodes):
         model.functions.extend(graph.model.functions)
-    _embed_inner(model, graph)
+    embed_inner(model, graph)
     return Submodel(bytes(model.SerializeToString()), root, tuple(outputs))
 
 
@@ -215,7 +215,7 @@ def _calls_function(graph: Graph, node: NodeProto) -> bool:
     return any((node.domain, node.op_type) == (f.domain, f.name) for f in graph.model.functions)
 
 
-def _embed_inner(model: ModelProto, graph: Graph) -> None:
+def embed_inner(model: ModelProto, graph: Graph) -> None:
     """Put the bytes of constants inside subgraphs and functions into the message: they may not lie in files there."""
     for held in iter_tensors(model):
         if held.main or held.proto.data_location != TensorProto.EXTERNAL:

@@ -16,7 +16,7 @@ from onnxfq.graph.constants import Constant, resolve
 from onnxfq.graph.gradient_nodes import PREFIX, GradientNodes
 from onnxfq.graph.gradients import Gradients, add_gradients, dependent
 from onnxfq.graph.model import Graph, make_node
-from onnxfq.graph.submodel import Submodel, ValueInfo, import_domains, input_info, portable
+from onnxfq.graph.submodel import Submodel, ValueInfo, embed_inner, import_domains, input_info, portable
 from onnxfq.graph.tensors import read_header, tensor_proto
 
 Loss = Literal["kl", "squares"]
@@ -172,6 +172,7 @@ class TrainingModel:
         kind = TypeProto(tensor_type=TypeProto.Tensor(elem_type=TensorProto.FLOAT))
         model.graph.input.extend(ValueInfoProto(name=name, type=kind) for name in taught)
         model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+        embed_inner(model, self.graph)
         return Submodel(bytes(model.SerializeToString()), folder, tuple(outputs))
 
 

@@ -68,10 +68,10 @@ class Training:
         except OnnxfqError as error:
             raise NotTunableError(str(error)) from error
         self.blocked, self._names = gradients.blocked, dict(gradients.names)
+        self._still = {name: p.value() for name, p in self.parameters.items() if name not in self._names}
         self.parameters = {name: p for name, p in self.parameters.items() if name in self._names}
         if not self.parameters:
             raise NotTunableError(f"nothing is known of the gradient of {', '.join(self.blocked) or 'its outputs'}")
-        self._still = {name: value for name, value in self._values(fed).items() if name not in self.parameters}
         self._session = self._load(made)
         self._inputs = {spec.name for spec in self._session.signature().inputs}
 
@@ -109,6 +109,8 @@ class Training:
 
     def _shapes(self, fed: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         names = self.model.values(list(fed))
+        if not names:
+            raise NotTunableError("no product or vector that could be tuned stands in its main graph")
         forward = self.model.forward(fed, names)
         session = self._load(forward)
         inputs = {spec.name for spec in session.signature().inputs}

@@ -86,6 +86,7 @@ CASES = [
     Case("y = LayerNormalization(a, b, c)", {"a": X, "b": positive(4), "c": normal(4)}),
     Case("y = SimplifiedLayerNormalization<epsilon = 0.01>(a, b)", ROW),
     Case("y = RMSNormalization<epsilon = 0.01>(a, b)", ROW, opset=23),
+    Case("y = Cast<to = 1>(a)", {"a": X}),
     Case("y = Transpose<perm = [1, 2, 0]>(a)", {"a": X}),
     Case("y = Transpose(a)", {"a": X}),
     Case("y = Reshape(a, shape)", {"a": X}, {"shape": whole(4, -1)}),

@@ -16,13 +16,13 @@ from onnxfq.metrics.output_error import compare
 from onnxfq.session import Session
 from onnxfq.signature import Signature, TensorSpec
 from onnxfq.tuning.training import counting
-from support.models import Array, model, normal, write, write_external
+from support.models import Array, constant, model, normal, whole, write, write_external
 
 ROOT = Path(__file__).resolve().parents[2]
 OPT = ROOT / "models" / "opt-4m" / "model.onnx"
 
 
-def network(path: Path, *, external: bool = False, last: str = "y = Add(p, c)") -> Path:
+def network(path: Path, *, external: bool = False, last: str = "y = Add(p, c)", **more: Array) -> Path:
     """Two products with a bias and a normalization layer between them, [B, T, 64] → [B, T, 64]."""
     random = np.random.default_rng(5)
     w = [np.asarray(random.standard_normal((64, 64)) / 8, np.float32) for _ in range(2)]
@@ -30,7 +30,7 @@ def network(path: Path, *, external: bool = False, last: str = "y = Add(p, c)") 
         "h = MatMul(x, w0) b = Add(h, bias) n = LayerNormalization(b, gain, shift) t = Tanh(n) p = MatMul(t, w1) "
         + last,
         x="float[B, T, 64] x", y="float[B, T, 64] y",
-        w0=w[0], w1=w[1], bias=normal(64), gain=np.ones(64, np.float32), shift=normal(64), c=normal(64),
+        w0=w[0], w1=w[1], bias=normal(64), gain=np.ones(64, np.float32), shift=normal(64), c=normal(64), constants=more,
     )  # fmt: skip
     return write_external(proto, path) if external else write(proto, path)
 
@@ -106,6 +106,14 @@ def test_logits_come_nearer_to_those_of_the_original(tmp_path: Path) -> None:
     texts = [{"input_ids": random.integers(0, 4000, (1, 64))} for _ in range(48)]
     report = quantize(OPT, tmp_path / "out.onnx", 2, calib=texts, samples=48, algorithm="gptq:recode=0")
     assert "TUNED by gradients, 2 passes over the samples: mean KL" in told(report)
+
+
+def test_constants_of_nodes_are_found_in_the_written_file(tmp_path: Path) -> None:
+    source = network(tmp_path / "in.onnx", last="k = Gather(big, i) m = Mul(p, k) y = Add(m, c)", i=whole(1))
+    proto = onnx.load(source)
+    proto.graph.node.insert(0, constant(np.full(100_000, 2, np.float32), "big"))
+    report = quantize(write(proto, source), tmp_path / "out.onnx", 4)
+    assert "NOT TUNED" not in told(report)
 
 
 def test_padding_does_not_count() -> None:
