@@ -20,6 +20,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps-minilm": lambda: tables.steps("steps-minilm", "relative_mse", "MiniLM, relative MSE"),
     "bits2-minilm": lambda: tables.beyond(["bits2-minilm"]),
     "self-minilm": lambda: tables.beyond(["self-minilm"]),
+    "tuning-opt-4m": lambda: tables.tuning("tuning-opt-4m"),
     "bands-opt-4m": lambda: tables.bands("bands-opt-4m"),
     "bands-minilm": lambda: tables.bands("bands-minilm"),
     "granularity": tables.granularity,

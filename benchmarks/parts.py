@@ -96,6 +96,12 @@ PARTS: dict[str, Part] = {
             "--rows '+ refinement: the full stack'",
         },
     ),
+    "tuning": Part(
+        "Tuning by gradients",
+        "The calibrated stack, and after it so many passes of `--tune` over the same samples; on text that neither saw. "
+        "Seconds are of the whole run.",
+        {"tuning-opt-4m": "benchmarks.tuning {decoder} --text {text_test} --calib {decoder_calib}"},
+    ),
     "bands": Part(
         "Errors, and what they cost at the task",
         "What the bands of a report's verdict rest on. Changes are from the original's score, with their standard "

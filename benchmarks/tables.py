@@ -88,6 +88,18 @@ def formats() -> str:
     return markdown(rows)
 
 
+def tuning(name: str) -> str:
+    """A model's files by bits and passes of tuning."""
+    result = read(name)
+    rows: list[list[object]] = [["embeddings", "bits", "block", "passes", "mean KL", "top-1", "perplexity", "seconds"]]
+    rows.append(["original", "", "", "", "", "", f"{result['original']['perplexity']:.4g}", ""])
+    for row in result["rows"]:
+        kind = row["embeddings"] if row["embeddings"] == "float" else f"{row['embeddings']} bits"
+        judged = [f"{row['mean_kl']:.4g}", share_text(row["top1"]), f"{row['perplexity']:.4g}", f"{row['wall_s']:.0f}"]
+        rows.append([kind, row["bits"], row["block_size"], row["passes"], *judged])
+    return markdown(rows)
+
+
 def bands(name: str) -> str:
     """What a model's files lost at its task, beside their errors and what the verdict says of these."""
     result = read(name)
