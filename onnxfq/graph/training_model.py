@@ -17,7 +17,7 @@ from onnxfq.graph.gradient_nodes import PREFIX, GradientNodes
 from onnxfq.graph.gradients import Gradients, add_gradients, dependent
 from onnxfq.graph.model import Graph, make_node
 from onnxfq.graph.submodel import Submodel, ValueInfo, embed_inner, import_domains, input_info, portable
-from onnxfq.graph.tensors import read_header, tensor_proto
+from onnxfq.graph.tensors import read_header
 
 Loss = Literal["kl", "squares"]
 
@@ -34,7 +34,7 @@ class TrainingModel:
     Args:
         graph: the written model.
         products: the weight of each quantized product, by its first output.
-        fixed: weights [K, N] that are not fed, by name.
+        fixed: the shapes [K, N] of weights that are fed and have no gradient, by name.
 
     Attributes:
         nodes: in order.
@@ -43,7 +43,7 @@ class TrainingModel:
 
     graph: Graph
     products: Mapping[str, str]
-    fixed: Mapping[str, Float32Array] = field(default_factory=dict)
+    fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     nodes: list[NodeProto] = field(init=False)
     vectors: dict[str, Float32Array] = field(init=False)
 
@@ -67,7 +67,8 @@ class TrainingModel:
             if not depends.isdisjoint(node.output) and not depends.isdisjoint(node.input):
                 found.update(dict.fromkeys(name for name in (*node.input, *node.output) if name))
         inputs = {value.name for value in self.graph.model.graph.input}
-        return [name for name in found if name not in constants and name not in inputs and name not in parameters]
+        known = {*constants, *inputs, *parameters, *self.fixed}
+        return [name for name in found if name not in known]
 
     def forward(self, fed: Mapping[str, tuple[int, ...]], outputs: Collection[str]) -> Submodel:
         """The model with some values as outputs.
@@ -91,7 +92,7 @@ class TrainingModel:
             fed: shapes of the parameters that are fed.
             losses: the outputs that count, and how.
         """
-        known = {**shapes, **fed, **{name: tuple(array.shape) for name, array in self.fixed.items()}}
+        known = {**shapes, **fed, **self.fixed}
         known |= {name: tuple(proto.dims) for name, proto in self._constants().items()}
         adding = GradientNodes(known, self._small_constants())
         nodes = [*self.nodes]
@@ -164,11 +165,11 @@ class TrainingModel:
         }
         kept = [p for p in source.graph.initializer if p.name in wanted and p.name not in fed]
         model.graph.initializer.extend(portable(p, self.graph.path, folder, None) for p in kept)
-        model.graph.initializer.extend(tensor_proto(name, array) for name, array in self.fixed.items())
         model.graph.initializer.extend(added)
         model.graph.input.extend(source.graph.input)
         real = np.dtype(np.float32)
-        model.graph.input.extend(input_info(name, ValueInfo(real, shape)) for name, shape in fed.items())
+        weights = {**self.fixed, **fed}
+        model.graph.input.extend(input_info(name, ValueInfo(real, shape)) for name, shape in weights.items())
         kind = TypeProto(tensor_type=TypeProto.Tensor(elem_type=TensorProto.FLOAT))
         model.graph.input.extend(ValueInfoProto(name=name, type=kind) for name in taught)
         model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)

@@ -130,7 +130,7 @@ def _training(
     job: Job, graph: Graph, products: WrittenProducts, samples: Feeds, held: frozenset[int], runtime: Runtime
 ) -> tuple[Training, list[list[Feed]]]:
     """Both models, and the samples of each step."""
-    model = TrainingModel(graph, products.outputs, products.fixed)
+    model = TrainingModel(graph, products.outputs, {name: weight.shape for name, weight in products.fixed.items()})
     parameters = {name: TunedScales(q) for name, q in products.grids.items()}
     vectors = {name: TunedVector(vector) for name, vector in model.vectors.items()}
     batches = put_together(graph, samples, held, runtime)
@@ -138,7 +138,14 @@ def _training(
     feeds = [feed for index, feed in enumerate(batches.feeds) if index not in alone]
     original = Session(job.graph.path, provider=runtime.provider, threads=runtime.threads)
     training = Training(
-        model, original, graph.signature, {**parameters, **vectors}, feeds[0], runtime.provider, runtime.threads
+        model,
+        original,
+        graph.signature,
+        {**parameters, **vectors},
+        products.fixed,
+        feeds[0],
+        runtime.provider,
+        runtime.threads,
     )
     return training, _steps(feeds, graph.signature)
 
@@ -173,6 +180,7 @@ def _write(
                 graph.set_values(products.scales[name], parameter.quantized.scale, tensor_file)
             else:
                 graph.set_values(name, parameter.value(), tensor_file)
+        graph.set_metadata({"onnxfq.tuned": f"{job.options.tune} passes"})
         save(graph, tuned, tensor_file, job.options.data_suffix)
     errors = []
     for path in (tuned, staged):

@@ -33,6 +33,7 @@ class Training:
         original: what its outputs ought to be like.
         signature: of both.
         parameters: what is fed, by name.
+        fixed: what is fed and not tuned, by name.
         first: a sample, with the largest sizes.
         provider: where they run.
         threads: of an operator; None leaves the choice to ONNX Runtime.
@@ -49,6 +50,7 @@ class Training:
     original: Session
     signature: Signature
     parameters: dict[str, Parameter]
+    fixed: dict[str, Float32Array]
     first: Feed
     provider: ProviderName
     threads: int | None = None
@@ -68,7 +70,7 @@ class Training:
         except OnnxfqError as error:
             raise NotTunableError(str(error)) from error
         self.blocked, self._names = gradients.blocked, dict(gradients.names)
-        self._still = {name: p.value() for name, p in self.parameters.items() if name not in self._names}
+        self.fixed |= {name: p.value() for name, p in self.parameters.items() if name not in self._names}
         self.parameters = {name: p for name, p in self.parameters.items() if name in self._names}
         if not self.parameters:
             raise NotTunableError(f"nothing is known of the gradient of {', '.join(self.blocked) or 'its outputs'}")
@@ -114,7 +116,9 @@ class Training:
         forward = self.model.forward(fed, names)
         session = self._load(forward)
         inputs = {spec.name for spec in session.signature().inputs}
-        found = session.run({n: v for n, v in {**self.first, **self._values(fed)}.items() if n in inputs}, names)
+        found = session.run(
+            {n: v for n, v in {**self.first, **self.fixed, **self._values(fed)}.items() if n in inputs}, names
+        )
         shapes = {name: tuple(value.shape) for name, value in found.items()}
         return {**{name: tuple(value.shape) for name, value in self.first.items()}, **shapes}
 
@@ -122,7 +126,7 @@ class Training:
         return {name: self.parameters[name].value() for name in names if name in self.parameters}
 
     def _run(self, feed: Feed, wanted: Sequence[str]) -> tuple[float, dict[str, Array]]:
-        fed: dict[str, Array] = {**feed, **self._still, **self._values(dict.fromkeys(self.parameters))}
+        fed: dict[str, Array] = {**feed, **self.fixed, **self._values(dict.fromkeys(self.parameters))}
         told = self.original.run(feed, list(self.losses))
         for output, loss in self.losses.items():
             fed[teacher(output)] = told[output].astype(np.float32)
