@@ -16,6 +16,7 @@ from onnxfq.graph.layered_model import layered_model
 from onnxfq.graph.memory import loaded_bytes, partition, weight_bytes
 from onnxfq.graph.model import MICROSOFT, Graph, make_node
 from onnxfq.graph.named_sizes import set_named_sizes
+from onnxfq.graph.new_values import set_values
 from onnxfq.graph.operator_sets import can_raise_opset, raise_opset
 from onnxfq.graph.packed import Packed, StoredArray, read_constant
 from onnxfq.graph.probe import Fed, several_nodes, single_node
@@ -78,6 +79,7 @@ __all__ = [
     "read_constant",
     "save",
     "set_named_sizes",
+    "set_values",
     "several_nodes",
     "single_node",
     "stored_tensors",

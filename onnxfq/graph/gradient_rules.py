@@ -1,49 +1,16 @@
-"""What the gradient of each operator is: one function an operator, made of ONNX's own nodes.
-
-A function gets the gradients of its node's outputs (None of one that nothing depends on), and which inputs need one.
-"""
+"""Gradients of what sums up, moves, and normalizes: one function an operator, made of ONNX's own nodes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
 
 from onnxfq.graph.gradient_nodes import GradientNodes, NoGradientError
-
-_Gradients = Sequence[str | None]
-GradientRule = Callable[[GradientNodes, NodeProto, _Gradients, Sequence[bool]], _Gradients]
-
-GRADIENTS: dict[str, GradientRule] = {}
+from onnxfq.graph.gradient_registry import Slopes, attributes_of, gradient_of, only
 
 
-def _of(*operators: str) -> Callable[[GradientRule], GradientRule]:
-    """Register a rule."""
-
-    def register(rule: GradientRule) -> GradientRule:
-        GRADIENTS.update(dict.fromkeys(operators, rule))
-        return rule
-
-    return register
-
-
-def _attributes(node: NodeProto) -> Mapping[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _only(gradients: _Gradients) -> str:
-    """The gradient of the first output, of nodes whose others nothing depends on."""
-    first, *others = gradients
-    if first is None or any(others):
-        raise NoGradientError
-    return first
-
-
-def _each(
-    nodes: GradientNodes, node: NodeProto, made: Sequence[Callable[[], str]], wanted: Sequence[bool]
-) -> _Gradients:
+def _each(nodes: GradientNodes, node: NodeProto, made: Sequence[Callable[[], str]], wanted: Sequence[bool]) -> Slopes:
     """The gradients of operands that are repeated along each other's axes, each made where it is wanted."""
     over = nodes.shape(node.output[0])
     return [
@@ -52,118 +19,41 @@ def _each(
     ]
 
 
-@_of("Add", "Sum")
-def _add(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    g = _only(gradients)
+@gradient_of("Add", "Sum")
+def _add(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    g = only(gradients)
     return _each(nodes, node, [lambda: g] * len(node.input), wanted)
 
 
-@_of("Sub")
-def _sub(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    g = _only(gradients)
+@gradient_of("Sub")
+def _sub(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    g = only(gradients)
     return _each(nodes, node, [lambda: g, lambda: nodes.add("Neg", g)], wanted)
 
 
-@_of("Mul")
-def _mul(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    g, (x, y) = _only(gradients), node.input
+@gradient_of("Mul")
+def _mul(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    g, (x, y) = only(gradients), node.input
     return _each(nodes, node, [lambda: nodes.add("Mul", g, y), lambda: nodes.add("Mul", g, x)], wanted)
 
 
-@_of("Div")
-def _div(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    part = nodes.add("Div", _only(gradients), node.input[1])
+@gradient_of("Div")
+def _div(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    part = nodes.add("Div", only(gradients), node.input[1])
     other = lambda: nodes.add("Neg", nodes.add("Mul", part, node.output[0]))  # noqa: E731 - as the others are written
     return _each(nodes, node, [lambda: part, other], wanted)
 
 
-@_of("Where")
-def _where(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    g, zero, condition = _only(gradients), nodes.number(0), node.input[0]
+@gradient_of("Where")
+def _where(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    g, zero, condition = only(gradients), nodes.number(0), node.input[0]
     yes, no = (lambda: nodes.add("Where", condition, g, zero)), (lambda: nodes.add("Where", condition, zero, g))
     return _each(nodes, node, [lambda: g, yes, no], [False, *wanted[1:]])
 
 
-@_of("Pow")
-def _pow(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    (x, exponent), g = node.input, _only(gradients)
-    found = nodes.constants.get(exponent)
-    if wanted[1] or found is None or found.size != 1:
-        raise NoGradientError
-    power = float(found.reshape(-1)[0])
-    raised = x if power == 2 else nodes.add("Pow", x, nodes.number(power - 1))
-    return [nodes.add("Mul", g, nodes.add("Mul", raised, nodes.number(power))), None]
-
-
-def _pointwise(slope: Callable[[GradientNodes, str, str], str]) -> GradientRule:
-    """The rule of a function of single elements, from its derivative made of x and y."""
-
-    def rule(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-        return [nodes.add("Mul", _only(gradients), slope(nodes, node.input[0], node.output[0]))]
-
-    return rule
-
-
-def _one_less_square(nodes: GradientNodes, _: str, y: str) -> str:
-    return nodes.add("Sub", nodes.number(1), nodes.add("Mul", y, y))
-
-
-def _bell(nodes: GradientNodes, x: str, _: str) -> str:
-    falling = nodes.add("Exp", nodes.add("Neg", nodes.add("Mul", x, x)))
-    return nodes.add("Mul", falling, nodes.number(2 / math.sqrt(math.pi)))
-
-
-def _logistic_slope(nodes: GradientNodes, _: str, y: str) -> str:
-    return nodes.add("Mul", y, nodes.add("Sub", nodes.number(1), y))
-
-
-def _half_inverse(nodes: GradientNodes, _: str, y: str) -> str:
-    return nodes.add("Div", nodes.number(0.5), y)
-
-
-def _inverse_square(nodes: GradientNodes, _: str, y: str) -> str:
-    return nodes.add("Neg", nodes.add("Mul", y, y))
-
-
-_of("Tanh")(_pointwise(_one_less_square))
-_of("Erf")(_pointwise(_bell))
-_of("Sigmoid")(_pointwise(_logistic_slope))
-_of("Sqrt")(_pointwise(_half_inverse))
-_of("Reciprocal")(_pointwise(_inverse_square))
-_of("Exp")(_pointwise(lambda nodes, x, y: y))
-_of("Log")(_pointwise(lambda nodes, x, y: nodes.add("Reciprocal", x)))
-_of("Abs")(_pointwise(lambda nodes, x, y: nodes.add("Sign", x)))
-_of("Cos")(_pointwise(lambda nodes, x, y: nodes.add("Neg", nodes.add("Sin", x))))
-_of("Sin")(_pointwise(lambda nodes, x, y: nodes.add("Cos", x)))
-
-
-@_of("Relu")
-def _relu(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    positive = nodes.add("Greater", node.output[0], nodes.number(0))
-    return [nodes.add("Where", positive, _only(gradients), nodes.number(0))]
-
-
-@_of("Neg")
-def _neg(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    return [nodes.add("Neg", _only(gradients))]
-
-
-@_of("Identity")
-def _identity(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    return [_only(gradients)]
-
-
-@_of("Cast")
-def _cast(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    """From a type of floating-point numbers to another; what is tuned is computed in float32."""
-    if _attributes(node).get("to") not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        raise NoGradientError
-    return [nodes.add("Cast", _only(gradients), to=TensorProto.FLOAT)]
-
-
-@_of("MatMul")
-def _matmul(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    (x, w), g, found = node.input, _only(gradients), list[str | None]([None, None])
+@gradient_of("MatMul")
+def _matmul(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    (x, w), g, found = node.input, only(gradients), list[str | None]([None, None])
     ranks = nodes.rank(x), nodes.rank(w)
     if min(ranks) < 2:
         raise NoGradientError
@@ -181,9 +71,9 @@ def _matmul(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted
     return found
 
 
-@_of("Gemm")
-def _gemm(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    attributes, g = _attributes(node), _only(gradients)
+@gradient_of("Gemm")
+def _gemm(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    attributes, g = attributes_of(node), only(gradients)
     if attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         raise NoGradientError
     (x, w), turned = node.input[:2], bool(attributes.get("transB"))
@@ -197,19 +87,19 @@ def _gemm(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: 
     return found
 
 
-@_of("Softmax")
-def _softmax(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    y, axis = node.output[0], int(_attributes(node).get("axis", -1))
-    product = nodes.add("Mul", _only(gradients), y)
+@gradient_of("Softmax")
+def _softmax(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    y, axis = node.output[0], int(attributes_of(node).get("axis", -1))
+    product = nodes.add("Mul", only(gradients), y)
     total = nodes.add("ReduceSum", product, nodes.integers(axis), keepdims=1)
     return [nodes.add("Sub", product, nodes.add("Mul", y, total))]
 
 
-@_of("LayerNormalization")
-def _layer_norm(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
+@gradient_of("LayerNormalization")
+def _layer_norm(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
     """With the node's own mean and inverse of the deviation, which become outputs where they are none yet."""
-    (x, gamma), g = node.input[:2], _only(gradients)
-    if nodes.axis(_attributes(node).get("axis", -1), x) != nodes.rank(x) - 1:
+    (x, gamma), g = node.input[:2], only(gradients)
+    if nodes.axis(attributes_of(node).get("axis", -1), x) != nodes.rank(x) - 1:
         raise NoGradientError
     outputs = [*node.output, "", ""][:3]
     mean, inverse = outputs[1] or f"{outputs[0]}/mean", outputs[2] or f"{outputs[0]}/inverse"
@@ -219,9 +109,9 @@ def _layer_norm(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wa
     return _normalized(nodes, node, g, unit, inverse, wanted, centred=True, gamma=gamma)
 
 
-@_of("SimplifiedLayerNormalization", "RMSNormalization")
-def _rms_norm(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    (x, gamma), attributes, g = node.input[:2], _attributes(node), _only(gradients)
+@gradient_of("SimplifiedLayerNormalization", "RMSNormalization")
+def _rms_norm(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    (x, gamma), attributes, g = node.input[:2], attributes_of(node), only(gradients)
     if nodes.axis(attributes.get("axis", -1), x) != nodes.rank(x) - 1:
         raise NoGradientError
     size = nodes.number(nodes.shape(x)[-1])
@@ -241,7 +131,7 @@ def _normalized(
     *,
     centred: bool,
     gamma: str,
-) -> _Gradients:
+) -> Slopes:
     """Of `γ·unit + β`, unit being the input less its mean or not, times `inverse`."""
     found: list[str | None] = [None] * len(node.input)
     width = nodes.shape(gamma)[-1]
@@ -264,25 +154,25 @@ def _normalized(
     return found
 
 
-@_of("Transpose")
-def _transpose(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    order = list(_attributes(node).get("perm", range(nodes.rank(node.input[0]))[::-1]))
-    return [nodes.add("Transpose", _only(gradients), perm=[order.index(axis) for axis in range(len(order))])]
+@gradient_of("Transpose")
+def _transpose(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    order = list(attributes_of(node).get("perm", range(nodes.rank(node.input[0]))[::-1]))
+    return [nodes.add("Transpose", only(gradients), perm=[order.index(axis) for axis in range(len(order))])]
 
 
-@_of("Reshape", "Squeeze", "Unsqueeze", "Flatten")
-def _reshape(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    return [nodes.like(_only(gradients), node.input[0]), *[None] * (len(node.input) - 1)]
+@gradient_of("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+def _reshape(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    return [nodes.like(only(gradients), node.input[0]), *[None] * (len(node.input) - 1)]
 
 
-@_of("Expand")
-def _expand(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    return [nodes.summed_to(_only(gradients), node.input[0], nodes.shape(node.output[0])), None]
+@gradient_of("Expand")
+def _expand(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    return [nodes.summed_to(only(gradients), node.input[0], nodes.shape(node.output[0])), None]
 
 
-@_of("ReduceMean", "ReduceSum")
-def _reduce(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    x, attributes, g = node.input[0], _attributes(node), _only(gradients)
+@gradient_of("ReduceMean", "ReduceSum")
+def _reduce(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    x, attributes, g = node.input[0], attributes_of(node), only(gradients)
     axes = nodes.axes(node, attributes)
     if not attributes.get("keepdims", 1):
         sizes = [nodes.add("Gather", nodes.add("Shape", x), nodes.integers(i)) for i in range(nodes.rank(x))]
@@ -296,18 +186,18 @@ def _reduce(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted
     return [nodes.add("Expand", g, nodes.add("Shape", x)), *[None] * (len(node.input) - 1)]
 
 
-@_of("Concat")
-def _concat(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    axis = nodes.axis(_attributes(node).get("axis"), node.output[0])
+@gradient_of("Concat")
+def _concat(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    axis = nodes.axis(attributes_of(node).get("axis"), node.output[0])
     sizes = [nodes.add("Gather", nodes.add("Shape", name), nodes.integers(axis)) for name in node.input]
     lengths = nodes.add("Concat", *sizes, axis=0)
-    parts = nodes.add_many("Split", len(sizes), _only(gradients), lengths, axis=axis)
+    parts = nodes.add_many("Split", len(sizes), only(gradients), lengths, axis=axis)
     return [part if want else None for part, want in zip(parts, wanted, strict=True)]
 
 
-@_of("Split")
-def _split(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
-    axis = nodes.axis(_attributes(node).get("axis", 0), node.input[0])
+@gradient_of("Split")
+def _split(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    axis = nodes.axis(attributes_of(node).get("axis", 0), node.input[0])
     parts = [
         nodes.add("Expand", nodes.number(0), nodes.add("Shape", name)) if g is None else g
         for name, g in zip(node.output, gradients, strict=True)
@@ -315,8 +205,8 @@ def _split(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted:
     return [nodes.add("Concat", *parts, axis=axis), *[None] * (len(node.input) - 1)]
 
 
-@_of("Slice")
-def _slice(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
+@gradient_of("Slice")
+def _slice(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
     """Zeros around it; of one axis, in steps of 1."""
     x, axes = node.input[0], nodes.constants.get(node.input[3]) if len(node.input) > 3 else None
     steps = nodes.constants.get(node.input[4]) if len(node.input) > 4 else None
@@ -331,15 +221,15 @@ def _slice(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted:
     after = nodes.add("Sub", nodes.add("Sub", size, last), nodes.integers(1))
     around = [nodes.integers(0)] * (2 * nodes.rank(x))
     around[axis], around[nodes.rank(x) + axis] = before, after
-    padded = nodes.add("Pad", _only(gradients), nodes.add("Concat", *around, axis=0))
+    padded = nodes.add("Pad", only(gradients), nodes.add("Concat", *around, axis=0))
     return [padded, *[None] * (len(node.input) - 1)]
 
 
-@_of("Gather")
-def _gather(nodes: GradientNodes, node: NodeProto, gradients: _Gradients, wanted: Sequence[bool]) -> _Gradients:
+@gradient_of("Gather")
+def _gather(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
     """Of what is taken from computed values; rows that are taken twice get both gradients."""
-    (x, indices), g = node.input, _only(gradients)
-    axis, rank, inner = nodes.axis(_attributes(node).get("axis", 0), x), nodes.rank(x), nodes.rank(indices)
+    (x, indices), g = node.input, only(gradients)
+    axis, rank, inner = nodes.axis(attributes_of(node).get("axis", 0), x), nodes.rank(x), nodes.rank(indices)
     others = [i for i in range(rank) if i != axis]
     taken = range(axis, axis + inner)
     turned = nodes.add("Transpose", g, perm=[*taken, *(i for i in range(rank + inner - 1) if i not in taken)])

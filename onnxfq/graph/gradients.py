@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from onnxfq.graph import gradient_functions, gradient_rules  # noqa: F401 - their rules are in the table once imported
 from onnxfq.graph.gradient_nodes import GradientNodes, NoGradientError
-from onnxfq.graph.gradient_rules import GRADIENTS
+from onnxfq.graph.gradient_registry import GRADIENTS
 
 _NO_VALUES = frozenset({"Shape", "Size"})  # of what they read nothing but sizes counts
 _KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from blake3 import blake3
@@ -29,7 +28,7 @@ from onnxfq.graph.iter_tensors import iter_tensors
 from onnxfq.graph.packed import Packed, StoredArray, new_tensor
 from onnxfq.graph.signatures import read_signature
 from onnxfq.graph.tensor_file import TensorFile
-from onnxfq.graph.tensors import NEW, NUMPY_TYPES, embed, read_header, refer, tensor_proto
+from onnxfq.graph.tensors import NEW, embed, read_header, refer, tensor_proto
 from onnxfq.graph.value_readers import Readers, find_readers
 from onnxfq.graph.value_types import ValueTypes
 from onnxfq.graph.wire import LIFT_BYTES, lift
@@ -249,25 +248,6 @@ class Graph:
     def small_constant(self, home: Body, base: str, array: npt.NDArray[Any]) -> str:
         """A constant of a few values that many nodes may read: once in each scope, under a name like `base`."""
         return self.edits.small_constant(home, base, lambda name: tensor_proto(name, array))
-
-    def set_values(self, name: str, array: npt.NDArray[Any], tensor_file: TensorFile) -> None:
-        """Give an initializer of the main graph other values of its type and shape.
-
-        Args:
-            name: the initializer's.
-            array: as many elements.
-            tensor_file: takes the bytes of large ones.
-        """
-        proto = self.bodies[0].initializers[name]
-        held = read_header(proto, self.path)
-        values = np.ascontiguousarray(array, NUMPY_TYPES[held.type])
-        if values.nbytes != held.nbytes:
-            raise ValueError(f"'{name}' takes {held.nbytes} bytes (got {values.nbytes}).")
-        if held.piece is None:
-            embed(proto, values.tobytes())
-        else:
-            piece = tensor_file.append(values)
-            refer(proto, NEW, piece.offset, piece.length)
 
     def set_dimensions(self, name: str, shape: Sequence[int]) -> None:
         """Give a new constant another shape of as many elements; its bytes stay as they are."""

@@ -10,7 +10,7 @@ from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.sample_batches import put_together
 from onnxfq.errors import UsageError
 from onnxfq.feeds import Feed, Feeds, feed_tokens, hold_tokens
-from onnxfq.graph import Graph, TensorFile, TrainingModel, loaded_bytes, save
+from onnxfq.graph import Graph, TensorFile, TrainingModel, loaded_bytes, save, set_values
 from onnxfq.metrics.output_error import compare_outputs, run_both
 from onnxfq.packing import fingerprints_of, join_digests
 from onnxfq.progress import Progress, Steps
@@ -177,9 +177,9 @@ def _write(
     with TensorFile(tuned.with_name(tuned.name + ".tensors")) as tensor_file:
         for name, parameter in training.parameters.items():
             if isinstance(parameter, TunedScales):
-                graph.set_values(products.scales[name], parameter.quantized.scale, tensor_file)
+                set_values(graph, products.scales[name], parameter.quantized.scale, tensor_file)
             else:
-                graph.set_values(name, parameter.value(), tensor_file)
+                set_values(graph, name, parameter.value(), tensor_file)
         graph.set_metadata({"onnxfq.tuned": f"{job.options.tune} passes"})
         save(graph, tuned, tensor_file, job.options.data_suffix)
     errors = []

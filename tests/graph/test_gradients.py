@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onnxfq.graph import LOSS, Graph, Loss, TrainingModel, factor, teacher
-from onnxfq.graph.gradient_rules import GRADIENTS
+from onnxfq.graph.gradient_registry import GRADIENTS
 from onnxfq.graph.gradients import Gradients
 from onnxfq.session import Session
 from support.models import Array, model, normal, whole, write

@@ -149,7 +149,7 @@ WRONG_TYPES: dict[str, object] = {
     "schemes": 3, "include": 3, "exclude": [3], "calib": 3, "bits": 4.0, "block_size": 32.0,
     "format": 8, "target": 2, "workload": 1.5, "auto_format": "yes",
     "symmetric": "maybe", "activations": 8, "eval_data": 3, "constant_inputs": 1, "unshare": 1, "executor": 3,
-    "layout": 1, "target_size": 2.5,
+    "layout": 1, "target_size": 2.5, "tune": 1.5,
 }  # fmt: skip
 
 
