@@ -98,8 +98,8 @@ PARTS: dict[str, Part] = {
     ),
     "tuning": Part(
         "Tuning by gradients",
-        "The calibrated stack, and after it so many passes of `--tune` over the same samples, on text that neither "
-        "saw. Seconds are of the whole run.",
+        "The calibrated stack, and so many passes of `--tune` behind it over the same samples; judged on text that "
+        "neither saw.",
         {"tuning-opt-4m": "benchmarks.tuning {decoder} --text {text_test} --calib {decoder_calib}"},
     ),
     "bands": Part(

@@ -91,11 +91,11 @@ def formats() -> str:
 def tuning(name: str) -> str:
     """A model's files by bits and passes of tuning."""
     result = read(name)
-    rows: list[list[object]] = [["embeddings", "bits", "block", "passes", "mean KL", "top-1", "perplexity", "seconds"]]
-    rows.append(["original", "", "", "", "", "", f"{result['original']['perplexity']:.4g}", ""])
+    rows: list[list[object]] = [["embeddings", "bits", "block", "passes", "mean KL", "top-1", "perplexity"]]
+    rows.append(["original", "", "", "", "", "", f"{result['original']['perplexity']:.4g}"])
     for row in result["rows"]:
         kind = row["embeddings"] if row["embeddings"] == "float" else f"{row['embeddings']} bits"
-        judged = [f"{row['mean_kl']:.4g}", share_text(row["top1"]), f"{row['perplexity']:.4g}", f"{row['wall_s']:.0f}"]
+        judged = [f"{row['mean_kl']:.4g}", share_text(row["top1"]), f"{row['perplexity']:.4g}"]
         rows.append([kind, row["bits"], row["block_size"], row["passes"], *judged])
     return markdown(rows)
 
