@@ -78,7 +78,7 @@ class Options:
         executor: does what need not be done in this process: "dask:ADDRESS", the scheduler of a cluster, or any
             executor of `concurrent.futures`; None does everything here. The result is the same.
         tune: how often the samples of `calib` are gone through once more, to tune scales, biases and normalization
-            layers by gradients of the outputs' error; 8 is much. The model must fit into `memory` several times.
+            layers by gradients of the outputs' error; 2 gives most of what there is to gain. The model must fit into `memory` several times.
         target_size: how large the output may be, "25%" of the source, "2.1GB", or "smallest" where `max_kl` or
             `max_error` is the limit: bits and block size of each weight are then chosen by what they do to the outputs,
             within the rest of these settings. `embeddings` of 8 bits may get 4 too.

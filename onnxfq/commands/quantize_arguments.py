@@ -129,7 +129,7 @@ Tune = Annotated[
     typer.Option(
         metavar="PASSES",
         help="Go through the --calib samples so often once more, and tune scales, biases and normalization layers by "
-        "gradients: some percent less error of a decoder at 4 bits, more at 2. 8 is much; the model must fit into "
+        "gradients: less error of language models, most at 2 bits. 2 gives most of that; the model must fit into "
         "--memory several times.",
     ),
 ]

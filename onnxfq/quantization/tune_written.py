@@ -32,6 +32,7 @@ from onnxfq.tuning.training import NotTunableError, Training
 from onnxfq.tuning.tune import FEW_BITS_RATE, RATE, tune
 
 _STEP_TOKENS = 512  # of the samples that a step is of
+_TAUGHT = 4  # part of the memory that holds what the original gives, at most
 _COPIES = 5  # of all weights in float32: what is fed, its gradient, and what is made of both on the way
 
 
@@ -146,6 +147,7 @@ def _training(
         feeds[0],
         runtime.provider,
         runtime.threads,
+        runtime.memory // _TAUGHT,
     )
     return training, _steps(feeds, graph.signature)
 

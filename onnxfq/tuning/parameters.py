@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxfq.arrays import Array, Float32Array
-from onnxfq.quantized import QuantizedWeight
+from onnxfq.quantized import QuantizedWeight, round_scale
 
 _SMALLEST = 1e-8  # size of a vector of zeros
 
@@ -38,36 +38,35 @@ class TunedScales:
 
     def __init__(self, q: QuantizedWeight) -> None:
         k, block_size = q.shape[1], q.block_size
-        self._q, self._changes = q, np.zeros_like(q.scale)
-        self._widths = [min(block_size, k - start) for start in range(0, k, block_size)]
-        self._steps = q.codes.astype(np.float32)
-        self._steps -= np.repeat(q.zero_point.astype(np.float32), block_size, axis=1)[:, :k]
+        self._q = q
+        self._starts = list(range(0, k, block_size))
+        self._widths = [min(block_size, k - start) for start in self._starts]
+        steps = q.codes.T.astype(np.float32)
+        self._steps = np.subtract(steps, np.repeat(q.zero_point.T.astype(np.float32), self._widths, axis=0), order="C")
+        self.move(np.zeros_like(q.scale))
 
     @property
     def quantized(self) -> QuantizedWeight:
         """The weight as it is now."""
-        return replace(self._q, scale=self._scale())
+        return replace(self._q, scale=self._scale)
 
     def value(self) -> Float32Array:
         """[K, N]."""
-        weight = self._steps * np.repeat(self._scale(), self._widths, axis=1)
-        return np.ascontiguousarray(weight.T)
+        return self._value
 
     def slope(self, gradient: Array) -> Float32Array:
         """[N, blocks] from [K, N]."""
-        starts = np.cumsum([0, *self._widths[:-1]])
-        return np.asarray(np.add.reduceat(gradient.T * self._steps, starts, axis=1) * self._q.scale)
+        return np.asarray(np.add.reduceat(gradient * self._steps, self._starts, axis=0).T * self._q.scale)
 
     def move(self, changes: Float32Array) -> None:
         """See `Parameter.move`."""
         self._changes = changes
+        self._scale = round_scale(self._q.scale * (1 + changes), "float32")
+        self._value = self._steps * np.repeat(self._scale.T, self._widths, axis=0)
 
     def changes(self) -> Float32Array:
         """See `Parameter.changes`."""
         return self._changes
-
-    def _scale(self) -> Float32Array:
-        return np.asarray(self._q.scale * (1 + self._changes), np.float32)
 
 
 @dataclass(eq=False)

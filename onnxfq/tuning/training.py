@@ -37,6 +37,7 @@ class Training:
         first: a sample, with the largest sizes.
         provider: where they run.
         threads: of an operator; None leaves the choice to ONNX Runtime.
+        memory: bytes for what the original gives, which is computed again where it does not fit.
 
     Attributes:
         losses: the outputs that count.
@@ -54,9 +55,11 @@ class Training:
     first: Feed
     provider: ProviderName
     threads: int | None = None
+    memory: int = 0
 
     def __post_init__(self) -> None:
         """Make the sessions."""
+        self._kept: dict[int, dict[str, Array]] = {}
         self._spreads = dict[str, float]()
         if not self.model.differentiable:
             raise NotTunableError("it is written for an older version of ONNX's operators, below 13")
@@ -114,7 +117,7 @@ class Training:
         if not names:
             raise NotTunableError("no product or vector that could be tuned stands in its main graph")
         forward = self.model.forward(fed, names)
-        session = self._load(forward)
+        session = self._load(forward, passing=True)
         inputs = {spec.name for spec in session.signature().inputs}
         found = session.run(
             {n: v for n, v in {**self.first, **self.fixed, **self._values(fed)}.items() if n in inputs}, names
@@ -127,7 +130,7 @@ class Training:
 
     def _run(self, feed: Feed, wanted: Sequence[str]) -> tuple[float, dict[str, Array]]:
         fed: dict[str, Array] = {**feed, **self.fixed, **self._values(dict.fromkeys(self.parameters))}
-        told = self.original.run(feed, list(self.losses))
+        told = self._kept.get(id(feed)) or self._told(feed)
         for output, loss in self.losses.items():
             fed[teacher(output)] = told[output].astype(np.float32)
             fed[factor(output)] = self._factor(feed, output, loss, told[output])
@@ -135,14 +138,22 @@ class Training:
         found = self._session.run({n: v for n, v in fed.items() if n in self._inputs}, [LOSS, *names])
         return float(found[LOSS]), {name: found[self._names[name]] for name in wanted}
 
+    def _told(self, feed: Feed) -> dict[str, Array]:
+        """What the original gives for a batch, which lives as long as this object."""
+        told = self.original.run(feed, list(self.losses))
+        self.memory -= sum(value.nbytes for value in told.values())
+        if self.memory >= 0:
+            self._kept[id(feed)] = told
+        return told
+
     def _factor(self, feed: Feed, output: str, loss: Loss, value: Array) -> Float32Array:
         """Squares count in parts of what the output varies by."""
         spread = 1.0 if loss == "kl" else self._spreads.setdefault(output, _spread(value))
         return counting(feed, self.signature, value) / np.float32(spread)
 
-    def _load(self, made: Submodel) -> Session:
+    def _load(self, made: Submodel, *, passing: bool = False) -> Session:
         return Session(
-            made.model, provider=self.provider, threads=self.threads, external_data_folder=made.folder, passing=True
+            made.model, provider=self.provider, threads=self.threads, external_data_folder=made.folder, passing=passing
         )
 
 
