@@ -78,7 +78,8 @@ class Options:
         executor: does what need not be done in this process: "dask:ADDRESS", the scheduler of a cluster, or any
             executor of `concurrent.futures`; None does everything here. The result is the same.
         tune: how often the samples of `calib` are gone through once more, to tune scales, biases and normalization
-            layers by gradients of the outputs' error; 2 gives most of what there is to gain. The model must fit into `memory` several times.
+            layers by gradients of the outputs' error; 2 gives most of what there is to gain. The model must fit into
+            `memory` several times.
         target_size: how large the output may be, "25%" of the source, "2.1GB", or "smallest" where `max_kl` or
             `max_error` is the limit: bits and block size of each weight are then chosen by what they do to the outputs,
             within the rest of these settings. `embeddings` of 8 bits may get 4 too.
@@ -153,6 +154,7 @@ class Options:
         self._check_numbers()
         self._check_gates()
         self._check_calib()
+        self._check_tune()
         self._check_target_size()
         check_executor(self.executor)
 
@@ -227,11 +229,13 @@ class Options:
         if self.max_ppl_increase is not None and self.eval_text is self.eval_data is self.calib is None:
             raise UsageError("`max_ppl_increase` needs text. Give it with `eval_text=FILE`, or with `calib=FILE`.")
 
-    def _check_target_size(self) -> None:
+    def _check_tune(self) -> None:
         if self.tune and self.calib is None:
             raise UsageError("`tune` goes through the samples of `calib`, and there are none. Give `calib=FILE`.")
         if self.tune and self.target_size is not None:
             raise UsageError("`tune` and `target_size` do not go together. Drop one of them.")
+
+    def _check_target_size(self) -> None:
         if self.size_target is not None:
             refuse_beside(
                 self.size_target,

@@ -38,7 +38,7 @@ from onnxfq.quantization.solve_weights import solve_and_rewrite
 from onnxfq.quantization.source import Source
 from onnxfq.quantization.summary import expected_targets, summarize, with_validation
 from onnxfq.quantization.transformers_folder import fix_cache_sizes
-from onnxfq.quantization.tune_written import Written, refuse_untunable, tune_written
+from onnxfq.quantization.tune_written import Written, is_about_tuning, refuse_untunable, tune_written
 from onnxfq.quantization.validate import judge, validate
 from onnxfq.quantization.verify import verify
 from onnxfq.reports.report import Report
@@ -140,6 +140,7 @@ def inspect(
         tell("reading", 0, 1)
         source = Source.of(path, chosen.layout)
         jobs = with_limits(plan(source, chosen, HERE, calibrated=given))
+        refuse_untunable(jobs)
         report = _expected(source, [within_limit(job) for job in jobs], chosen)
     return _named(report, model)
 
@@ -216,7 +217,8 @@ def _compared(
         report = with_validation(written, validate(job.graph, staged, data.comparison, progress), job)
         if data.calibration is None or not report.targets:
             return report
-        notes = written.warnings  # those of calibration hold for the inputs, whichever file is kept
+        # Those of calibration hold for the inputs, whichever file is kept; those of tuning for this one.
+        notes = [note for note in written.warnings if not is_about_tuning(note)]
         return _keep_better(job, staged, aside, data.comparison, report, notes, source_hash, progress)
     finally:
         data.comparison.close()

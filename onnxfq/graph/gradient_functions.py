@@ -64,6 +64,19 @@ gradient_of("Cos")(_pointwise(lambda nodes, x, y: nodes.add("Neg", nodes.add("Si
 gradient_of("Sin")(_pointwise(lambda nodes, x, y: nodes.add("Cos", x)))
 
 
+@gradient_of("Gelu")
+def _gelu(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
+    """The exact one: `Φ(x) + x·φ(x)`."""
+    if attributes_of(node).get("approximate", b"none") != b"none":
+        raise NoGradientError
+    x = node.input[0]
+    erf = nodes.add("Erf", nodes.add("Mul", x, nodes.number(math.sqrt(0.5))))
+    below = nodes.add("Mul", nodes.add("Add", erf, nodes.number(1)), nodes.number(0.5))
+    falling = nodes.add("Exp", nodes.add("Mul", nodes.add("Mul", x, x), nodes.number(-0.5)))
+    density = nodes.add("Mul", falling, nodes.number(1 / math.sqrt(2 * math.pi)))
+    return [nodes.add("Mul", only(gradients), nodes.add("Add", below, nodes.add("Mul", x, density)))]
+
+
 @gradient_of("Relu")
 def _relu(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
     positive = nodes.add("Greater", node.output[0], nodes.number(0))
@@ -82,7 +95,8 @@ def _identity(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: 
 
 @gradient_of("Cast")
 def _cast(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
-    """From a type of floating-point numbers to another; what is tuned is computed in float32."""
+    """From float32 to a type of floating-point numbers."""
     if attributes_of(node).get("to") not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
         raise NoGradientError
+    nodes.shape(node.input[0])
     return [nodes.add("Cast", only(gradients), to=TensorProto.FLOAT)]

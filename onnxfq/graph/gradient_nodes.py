@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,10 @@ class GradientNodes:
     """What has been added to a model so far.
 
     Attributes:
-        shapes: of the model's values, in a run in which nothing but what is always 1 is 1.
+        shapes: of the model's values that are float32; 1 only what is 1 in every run.
         constants: values of the model's small constants.
+        opset: version of ONNX's operators.
+        still: names whose sizes no run changes.
         nodes: new ones, in an order in which they can run.
         tensors: new constants.
         stem: what names of new values begin with.
@@ -34,6 +36,8 @@ class GradientNodes:
 
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, npt.NDArray[np.generic]]
+    opset: int = 0
+    still: Collection[str] = ()
     nodes: list[NodeProto] = field(default_factory=list)
     tensors: dict[bytes, TensorProto] = field(default_factory=dict)
     stem: str = PREFIX
@@ -94,7 +98,9 @@ class GradientNodes:
                 raise NoGradientError
             given = found.reshape(-1).tolist()
         rank = self.rank(node.input[0])
-        return sorted(int(axis) % rank for axis in given) if isinstance(given, Sequence) else list(range(rank))
+        if isinstance(given, Sequence) and given:
+            return sorted(int(axis) % rank for axis in given)
+        return [] if attributes.get("noop_with_empty_axes") else list(range(rank))
 
     def like(self, gradient: str, name: str) -> str:
         """A gradient in the shape of a value, which has as many elements."""

@@ -9,6 +9,8 @@ from onnx import NodeProto, TensorProto
 from onnxfq.graph.gradient_nodes import GradientNodes, NoGradientError
 from onnxfq.graph.gradient_registry import Slopes, attributes_of, gradient_of, only
 
+_OPSET_OF_SUMS = 16  # from which ScatterND adds
+
 
 def _each(nodes: GradientNodes, node: NodeProto, made: Sequence[Callable[[], str]], wanted: Sequence[bool]) -> Slopes:
     """The gradients of operands that are repeated along each other's axes, each made where it is wanted."""
@@ -61,7 +63,7 @@ def _matmul(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Se
     if wanted[0]:
         product = nodes.add("MatMul", g, nodes.swap(w, ranks[1]))
         found[0] = nodes.summed_to(product, x, [*over[:-2], *nodes.shape(x)[-2:]])
-    if wanted[1] and ranks[1] == 2:
+    if wanted[1] and ranks[1] == 2 and w in nodes.still:
         k, n = nodes.shape(w)
         rows, slopes = (nodes.add("Reshape", v, nodes.integers(-1, size)) for v, size in ((x, k), (g, n)))
         found[1] = nodes.add("MatMul", nodes.add("Transpose", rows, perm=[1, 0]), slopes)
@@ -114,7 +116,7 @@ def _rms_norm(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: 
     (x, gamma), attributes, g = node.input[:2], attributes_of(node), only(gradients)
     if nodes.axis(attributes.get("axis", -1), x) != nodes.rank(x) - 1:
         raise NoGradientError
-    size = nodes.number(nodes.shape(x)[-1])
+    size = nodes.number(nodes.shape(gamma)[-1])
     mean = nodes.add("Div", nodes.add("ReduceSum", nodes.add("Mul", x, x), nodes.integers(-1), keepdims=1), size)
     raised = nodes.add("Add", mean, nodes.number(attributes.get("epsilon", 1e-5)))
     inverse = nodes.add("Reciprocal", nodes.add("Sqrt", raised))
@@ -215,7 +217,8 @@ def _slice(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Seq
     axis = nodes.axis(int(axes.reshape(-1)[0]), x)
     size = nodes.add("Squeeze", nodes.add("Gather", nodes.add("Shape", x), nodes.integers(axis)), nodes.integers(0))
     zero, one = (nodes.add("Squeeze", nodes.integers(value), nodes.integers(0)) for value in (0, 1))
-    kept = nodes.add("Slice", nodes.add("Range", zero, size, one), *node.input[1:3], nodes.integers(0))
+    ends = [nodes.add("Cast", name, to=TensorProto.INT64) for name in node.input[1:3]]
+    kept = nodes.add("Slice", nodes.add("Range", zero, size, one), *ends, nodes.integers(0))
     before = nodes.add("Gather", kept, nodes.integers(0))
     last = nodes.add("Gather", kept, nodes.integers(-1))
     after = nodes.add("Sub", nodes.add("Sub", size, last), nodes.integers(1))
@@ -228,6 +231,8 @@ def _slice(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Seq
 @gradient_of("Gather")
 def _gather(nodes: GradientNodes, node: NodeProto, gradients: Slopes, wanted: Sequence[bool]) -> Slopes:
     """Of what is taken from computed values; rows that are taken twice get both gradients."""
+    if nodes.opset < _OPSET_OF_SUMS:
+        raise NoGradientError
     (x, indices), g = node.input, only(gradients)
     axis, rank, inner = nodes.axis(attributes_of(node).get("axis", 0), x), nodes.rank(x), nodes.rank(indices)
     others = [i for i in range(rank) if i != axis]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from onnxfq.graph import gradient_functions, gradient_rules  # noqa: F401 - their rules are in the table once imported
+from onnxfq.graph.flow import captured
 from onnxfq.graph.gradient_nodes import GradientNodes, NoGradientError
 from onnxfq.graph.gradient_registry import GRADIENTS
 
@@ -24,18 +25,24 @@ class Gradients:
 
     Attributes:
         names: the gradient of each parameter that has one.
-        blocked: operators without a rule, through which nothing reaches what lies before them.
+        blocked: operators without a rule; what lies before them has no gradient, whatever other ways there are.
     """
 
     names: Mapping[str, str]
     blocked: tuple[str, ...]
 
 
+def reads(node: NodeProto) -> list[str]:
+    """The names that a node reads, those that its subgraphs take from outside included."""
+    inner = [name for attribute in node.attribute if attribute.HasField("g") for name in captured(attribute.g)]
+    return [name for name in (*node.input, *inner) if name]
+
+
 def dependent(nodes: Sequence[NodeProto], parameters: Collection[str]) -> set[str]:
     """The parameters, and the values that depend on them by more than sizes."""
     found = set(parameters)
     for node in nodes:
-        if node.op_type not in _NO_VALUES and not found.isdisjoint(node.input):
+        if node.op_type not in _NO_VALUES and not found.isdisjoint(reads(node)):
             found.update(name for name in node.output if name)
     return found
 
@@ -52,6 +59,7 @@ def add_gradients(
         adding: takes the new nodes.
     """
     depends, blocked = dependent(nodes, parameters), dict[str, None]()
+    lost = set[str]()  # values of whose gradients a part is not known
     parts: dict[str, list[str]] = {name: [gradient] for name, gradient in given.items()}
 
     def summed(name: str) -> str | None:
@@ -59,6 +67,8 @@ def add_gradients(
         return adding.add("Sum", *terms) if len(terms) > 1 else terms[0] if terms else None
 
     for node in reversed(nodes):
+        if not lost.isdisjoint(node.output):
+            lost.update(depends.intersection(reads(node)))
         if depends.isdisjoint(node.output) or parts.keys().isdisjoint(node.output):
             continue
         wanted = [name in depends for name in node.input]
@@ -67,13 +77,18 @@ def add_gradients(
         try:
             if rule is None:
                 raise NoGradientError
+            if node.op_type != "Cast":  # all others want float32, whose shapes alone are known
+                for name in depends.intersection((*node.input, *node.output)):
+                    adding.shape(name)
             made = rule(adding, node, outputs, wanted)
         except NoGradientError:
             blocked[node.op_type] = None
+            lost.update(depends.intersection(reads(node)))
             del adding.nodes[kept:]
             continue
         for name, want, gradient in zip(node.input, wanted, made, strict=True):
             if want and gradient is not None:
                 parts.setdefault(name, []).append(gradient)
-    found = {name: gradient for name in parameters if (gradient := summed(name)) is not None}
+    usable = [name for name in parameters if name not in lost]
+    found = {name: gradient for name in usable if (gradient := summed(name)) is not None}
     return Gradients(found, tuple(blocked))

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxfq.arrays import Float32Array
+from onnxfq.graph.bodies import Node
 from onnxfq.graph.constants import Constant, resolve
 from onnxfq.graph.gradient_nodes import PREFIX, GradientNodes
-from onnxfq.graph.gradients import Gradients, add_gradients, dependent
+from onnxfq.graph.gradients import Gradients, add_gradients, dependent, reads
 from onnxfq.graph.model import Graph, make_node
 from onnxfq.graph.submodel import Submodel, ValueInfo, embed_inner, import_domains, input_info, portable
 from onnxfq.graph.tensors import read_header
@@ -53,22 +54,31 @@ class TrainingModel:
         self.vectors = self._find_vectors()
 
     @property
-    def differentiable(self) -> bool:
-        """Whether operators are of versions whose gradients are known, and no name is in the way."""
-        opset = max((known.version for known in self.graph.model.opset_import if not known.domain), default=0)
-        free = not any(name.startswith(PREFIX) for node in self.nodes for name in node.output)
-        return opset >= _OLDEST_OPSET and free
+    def opset(self) -> int:
+        """The version of ONNX's operators."""
+        return max((known.version for known in self.graph.model.opset_import if not known.domain), default=0)
+
+    @property
+    def unfit(self) -> str:
+        """Why there can be no gradients, "" where there can."""
+        if self.opset < _OLDEST_OPSET:
+            return f"it is written for version {self.opset} of ONNX's operators (wanted {_OLDEST_OPSET} or later)"
+        if any(name.startswith(PREFIX) for node in self.nodes for name in (*node.input, *node.output)):
+            return f"names in it begin with '{PREFIX}', as those that tuning adds do"
+        return ""
 
     def values(self, parameters: Collection[str]) -> list[str]:
         """The values by whose shapes rules work: what nodes that depend on parameters read and compute."""
         depends, constants = dependent(self.nodes, parameters), self._constants()
         found: dict[str, None] = {}
         for node in self.nodes:
-            if not depends.isdisjoint(node.output) and not depends.isdisjoint(node.input):
+            if not depends.isdisjoint(node.output):
                 found.update(dict.fromkeys(name for name in (*node.input, *node.output) if name))
         inputs = {value.name for value in self.graph.model.graph.input}
         known = {*constants, *inputs, *parameters, *self.fixed}
-        return [name for name in found if name not in known]
+        arrays = [name for name in found if name not in known]
+        main = self.graph.bodies[0]
+        return [name for name in arrays if self.graph.is_array(Node(NodeProto(), main), name)]
 
     def forward(self, fed: Mapping[str, tuple[int, ...]], outputs: Collection[str]) -> Submodel:
         """The model with some values as outputs.
@@ -88,13 +98,13 @@ class TrainingModel:
         it, says how much its elements count: Σ factor·p·log(p/q), of softmaxes, or Σ factor·(output − teacher)²/2.
 
         Args:
-            shapes: of `values`, in a run.
+            shapes: of those `values` that are float32; see `GradientNodes`.
             fed: shapes of the parameters that are fed.
             losses: the outputs that count, and how.
         """
-        known = {**shapes, **fed, **self.fixed}
-        known |= {name: tuple(proto.dims) for name, proto in self._constants().items()}
-        adding = GradientNodes(known, self._small_constants())
+        constants = {name: tuple(proto.dims) for name, proto in self._constants().items()}
+        still = {**constants, **fed, **self.fixed}
+        adding = GradientNodes({**shapes, **still}, self._small_constants(), self.opset, still)
         nodes = [*self.nodes]
         for index, node in enumerate(nodes):
             if node.op_type == "LayerNormalization":  # gets outputs
@@ -122,7 +132,8 @@ class TrainingModel:
         inputs = {value.name for value in self.graph.model.graph.input}
         held = {proto.name: proto for proto in self.graph.model.graph.initializer if proto.name not in inputs}
         others = {name for node in self.nodes if node.op_type not in _VECTOR_READERS for name in node.input}
-        others.update(name for node in self.nodes for a in node.attribute if a.HasField("g") for name in _names(a.g))
+        others.update(name for node in self.nodes for name in reads(node) if name not in node.input)
+        others.update(output.name for output in self.graph.model.graph.output)
         found = dict[str, Float32Array]()
         for node in self.nodes:
             for name in node.input:
@@ -131,7 +142,9 @@ class TrainingModel:
                     continue
                 if proto.data_type != TensorProto.FLOAT or len(proto.dims) != 1 or proto.dims[0] < 2:
                     continue
-                found[name] = np.array(read_header(proto, self.graph.path).read(), np.float32)
+                value = np.array(read_header(proto, self.graph.path).read(), np.float32)
+                if np.isfinite(value).all():
+                    found[name] = value
         return found
 
     def _constants(self) -> dict[str, TensorProto]:
@@ -160,11 +173,10 @@ class TrainingModel:
         model.functions.extend(source.functions)
         model.graph.name = "training"
         model.graph.node.extend(nodes)
-        wanted = {name for node in nodes for name in node.input} | {
-            name for node in nodes for a in node.attribute if a.HasField("g") for name in _names(a.g)
-        }
+        wanted = {name for node in nodes for name in reads(node)} | set(outputs)
         kept = [p for p in source.graph.initializer if p.name in wanted and p.name not in fed]
         model.graph.initializer.extend(portable(p, self.graph.path, folder, None) for p in kept)
+        model.graph.sparse_initializer.extend(source.graph.sparse_initializer)
         model.graph.initializer.extend(added)
         model.graph.input.extend(source.graph.input)
         real = np.dtype(np.float32)
@@ -175,16 +187,6 @@ class TrainingModel:
         model.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
         embed_inner(model, self.graph)
         return Submodel(bytes(model.SerializeToString()), folder, tuple(outputs))
-
-
-def _names(graph: GraphProto) -> set[str]:
-    """All names that nodes of a subgraph read."""
-    found = {name for node in graph.node for name in node.input}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                found |= _names(attribute.g)
-    return found | {output.name for output in graph.output}
 
 
 def teacher(output: str) -> str:
@@ -200,17 +202,24 @@ def factor(output: str) -> str:
 def _loss_nodes(output: str, loss: Loss, slope: str, adding: GradientNodes) -> list[NodeProto]:
     """The loss of an output, and its gradient with respect to that output; behind all nodes of the model."""
     new = GradientNodes({}, {}, tensors=adding.tensors, stem=f"{PREFIX}of/{output}/")
+    weight, zero, wide = factor(output), new.number(0), new.add("Cast", output, to=TensorProto.FLOAT)
+    counts = new.add("Greater", weight, zero)  # what does not may be no number
+
+    def counted(value: str) -> str:
+        return new.add("Where", counts, new.add("Mul", value, weight), zero)
+
     if loss == "kl":
-        log_p, log_q = (new.add("LogSoftmax", name, axis=-1) for name in (teacher(output), output))
+        log_p, log_q = (new.add("LogSoftmax", name, axis=-1) for name in (teacher(output), wide))
         p = new.add("Exp", log_p)
         difference = new.add("Sub", new.add("Exp", log_q), p)
-        terms = new.add("Mul", p, new.add("Sub", log_p, log_q))
+        apart = new.add("Mul", p, new.add("Sub", log_p, log_q))
+        terms = new.add("Where", new.add("Greater", p, zero), apart, zero)
     else:
-        difference = new.add("Sub", output, teacher(output))
+        difference = new.add("Sub", wide, teacher(output))
         terms = new.add("Mul", new.add("Mul", difference, difference), new.number(0.5))
-    weighted = new.add("Mul", terms, factor(output))
+    total, back = counted(terms), counted(difference)
     return [
         *new.nodes,
-        make_node("Mul", [difference, factor(output)], [slope]),
-        make_node("ReduceSum", [weighted], [f"{PREFIX}loss/{output}"], keepdims=0),
+        make_node("Identity", [back], [slope]),
+        make_node("ReduceSum", [total], [f"{PREFIX}loss/{output}"], keepdims=0),
     ]

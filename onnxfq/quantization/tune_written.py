@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxfq.calibration.pieces import Runtime
 from onnxfq.calibration.sample_batches import put_together
-from onnxfq.errors import UsageError
+from onnxfq.errors import DataError, ModelError, UsageError
 from onnxfq.feeds import Feed, Feeds, feed_tokens, hold_tokens
 from onnxfq.graph import Graph, TensorFile, TrainingModel, loaded_bytes, save, set_values
 from onnxfq.metrics.output_error import compare_outputs, run_both
@@ -29,10 +30,11 @@ from onnxfq.solvers.gptq import FEW_BITS
 from onnxfq.system.terminal import size_text
 from onnxfq.tuning.parameters import TunedScales, TunedVector
 from onnxfq.tuning.training import NotTunableError, Training
-from onnxfq.tuning.tune import FEW_BITS_RATE, RATE, tune
+from onnxfq.tuning.tune import FEW_BITS_RATE, RATE, Descent, tune
 
+_TUNED = "TUNED"
+_NOT_TUNED = "NOT TUNED"
 _STEP_TOKENS = 512  # of the samples that a step is of
-_TAUGHT = 4  # part of the memory that holds what the original gives, at most
 _COPIES = 5  # of all weights in float32: what is fed, its gradient, and what is made of both on the way
 
 
@@ -104,27 +106,35 @@ def tune_written(
             training, steps, chosen, passes=job.options.tune, rate=rate, seed=job.options.seed, tell=told
         )  # fmt: skip
         told.finish()
-    except NotTunableError as error:
-        return replace(written, notes=[*written.notes, f"NOT TUNED: {error}."])
+    except (NotTunableError, DataError, ModelError) as error:
+        return replace(written, notes=[*written.notes, f"{_NOT_TUNED}: {str(error).rstrip('.')}."])
     if not found.passes:
-        note = "NOT TUNED: no pass of `tune` made the error on the tuning samples smaller. More data would help."
+        note = f"{_NOT_TUNED}: no pass of `tune` made the error on the tuning samples smaller. More data would help."
         return replace(written, notes=[*written.notes, note])
     tuned = staged.with_name(f"{staged.name}.tuned") / staged.name
     tuned.parent.mkdir()
-    judgement = _write(job, graph, training, products, staged, tuned, chosen)
-    note = _note(job, judgement, len(chosen), training.blocked)
-    if judgement is None or not judgement.ours < judgement.other:
-        return replace(written, notes=[*written.notes, note])
-    grids = {name: p.quantized for name, p in training.parameters.items() if isinstance(p, TunedScales)}
-    expected = [_expected(entry, grids) for entry in written.expected]
-    verify(tuned, expected, job.provider)
-    take_files(tuned, staged, job.options.data_suffix)
-    tuned.parent.rmdir()
+    try:
+        judgement = _write(job, graph, training, products, staged, tuned, chosen)
+        note = _note(job, judgement, found, len(chosen), training.blocked)
+        if judgement is None or not judgement.ours < judgement.other:
+            return replace(written, notes=[*written.notes, note])
+        grids = {name: p.quantized for name, p in training.parameters.items() if isinstance(p, TunedScales)}
+        expected = [_expected(entry, grids) for entry in written.expected]
+        verify(tuned, expected, job.provider)
+        del training  # a session may hold the file that is replaced
+        take_files(tuned, staged, job.options.data_suffix)
+    finally:
+        shutil.rmtree(tuned.parent)
     targets = [
         _reported(report, planned, entry, grids)
         for report, planned, entry in zip(written.targets, job.planned, expected, strict=True)
     ]
     return Written(targets, expected, [*written.notes, note])
+
+
+def is_about_tuning(note: str) -> bool:
+    """Whether a note tells what tuning did to a file."""
+    return note.startswith((_TUNED, _NOT_TUNED))
 
 
 def _training(
@@ -137,17 +147,16 @@ def _training(
     batches = put_together(graph, samples, held, runtime)
     alone = batches.holding(held)
     feeds = [feed for index, feed in enumerate(batches.feeds) if index not in alone]
-    original = Session(job.graph.path, provider=runtime.provider, threads=runtime.threads)
     training = Training(
-        model,
-        original,
-        graph.signature,
-        {**parameters, **vectors},
-        products.fixed,
-        feeds[0],
-        runtime.provider,
-        runtime.threads,
-        runtime.memory // _TAUGHT,
+        model=model,
+        original=Session(job.graph.path, provider=runtime.provider, threads=runtime.threads),
+        signature=graph.signature,
+        parameters={**parameters, **vectors},
+        fixed=products.fixed,
+        samples=feeds,
+        provider=runtime.provider,
+        threads=runtime.threads,
+        memory=runtime.memory,
     )
     return training, _steps(feeds, graph.signature)
 
@@ -182,7 +191,7 @@ def _write(
                 set_values(graph, products.scales[name], parameter.quantized.scale, tensor_file)
             else:
                 set_values(graph, name, parameter.value(), tensor_file)
-        graph.set_metadata({"onnxfq.tuned": f"{job.options.tune} passes"})
+        graph.set_metadata({"onnxfq.tuned": "by gradients"})
         save(graph, tuned, tensor_file, job.options.data_suffix)
     errors = []
     for path in (tuned, staged):
@@ -193,16 +202,16 @@ def _write(
     return compare_errors(*errors)
 
 
-def _note(job: Job, judgement: Judgement | None, samples: int, blocked: Sequence[str]) -> str:
+def _note(job: Job, judgement: Judgement | None, found: Descent, samples: int, blocked: Sequence[str]) -> str:
     if judgement is None:
-        return "NOT TUNED: there was no error to compare."
-    what = f"{judgement.metric} {judgement.other:.3g} before, {judgement.ours:.3g} after, on {samples} tuning samples"
+        return f"{_NOT_TUNED}: there was no error to compare."
+    what = f"{judgement.metric} {judgement.other:.4g} before, {judgement.ours:.4g} after, on {samples} tuning samples"
     if not judgement.ours < judgement.other:
-        return f"NOT TUNED: the tuned file was no better ({what}), so that the other one was kept."
-    before = (
-        f" What comes before {', '.join(blocked)} was left as it was: no gradient of that is known." if blocked else ""
-    )
-    return f"TUNED by gradients, {job.options.tune} passes over the samples: {what}.{before}"
+        return f"{_NOT_TUNED}: the tuned file was no better ({what}), so that the other one was kept."
+    passes = "1 pass" if job.options.tune == 1 else f"{job.options.tune} passes"
+    best = "" if found.passes == job.options.tune else f", of which number {found.passes} was the best"
+    before = f" What comes before {', '.join(blocked)} was left as it was: no gradient of that is known."
+    return f"{_TUNED} by gradients, {passes} over the samples{best}: {what}.{before if blocked else ''}"
 
 
 def _expected(entry: Expected, grids: Mapping[str, QuantizedWeight]) -> Expected:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxfq.errors import ModelError, VerificationError
-from onnxfq.graph import Constant, Graph, Node, Packed, Scratch, StoredArray, read_constant
+from onnxfq.graph import Graph, Node, Packed, Scratch, StoredArray, read_constant
 from onnxfq.providers import ProviderName
 from onnxfq.quantization.expected import Expected, check_decoded
 from onnxfq.quantization.verify_stored import verify_stored
+from onnxfq.quantization.written_products import leaf_name
 from onnxfq.rules import ALL_RULES, Rule, WrittenTensors
 from onnxfq.session import Session
 
@@ -75,17 +76,10 @@ def _written(graph: Graph) -> defaultdict[tuple[str, str], list[Node]]:
     return found
 
 
-def _leaf(graph: Graph, node: Node, index: int) -> str:
-    """The tensor that an input is, or is made of."""
-    name = node.inputs[index]
-    value = graph.constant(node, index) if name else None
-    return value.leaf.name if isinstance(value, Constant) else name
-
-
 def _leaves(graph: Graph, node: Node, entry: Expected) -> list[str]:
     """The tensors that a written node reads of a weight, some after a Reshape of its own."""
     names = entry.rule.written_names(graph, node, entry.slot).values()
-    return [_leaf(graph, node, node.inputs.index(name)) if name in node.inputs else name for name in names]
+    return [leaf_name(graph, node, node.inputs.index(name)) if name in node.inputs else name for name in names]
 
 
 def _check_nodes(path: Path, graph: Graph, nodes: list[Node], entries: list[Expected]) -> None:

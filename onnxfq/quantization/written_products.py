@@ -43,12 +43,12 @@ def read_products(graph: Graph, expected: Sequence[Expected]) -> WrittenProducts
     """
     known = {entry.codes: entry for entry in expected if isinstance(entry.rule, MatMulNBits) and not entry.stacked}
     main, operator = graph.bodies[0], MatMulNBits.operator
-    elsewhere = {
+    elsewhere = {output.name for output in graph.model.graph.output} | {
         name for node in graph.nodes() if node.op_type != operator or node.body is not main for name in node.inputs
     }
     found = WrittenProducts()
     for node in graph.nodes():
-        entry = known.get(_leaf(graph, node, _CODES)) if node.op_type == operator and node.body is main else None
+        entry = known.get(leaf_name(graph, node, _CODES)) if node.op_type == operator and node.body is main else None
         if entry is None:
             continue
         name = found.outputs[node.outputs[0]] = float_name(entry)
@@ -77,7 +77,8 @@ def _decoded(graph: Graph, node: Node, entry: Expected) -> QuantizedWeight:
     return entry.rule.unpack(tensors, entry.kernel, entry.k)
 
 
-def _leaf(graph: Graph, node: Node, index: int) -> str:
+def leaf_name(graph: Graph, node: Node, index: int) -> str:
     """The tensor that an input is, or is made of."""
-    value = graph.constant(node, index)
-    return value.leaf.name if isinstance(value, Constant) else node.inputs[index]
+    name = node.inputs[index]
+    value = graph.constant(node, index) if name else None
+    return value.leaf.name if isinstance(value, Constant) else name

@@ -10,6 +10,7 @@ import numpy as np
 from onnxfq.arrays import Array, Float32Array
 from onnxfq.quantized import QuantizedWeight, round_scale
 
+_MOST_MEDIANS = 3  # of a vector's size: few elements may be very large, such as what masks add
 _SMALLEST = 1e-8  # size of a vector of zeros
 
 
@@ -71,7 +72,9 @@ class TunedScales:
 
 @dataclass(eq=False)
 class TunedVector:
-    """A bias, or what a normalization layer multiplies by or adds; its size is the root of its mean square.
+    """A bias, or what a normalization layer multiplies by or adds.
+
+    Its size is the root of its mean square, or three times the median of what its elements are, if that is less.
 
     Attributes:
         vector: as it was at first.
@@ -81,7 +84,9 @@ class TunedVector:
 
     def __post_init__(self) -> None:
         """Nothing has changed so far."""
-        self._size = np.float32(max(_SMALLEST, float(np.sqrt(np.mean(self.vector.astype(np.float64) ** 2)))))
+        sizes = np.abs(self.vector.astype(np.float64))
+        root, middle = float(np.sqrt(np.mean(sizes**2))), float(np.median(sizes))
+        self._size = np.float32(max(_SMALLEST, min(root, _MOST_MEDIANS * middle) if middle else root))
         self._changes = np.zeros_like(self.vector)
 
     def value(self) -> Float32Array:

@@ -16,10 +16,8 @@ from onnxfq.tuning.training import NotTunableError, Training
 
 _LOGGER = logging.getLogger(__name__)
 
-RATE, FEW_BITS_RATE = (
-    5e-4,
-    2e-3,
-)  # the largest step, in parts of what is tuned; with 2 bits there is more to make up for
+RATE = 5e-4  # the largest step, in parts of what is tuned
+FEW_BITS_RATE = 2e-3  # with 2 bits there is more to make up for
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def tune(
     random, adam = np.random.default_rng(seed), Adam(rate, passes * len(batches))
     held = [feed for feed in held if math.isfinite(training.loss(feed))]
     if not held:
-        raise NotTunableError("its loss on the tuning samples is no number")
+        raise NotTunableError("its loss on the tuning samples is no number: give others, or more")
     before = best = _held(training, held, tell)
     kept, at = _changes(training), 0
     for number in range(passes):
