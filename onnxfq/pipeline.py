@@ -1,4 +1,4 @@
-"""The one way through: load → find → check → calibrate → solve → rewrite → write → verify → tune → validate → report."""
+"""The way through: load → find → check → calibrate → solve → rewrite → write → verify → tune → validate → report."""
 
 from __future__ import annotations
 
