@@ -139,7 +139,7 @@ class Training:
 
     def _choose_losses(self, real: Sequence[str]) -> tuple[dict[str, Loss], dict[str, float]]:
         """Logits where there are any, else all outputs; and what squares are divided by."""
-        seen = {name: _Seen() for name in real}
+        seen = {name: _Variation() for name in real}
         for feed in self.samples[:_SPREAD_OVER]:
             for name, value in self.original.run(feed, real).items():
                 seen[name].add(value)
@@ -204,7 +204,7 @@ class Training:
 
 
 @dataclass
-class _Seen:
+class _Variation:
     """How much an output of the original varies."""
 
     spread: Spread = field(default_factory=Spread)
