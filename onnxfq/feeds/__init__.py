@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxfq.feeds.batches import Batches, alone, are_rows_of, batched
+from onnxfq.feeds.batches import Batches, alone, batched
 from onnxfq.feeds.causal_lm import CausalLM, Ids, find_causal_lm, slot
 from onnxfq.feeds.configurations import longest, read_setting
 from onnxfq.feeds.configured_sizes import with_configured_sizes
@@ -49,7 +49,6 @@ __all__ = [
     "Text",
     "alone",
     "always",
-    "are_rows_of",
     "batched",
     "complete",
     "count_tokens",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxfq.arrays import Array
 from onnxfq.feeds.feed import Feed, Feeds
 from onnxfq.feeds.one_text import is_one_text, text_length
 from onnxfq.signature import Signature
@@ -65,36 +64,6 @@ def batched(feeds: Feeds, signature: Signature, without: Collection[int] = ()) -
     members.sort(key=lambda own: -len(own) * text_length(feeds[own[0]], signature))  # none is waited for at the end
     samples = tuple(_together([feeds[index] for index in own]) for own in members)
     return Batches(Feeds(samples, feeds.origin, feeds.is_generated), tuple(members))
-
-
-def are_rows_of(batch: Mapping[str, Array], singles: Sequence[Mapping[str, Array]], tolerance: float) -> bool:
-    """Whether outputs of a batch are those of its samples, each run alone, but for rounding.
-
-    Args:
-        batch: outputs by name.
-        singles: likewise, of each sample.
-        tolerance: largest difference, in parts of the largest number of an output.
-    """
-    for name, value in batch.items():
-        rows = [single.get(name) for single in singles]
-        if value.ndim == 0 or any(row is None or row.shape != (1, *value.shape[1:]) for row in rows):
-            return False
-        wanted = np.concatenate([row for row in rows if row is not None])
-        if wanted.shape != value.shape or not _alike(value, wanted, tolerance):
-            return False
-    return bool(batch)
-
-
-def _alike(value: Array, wanted: Array, tolerance: float) -> bool:
-    """Whether numbers are the same but for rounding, infinite ones and whatever else is no number exactly."""
-    if value.dtype.kind not in "fV":
-        return np.array_equal(value, wanted)
-    one, other = value.astype(np.float64), wanted.astype(np.float64)
-    finite = np.isfinite(other)
-    if not np.array_equal(one[~finite], other[~finite]):
-        return False
-    difference = np.abs(one[finite] - other[finite])
-    return not difference.size or bool(difference.max() <= tolerance * np.abs(other[finite]).max())
 
 
 def _together(feeds: Sequence[Feed]) -> Feed:

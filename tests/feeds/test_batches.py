@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxfq.feeds import Feeds, alone, are_rows_of, batched
+from onnxfq.calibration.sample_batches import are_rows_of
+from onnxfq.feeds import Feeds, alone, batched
 from onnxfq.signature import Signature, TensorSpec
 
 NAMES = ("input_ids", "attention_mask")
