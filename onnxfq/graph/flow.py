@@ -117,7 +117,7 @@ class Flow:
                 continue
             branch = self._branch(node)
             if branch is None:
-                yield Step(node, tuple(_reads(proto)), tuple(name for name in proto.output if name))
+                yield Step(node, tuple(reads(proto)), tuple(name for name in proto.output if name))
                 continue
             yield from self._open(branch)
             for inner, outer in zip(branch.proto.output, node.outputs, strict=True):
@@ -148,7 +148,7 @@ class Flow:
         return not own.isdisjoint(self._taken - alike)
 
 
-def _reads(proto: NodeProto) -> Iterator[str]:
+def reads(proto: NodeProto) -> Iterator[str]:
     """What a node reads, the names that its subgraphs take from outside included."""
     yield from dict.fromkeys(name for name in proto.input if name)
     for attribute in proto.attribute:
@@ -160,7 +160,7 @@ def captured(graph: GraphProto) -> list[str]:
     """Names that a subgraph takes from the scopes around it."""
     own = {i.name for i in graph.input} | {t.name for t in graph.initializer}
     own |= {name for node in graph.node for name in node.output}
-    read = [name for node in graph.node for name in _reads(node)] + [output.name for output in graph.output]
+    read = [name for node in graph.node for name in reads(node)] + [output.name for output in graph.output]
     return [name for name in dict.fromkeys(read) if name not in own]
 
 

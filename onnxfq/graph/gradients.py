@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from onnxfq.graph import gradient_functions, gradient_rules  # noqa: F401 - their rules are in the table once imported
-from onnxfq.graph.flow import captured
+from onnxfq.graph.flow import reads
 from onnxfq.graph.gradient_nodes import GradientNodes, NoGradientError
 from onnxfq.graph.gradient_registry import GRADIENTS
 
@@ -30,12 +30,6 @@ class Gradients:
 
     names: Mapping[str, str]
     blocked: tuple[str, ...]
-
-
-def reads(node: NodeProto) -> list[str]:
-    """The names that a node reads, those that its subgraphs take from outside included."""
-    inner = [name for attribute in node.attribute if attribute.HasField("g") for name in captured(attribute.g)]
-    return [name for name in (*node.input, *inner) if name]
 
 
 def dependent(nodes: Sequence[NodeProto], parameters: Collection[str]) -> set[str]:

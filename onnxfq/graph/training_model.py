@@ -14,8 +14,9 @@ from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 from onnxfq.arrays import Float32Array
 from onnxfq.graph.bodies import Node
 from onnxfq.graph.constants import Constant, resolve
+from onnxfq.graph.flow import reads
 from onnxfq.graph.gradient_nodes import PREFIX, GradientNodes
-from onnxfq.graph.gradients import Gradients, add_gradients, dependent, reads
+from onnxfq.graph.gradients import Gradients, add_gradients, dependent
 from onnxfq.graph.model import Graph, make_node
 from onnxfq.graph.submodel import Submodel, ValueInfo, embed_inner, import_domains, input_info, portable
 from onnxfq.graph.tensors import read_header

@@ -96,14 +96,14 @@ class Training:
         """
         return self._run(feed, [])[0]
 
-    def slopes(self, feed: Feed) -> tuple[float, dict[str, Float32Array]]:
-        """The loss of one batch, and its gradients with respect to changes of the parameters.
+    def slopes(self, feed: Feed) -> dict[str, Float32Array]:
+        """The gradients of the loss of one batch with respect to changes of the parameters.
 
         Raises:
             NotTunableError: the model does not run on it.
         """
-        loss, found = self._run(feed, list(self.parameters))
-        return loss, {name: self.parameters[name].slope(gradient) for name, gradient in found.items()}
+        _, found = self._run(feed, list(self.parameters))
+        return {name: self.parameters[name].slope(gradient) for name, gradient in found.items()}
 
     def check(self) -> None:
         """Hold gradients against what a small change does, of scales and of vectors.
@@ -114,7 +114,7 @@ class Training:
         feed = next((feed for feed in self.samples if math.isfinite(self.loss(feed))), None)
         if feed is None:
             raise NotTunableError("its loss is no number on any sample")
-        _, slopes = self.slopes(feed)
+        slopes = self.slopes(feed)
         scales = [name for name, parameter in self.parameters.items() if isinstance(parameter, TunedScales)]
         for group in (scales, [name for name in self.parameters if name not in scales]):
             if group:

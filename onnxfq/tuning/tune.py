@@ -83,7 +83,7 @@ def _step(training: Training, adam: Adam, samples: Sequence[Feed]) -> None:
     """One step down the slope of some samples; none where it is no number."""
     total: dict[str, Float32Array] = {}
     for feed in samples:
-        _, slopes = training.slopes(feed)
+        slopes = training.slopes(feed)
         total = {name: total[name] + slope if total else slope for name, slope in slopes.items()}
     if not all(np.isfinite(slope).all() for slope in total.values()):
         return
